@@ -1,0 +1,87 @@
+"""The protocol of an algorithm: local training is one way to contribute, a bounded statistic another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.devices import DeviceData
+from fedrec.models.base import Recommender
+from fedrec.privacy.base import Aggregate, Mechanism
+from fedrec.update import Arrays, Update
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContext:
+    """What a device is told of the round it contributes to."""
+
+    round: int
+    seed: int
+    mechanism: Mechanism
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One device's update, its new private arrays, and its exact loss (sum over `examples`), which stays in simulations."""
+
+    update: Update
+    private: Arrays
+    loss: float = 0.0
+    examples: int = 0
+
+
+class Algorithm(Protocol):
+    """What devices contribute and what the server makes of the sum.
+
+    The state is named arrays, so that it can rest in a checkpoint; `broadcast` is the part of it that devices receive
+    and that fills the model's shared arrays.
+    """
+
+    accepts: tuple[str, ...]  # names of the model classes it can work for
+    trains: bool  # whether devices train; else they release one bounded statistic a round
+    refit: bool  # whether the model is fitted again on train + validation before the test
+
+    def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
+        """Return the state before the first round."""
+        ...
+
+    def rounds(self, rounds: int) -> int:
+        """Return how many rounds this algorithm takes when `rounds` are asked for."""
+        ...
+
+    def shares(self, rounds: int) -> tuple[float, ...] | None:
+        """Return each round's part of the budget, or None for equal parts."""
+        ...
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        """Return what devices receive."""
+        ...
+
+    def sensitivity(self, unit: str) -> float | None:
+        """Return the L2 sensitivity of one device's contribution to one unit, None where there is no argument."""
+        ...
+
+    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes that an update of this round must have."""
+        ...
+
+    def contribute(
+        self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
+    ) -> Contribution:
+        """Return what one device contributes. Nothing but the update may leave."""
+        ...
+
+    def contribute_many(
+        self,
+        model: Recommender,
+        broadcast: Arrays,
+        devices: Sequence[DeviceData],
+        private: Sequence[Arrays],
+        context: RoundContext,
+    ) -> Sequence[Contribution]:
+        """Return the contributions of many devices; equal to the loop over `contribute`."""
+        ...
+
+    def step(self, state: Arrays, total: Aggregate) -> Arrays:
+        """Return the next state from the (noised) sum."""
+        ...

@@ -1,0 +1,1 @@
+"""Interactions, catalogues, splits and their sources."""

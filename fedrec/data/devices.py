@@ -1,0 +1,78 @@
+"""What each device holds: one user's history and what is held out from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceData:
+    """All that one device knows, items in the order of time.
+
+    `history[n]` with `values[n]` may be trained on; `validation` and `test` hold the rows held out for each
+    (usually one, possibly none); `candidates` are published test negatives, where the split brings them.
+    """
+
+    user: int
+    history: NDArray[np.int32]
+    values: NDArray[np.float32]
+    validation: NDArray[np.int32]
+    test: NDArray[np.int32]
+    test_values: NDArray[np.float32]
+    candidates: NDArray[np.int32] | None = None
+
+    @property
+    def known(self) -> NDArray[np.int32]:
+        """Everything before the test: what a device ranks from, and leaves out, when it is tested."""
+        return np.concatenate([self.history, self.validation])
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTable:
+    """All devices of a population as flat arrays: no Python object per user until one is asked for.
+
+    Device u owns `item[start[u]:start[u + 1]]`: its history up to `validation_from[u]`, then its validation rows up to
+    `test_from[u]`, then its test rows. `candidates[users, c]` are published test negatives or None.
+    """
+
+    start: NDArray[np.int64]
+    validation_from: NDArray[np.int64]
+    test_from: NDArray[np.int64]
+    item: NDArray[np.int32]
+    value: NDArray[np.float32]
+    items: int
+    candidates: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def __getitem__(self, user: int) -> DeviceData:
+        if not 0 <= user < len(self):
+            raise IndexError(f"device {user} of {len(self)}")
+        first, held, test, end = self.start[user], self.validation_from[user], self.test_from[user], self.start[user + 1]
+        return DeviceData(
+            user=user,
+            history=self.item[first:held],
+            values=self.value[first:held],
+            validation=self.item[held:test],
+            test=self.item[test:end],
+            test_values=self.value[test:end],
+            candidates=None if self.candidates is None else self.candidates[user],
+        )
+
+    def __iter__(self) -> Iterator[DeviceData]:
+        return (self[user] for user in range(len(self)))
+
+    def refitted(self) -> "DeviceTable":
+        """Return the same devices with validation joined to the history: for models refitted before the test."""
+        return replace(self, validation_from=self.test_from)
+
+    def train_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """Return (user, item, value) of every history row: pooled data, for centralised baselines only."""
+        counts = self.validation_from - self.start[:-1]
+        user = np.repeat(np.arange(len(self)), counts)
+        offset = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+        row = self.start[user] + offset
+        return user, self.item[row], self.value[row]

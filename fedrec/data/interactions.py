@@ -1,0 +1,43 @@
+"""The one table: who interacted with what, when."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Interactions sorted by user, then time; rows of equal time keep their order in the file.
+
+    `user[n]` counts rows of `user_ids`, `item[n]` rows of the catalogue, `time[n]` is in the source's unit
+    (0 where the source has none), `value[n]` is the rating (1 where the source has none).
+    """
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    time: NDArray[np.float64]
+    value: NDArray[np.float32]
+    user_ids: NDArray[np.str_]
+    items: int
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.user), len(self.item), len(self.time), len(self.value)}
+        if len(sizes) != 1:
+            raise FedrecError(f"columns of unequal length: {sorted(sizes)}")
+        if len(self.user) and (self.user.min() < 0 or self.user.max() >= self.users):
+            raise FedrecError(f"user rows must lie in 0..{self.users - 1}")
+        if len(self.item) and (self.item.min() < 0 or self.item.max() >= self.items):
+            raise FedrecError(f"item rows must lie in 0..{self.items - 1}")
+        if np.any(np.diff(self.user) < 0):
+            raise FedrecError("interactions must be sorted by user")
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def users(self) -> int:
+        """How many users there are, those without any interaction included."""
+        return len(self.user_ids)

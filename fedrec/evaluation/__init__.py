@@ -1,0 +1,1 @@
+"""Part of fedrec: see the module names."""

@@ -1,0 +1,79 @@
+"""What a recommender is: what it may share, how it learns from examples, how it scores on the device.
+
+Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its k negatives), n items of a history.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedrec.errors import FedrecError
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Training examples of one device: one row per interaction, its positive first and its negatives behind it."""
+
+    items: Tensor  # [B, 1+k] int64
+    values: Tensor  # [B] float32: the ratings of the positives
+
+
+class Recommender(nn.Module, ABC):
+    """A model of one device.
+
+    `shared` is the allow-list of arrays that may leave the device: everything else is private by default. `ratings`
+    says that the scores are on the scale of the ratings, so that RMSE means something.
+    """
+
+    shared: ClassVar[frozenset[str]]
+    ratings: bool = False
+
+    @abstractmethod
+    def scores(self, history: Tensor) -> Tensor:
+        """Return a score for every item [V], on the device, from its own history [n] in the order of time."""
+
+    def shared_arrays(self) -> Arrays:
+        """Return copies of the arrays that may leave."""
+        return {name: value for name, value in self._named().items() if name in self.shared}
+
+    def private_arrays(self) -> Arrays:
+        """Return copies of the arrays that stay on the device."""
+        return {name: value for name, value in self._named().items() if name not in self.shared}
+
+    def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy named arrays into the model; unknown names and wrong shapes are errors."""
+        own = self.state_dict(keep_vars=True)
+        for name, array in arrays.items():
+            if name not in own or tuple(own[name].shape) != array.shape:
+                shape = tuple(own[name].shape) if name in own else "no such array"
+                raise FedrecError(f"{type(self).__name__} can't take {name} of shape {array.shape}: {shape} expected")
+            with torch.no_grad():
+                own[name].copy_(torch.from_numpy(array))
+
+    def _named(self) -> Arrays:
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict(keep_vars=True).items()}
+
+
+class TrainableRecommender(Recommender):
+    """A recommender with parameters that local training can improve."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """Return one value per INTERACTION [B]: a positive and the negatives drawn for it are one example."""
+
+    @property
+    def negatives_useful(self) -> bool:
+        """Whether the loss looks at negatives; a loss on ratings does not."""
+        return True
+
+    @abstractmethod
+    def reset_private(self, generator: torch.Generator) -> None:
+        """Draw the private parameters afresh, as on a device that never trained."""

@@ -1,0 +1,1 @@
+"""Mechanisms, noise, accounting and the ledger."""

@@ -1,0 +1,153 @@
+"""The protocol of a mechanism, and the public plan that it is accounted for.
+
+Fields of these values are public; arguments of methods are the secrets. Sampler, clip, noise and event come from ONE
+mechanism, so that they cannot disagree.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from dp_accounting import DpEvent
+from numpy.typing import NDArray
+
+from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.update import Arrays, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What everybody may know of a run before it starts.
+
+    `population` and `interactions` are nominal public sizes, never counted again on the data at run time;
+    `cohort_rate` is the probability with which each device is drawn in each round, independently;
+    `shares[rounds]` are the parts of the budget (of mu squared) that each round may spend, summing to 1, or None for
+    equal parts. `trains` says whether devices train (as against releasing a bounded statistic once a round).
+    """
+
+    population: int
+    interactions: int
+    cohort_rate: float
+    rounds: int
+    trains: bool
+    shares: tuple[float, ...] | None = None
+
+    @property
+    def expected_cohort(self) -> float:
+        """How many devices a round expects: the public denominator."""
+        return self.cohort_rate * self.population
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How a device trains: `epochs` over batches of `batch_size`, `negatives` drawn per positive.
+
+    A step follows the sum of the batch's gradients over `denominator`, or their mean where it is None.
+    """
+
+    epochs: int = 1
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    optimiser: str = "sgd"
+    negatives: int = 4
+    denominator: float | None = None
+
+
+class Random(Protocol):
+    """Draws that a guarantee rests on: from the operating system, or seeded in test mode."""
+
+    def gaussian(self, shape: tuple[int, ...], std: float) -> NDArray[np.float64]:
+        """Return independent N(0, std^2) draws, right beyond 8 standard deviations."""
+        ...
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """Return independent draws from [0, 1) with 53 random bits each."""
+        ...
+
+
+class LocalStep(Protocol):
+    """How a mechanism lets one device train: which examples each step takes, and the step."""
+
+    def batches(self, examples: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each step's examples; an empty batch is a step too."""
+        ...
+
+    def step(self, batch: Batch) -> float:
+        """Take one step on the model, and return the summed loss of the batch."""
+        ...
+
+    @property
+    def looks_at_positives(self) -> bool:
+        """Whether negatives may be drawn by looking at the device's positives."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The sum over the devices that arrived, noised where the mechanism does, and its public denominator."""
+
+    arrays: Arrays
+    denominator: float
+
+    def mean(self) -> Arrays:
+        """Return the arrays over the denominator."""
+        return {name: (array / np.float32(self.denominator)).astype(np.float32) for name, array in self.arrays.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a mechanism promises, in the words that go with every epsilon."""
+
+    unit: str  # "none", "interaction" or "user"
+    neighbouring: str  # "add-remove", "replace-one" or "none"
+    trust: str  # who is trusted: "device" (nobody else), "server", or "none"
+    adversary: str
+    release_set: str
+
+
+class Mechanism(Protocol):
+    """One way to protect users. "No privacy" is a mechanism too, with an epsilon that is infinite."""
+
+    terms: Terms
+
+    def delta_for(self, plan: Plan) -> float:
+        """Return the delta of this run: the configured one, else min(1e-5, N^-1.1) over its privacy units."""
+        ...
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> "Mechanism":
+        """Return the mechanism with the noise that keeps `epsilon` over the plan.
+
+        `sensitivity` is the algorithm's for this unit, None where there is no argument: then `Refused` is raised.
+        """
+        ...
+
+    def on_device(
+        self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
+    ) -> LocalStep:
+        """Return how one device trains this model in one participation."""
+        ...
+
+    def random(self, *key: int) -> Random:
+        """Return the source of draws for this key: the operating system, or seeded by the key in test mode."""
+        ...
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return what may leave the device of one device's update; a non-finite update becomes zero."""
+        ...
+
+    def at_node(self, total: Update, random: Random) -> Update:
+        """Return what may leave a node of the sum over its devices."""
+        ...
+
+    def finish(self, total: Update, plan: Plan, round_number: int, random: Random) -> Aggregate:
+        """Return the sum with the server's noise and its denominator, which never depends on who arrived."""
+        ...
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what one participation (device trust) or one round (server trust) costs, from the public plan."""
+        ...
+
+    def participations(self, plan: Plan) -> int:
+        """Return how many rounds one device may take part in."""
+        ...

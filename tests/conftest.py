@@ -1,0 +1,33 @@
+"""What every test may rely on: shared data where there is some, a ledger of its own, and no way out of the machine."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def shared_root() -> Path:
+    return Path(os.environ.get("FEDREC_SHARED", ROOT.parent / "shared")).resolve()
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """`shared(name)` is shared/data/name; the test is skipped by that name where it is absent."""
+
+    def find(name: str) -> Path:
+        path = shared_root() / "data" / name
+        if not path.exists():
+            pytest.skip(f"needs shared data: {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test a ledger and a data folder of its own."""
+    monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("FEDREC_DATA", str(tmp_path / "data"))
