@@ -6,7 +6,6 @@ Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,11 +29,12 @@ class Recommender(nn.Module, ABC):
     """A model of one device.
 
     `shared` is the allow-list of arrays that may leave the device: everything else is private by default. `ratings`
-    says that the scores are on the scale of the ratings, so that RMSE means something.
+    says that the scores are on the scale of the ratings, so that RMSE means something; `items` is V.
     """
 
-    shared: ClassVar[frozenset[str]]
+    shared: frozenset[str]
     ratings: bool = False
+    items: int
 
     @abstractmethod
     def scores(self, history: Tensor) -> Tensor:
@@ -64,6 +64,15 @@ class Recommender(nn.Module, ABC):
 
 class TrainableRecommender(Recommender):
     """A recommender with parameters that local training can improve."""
+
+    owners: Tensor | None = None
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Return the row of the user tables for each example [B]: 0, the device's own user.
+
+        Whoever trains many users at once gives the tables more rows and sets `owners` [B] before each batch.
+        """
+        return torch.zeros(len(items), dtype=torch.long, device=items.device) if self.owners is None else self.owners
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:

@@ -1,1 +1,1 @@
-"""Part of fedrec: see the module names."""
+"""From a run to what people and tools read."""

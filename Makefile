@@ -1,0 +1,38 @@
+# make run: environment, then a simulation with the defaults. make test: everything that CI checks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run install test test-slow check clean
+
+run: $(VENV)/installed
+	$(BIN)/fedrec simulate $(ARGS)
+
+install: $(VENV)/installed
+
+# torch comes first, pinned: left to a resolver, it would bring gigabytes of CUDA packages.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: check
+	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/python -m pytest --ignore tests/test_imports.py
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) runs dist build .pytest_cache .ruff_cache

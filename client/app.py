@@ -1,0 +1,49 @@
+"""The Flower ClientApp: unpacks a message, lets the node answer it, packs the reply."""
+
+from functools import lru_cache
+
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedrec import messages
+from fedrec.errors import FedrecError
+from fedrec.node import Node
+
+app = ClientApp()
+
+
+@lru_cache(maxsize=None)
+def node(index: int, parts: int) -> Node:
+    """Return this process' node: part `index` of `parts` of a simulated population."""
+    return Node(index, parts, exact=True)
+
+
+def answer(message: Message, context: Context) -> Message:
+    """Return the reply to any of the three kinds of message."""
+    request = messages.unpack(message.content["fedrec"]["message"].data)
+    try:
+        config = context.node_config
+        reply = node(int(config["partition-id"]), int(config["num-partitions"])).answer(request)
+    except FedrecError as error:
+        reply = messages.Message({"error": str(error)})
+    data = messages.pack(reply)
+    array = Array(dtype="uint8", shape=(len(data),), stype="safetensors", data=data)
+    return Message(RecordDict({"fedrec": ArrayRecord({"message": array})}), reply_to=message)
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Say which devices live here."""
+    return answer(message, context)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Let the devices asked for contribute."""
+    return answer(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate on the devices asked for."""
+    return answer(message, context)

@@ -1,0 +1,93 @@
+"""Federated averaging: devices train the model, the server adds their mean change (McMahan et al. 2017)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedrec.algorithms.base import Contribution, RoundContext
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.devices import DeviceData
+from fedrec.errors import FedrecError
+from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.base import Aggregate, LocalSettings
+from fedrec.training.local import first_generator, train
+from fedrec.update import Arrays, Update
+
+
+@dataclass(frozen=True, slots=True)
+class FedAvg(LocalSettings):
+    """Local training, then model += server_learning_rate * mean change over the public denominator."""
+
+    server_learning_rate: float = 1.0
+
+    accepts: ClassVar[tuple[type[Recommender], ...]] = (TrainableRecommender,)
+    trains: ClassVar[bool] = True
+    refit: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("negatives", 0)):
+            if getattr(self, name) < least:
+                raise FedrecError(f"algorithm.{name}={getattr(self, name)} must be at least {least}")
+        for name in ("learning_rate", "server_learning_rate"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise FedrecError(f"algorithm.{name}={getattr(self, name)} must be a positive number")
+        if self.optimiser not in ("sgd", "adam"):
+            raise FedrecError(f"algorithm.optimiser={self.optimiser} must be sgd or adam")
+
+    def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
+        """Start from the model's own first values."""
+        return model.shared_arrays()
+
+    def rounds(self, rounds: int) -> int:
+        """Take as many rounds as asked for."""
+        return rounds
+
+    def shares(self, rounds: int) -> tuple[float, ...] | None:
+        """Spend the budget evenly."""
+        return None
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        """Send the shared arrays; what the server keeps for its own steps has a name with a slash."""
+        return {name: array for name, array in state.items() if "/" not in name}
+
+    def sensitivity(self, unit: str) -> float | None:
+        """A trained change is unbounded by itself: the mechanism's clip bounds it, at either unit."""
+        return math.inf
+
+    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
+        """An update changes exactly what was broadcast."""
+        return {name: array.shape for name, array in self.broadcast(state).items()}
+
+    def contribute(
+        self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
+    ) -> Contribution:
+        """Train on one device and return how its shared arrays changed."""
+        if not isinstance(model, TrainableRecommender):
+            raise FedrecError(f"{type(self).__name__} can't train {type(model).__name__}")
+        model.load(broadcast)
+        if private:
+            model.load(private)
+        else:
+            model.reset_private(first_generator(context.seed, device.user))
+        loss, examples = train(model, device, self, context.mechanism, (context.seed, context.round, device.user))
+        change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
+        return Contribution(Update(change, 1), model.private_arrays(), loss, examples)
+
+    def contribute_many(
+        self,
+        model: Recommender,
+        broadcast: Arrays,
+        devices: Sequence[DeviceData],
+        private: Sequence[Arrays],
+        context: RoundContext,
+    ) -> Sequence[Contribution]:
+        """Return what the loop over `contribute` returns."""
+        return [self.contribute(model, broadcast, d, p, context) for d, p in zip(devices, private, strict=True)]
+
+    def step(self, state: Arrays, total: Aggregate) -> Arrays:
+        """Add the mean change."""
+        mean = total.mean()
+        return {**state, **{name: state[name] + np.float32(self.server_learning_rate) * mean[name] for name in mean}}

@@ -1,0 +1,112 @@
+"""EASE as two sums over devices: counts choose the head, then one bounded Gram matrix over it, solved on the server.
+
+Steck 2019, eq. 8, with every user weighing 1/n: the Gram matrix of a unit-length history has length one, its upper
+triangle with the diagonal at most one (`notes/privacy_corrections.md` 5). The same weight is used with and without a
+mechanism, so that the two differ by the noise alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from fedrec.algorithms.counts import bounded_counts
+from fedrec.algorithms.statistic import Statistic
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.devices import DeviceData
+from fedrec.errors import FedrecError
+from fedrec.models.base import Recommender
+from fedrec.models.ease import Ease
+from fedrec.privacy.base import Aggregate
+from fedrec.update import Arrays
+
+
+def bounded_gram(history: NDArray[np.int32], head: NDArray[np.int64], items: int) -> NDArray[np.float32]:
+    """Return the upper triangle, diagonal included, of x x' / (x'x) for the device's items in the head, flat."""
+    place = np.full(items, -1)
+    place[head] = np.arange(len(head))
+    inside = np.sort(place[np.unique(history)])
+    inside = inside[inside >= 0]
+    flat = np.zeros(len(head) * (len(head) + 1) // 2, np.float32)
+    if len(inside):
+        row, column = (inside[i] for i in np.triu_indices(len(inside)))
+        flat[row * len(head) - row * (row - 1) // 2 + column - row] = 1 / len(inside)
+    return flat
+
+
+def solve(flat: NDArray[np.float32], size: int, regularisation: float) -> NDArray[np.float32]:
+    """Return EASE's weights [H, H] from the flat upper triangle of the Gram matrix, in double precision.
+
+    Noise can leave the matrix without a positive direction; it is brought back to the nearest positive semi-definite
+    one first. `regularisation` is in units of the mean diagonal.
+    """
+    gram = np.zeros((size, size))
+    gram[np.triu_indices(size)] = flat
+    gram = gram + np.triu(gram, 1).T
+    value, vector = linalg.eigh(gram)
+    value = np.maximum(value, 0.0)
+    ridge = regularisation * max(float(value.mean()), 1e-12)
+    inverse = (vector / (value + ridge)) @ vector.T
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    return weights.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class GramMatrix(Statistic):
+    """Round 1 sums counts, round 2 Gram matrices over the head of the catalogue by those counts."""
+
+    regularisation: float = 1.0
+    count_share: float = 0.1
+
+    accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.regularisation) and self.regularisation > 0):
+            raise FedrecError(f"algorithm.regularisation={self.regularisation} must be a positive number")
+        if not 0 < self.count_share < 1:
+            raise FedrecError(f"algorithm.count_share={self.count_share} must lie between 0 and 1")
+
+    def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
+        """Start from no counts and no weights; "stage/gram" says which of the two rounds comes next."""
+        return {**model.shared_arrays(), "stage/gram": np.zeros(1, np.float32)}
+
+    def rounds(self, rounds: int) -> int:
+        """Take two rounds, whatever is asked for."""
+        return 2
+
+    def shares(self, rounds: int) -> tuple[float, ...] | None:
+        """Spend `count_share` of the budget on the counts and the rest on the Gram matrix."""
+        return (self.count_share, 1 - self.count_share)
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        """Send everything that a device needs to know which round it is, and to score."""
+        return state
+
+    def sensitivity(self, unit: str) -> float | None:
+        """One at user level. One interaction re-weighs a whole history, for which there is no argument here."""
+        return 1.0 if unit in ("user", "none") else None
+
+    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
+        """Expect counts [V] in the first round, a flat triangle [H (H + 1) / 2] in the second."""
+        size = len(state["head_items"])
+        return {"gram": (size * (size + 1) // 2,)} if state["stage/gram"][0] else {"counts": state["counts"].shape}
+
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+        """Return the device's counts in the first round, its Gram matrix in the second."""
+        items = len(broadcast["counts"])
+        if not broadcast["stage/gram"][0]:
+            return {"counts": bounded_counts(device.history, items, "user")}
+        return {"gram": bounded_gram(device.history, broadcast["head_items"].astype(np.int64), items)}
+
+    def step(self, state: Arrays, total: Aggregate) -> Arrays:
+        """Choose the head by the counts, or solve for the weights."""
+        size = len(state["head_items"])
+        if state["stage/gram"][0]:
+            return {**state, "weights": solve(total.arrays["gram"], size, self.regularisation)}
+        counts = total.arrays["counts"]
+        head = np.sort(np.argsort(-counts, kind="stable")[:size]).astype(np.float32)
+        return {**state, "counts": counts, "head_items": head, "stage/gram": np.ones(1, np.float32)}

@@ -1,0 +1,73 @@
+"""Builds our own objects from a resolved configuration: `_target_` names the class, over an allow-list.
+
+Not Hydra's instantiate: that calls anything importable, and a configuration can come in a message.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
+
+from fedrec.errors import FedrecError, nearest
+
+ALLOWED = (
+    "fedrec.data.datasets.",
+    "fedrec.models.",
+    "fedrec.algorithms.",
+    "fedrec.privacy.",
+    "fedrec.evaluation.options.",
+    "fedrec.cohort.",
+)
+SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def find(target: str, where: str) -> Callable[..., Any]:
+    """Return the class that `target` names; refuse everything outside fedrec's own rooms."""
+    module_name, _, name = target.rpartition(".")
+    if not f"{module_name}.".startswith(ALLOWED):
+        raise FedrecError(f"{where}._target_={target} is not one of fedrec's own classes ({', '.join(ALLOWED)}*)")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise FedrecError(f"{where}._target_={target}: no module {module_name}") from error
+    found = getattr(module, name, None)
+    if not inspect.isclass(found) or found.__module__ != module_name:
+        classes = [n for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module_name]
+        raise FedrecError(f"{where}._target_={target} is no class of {module_name}.{nearest(name, classes)}")
+    return found
+
+
+def build(node: Mapping[str, Any], where: str) -> Any:
+    """Build the object that a configuration node describes; with `_partial_: true`, what is still to be called.
+
+    A field that the class does not have, and a scalar of the wrong kind, are errors that name `where.field`.
+    """
+    target = find(str(node["_target_"]), where)
+    fields = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    parameters = inspect.signature(target).parameters
+    for key, value in fields.items():
+        if key not in parameters:
+            raise FedrecError(f"{where}.{key} does not exist.{nearest(key, (p for p in parameters if p != 'catalogue'))}")
+        fields[key] = checked(value, hints(target).get(key), f"{where}.{key}")
+    return partial(target, **fields) if node.get("_partial_") else target(**fields)
+
+
+def hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a class's constructor parameters."""
+    own = target.__init__ if "__init__" in vars(target) and not hasattr(target, "__dataclass_fields__") else target
+    return get_type_hints(own)
+
+
+def checked(value: Any, hint: Any, where: str) -> Any:
+    """Return the value if it is of the kind that the constructor declares, lists as tuples; else name what was expected."""
+    if isinstance(value, list):
+        return tuple(value)
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if any(kind not in SCALARS for kind in kinds):
+        return value
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return float(value) if float in kinds and int not in kinds and value is not None else value
+    expected = " or ".join(SCALARS[kind] for kind in kinds)
+    raise FedrecError(f"{where}={value}: expected {expected}")

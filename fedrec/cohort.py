@@ -1,0 +1,50 @@
+"""Who is asked each round."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError
+from fedrec.privacy.base import Random
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Poisson cohorts: every enrolled device is drawn independently, `size` of them on average (all where None).
+
+    Drawn devices that never answer are simulated with probability `dropout`; answers after `deadline_seconds` do not
+    count; a round with fewer than `minimum` devices is charged and not released.
+    """
+
+    size: float | None = None
+    dropout: float = 0.0
+    deadline_seconds: float = 3600.0
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not (math.isfinite(self.size) and self.size > 0):
+            raise FedrecError(f"cohort.size={self.size} must be a positive number of devices, or null for all")
+        if not 0 <= self.dropout < 1:
+            raise FedrecError(f"cohort.dropout={self.dropout} must lie in [0, 1)")
+        if not self.deadline_seconds > 0:
+            raise FedrecError(f"cohort.deadline_seconds={self.deadline_seconds} must be positive")
+        if self.minimum < 1:
+            raise FedrecError(f"cohort.minimum={self.minimum} must be at least 1")
+
+    def rate(self, population: int) -> float:
+        """Return the probability with which each of `population` devices is drawn."""
+        return 1.0 if self.size is None else min(1.0, self.size / population)
+
+    def draw(self, population: int, random: Random) -> NDArray[np.int64]:
+        """Return the rows of the devices drawn this round, ascending."""
+        rate = self.rate(population)
+        return np.arange(population) if rate >= 1 else np.flatnonzero(random.uniform(population) < rate)
+
+    def present(self, drawn: NDArray[np.int64], seed: int, round_number: int) -> NDArray[np.int64]:
+        """Return those of the drawn devices that a simulation lets answer."""
+        if self.dropout == 0:
+            return drawn
+        generator = np.random.default_rng(np.random.SeedSequence((seed, round_number, 3)))
+        return drawn[generator.random(len(drawn)) >= self.dropout]

@@ -1,0 +1,68 @@
+"""RecBole's atomic files: tab-separated `.inter`, and `.item` beside it where there is one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedrec.data.build import Plan, assemble
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.columns import Columns, mapped
+from fedrec.data.dataset import Dataset
+from fedrec.data.delimited import Layout, read_delimited
+from fedrec.data.features import position
+from fedrec.data.source import Settings, rows_of
+from fedrec.data.tables import Table
+from fedrec.errors import FedrecError
+
+DEFAULT = Columns("user_id", "item_id", "timestamp", "rating")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecBole(Settings):
+    """A `.inter` file, or a folder that holds exactly one; columns are named without their ":type".
+
+    A file without `timestamp` or `rating` has no times or no ratings. The `.item` file of that name is the catalogue.
+    """
+
+    columns: Mapping[str, str | None] | None = None
+    encoding: str = "utf-8"
+
+    def load(self) -> Dataset:
+        """Read the file, or the one `.inter` file of the folder, that `path` names."""
+        path = self._find()
+        columns = mapped(self.columns, DEFAULT)
+        table = self._read(path)
+        if columns.time == DEFAULT.time and columns.time not in table.columns:
+            columns = replace(columns, time=None)
+        if columns.value == DEFAULT.value and columns.value not in table.columns:
+            columns = replace(columns, value=None)
+        table.require(columns.settings(), columns.settings())
+        rows = rows_of(table, columns.user, columns.item, columns.time, columns.value)
+        item_file = path.with_suffix(".item")
+        catalogue = self._catalogue(item_file, columns.item) if item_file.is_file() else None
+        return assemble(rows, self, Plan(path.stem, catalogue))
+
+    def _find(self) -> Path:
+        if self.path is None:
+            raise FedrecError("dataset.path is not set: dataset=recbole dataset.path=FILE names a .inter file")
+        path = Path(self.path)
+        found = sorted(path.glob("*.inter")) if path.is_dir() else [path]
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            raise FedrecError(f"{path}: one .inter file is expected; found {names}: dataset.path may name the file")
+        if not found[0].is_file():
+            raise FedrecError(f"{path}: no such file; dataset.path names a .inter file or its folder")
+        return found[0]
+
+    def _read(self, path: Path) -> Table:
+        table = read_delimited(path.read_bytes(), str(path), Layout("\t", self.encoding))
+        return table.renamed([name.partition(":")[0] for name in table.columns])
+
+    def _catalogue(self, path: Path, item: str) -> Catalogue:
+        table = self._read(path)
+        table.require((item,))
+        ids = table.keys(item)
+        title = next((name for name in table.columns if name != item and ("title" in name or "name" in name)), item)
+        return Catalogue(np.array(ids), np.array(table.texts(title)), position(len(ids)), ("position",), "item file")

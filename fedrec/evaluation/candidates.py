@@ -1,0 +1,48 @@
+"""Sampled candidates: drawn once per device from a fixed seed, apart for validation and test."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.evaluation.options import Evaluation
+
+Items = NDArray[np.int32]
+
+
+def draw(device: DeviceData, items: int, options: Evaluation) -> tuple[Items, Items]:
+    """Return (test, validation) candidates of one device: disjoint, distinct, uniform over what it never used.
+
+    They depend on (seed, user), on the items that the device holds in any part and on nothing else. Where the
+    catalogue leaves fewer than 2 * negatives items, each gets half of those. Published test candidates are taken as
+    they are (the publisher's slips included) and kept out of the validation's.
+    """
+    free = np.ones(items, bool)
+    free[device.known] = False
+    free[device.test] = False
+    published = device.candidates
+    if published is not None:
+        free[published] = False
+    left = np.flatnonzero(free)
+    parts = 2 if published is None else 1
+    each = min(options.negatives, len(left) // parts)
+    generator = np.random.default_rng(np.random.SeedSequence((options.seed, device.user)))
+    drawn = generator.choice(left, parts * each, replace=False).astype(np.int32)
+    return (drawn[:each], drawn[each:]) if published is None else (published, drawn)
+
+
+def digest(candidates: Iterable[NDArray[np.integer]]) -> str:
+    """Return the SHA-256 over the candidates of all devices, in the order of devices; order within one is no matter."""
+    sha = hashlib.sha256()
+    for one in candidates:
+        sha.update(len(one).to_bytes(8, "little"))
+        sha.update(np.sort(one).astype("<i4").tobytes())
+    return sha.hexdigest()
+
+
+def candidates_digest(devices: DeviceTable, options: Evaluation) -> str:
+    """Return the digest of the test candidates of the devices that are evaluated."""
+    chosen = (devices[int(user)] for user in options.chosen(len(devices)))
+    return digest(draw(device, devices.items, options)[0] for device in chosen)

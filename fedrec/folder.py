@@ -1,0 +1,93 @@
+"""The run folder: what lies where, and who may read it."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.checkpoint import write_durably
+from fedrec.errors import FedrecError
+
+EXACT_LABEL = "exact, simulation only, not covered by epsilon"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run. Everything under `exact/`, `private/` and `checkpoint/` is for its owner only."""
+
+    path: Path
+
+    @property
+    def exact(self) -> Path:
+        """Where exact figures lie."""
+        return self.path / "exact"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoint"
+
+    @property
+    def private(self) -> Path:
+        """Where simulated devices keep what never leaves them."""
+        return self.path / "private"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    def create(self, config: str, overwrite: bool = False) -> None:
+        """Make the folder with its configuration; an existing run is refused unless it may be overwritten."""
+        if self.config.exists() and not overwrite:
+            raise FedrecError(
+                f"{self.path} holds a run already: go on with --resume {self.path}, choose another name=, or set overwrite=true"
+            )
+        for folder in (self.exact, self.checkpoints, self.private):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for old in (old for old in folder.iterdir() if overwrite and old.is_file()):
+                old.unlink()
+        for name in ("rounds.jsonl", "metrics.json", "privacy_card.json", "model.safetensors"):
+            (self.path / name).unlink(missing_ok=True)
+        write_durably(self.config, config.encode())
+
+    def write_json(self, name: str, value: Mapping[str, Any], mode: int = 0o644) -> None:
+        """Write a JSON file durably."""
+        write_durably(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), mode)
+
+    def append_round(self, public: Mapping[str, Any], exact: Mapping[str, Any]) -> None:
+        """Append one line to rounds.jsonl, and the same with its exact figures to exact/rounds.jsonl."""
+        for path, value, mode in (
+            (self.path / "rounds.jsonl", public, 0o644),
+            (self.exact / "rounds.jsonl", {"label": EXACT_LABEL, **exact}, 0o600),
+        ):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+            with os.fdopen(descriptor, "a") as file:
+                file.write(json.dumps(value, allow_nan=False) + "\n")
+
+    def exact_rounds(self) -> list[dict[str, Any]]:
+        """Return the lines of all rounds so far, those before a resume included."""
+        path = self.exact / "rounds.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def keep_rounds(self, last: int) -> int:
+        """Drop lines of rounds after `last`, and a line torn by a kill; return the last round that has its line."""
+        newest = 0
+        for path in (self.exact / "rounds.jsonl", self.path / "rounds.jsonl"):
+            if not path.exists():
+                return 0
+            lines = [line for line in path.read_text().splitlines() if _round_of(line) in range(1, last + 1)]
+            write_durably(path, "".join(line + "\n" for line in lines).encode(), path.stat().st_mode & 0o777)
+            newest = min(_round_of(lines[-1]), newest or last) if lines else 0
+            if not newest:
+                break
+        return newest
+
+
+def _round_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["round"])
+    except (ValueError, KeyError, TypeError):
+        return 0

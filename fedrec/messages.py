@@ -1,0 +1,88 @@
+"""The only wire format: named NumPy arrays and one JSON header, and how a reply is checked before it counts."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+PROTOCOL = 1
+HEADER = "header/json"
+
+
+class Rejected(ValueError):
+    """A reply that does not count; its text holds a reason and no data of the sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A header that JSON can carry, and named arrays."""
+
+    header: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+
+    def json(self) -> str:
+        """Return the header as JSON, keys sorted."""
+        return json.dumps(self.header, sort_keys=True)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the message holds, framing aside."""
+        return len(self.json()) + sum(array.nbytes for array in self.arrays.values())
+
+
+def pack(message: Message) -> bytes:
+    """Return the message as safetensors bytes, its header among the arrays."""
+    header = np.frombuffer(message.json().encode(), np.uint8)
+    return save({**{name: np.ascontiguousarray(a) for name, a in message.arrays.items()}, HEADER: header})
+
+
+def unpack(content: bytes) -> Message:
+    """Return the message that was packed; anything else is `Rejected`, whatever its bytes claim."""
+    try:
+        arrays = load(content)
+        header = json.loads(arrays.pop(HEADER).tobytes())
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise Rejected("the bytes are no message") from error
+    if not isinstance(header, dict):
+        raise Rejected("the header is no table")
+    return Message(cast(dict[str, Any], header), arrays)
+
+
+def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `Rejected` unless the reply answers this request with exactly these arrays, all of them finite.
+
+    `asked` is the request's header: round, run and the devices asked for.
+    """
+    header = reply.header
+    if "error" in header:
+        raise Rejected("the node reported an error")
+    for key in ("protocol", "run", "round", "hash"):
+        if header.get(key) != asked[key]:
+            raise Rejected(f"{key} is not that of the request")
+    count = header.get("count")
+    if type(count) is not int or not 0 <= count <= len(asked["devices"]):
+        raise Rejected("count is not a number of the devices asked")
+    if reply.arrays.keys() != shapes.keys():
+        raise Rejected("array names are not those of the model")
+    for name, array in reply.arrays.items():
+        if array.dtype != np.float32:
+            raise Rejected(f"{name} is not float32")
+        if array.shape != shapes[name]:
+            raise Rejected(f"{name} has another shape than the model's")
+        if not np.isfinite(array).all():
+            raise Rejected(f"{name} is not finite")
+    check_exact(header)
+
+
+def check_exact(header: Mapping[str, Any]) -> None:
+    """Raise `Rejected` unless the exact loss of a simulation, where there is one, is a finite sum over a whole count."""
+    loss, examples = header.get("loss"), header.get("examples")
+    if loss is None and examples is None:
+        return
+    if type(examples) is not int or examples < 0 or not isinstance(loss, int | float) or not np.isfinite(loss):
+        raise Rejected("loss is not a finite sum over a number of examples")

@@ -1,0 +1,70 @@
+"""A content-based recommender: shared item biases, and each user's taste over public item features.
+
+A linear content-based scorer (Pazzani & Billsus, "Content-based recommendation systems", 2007) made federated: what
+devices learn together is one number an item, so that little has to be hidden by noise; what makes the ranking personal
+never leaves. Shapes: B examples, 1+k items of each, V items, F features.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.models.features import feature_vectors
+from fedrec.models.losses import loss_named
+
+
+class ContentRecommender(TrainableRecommender):
+    """Trains on bias + scale * user . features, ranks by bias + strength * taste . features.
+
+    The user vector is trained inside the mechanism, so that one user's taste is not mistaken for popularity. The taste
+    that ranks is another vector: the mean of the features of the last `recent` items, each older one weighing `decay`
+    of the next. It is made on the device at the time of ranking, holds no noise, and no update ever sees it.
+    """
+
+    shared = frozenset({"item_bias.weight"})
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        loss: str = "bpr",
+        centres: int = 60,
+        scale: float = 0.3,
+        strength: float = 6.0,
+        recent: int = 10,
+        decay: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.items = len(catalogue)
+        vectors = torch.from_numpy(feature_vectors(catalogue, centres))
+        self.register_buffer("features", vectors, persistent=False)
+        self.user = nn.Embedding(1, vectors.shape[1])
+        self.item_bias = nn.Embedding(len(catalogue), 1)
+        self.scale, self.strength, self.recent, self.decay = scale, strength, recent, decay
+        self._loss = loss_named(loss)
+        nn.init.zeros_(self.item_bias.weight)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return logits [B, 1+k] for items [B, 1+k]."""
+        user = self.user(self.rows(items))  # [B, F]
+        features = cast(Tensor, self.features)[items]  # [B, 1+k, F]
+        return self.item_bias(items).squeeze(-1) + self.scale * torch.einsum("bkf,bf->bk", features, user)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of each interaction [B]."""
+        return self._loss(self(batch.items), batch.values)
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Return a score for every item [V]: the shared bias, and how near it is to what was used last."""
+        features = cast(Tensor, self.features)
+        last = features[history[-self.recent :]]  # [n, F]
+        weight = self.decay ** torch.arange(len(last) - 1, -1, -1, device=features.device, dtype=features.dtype)
+        taste = (weight / weight.sum()) @ last if len(last) else torch.zeros_like(features[0])
+        return self.item_bias.weight[:, 0] + self.strength * (features @ taste)
+
+    def reset_private(self, generator: torch.Generator) -> None:
+        """Start from no taste at all."""
+        nn.init.zeros_(self.user.weight)

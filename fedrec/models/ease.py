@@ -1,0 +1,44 @@
+"""EASE: a closed-form item-item model (Steck, "Embarrassingly shallow autoencoders for sparse data", 2019)."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
+from fedrec.models.base import Recommender
+
+LARGEST_HEAD = 5000
+
+
+class Ease(Recommender):
+    """Scores the `head` most popular items by weights [H, H] over the device's own history; others by their count.
+
+    `head_items[H]` are catalogue rows, `counts[V]` the (possibly noisy) counts. H is at most 5,000: a head of 5,000 is
+    100 MB of weights.
+    """
+
+    shared = frozenset({"weights", "head_items", "counts"})
+
+    def __init__(self, catalogue: Catalogue, *, head: int = 1500) -> None:
+        super().__init__()
+        self.items = len(catalogue)
+        if not 0 < head <= LARGEST_HEAD:
+            need = head * head * 4 / 2**20
+            raise FedrecError(f"model.head={head}: a head of 1 to {LARGEST_HEAD} items, this one takes {need:,.0f} MiB")
+        size = min(head, len(catalogue))
+        self.register_buffer("weights", torch.zeros(size, size))
+        self.register_buffer("head_items", torch.arange(size, dtype=torch.float32))
+        self.register_buffer("counts", torch.zeros(len(catalogue)))
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Return a score for every item [V]; items outside the head rank below it, by their count."""
+        counts, head = cast(Tensor, self.counts), cast(Tensor, self.head_items).long()
+        used = torch.zeros(len(counts), device=counts.device)
+        used[history] = 1.0
+        inside = used[head] @ cast(Tensor, self.weights)
+        spread = (counts.max() - counts.min()).clamp(min=1e-12)
+        scores = inside.min() - 2.0 + (counts - counts.min()) / spread
+        scores[head] = inside
+        return scores

@@ -1,0 +1,74 @@
+"""NeuMF: a generalised dot product beside a multilayer perceptron (He et al., "Neural collaborative filtering", 2017).
+
+Shapes: B examples, 1+k items of each, V items, d dimensions of each half.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.models.losses import loss_named
+
+
+class NeuMF(TrainableRecommender):
+    """Both user vectors stay on the device; item vectors and layers are shared."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        dim: int = 16,
+        layers: Sequence[int] = (32, 16),
+        loss: str = "bce",
+        offset: float = 0.0,
+        scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.items = len(catalogue)
+        self.user_gmf, self.user_mlp = nn.Embedding(1, dim), nn.Embedding(1, dim)
+        self.item_gmf, self.item_mlp = nn.Embedding(len(catalogue), dim), nn.Embedding(len(catalogue), dim)
+        sizes = [2 * dim, *layers]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.output = nn.Linear(dim + sizes[-1], 1)
+        self.offset, self.scale, self.ratings = offset, scale, loss == "mse"
+        self._loss = loss_named(loss)
+        for table in (self.item_gmf, self.item_mlp):
+            nn.init.normal_(table.weight, std=scale)
+        # The layers' names depend on how many there are, so this allow-list is the instance's: the item side and them.
+        layer_names = {f"layers.{i}.{part}" for i in range(len(layers)) for part in ("weight", "bias")}
+        self.shared = frozenset(
+            layer_names | {"item_gmf.weight", "item_mlp.weight", "output.weight", "output.bias"}
+        )
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return logits [B, 1+k] for items [B, 1+k]."""
+        own = self.rows(items)
+        gmf = self.item_gmf(items) * self.user_gmf(own).unsqueeze(1)  # [B, 1+k, d]
+        item = self.item_mlp(items)
+        hidden = torch.cat([self.user_mlp(own).unsqueeze(1).expand_as(item), item], dim=-1)
+        for layer in self.layers:
+            hidden = torch.relu(layer(hidden))
+        return self.output(torch.cat([gmf, hidden], dim=-1)).squeeze(-1) + self.offset
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of each interaction [B]."""
+        return self._loss(self(batch.items), batch.values)
+
+    @property
+    def negatives_useful(self) -> bool:
+        """Whether the loss looks at negatives."""
+        return not self.ratings
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Return the logit of every item [V]; the history has shaped the user vectors, nothing else."""
+        items = torch.arange(self.item_gmf.num_embeddings, device=self.item_gmf.weight.device)
+        return self(items.unsqueeze(0)).squeeze(0)
+
+    def reset_private(self, generator: torch.Generator) -> None:
+        """Draw both user vectors from N(0, scale^2)."""
+        for table in (self.user_gmf, self.user_mlp):
+            nn.init.normal_(table.weight, std=self.scale, generator=generator)

@@ -1,0 +1,138 @@
+"""What a node does for the devices that it hosts, whatever carries the messages."""
+
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedrec import __version__
+from fedrec.algorithms.base import RoundContext
+from fedrec.data.dataset import Dataset
+from fedrec.data.devices import DeviceTable
+from fedrec.evaluation.device import evaluate_device
+from fedrec.evaluation.table import table
+from fedrec.experiment import Experiment
+from fedrec.messages import PROTOCOL, Message
+from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.store import MappedStore, PrivateStore
+from fedrec.training.local import first_generator
+from fedrec.update import Arrays, Update, total
+
+RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
+CHUNK = 64  # devices whose contributions are held at once
+
+
+@lru_cache(maxsize=2)
+def loaded(document: str) -> tuple[Experiment, Dataset]:
+    """Return the experiment of a document and its data, once per process."""
+    experiment = Experiment.from_json(document)
+    return experiment, load_dataset(experiment)
+
+
+_datasets: dict[str, Dataset] = {}
+
+
+def load_dataset(experiment: Experiment) -> Dataset:
+    """Return the data set of an experiment; the last one loaded is kept, since runs of one command share it."""
+    key = str(sorted(experiment.node()["dataset"].items(), key=str))
+    if key not in _datasets:
+        _datasets.clear()
+        _datasets[key] = experiment.dataset.load()
+    return _datasets[key]
+
+
+class Node:
+    """Part `index` of `parts` equal parts of the population: device u lives on node u mod parts.
+
+    `exact` lets it answer with exact losses and per-user results: simulations only, where the experimenter holds the
+    data anyway.
+    """
+
+    def __init__(self, index: int, parts: int, exact: bool) -> None:
+        self.index, self.parts, self.exact = index, parts, exact
+        self._models: dict[str, Recommender] = {}
+        self._stores: dict[str, MappedStore] = {}
+
+    def answer(self, request: Message) -> Message:
+        """Return the reply to a hello, train or evaluate message."""
+        experiment, dataset = loaded(request.header["experiment"])
+        kinds = {"hello": self._hello, "train": self._train, "evaluate": self._evaluate}
+        echo = {key: request.header[key] for key in ("protocol", "run", "round", "hash")}
+        reply = kinds[request.header["kind"]](request, experiment, dataset)
+        return Message({**echo, **reply.header}, reply.arrays)
+
+    def _hello(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
+        devices = np.arange(self.index, dataset.interactions.users, self.parts)
+        return Message({"fedrec": __version__, "protocol": PROTOCOL, "torch": version("torch")}, {"devices": devices})
+
+    def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
+        header, mechanism = request.header, experiment.mechanism
+        model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
+        table_ = self._devices(request, dataset)
+        context = RoundContext(header["round"], experiment.seed, mechanism)
+        partial_sums, loss, examples = list[Update](), 0.0, 0
+        users = cast(list[int], header["devices"])
+        for first in range(0, len(users), CHUNK):
+            chunk = users[first : first + CHUNK]
+            private = [store.load(user, header["round"]) for user in chunk]
+            made = experiment.algorithm.contribute_many(
+                model, request.arrays, [table_[user] for user in chunk], private, context
+            )
+            released = list[Update]()
+            for user, contribution in zip(chunk, made, strict=True):
+                random = mechanism.random(experiment.seed, header["round"], user, RELEASE_STREAM)
+                released.append(mechanism.release(contribution.update, random))
+                store.save(user, contribution.private, header["round"])
+                loss, examples = loss + contribution.loss, examples + contribution.examples
+            partial_sums.append(total(released, released[0].arrays))
+        like = partial_sums[0].arrays if partial_sums else {}
+        random = mechanism.random(experiment.seed, header["round"], self.index, NODE_STREAM)
+        update = mechanism.at_node(total(partial_sums, like), random)
+        exact = {"loss": loss, "examples": examples} if self.exact else {}
+        return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
+
+    @torch.no_grad()
+    def _evaluate(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
+        if not self.exact:
+            return Message({"error": "exact results do not leave a real device"})
+        header, part = request.header, request.header["part"]
+        model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
+        model.load({name: array for name, array in request.arrays.items() if name in model.shared})
+        fresh, rows = model.private_arrays(), []
+        for user in header["devices"]:
+            device = dataset.devices[user]
+            if fresh:
+                model.load(store.load(user, header["round"] + 1) or self._first(model, experiment, user))
+            history = device.history if part == "validation" else device.known
+            scores = model.scores(torch.from_numpy(history.astype(np.int64)).to(experiment.accelerator))
+            row = evaluate_device(
+                scores.cpu().numpy(), device, part, experiment.evaluation, model.ratings, type(model).__name__
+            )
+            if row is not None:
+                rows.append(row)
+        return Message({"count": len(rows)}, table(rows, experiment.evaluation.cutoffs))
+
+    def _first(self, model: Recommender, experiment: Experiment, user: int) -> Arrays:
+        if isinstance(model, TrainableRecommender):
+            model.reset_private(first_generator(experiment.seed, user))
+        return model.private_arrays()
+
+    def _model(self, experiment: Experiment, dataset: Dataset) -> Recommender:
+        if experiment.hash not in self._models:
+            self._models = {experiment.hash: experiment.build_model(dataset.catalogue)}
+        return self._models[experiment.hash]
+
+    def _store(self, request: Message, experiment: Experiment, dataset: Dataset) -> PrivateStore:
+        folder = request.header["folder"]
+        if folder not in self._stores:
+            private = self._model(experiment, dataset).private_arrays()
+            self._stores = {folder: MappedStore(Path(folder), dataset.interactions.users, private)}
+        return self._stores[folder]
+
+    def _devices(self, request: Message, dataset: Dataset) -> DeviceTable:
+        return dataset.devices.refitted() if request.header["part"] == "refit" else dataset.devices
+

@@ -1,0 +1,84 @@
+"""metrics.json: the contract with tools outside."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedrec.evaluation.intervals import paired_interval
+from fedrec.evaluation.result import SAMPLED_CAUTION, result
+from fedrec.evaluation.table import Table
+from fedrec.folder import EXACT_LABEL
+
+if TYPE_CHECKING:
+    from fedrec.simulate import Trained
+
+CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
+MECHANISMS = {"NoPrivacy": "none", "InteractionLevel": "interaction", "UserLevel": "user"}
+
+
+def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) -> dict[str, Any]:
+    """Return the content of metrics.json; figures are exact, the guarantee covers the released model alone."""
+    session, experiment = main.session, main.session.experiment
+    dataset, options = session.dataset, experiment.evaluation
+    counts = np.bincount(dataset.devices.refitted().train_rows()[1], minlength=len(dataset.catalogue))
+    lines = session.folder.exact_rounds()
+    answered, train_seconds = sum(line["answered"] for line in lines), sum(line["seconds"] for line in lines)
+    asked = len(options.chosen(session.plan.population))
+
+    def shown(rows: Table) -> dict[str, Any]:
+        return result(rows, counts, options, asked)
+
+    found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
+    return {
+        "dataset": {
+            "name": dataset.name,
+            "users": dataset.interactions.users,
+            "items": len(dataset.catalogue),
+            "interactions": len(dataset.interactions),
+            "split": dataset.split,
+            "population": dataset.population,
+            "synthetic": dataset.synthetic,
+            "catalogue": dataset.catalogue.origin,
+            "repairs": dict(dataset.repairs),
+        },
+        "model": experiment.model.func.__module__.rsplit(".", 1)[-1],  # pyright: ignore[reportFunctionMemberAccess]
+        "algorithm": type(experiment.algorithm).__module__.rsplit(".", 1)[-1],
+        "mechanism": MECHANISMS.get(type(experiment.mechanism).__name__, type(experiment.mechanism).__name__),
+        "engine": "reference",
+        "rounds": main.rounds,
+        "seed": experiment.seed,
+        "refit": experiment.algorithm.refit,
+        "release": EXACT_LABEL,
+        "sampled_caution": SAMPLED_CAUTION,
+        "validation": None if main.validation is None else shown(main.validation),
+        "test": shown(main.rows),
+        "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
+        "privacy": privacy(main),
+        "devices_per_second": answered / max(train_seconds, 1e-9),
+        "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
+    }
+
+
+def privacy(main: "Trained") -> dict[str, Any]:
+    """Return the guarantee: unit "none" and a null epsilon where there is none."""
+    session = main.session
+    mechanism, terms = session.experiment.mechanism, session.experiment.mechanism.terms
+    if not mechanism.private:
+        return {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+    return {
+        "unit": terms.unit,
+        "neighbouring": terms.neighbouring,
+        "trust": terms.trust,
+        "epsilon": session.ledger.epsilon(),
+        "delta": mechanism.delta_for(session.plan),
+        "adversary": terms.adversary,
+        "release_set": terms.release_set,
+        "selection": "excludes selection: settings were chosen on exact validation figures",
+    }
+
+
+def paired(ours: Table, theirs: Table) -> dict[str, float]:
+    """Return the mean of our NDCG@10 minus theirs, user by user, with its 95 % interval."""
+    interval = paired_interval(ours["full_ndcg@10"].astype(float), theirs["full_ndcg@10"].astype(float))
+    return {"difference": interval.mean, "low": interval.low, "high": interval.high}

@@ -1,0 +1,202 @@
+"""THE round loop: reserve, draw, ask, check, sum, noise, step, checkpoint, commit, evaluate."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedrec.collect import Collected, Directory, base_header, collect, evaluate, greet
+from fedrec.data.dataset import Dataset
+from fedrec.errors import Refused
+from fedrec.evaluation.table import Table
+from fedrec.experiment import Experiment
+from fedrec.folder import RunFolder
+from fedrec.nodes import Nodes
+from fedrec.privacy.base import Plan
+from fedrec.update import Arrays
+
+COHORT_STREAM, SERVER_STREAM = 4, 5  # keep the draw of cohorts and the server's noise apart from the devices' draws
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round as it is reported. `loss` and `validation` are exact, `cohort` is who was drawn: simulations only."""
+
+    round: int
+    cohort: int
+    answered: int
+    rejected: dict[int, str]
+    released: bool
+    loss: float | None
+    validation: float | None
+    epsilon: float | None
+    seconds: float
+    bytes_down: int
+    bytes_up: int
+
+
+class Spending(Protocol):
+    """What the loop needs of a ledger."""
+
+    def reserve(self, round_number: int) -> None:
+        """Charge a round before anything of it is sampled; raise `Refused` where the budget would be passed."""
+        ...
+
+    def commit(self, round_number: int, cohort: NDArray[np.int64]) -> None:
+        """Say that the round's result is durable."""
+        ...
+
+    def exhausted(self) -> NDArray[np.bool_]:
+        """Return which devices must not be drawn any more."""
+        ...
+
+    def epsilon(self) -> float:
+        """Return what has been spent so far."""
+        ...
+
+    @property
+    def head(self) -> str:
+        """The hash of the newest row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """All that stays the same while a run goes on."""
+
+    experiment: Experiment
+    dataset: Dataset
+    plan: Plan
+    folder: RunFolder
+    directory: Directory
+    ledger: Spending
+    part: str  # "train", or "refit" where models learn from train + validation
+
+    @property
+    def validates(self) -> bool:
+        """Whether the model can be ranked on validation items: not once it has learned from them."""
+        return self.part == "train"
+
+    def evaluate(self, state: Arrays, part: str, round_number: int) -> Table:
+        """Evaluate a state on the chosen devices."""
+        devices = self.experiment.evaluation.chosen(self.plan.population)
+        return evaluate(self.directory, devices, self.experiment.algorithm.broadcast(state), part, round_number)
+
+
+def open_session(
+    experiment: Experiment, dataset: Dataset, nodes: Nodes, folder: RunFolder, ledger: Spending, part: str
+) -> Session:
+    """Greet the nodes and return the session of a (calibrated) experiment."""
+    header = {**base_header(experiment, folder.path.name, str(folder.private.resolve())), "part": part}
+    plan = experiment.plan(dataset)
+    return Session(experiment, dataset, plan, folder, greet(nodes, header), ledger, part)
+
+
+def first_state(session: Session) -> Arrays:
+    """Return the state before the first round."""
+    catalogue = session.dataset.catalogue
+    return session.experiment.algorithm.init(session.experiment.build_model(catalogue), catalogue)
+
+
+def run(session: Session) -> Iterator[Round]:
+    """Yield the rounds that are still to do, from the last checkpoint on; each is durable before it is yielded.
+
+    A budget that runs out after some rounds (a killed run has charged rounds that it lost) ends the run early; one
+    that allows no round at all raises `Refused`.
+    """
+    saved = load_checkpoint(session.folder.checkpoints)
+    done, state = (saved.round, saved.state) if saved else (0, first_state(session))
+    if saved and session.folder.keep_rounds(done) < done:
+        yield _report(session, state, Round(**{**saved.notes["report"], "epsilon": _spent(session)}))
+    elif not saved:
+        session.folder.keep_rounds(0)
+    for number in range(done + 1, session.experiment.rounds + 1):
+        try:
+            session.ledger.reserve(number)
+        except Refused:
+            if number == 1:
+                raise
+            return
+        state, report = play(session, state, number)
+        yield _report(session, state, report)
+
+
+def play(session: Session, state: Arrays, number: int) -> tuple[Arrays, Round]:
+    """Play one reserved round and make it durable; return the next state and the report, still without validation."""
+    start, experiment, mechanism = time.monotonic(), session.experiment, session.experiment.mechanism
+    seed, algorithm = experiment.seed, experiment.algorithm
+    drawn = experiment.cohort.draw(session.plan.population, mechanism.random(seed, number, COHORT_STREAM))
+    drawn = drawn[~session.ledger.exhausted()[drawn]]
+    present = experiment.cohort.present(drawn, seed, number)
+    requests = session.directory.requests("train", present, algorithm.broadcast(state), round=number)
+    got = collect(session.directory, requests, algorithm.shapes(state), experiment.cohort.deadline_seconds)
+    released = got.total.count >= experiment.cohort.minimum
+    if released:
+        random = mechanism.random(seed, number, SERVER_STREAM)
+        state = algorithm.step(state, mechanism.finish(got.total, session.plan, number, random))
+    report = _round(number, len(drawn), got, released, time.monotonic() - start)
+    plain = {field: getattr(report, field) for field in Round.__dataclass_fields__}
+    notes = {"report": plain, "ledger": session.ledger.head}
+    save_checkpoint(session.folder.checkpoints, Checkpoint(number, state, notes))
+    session.ledger.commit(number, drawn)
+    return state, replace(report, epsilon=_spent(session), seconds=time.monotonic() - start)
+
+
+def _round(number: int, drawn: int, got: Collected, released: bool, seconds: float) -> Round:
+    return Round(
+        round=number,
+        cohort=drawn,
+        answered=got.total.count,
+        rejected=got.rejected,
+        released=released,
+        loss=got.loss,
+        validation=None,
+        epsilon=None,
+        seconds=seconds,
+        bytes_down=got.bytes_down,
+        bytes_up=got.bytes_up,
+    )
+
+
+def _spent(session: Session) -> float | None:
+    epsilon = session.ledger.epsilon()
+    return epsilon if np.isfinite(epsilon) else None
+
+
+def _report(session: Session, state: Arrays, report: Round) -> Round:
+    """Validate where it is due, keep the best state where asked, and write the round's line."""
+    options, last = session.experiment.evaluation, report.round == session.experiment.rounds
+    if session.validates and (last or report.round % options.every == 0):
+        rows = session.evaluate(state, "validation", report.round)
+        report = replace(report, validation=float(rows["full_ndcg@10"].mean()) if len(rows["user"]) else None)
+        if options.select == "best":
+            keep_best(session.folder, state, report)
+    exact = {field: getattr(report, field) for field in Round.__dataclass_fields__}
+    session.folder.append_round(public_line(exact, session), exact)
+    return report
+
+
+def public_line(exact: dict[str, Any], session: Session) -> dict[str, Any]:
+    """Return a round's line without what no epsilon covers: the drawn cohort, who answered, loss and validation."""
+    if not session.experiment.mechanism.private:
+        return exact
+    hidden = {"answered": None, "rejected": None, "loss": None, "validation": None}
+    return {**exact, **hidden, "cohort": round(session.plan.expected_cohort)}
+
+
+def keep_best(folder: RunFolder, state: Arrays, report: Round) -> None:
+    """Keep the state with the best validation so far under exact/best."""
+    best = load_checkpoint(folder.exact / "best")
+    if report.validation is not None and (best is None or report.validation > best.notes["validation"]):
+        save_checkpoint(folder.exact / "best", Checkpoint(report.round, state, {"validation": report.validation}))
+
+
+def final_state(session: Session) -> tuple[int, Arrays]:
+    """Return (round, state) of the model that is released: the last, or with select=best the best on validation."""
+    best = session.experiment.evaluation.select == "best"
+    saved = load_checkpoint(session.folder.exact / "best" if best else session.folder.checkpoints)
+    return (saved.round, saved.state) if saved else (0, first_state(session))

@@ -1,0 +1,153 @@
+"""One job from configuration to run folder: the run, its test, its baselines, its verdict."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.numpy import save_file
+
+from fedrec.config import Settings, read
+from fedrec.data.dataset import Dataset
+from fedrec.errors import FedrecError, Refused
+from fedrec.evaluation import baselines
+from fedrec.evaluation.table import Table
+from fedrec.evaluation.table import save as save_table
+from fedrec.experiment import Experiment
+from fedrec.folder import RunFolder
+from fedrec.node import load_dataset
+from fedrec.nodes import Nodes
+from fedrec.privacy.card import card
+from fedrec.privacy.ledger import Ledger
+from fedrec.report.catalogue import write_catalogue
+from fedrec.report.metrics import metrics
+from fedrec.report.progress import Progress
+from fedrec.rounds import Round, Session, final_state, open_session, run
+
+NO_PRIVACY = {"_target_": "fedrec.privacy.none.NoPrivacy"}
+POPULARITY = {
+    "model": {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True},
+    "algorithm": {"_target_": "fedrec.algorithms.counts.ItemCounts"},
+    "rounds": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: its session, how long each part took, and the per-user rows of its test."""
+
+    session: Session
+    rounds: int
+    evaluate_seconds: float
+    rows: Table
+    validation: Table | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command: settings, the folder of the run, where the devices are, and who is told of the progress."""
+
+    settings: Settings
+    folder: RunFolder
+    nodes: Callable[[], Nodes]
+    progress: Progress
+
+    def simulate(self) -> dict[str, Any]:
+        """Run what is still to do and return the content of metrics.json."""
+        start = time.monotonic()
+        dataset = load_dataset(self.settings.experiment)
+        self.progress.dataset(dataset)
+        experiment = self.settings.experiment.calibrated(dataset)
+        main = self.train(experiment, dataset, self.folder, "")
+        self._write_model(main)
+        others = {name: rows for name, rows in self._baselines(experiment, dataset)}
+        values = metrics(main, others, time.monotonic() - start)
+        for name, rows in {"": main.rows, **others}.items():
+            save_table(self.folder.exact / f"users{name and f'_{name}'}.npz", rows)
+        self.folder.write_json("metrics.json", values)
+        return values
+
+    def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> Trained:
+        """Run an experiment in a folder of its own, and test it."""
+        part = "refit" if experiment.algorithm.refit else "train"
+        ledger = self._ledger(experiment, dataset, folder)
+        session = open_session(experiment, dataset, self.nodes(), folder, ledger, part)
+        self.progress.start(label, session)
+        done = list[Round]()
+        for report in run(session):
+            done.append(report)
+            self.progress.round(report)
+        trained = time.monotonic()
+        self.progress.end(session, done)
+        number, state = final_state(session)
+        rows = session.evaluate(state, "test", number)
+        validation = session.evaluate(state, "validation", number) if session.validates else None
+        return Trained(
+            session=session,
+            rounds=number,
+            evaluate_seconds=time.monotonic() - trained,
+            rows=rows,
+            validation=validation,
+        )
+
+    def _ledger(self, experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Ledger:
+        plan, mechanism = experiment.plan(dataset), experiment.mechanism
+        name = self.settings.document["run"] + str(folder.path.relative_to(self.folder.path)).removeprefix(".")
+        population = cast(str | None, self.settings.document["dataset"].get("population")) or dataset.population
+        return Ledger.open(population, name, mechanism, plan, mechanism.delta_for(plan), plan.population)
+
+    def _write_model(self, main: Trained) -> None:
+        number, state = final_state(main.session)
+        arrays = main.session.experiment.algorithm.broadcast(state)
+        save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
+        write_catalogue(self.folder.path / "catalogue.parquet", main.session.dataset.catalogue)
+        self.folder.write_json("privacy_card.json", card_of(main))
+
+    def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, Table]]:
+        """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
+        private = experiment.mechanism.terms.unit != "none"
+        for name in experiment.evaluation.baselines:
+            self.progress.baseline(name)
+            if name == "no_privacy" and private:
+                yield name, self._twin(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows
+            elif name == "private_popularity" and private:
+                fresh = {**experiment.node()["privacy"], "noise_multiplier": None}
+                twin = experiment.varied({**POPULARITY, "privacy": fresh})
+                try:
+                    yield name, self._twin(twin, dataset, name).rows
+                except Refused as reason:
+                    self.progress.note(f"no private popularity: {reason}")
+            elif name in baselines.POOLED:
+                yield name, baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
+
+    def _twin(self, experiment: Experiment, dataset: Dataset, name: str) -> Trained:
+        folder = RunFolder(self.folder.path / "baselines" / name)
+        if not folder.config.exists():
+            folder.create(f"# {name} beside {self.folder.path.name}\n{experiment.document}\n")
+        return self.train(experiment.calibrated(dataset), dataset, folder, name)
+
+
+def card_of(main: Trained) -> dict[str, Any]:
+    """Return the privacy card of a finished run."""
+    session = main.session
+    return card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger), session.dataset.catalogue.origin)
+
+
+def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
+    """Return the settings with the run's names, and its folder, made."""
+    name = settings.document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S")
+    if Path(name).name != name or name in (".", ".."):
+        raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
+    # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.
+    document = {**settings.document, "name": name, "run": secrets.token_hex(8)}
+    named, folder = Settings(document), RunFolder(Path(document["output"]) / name)
+    folder.create(named.yaml(), overwrite=bool(document["overwrite"]))
+    return named, folder
+
+
+def resumed_run(path: str) -> tuple[Settings, RunFolder]:
+    """Return the settings and the folder of a run to go on with."""
+    folder = RunFolder(Path(path))
+    return read(folder.config), folder

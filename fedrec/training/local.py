@@ -1,0 +1,47 @@
+"""Local training, the reference: one device at a time, exactly as it would run on that device."""
+
+import numpy as np
+import torch
+
+from fedrec.data.devices import DeviceData
+from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.privacy.base import LocalSettings, Mechanism
+from fedrec.training.negatives import draw_outside, draw_uniform
+
+
+PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds
+
+
+def first_generator(seed: int, user: int) -> torch.Generator:
+    """Return the generator of a device's first private parameters."""
+    key = np.random.SeedSequence((seed, PRIVATE_STREAM, user)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(key >> np.uint64(1)))
+
+
+def train(
+    model: TrainableRecommender,
+    device: DeviceData,
+    settings: LocalSettings,
+    mechanism: Mechanism,
+    key: tuple[int, int, int],
+) -> tuple[float, int]:
+    """Train the model in place on one device's history; return (summed loss, examples seen), both exact.
+
+    `key` is (seed, round, user): batches and negatives come from it. Whatever the guarantee rests on comes from the
+    mechanism's own source. Negatives are uniform over the catalogue where the mechanism must not look at the positives,
+    else uniform outside the device's train items.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence(key))
+    stepper = mechanism.on_device(model, settings, generator, mechanism.random(*key))
+    used = np.zeros(model.items, bool)
+    used[device.history] = True
+    history, values = device.history.astype(np.int64), torch.from_numpy(device.values)
+    negatives = settings.negatives if model.negatives_useful else 0
+    loss, examples = 0.0, 0
+    for rows in stepper.batches(len(history)):
+        shape = (len(rows), negatives)
+        drawn = draw_outside(generator, used, shape) if stepper.looks_at_positives else draw_uniform(generator, model.items, shape)
+        batch = np.concatenate([history[rows, None], drawn], axis=1)
+        loss += stepper.step(Batch(torch.from_numpy(batch), values[torch.from_numpy(rows)]))
+        examples += len(rows)
+    return loss, examples

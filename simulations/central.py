@@ -1,0 +1,141 @@
+"""Federated against centralised: the same model, trained on pooled data by the same losses, negatives and ranking.
+
+    python -m simulations.central --seeds 0 1 2 dataset=ml-100k dataset.path=DIR model=mf privacy=none
+
+trains the model both ways for each seed and prints NDCG@10 of both with intervals over users, and their ratio.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedrec.config import Settings, load
+from fedrec.data.dataset import Dataset
+from fedrec.evaluation.intervals import intervals
+from fedrec.evaluation.scoring import evaluate_many
+from fedrec.evaluation.table import Table, mean_over_seeds
+from fedrec.experiment import Experiment
+from fedrec.folder import RunFolder
+from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.node import load_dataset
+from fedrec.nodes import LocalNodes
+from fedrec.report.progress import Progress
+from fedrec.simulate import Job, new_run
+from fedrec.training.negatives import draw_uniform
+
+PATIENCE = 5  # epochs without a better validation before training stops
+
+
+def pool(model: TrainableRecommender, users: int, seed: int) -> None:
+    """Give every user table one row a user."""
+    generator = torch.Generator().manual_seed(seed)
+    for name in model.private_arrays():
+        table = model.get_submodule(name.removesuffix(".weight"))
+        if not isinstance(table, nn.Embedding):
+            raise TypeError(f"{name} is no table of users")
+        model.set_submodule(name.removesuffix(".weight"), nn.Embedding(users, table.embedding_dim))
+    model.reset_private(generator)
+
+
+def epoch(
+    model: TrainableRecommender, optimiser: torch.optim.Optimizer, dataset: Dataset, generator: np.random.Generator, k: int
+) -> None:
+    """Train once over all histories, in batches of 1,024 interactions of any user."""
+    user, item, value = dataset.devices.train_rows()
+    order = generator.permutation(len(user))
+    seen = np.unique(user * np.int64(model.items) + item)
+    for rows in np.split(order, np.arange(1024, len(order), 1024)):
+        drawn = draw_uniform(generator, model.items, (len(rows), k))
+        while (bad := np.isin(user[rows, None] * np.int64(model.items) + drawn, seen)).any():
+            drawn[bad] = generator.integers(0, model.items, int(bad.sum()))
+        model.owners = torch.from_numpy(user[rows])
+        items = torch.from_numpy(np.concatenate([item[rows, None].astype(np.int64), drawn], axis=1))
+        optimiser.zero_grad()
+        model.loss(Batch(items, torch.from_numpy(value[rows]))).mean().backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def ranked(model: TrainableRecommender, experiment: Experiment, dataset: Dataset, part: str) -> Table:
+    """Return the per-user rows of the pooled model."""
+    chosen = iter(experiment.evaluation.chosen(len(dataset.devices)))
+    everything = torch.arange(model.items).unsqueeze(0)
+
+    def score_many(histories: list[np.ndarray]) -> np.ndarray:
+        scores = np.empty((len(histories), model.items), np.float32)
+        for line in scores:
+            model.owners = torch.tensor([int(next(chosen))])
+            line[:] = model(everything)[0].numpy()
+        return scores
+
+    return evaluate_many(score_many, dataset.devices, part, experiment.evaluation, "the pooled model")  # type: ignore[arg-type]
+
+
+def train_centrally(experiment: Experiment, dataset: Dataset, learning_rate: float, most_epochs: int = 100) -> Table:
+    """Train with Adam until validation stops getting better; return the test rows of the best epoch."""
+    model = experiment.build_model(dataset.catalogue)
+    if not isinstance(model, TrainableRecommender):
+        raise TypeError("only models that train can be trained centrally")
+    pool(model, dataset.interactions.users, experiment.seed)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=1e-5)
+    generator = np.random.default_rng(experiment.seed)
+    best, since, test = -1.0, 0, dict[str, np.ndarray]()
+    for _ in range(most_epochs):
+        epoch(model, optimiser, dataset, generator, experiment.node()["algorithm"]["negatives"])
+        score = float(ranked(model, experiment, dataset, "validation")["full_ndcg@10"].mean())
+        since = since + 1
+        if score > best:
+            best, since, test = score, 0, ranked(model, experiment, dataset, "test")
+        if since >= PATIENCE:
+            break
+    return {**test, "validation": np.array([best])}
+
+
+def main() -> None:
+    """Run the comparison and print it as a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.003], help="Adam's rates; validation chooses")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    federated, central = list[Table](), list[Table]()
+    for seed in options.seeds:
+        settings = load([*options.overrides, f"seed={seed}", "privacy=none", "evaluation.baselines=[]"])
+        dataset = load_dataset(settings.experiment)
+        trained = [train_centrally(settings.experiment, dataset, rate) for rate in options.rates]
+        central.append(max(trained, key=lambda rows: float(rows["validation"][0])))
+        named, folder = new_run(Settings({**settings.document, "name": f"central-{dataset.name}-{seed}", "overwrite": True}))
+        Job(named, folder, lambda: LocalNodes(1), Progress()).simulate()
+        federated.append(federated_rows(folder))
+    print(json.dumps(compared(federated, central)))
+
+
+def federated_rows(folder: RunFolder) -> Table:
+    """Return the per-user rows that a run left."""
+    from fedrec.evaluation.table import load as load_table
+
+    return load_table(Path(folder.exact / "users.npz"))
+
+
+def compared(federated: list[Table], central: list[Table]) -> dict[str, object]:
+    """Return both means with their intervals over users, seeds averaged, and the ratio of the means."""
+    values = {
+        name: mean_over_seeds(tables, "full_ndcg@10") for name, tables in (("federated", federated), ("central", central))
+    }
+    both = np.stack([values["federated"], values["central"]], axis=1)
+    found = {name: [i.mean, i.low, i.high] for name, i in zip(values, intervals(both), strict=True)}
+    draws = np.random.default_rng(0).integers(0, len(both), (1000, len(both)))
+    ratios = both[draws, 0].mean(1) / both[draws, 1].mean(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    print("\n".join(f"{name:10} NDCG@10 {m:.4f} ({a:.4f} to {b:.4f})" for name, (m, a, b) in found.items()))
+    print(f"federated / central {both[:, 0].mean() / both[:, 1].mean():.3f} ({low:.3f} to {high:.3f})")
+    per_seed = [[float(t["full_ndcg@10"].mean()) for t in tables] for tables in (federated, central)]
+    return {**found, "ratio": [float(both[:, 0].mean() / both[:, 1].mean()), float(low), float(high)], "seeds": per_seed}
+
+
+if __name__ == "__main__":
+    main()

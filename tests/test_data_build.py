@@ -1,0 +1,128 @@
+"""From rows to a data set: order, repairs, catalogue, population."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.data.build import BY_CHANCE, BY_FILE, Plan, assemble
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.dataset import Dataset
+from fedrec.data.features import films, multi_hot, position, split_genres, year_of
+from fedrec.data.repairs import BELOW_MINIMUM, BELOW_THRESHOLD, DUPLICATES, duplicates
+from fedrec.data.source import Rows, Settings
+from fedrec.data.tables import Tokens
+from fedrec.errors import FedrecError
+
+Row = tuple[str, str, float, float]
+
+
+def tokens(names: list[str]) -> Tokens:
+    distinct = list(dict.fromkeys(names))
+    return Tokens(np.array([distinct.index(name) for name in names], np.int64), tuple(distinct))
+
+
+def rows(given_rows: list[Row]) -> Rows:
+    user, item, time, value = zip(*given_rows, strict=True)
+    return Rows(tokens(list(user)), tokens(list(item)), np.array(time), np.array(value), lambda row: f"f.csv:{row + 2}")
+
+
+def built(given_rows: list[Row], plan: Plan | None = None, **options: float | int | str) -> Dataset:
+    return assemble(rows(given_rows), Settings(**options), plan or Plan("f"))  # pyright: ignore[reportArgumentType]
+
+
+def test_users_and_items_by_number_rows_by_time_ties_by_file_order() -> None:
+    data = built([("10", "7", 5, 1), ("9", "30", 2, 1), ("10", "30", 3, 1), ("10", "4", 5, 1)])
+    table = data.interactions
+    assert table.user_ids.tolist() == ["9", "10"]
+    assert data.catalogue.ids.tolist() == ["4", "7", "30"]
+    assert data.catalogue.origin == "interactions"
+    assert data.catalogue.ids[table.item].tolist() == ["30", "30", "7", "4"]
+    assert table.time.tolist() == [2, 3, 5, 5]
+
+
+def test_repairs_are_counted_and_the_first_duplicate_is_kept() -> None:
+    given_rows: list[Row] = [
+        ("a", "x", 1, 5),
+        ("a", "x", 1, 5),
+        ("a", "y", 1, 2),
+        ("a", "x", 2, 5),
+        ("a", "x", 1, 5),
+        ("b", "x", 1, 1),
+    ]
+    data = built(given_rows, threshold=2, minimum=2)
+    assert dict(data.repairs) == {DUPLICATES: 2, BELOW_THRESHOLD: 1, BELOW_MINIMUM: 1}
+    assert data.interactions.user_ids.tolist() == ["a"]
+    assert data.catalogue.ids[data.interactions.item].tolist() == ["x", "y", "x"]
+    assert data.interactions.value.tolist() == [1, 1, 1]  # implicit under a threshold
+
+
+def test_without_threshold_ratings_are_kept_and_nothing_is_repaired() -> None:
+    data = built([("a", "x", 1, 5), ("a", "x", 2, 5), ("b", "x", 1, 0.5)])
+    assert data.repairs == ()
+    assert data.interactions.value.tolist() == [5, 5, 0.5]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from("ab")] * 2, st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0]))))
+def test_duplicates_are_those_of_a_plain_loop(found: list[Row]) -> None:
+    if found:
+        seen: set[Row] = set()
+        slow = [n for n, row in enumerate(found) if row in seen or seen.add(row)]
+        assert duplicates(rows(found)).tolist() == slow
+
+
+def test_nothing_left_and_threshold_without_ratings_are_refused() -> None:
+    with pytest.raises(FedrecError, match=r"f\.csv:2: no interaction is left"):
+        built([("a", "x", 1, 1)], minimum=2)
+    bare = replace(rows([("a", "x", 1, 1)]), value=None)
+    with pytest.raises(FedrecError, match=r"dataset\.threshold=3 needs ratings.*dataset\.columns\.value"):
+        assemble(bare, Settings(threshold=3), Plan("f"))
+
+
+def test_item_that_the_item_file_lacks_is_named_by_line() -> None:
+    catalogue = Catalogue(np.array(["y", "x"]), np.array(["Y", "X"]), position(2), ("position",), "item file")
+    with pytest.raises(FedrecError, match=r"f\.csv:3: item 'z' is not in the item file"):
+        built([("a", "x", 1, 1), ("a", "z", 1, 1)], Plan("f", catalogue))
+    data = built([("a", "x", 1, 1)], Plan("f", catalogue))
+    assert data.interactions.item.tolist() == [1]
+    assert data.interactions.items == 2
+
+
+def test_population_is_that_of_the_rows_not_of_filters() -> None:
+    given_rows: list[Row] = [("a", "x", 1, 5), ("a", "y", 2, 3), ("b", "x", 3, 1)]
+    plain = built(given_rows).population
+    assert plain.startswith("f-") and len(plain) == 14
+    assert built(given_rows, threshold=3).population == plain
+    assert built([*given_rows[:2], ("b", "x", 4, 1)]).population != plain
+    assert built(given_rows, population="mine").population == "mine"
+
+
+def test_without_time_the_file_counts_or_a_seeded_draw_that_filters_do_not_move() -> None:
+    bare = replace(rows([("a", str(n), 0, n) for n in range(20)] + [("b", "0", 0, 9)]), time=None)
+    by_file = assemble(bare, Settings(), Plan("f"))
+    assert by_file.split == BY_FILE
+    assert by_file.interactions.item[:20].tolist() == list(range(20))
+    drawn, filtered = (assemble(bare, Settings(minimum=m), Plan("f", shuffled=True)) for m in (1, 2))
+    assert drawn.split == BY_CHANCE
+    assert drawn.interactions.item[:20].tolist() != list(range(20))
+    assert filtered.interactions.item.tolist() == drawn.interactions.item[:20].tolist()
+    assert not drawn.interactions.time.any()
+
+
+def test_a_split_that_a_source_lacks_and_a_negative_minimum_are_refused() -> None:
+    with pytest.raises(FedrecError, match=r"dataset\.split=ncf: no such split.*leave-last-out"):
+        Settings(split="ncf")
+    with pytest.raises(FedrecError, match=r"dataset\.minimum=-1"):
+        Settings(minimum=-1)
+
+
+def test_film_features_are_genres_year_and_position() -> None:
+    flags, genres = multi_hot([split_genres("Drama|Comedy"), split_genres("(no genres listed)")])
+    years = [year_of("Heat (1995)"), year_of("No year")]
+    catalogue = films(["1", "2"], ["Heat (1995)", "No year"], flags, genres, years)
+    assert catalogue.feature_names == ("genre:Comedy", "genre:Drama", "year", "position")
+    assert catalogue.features.tolist() == [[1, 1, 1995, 0], [0, 0, 1995, 0.5]]
+    assert catalogue.features.dtype == np.float32

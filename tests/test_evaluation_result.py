@@ -1,0 +1,103 @@
+"""Tables of users, intervals over them, and the result they make."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedrec.errors import FedrecError
+from fedrec.evaluation.device import Row
+from fedrec.evaluation.intervals import intervals, paired_interval
+from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.ranking import Ranks
+from fedrec.evaluation.result import result
+from fedrec.evaluation.table import Table, join, load, mean_over_seeds, save, table
+
+OPTIONS = Evaluation()
+
+
+def row(user: int, above: int, tied: int = 0, top: tuple[int, ...] = (0, 1), error: float | None = None) -> Row:
+    place = Ranks(np.array([above]), np.array([tied]))
+    return Row(user, place, Ranks(np.array([0]), np.array([0])), 99, np.array(top, np.int32), error)
+
+
+def rows(*parts: Row) -> Table:
+    return table(parts, OPTIONS.cutoffs)
+
+
+def test_a_result_by_hand() -> None:
+    counts = np.array([9, 1] + [0] * 18)
+    found = result(rows(row(5, 0, 1), row(2, 30, top=(0, 7))), counts, OPTIONS, evaluated=3)
+    assert found["full"]["hr@10"] == pytest.approx(0.5)
+    assert found["full"]["mrr@10"] == pytest.approx(0.375)
+    assert found["full"]["ndcg@10_pessimistic"] == pytest.approx(0.5 / np.log2(3))
+    assert found["full"]["coverage@10"] == pytest.approx(3 / 20)
+    assert found["full"]["popularity_share@10"] == pytest.approx(3 / 4)
+    assert (found["users"], found["excluded"], found["tie_fraction"]) == (2, 1, 0.5)
+    assert found["sampled"]["negatives"] == 99 and found["sampled"]["hr@10"] == 1
+    low, high = found["full"]["hr@10_ci"]
+    assert low <= 0.5 <= high
+    assert "rmse" not in found
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_an_error_of_ratings_is_a_root_of_means() -> None:
+    found = result(rows(row(0, 0, error=1.0), row(1, 0, error=7.0)), np.ones(9, int), OPTIONS, 2)
+    assert found["rmse"] == pytest.approx(2.0)
+
+
+def test_nobody_to_evaluate_is_stated_and_no_number_is_made_up() -> None:
+    found = result(rows(), np.ones(9, int), OPTIONS, 4)
+    assert (found["users"], found["excluded"]) == (0, 4)
+    assert found["full"]["hr@10"] is None and found["full"]["hr@10_ci"] is None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_tables_join_in_any_order_and_come_back_from_disk(tmp_path: Path) -> None:
+    whole = rows(row(1, 3), row(2, 4), row(3, 5))
+    joined = join([rows(row(3, 5)), rows(row(2, 4), row(1, 3))])
+    save(tmp_path / "users.npz", joined)
+    assert (tmp_path / "users.npz").stat().st_mode & 0o777 == 0o600
+    back = load(tmp_path / "users.npz")
+    assert set(back) == set(whole)
+    assert all(np.array_equal(back[name], whole[name], equal_nan=True) for name in whole if name != "top")
+    assert np.array_equal(back["top"], whole["top"])
+    with pytest.raises(FedrecError, match="once"):
+        join([whole, whole])
+
+
+def test_seeds_are_averaged_per_user() -> None:
+    mean = mean_over_seeds([rows(row(1, 0), row(2, 0)), rows(row(2, 99), row(1, 0))], "full_hr@10")
+    assert mean.tolist() == [1.0, 0.5]
+    with pytest.raises(FedrecError, match="different users"):
+        mean_over_seeds([rows(row(1, 0)), rows(row(2, 0))], "full_hr@10")
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    values = (generator.random((300, 400)) < 0.3).astype(np.float64)
+    covered = [one.low <= 0.3 <= one.high for one in intervals(values)]
+    assert 0.91 <= np.mean(covered) <= 0.98
+
+
+def test_the_interval_has_the_width_of_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(size=2000)
+    found = intervals(values[:, None])[0]
+    half = 1.96 * values.std() / np.sqrt(2000)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low < found.mean < found.high
+
+
+def test_pairing_sees_what_two_separate_intervals_can_not() -> None:
+    generator = np.random.default_rng(2)
+    base = generator.normal(size=500)
+    better = base + 0.05 + generator.normal(scale=0.1, size=500)
+    paired = paired_interval(better, base)
+    alone = intervals(np.stack([better, base], axis=1))
+    assert paired.low > 0 and alone[0].low < alone[1].high
+    assert paired.mean == pytest.approx((better - base).mean())
+    assert paired_interval(better, base) == paired, "seeded"
+    with pytest.raises(FedrecError, match="shapes"):
+        paired_interval(better, base[:4])

@@ -1,0 +1,100 @@
+"""kill -9 at any moment, then --resume: in test mode the parameters come out bit-identical; elsewhere nothing is refunded."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedrec.cli import main
+from fedrec.errors import FedrecError
+from tests.tiny import SMALL
+
+ROOT = Path(__file__).parent.parent
+RUN = [*SMALL, "rounds=8", "evaluation.every=2", "evaluation.users=20", "evaluation.baselines=[popularity]"]
+
+
+def kill_loop(output: Path, kills: int, seed: int, *overrides: str) -> int:
+    """Return how many kills hit, after the run has been brought to its end."""
+    environment = {**os.environ, "FEDREC_STATE": str(output / "state"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), str(output), str(kills), str(seed), *overrides]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["status"] == 0, found["error"]
+    return found["hit"]
+
+
+def check_identical(tmp_path: Path, kills: int, *overrides: str) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert kill_loop(tmp_path / "whole", 0, 0, *overrides) == 0
+    assert kill_loop(tmp_path / "killed", kills, 1, *overrides) > 0
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    assert (whole / "private" / "values.f32").stat().st_size > 0
+    lines = [[json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()] for run in (whole, killed)]
+    for one, other in zip(*lines, strict=True):
+        timed = {"seconds"}
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
+    results = [json.loads((run / "metrics.json").read_text()) for run in (whole, killed)]
+    assert results[0]["test"] == results[1]["test"] and results[0]["validation"] == results[1]["validation"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=mf", "privacy=none"],
+        ["model=mf", "model.dim=4", "privacy=interaction", "privacy.randomness=seeded", "rounds=4"],
+    ],
+    ids=["no privacy", "interaction, seeded"],
+)
+def test_a_killed_run_ends_bit_identical(tmp_path: Path, overrides: list[str]) -> None:
+    check_identical(tmp_path, 4, *RUN, *overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("privacy", ["none", "user", "interaction"])
+def test_many_kills_end_bit_identical(tmp_path: Path, privacy: str) -> None:
+    seeded = [] if privacy == "none" else ["privacy.randomness=seeded"]
+    check_identical(tmp_path, 25, *RUN, "model=mf", "model.dim=4", f"privacy={privacy}", *seeded, "rounds=30")
+
+
+def test_a_killed_private_run_stays_charged_and_within_its_budget(tmp_path: Path) -> None:
+    """Every reserved round stays spent; the run ends early rather than pass its epsilon."""
+    (tmp_path / "out").mkdir()
+    kill_loop(tmp_path / "out", 4, 2, *RUN, "model=mf", "privacy=user", "cohort.size=20", "rounds=12")
+    card = json.loads((tmp_path / "out" / "run" / "privacy_card.json").read_text())
+    files = list((tmp_path / "out" / "state").rglob("*.sqlite"))
+    assert len(files) == 1
+    with sqlite3.connect(files[0]) as ledger:
+        charged = ledger.execute("select count(*) from sqlite_master").fetchone()
+    assert charged[0] > 0 and card
+    values = json.loads((tmp_path / "out" / "run" / "metrics.json").read_text())
+    assert 0 < values["privacy"]["epsilon"] <= 8.0 + 1e-6
+
+
+def test_resuming_needs_a_run_and_its_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["--resume", str(tmp_path / "nothing")], "does not exist"),
+        (["--resume", str(tmp_path), "rounds=3"], "leave out rounds=3"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["simulate", *arguments])
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = [*SMALL, "privacy=none", "model=popularity", "evaluation.baselines=[]", f"output={tmp_path}", "name=one"]
+    main(["simulate", *quick])
+    with pytest.raises(SystemExit):
+        main(["simulate", *quick])
+    said = capsys.readouterr().err
+    assert "--resume" in said and "overwrite=true" in said
+    main(["simulate", *quick, "overwrite=true"])
+    main(["simulate", "--resume", str(tmp_path / "one")])
+    assert "NDCG@10" in capsys.readouterr().out
+    assert issubclass(FedrecError, ValueError)

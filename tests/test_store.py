@@ -1,0 +1,66 @@
+"""Private arrays survive a kill: what a checkpoint stands on is never overwritten by the round after it."""
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.store import MappedStore
+
+LIKE = {"user.weight": np.zeros((1, 3), np.float32), "bias": np.zeros(2, np.float32)}
+
+
+def arrays(value: float) -> dict[str, np.ndarray]:
+    return {name: np.full(a.shape, value, np.float32) for name, a in LIKE.items()}
+
+
+def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[n], right[n]) for n in left)
+
+
+def test_nothing_before_the_first_save(tmp_path: Path) -> None:
+    assert MappedStore(tmp_path / "p", 4, LIKE).load(2, 100) == {}
+
+
+def test_a_repeated_round_finds_what_the_round_before_left(tmp_path: Path) -> None:
+    store = MappedStore(tmp_path / "p", 4, LIKE)
+    store.save(1, arrays(1.0), 1)
+    store.save(1, arrays(2.0), 2)
+    store.save(1, arrays(-9.0), 3)  # killed before the checkpoint of round 3
+    again = MappedStore(tmp_path / "p", 4, LIKE)
+    assert same(again.load(1, 3), arrays(2.0))
+    again.save(1, arrays(3.0), 3)
+    assert same(again.load(1, 4), arrays(3.0)) and same(again.load(1, 3), arrays(2.0))
+
+
+def test_users_are_apart_and_files_are_private(tmp_path: Path) -> None:
+    store = MappedStore(tmp_path / "p", 4, LIKE)
+    store.save(0, arrays(5.0), 1)
+    assert store.load(1, 2) == {}
+    store.flush()
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "p").iterdir()} == {0o600}
+
+
+def test_a_model_without_private_arrays_keeps_nothing(tmp_path: Path) -> None:
+    store = MappedStore(tmp_path / "p", 3, {})
+    store.save(1, {}, 1)
+    assert store.load(1, 2) == {}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=12))
+def test_like_a_log_cut_at_the_last_checkpoint(tmp_path_factory, played) -> None:
+    """Rounds are played in order; a killed one is played again. The store gives what a full log would."""
+    path = tmp_path_factory.mktemp("store") / "p"
+    store, log, number = MappedStore(path, 3, LIKE), {}, 1
+    for user, killed in played:
+        expected = log.get(user, {})
+        assert same(store.load(user, number), expected)
+        if killed:
+            store.save(user, arrays(-1.0), number)
+            store = MappedStore(path, 3, LIKE)
+            assert same(store.load(user, number), expected)
+        log[user] = arrays(float(number))
+        store.save(user, log[user], number)
+        number += 1

@@ -1,0 +1,48 @@
+"""Small experiments that the tests build on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from fedrec.config import load
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.dataset import Dataset
+from fedrec.experiment import Experiment
+from fedrec.folder import RunFolder
+from fedrec.node import load_dataset
+from fedrec.nodes import LocalNodes, Nodes
+from fedrec.privacy.ledger import Ledger
+from fedrec.rounds import Session, open_session
+
+SMALL = ["dataset=synthetic", "dataset.users=40", "dataset.items=60", "dataset.interactions=900"]
+FREE = [*SMALL, "privacy=none"]
+
+
+def catalogue(items: int = 12) -> Catalogue:
+    rng = np.random.default_rng(0)
+    features = np.stack([rng.integers(0, 2, items), 1 - rng.integers(0, 2, items), np.arange(items) / items], axis=1)
+    names = np.array([f"i{n}" for n in range(items)])
+    return Catalogue(names, names, features.astype(np.float32), ("genre:a", "genre:b", "position"), "item file")
+
+
+def small(*overrides: str, base: list[str] | None = None) -> tuple[Experiment, Dataset]:
+    """Return a calibrated small experiment and its data."""
+    experiment = load([*(FREE if base is None else base), *overrides]).experiment
+    dataset = load_dataset(experiment)
+    return experiment.calibrated(dataset), dataset
+
+
+@contextmanager
+def session(
+    experiment: Experiment, dataset: Dataset, path: Path, nodes: Nodes | None = None, run: str = "run"
+) -> Iterator[Session]:
+    """Open a session in a folder of its own."""
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        folder.create("{}\n")
+    plan, mechanism = experiment.plan(dataset), experiment.mechanism
+    ledger = Ledger.open(dataset.population, run, mechanism, plan, mechanism.delta_for(plan), plan.population)
+    part = "refit" if experiment.algorithm.refit else "train"
+    yield open_session(experiment, dataset, nodes or LocalNodes(2), folder, ledger, part)
