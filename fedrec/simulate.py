@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from safetensors.numpy import save_file
 
+from fedrec import __version__
 from fedrec.config import Settings, read
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, Refused
@@ -96,7 +97,8 @@ class Job:
         plan, mechanism = experiment.plan(dataset), experiment.mechanism
         name = self.settings.document["run"] + str(folder.path.relative_to(self.folder.path)).removeprefix(".")
         population = cast(str | None, self.settings.document["dataset"].get("population")) or dataset.population
-        return Ledger.open(population, name, mechanism, plan, mechanism.delta_for(plan), plan.population)
+        limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
+        return Ledger.open(population, name, mechanism, plan, plan.population, limit)
 
     def _write_model(self, main: Trained) -> None:
         number, state = final_state(main.session)
@@ -132,7 +134,13 @@ class Job:
 def card_of(main: Trained) -> dict[str, Any]:
     """Return the privacy card of a finished run."""
     session = main.session
-    return card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger), session.dataset.catalogue.origin)
+    made = card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger))
+    return {**made, "catalogue": vocabulary(session.dataset.catalogue.origin), "code": {"fedrec": __version__}}
+
+
+def vocabulary(origin: str) -> str:
+    """Return what the card says of where the list of items comes from."""
+    return origin if origin == "item file" else "taken from interactions, assumed public"
 
 
 def new_run(settings: Settings) -> tuple[Settings, RunFolder]:

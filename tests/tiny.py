@@ -43,6 +43,6 @@ def session(
     if not folder.config.exists():
         folder.create("{}\n")
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
-    ledger = Ledger.open(dataset.population, run, mechanism, plan, mechanism.delta_for(plan), plan.population)
+    ledger = Ledger.open(dataset.population, run, mechanism, plan, plan.population)
     part = "refit" if experiment.algorithm.refit else "train"
     yield open_session(experiment, dataset, nodes or LocalNodes(2), folder, ledger, part)

@@ -109,7 +109,15 @@ class Terms:
 class Mechanism(Protocol):
     """One way to protect users. "No privacy" is a mechanism too, with an epsilon that is infinite."""
 
-    terms: Terms
+    @property
+    def terms(self) -> Terms:
+        """What is promised, to whom."""
+        ...
+
+    @property
+    def private(self) -> bool:
+        """Whether an epsilon may be reported: not without a mechanism, not where noise can be drawn again from a seed."""
+        ...
 
     def delta_for(self, plan: Plan) -> float:
         """Return the delta of this run: the configured one, else min(1e-5, N^-1.1) over its privacy units."""

@@ -1,0 +1,126 @@
+"""Where a ledger rests: one SQLite file a population, appended to and never changed, each entry chained to the last."""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from platformdirs import user_state_dir
+
+from fedrec.errors import FedrecError
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY, run TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+    previous TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS entries_of_run ON entries (run, seq);
+CREATE TABLE IF NOT EXISTS participations (run TEXT PRIMARY KEY, counts BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+FIRST = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger: `kind` is open, reserve, commit or lost; `hash` covers `previous`, run, kind and body."""
+
+    seq: int
+    kind: str
+    body: dict[str, Any]
+    hash: str
+
+
+def state_dir() -> Path:
+    """Return the folder of what outlives runs: FEDREC_STATE, else the platform's."""
+    return Path(os.environ.get("FEDREC_STATE") or user_state_dir("fedrec"))
+
+
+def ledger_path(population: str) -> Path:
+    """Return the file of a population's ledger; two populations never share one."""
+    if not population:
+        raise FedrecError("dataset.population is empty: the ledger needs to know whose privacy is spent")
+    return state_dir() / "ledger" / f"{quote(population, safe='@+ ')}.sqlite"
+
+
+class LedgerStore:
+    """An open ledger file. What `append` and `set_counts` do becomes durable when their `transaction` ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its journal files the same rights
+        with self._named_errors():
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            with self.transaction():
+                for statement in TABLES.split(";"):
+                    self._database.execute(statement)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Hold the ledger alone; make everything durable at the end, or undo it all on an exception."""
+        with self._named_errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def append(self, run: str, kind: str, body: dict[str, Any]) -> None:
+        """Add an entry, chained to the newest of any run."""
+        text, previous = json.dumps(body, sort_keys=True, allow_nan=False), self.head()
+        digest = hashlib.sha256("\n".join((previous, run, kind, text)).encode()).hexdigest()
+        row = (run, kind, text, previous, digest)
+        self._database.execute("INSERT INTO entries (run, kind, body, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
+
+    def head(self) -> str:
+        """Return the hash of the newest entry."""
+        row = self._database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return str(row[0]) if row else FIRST
+
+    def entries(self, run: str, after: int = 0) -> list[Entry]:
+        """Return a run's entries in order, those after a `seq` where one is given."""
+        query = "SELECT seq, kind, body, hash FROM entries WHERE run = ? AND seq > ? ORDER BY seq"
+        rows = self._database.execute(query, (run, after))
+        return [Entry(seq, kind, json.loads(body), digest) for seq, kind, body, digest in rows]
+
+    def runs(self) -> list[str]:
+        """Return the names of all runs on this population."""
+        return [str(row[0]) for row in self._database.execute("SELECT DISTINCT run FROM entries ORDER BY run")]
+
+    def counts(self, run: str) -> bytes:
+        """Return how often each device took part, as it was stored."""
+        row = self._database.execute("SELECT counts FROM participations WHERE run = ?", (run,)).fetchone()
+        return bytes(row[0]) if row else b""
+
+    def set_counts(self, run: str, counts: bytes) -> None:
+        """Store how often each device took part."""
+        self._database.execute("INSERT OR REPLACE INTO participations VALUES (?, ?)", (run, counts))
+
+    def secret(self) -> bytes:
+        """Return this ledger's own key, drawn when it is first asked for; call it inside a transaction."""
+        self._database.execute("INSERT OR IGNORE INTO secrets VALUES ('cohorts', ?)", (os.urandom(32),))
+        return bytes(self._database.execute("SELECT value FROM secrets WHERE name = 'cohorts'").fetchone()[0])
+
+    @contextmanager
+    def _named_errors(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise FedrecError(
+                f"the ledger {self.path} can't be written or read ({error}): nothing may be released"
+            ) from error

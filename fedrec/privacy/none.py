@@ -1,0 +1,80 @@
+"""No privacy, as a mechanism like the others: its epsilon is infinite."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from dp_accounting import DpEvent, NonPrivateDpEvent
+
+from fedrec.errors import FedrecError
+from fedrec.models.base import TrainableRecommender
+from fedrec.privacy.accounting import default_delta
+from fedrec.privacy.base import Aggregate, LocalSettings, Plan, Random, Terms
+from fedrec.privacy.noise import source
+from fedrec.privacy.plain import PlainStep
+from fedrec.update import Update
+
+NO_TERMS = Terms("none", "none", "none", adversary="nobody", release_set="nothing is protected")
+
+
+@dataclass(frozen=True)
+class NoPrivacy:
+    """Devices train as they are, updates leave as they are, and the sum is divided by how many arrived.
+
+    Everything is drawn from the seed, so that the same experiment gives the same result.
+    """
+
+    @property
+    def terms(self) -> Terms:
+        """Promise nothing."""
+        return NO_TERMS
+
+    @property
+    def epsilon(self) -> float:
+        """No bound."""
+        return math.inf
+
+    @property
+    def private(self) -> bool:
+        """Whether an epsilon may be reported."""
+        return False
+
+    def delta_for(self, plan: Plan) -> float:
+        """Return the default delta for users; no claim uses it."""
+        return default_delta(plan.population)
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> "NoPrivacy":
+        """Return itself: there is no noise to find."""
+        return self
+
+    def on_device(
+        self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
+    ) -> PlainStep:
+        """Return ordinary minibatch training."""
+        return PlainStep(model, settings, generator)
+
+    def random(self, *key: int) -> Random:
+        """Return the seeded draws of this key."""
+        return source("seeded", key)
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return the update as it is; one that holds NaN or infinity is an error, for nothing here would bound it."""
+        if not update.finite():
+            raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
+        return update
+
+    def at_node(self, total: Update, random: Random) -> Update:
+        """Return the node's sum as it is."""
+        return total
+
+    def finish(self, total: Update, plan: Plan, round_number: int, random: Random) -> Aggregate:
+        """Return the sum as it is, over the number of devices that arrived."""
+        return Aggregate(total.arrays, float(max(1, total.count)))
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what no epsilon covers."""
+        return NonPrivateDpEvent()
+
+    def participations(self, plan: Plan) -> int:
+        """Return the number of rounds: nothing limits them."""
+        return plan.rounds
