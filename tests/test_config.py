@@ -53,6 +53,8 @@ def test_a_model_brings_its_algorithm_and_the_command_line_wins() -> None:
     assert type(load(["model=mf"]).experiment.algorithm).__name__ == "FedAdam"
     assert type(load(["model=mf", "algorithm=fedavg"]).experiment.algorithm).__name__ == "FedAvg"
     assert load(["model=mf", "rounds=3"]).experiment.rounds == 3
+    assert load([]).experiment.algorithm.batch_size == 100_000  # type: ignore[attr-defined]
+    assert load(["algorithm=fedavg"]).experiment.algorithm.batch_size == 64  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}={p.stem}")

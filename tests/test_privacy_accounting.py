@@ -177,7 +177,7 @@ def test_calibrate_then_account(target: float, delta: float, uses: tuple[tuple[f
     assert 0.99 * target <= epsilon_of(composition(z, uses), delta) <= target
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     target=st.floats(0.2, 10),
     rate=st.sampled_from([0.02, 0.1, 0.5, 1.0]),
