@@ -29,11 +29,11 @@ def kill_loop(output: Path, kills: int, seed: int, *overrides: str) -> int:
 
 
 def check_identical(tmp_path: Path, kills: int, *overrides: str) -> None:
-    for name in ("whole", "killed"):
+    for name in ("whole", "kills"):
         (tmp_path / name).mkdir()
     assert kill_loop(tmp_path / "whole", 0, 0, *overrides) == 0
-    assert kill_loop(tmp_path / "killed", kills, 1, *overrides) > 0
-    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    assert kill_loop(tmp_path / "kills", kills, 1, *overrides) > 0
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "kills" / "run"
     assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
     assert (whole / "private" / "values.f32").stat().st_size > 0
     lines = [[json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()] for run in (whole, killed)]

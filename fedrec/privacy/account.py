@@ -55,13 +55,13 @@ class Account:
 
     @property
     def per_device(self) -> bool:
-        """Whether each device is charged for itself."""
-        return self.trust == "device"
+        """Whether each device is charged for itself; without a guarantee none is, and a run in test mode never ends early."""
+        return self.trust == "device" and self.private
 
     @property
     def budget(self) -> float:
-        """Return epsilon, infinite where there is no limit."""
-        return math.inf if self.epsilon is None else self.epsilon
+        """Return epsilon, infinite where there is no limit or nothing to be spent."""
+        return math.inf if self.epsilon is None or not self.private else self.epsilon
 
 
 def as_lists(total: Spent) -> list[list[float]]:
