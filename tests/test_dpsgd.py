@@ -1,4 +1,4 @@
-"""DP-SGD: clipped sums equal to Opacus' hooks mode and to autograd one example at a time; noise on everything, always."""
+"""DP-SGD: clipped sums equal to Opacus' hooks mode and to autograd one example at a time; noise on everything."""
 
 import copy
 import warnings
@@ -156,10 +156,10 @@ def test_clipped_sums_equal_both_oracles(kind: type[Base], clip: float, size: in
     found = changes(model, before)
     assert close(found, autograd)
     assert close(found, hooks)
-    assert loss == pytest.approx(float(sum(PlainLoss(make(kind), batch))), rel=1e-5)
+    assert loss == pytest.approx(float(sum(plain_losses(make(kind), batch))), rel=1e-5)
 
 
-def PlainLoss(model: Base, batch: Batch) -> list[float]:  # noqa: N802
+def plain_losses(model: Base, batch: Batch) -> list[float]:
     return model.loss(batch).tolist()
 
 

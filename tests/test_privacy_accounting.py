@@ -87,7 +87,10 @@ def test_a_gaussian_composition_has_its_closed_form() -> None:
 def test_events_are_taken_apart() -> None:
     nested = ComposedDpEvent([SelfComposedDpEvent(sampled(0.1, 2.0), 3), GaussianDpEvent(5.0), NoOpDpEvent()])
     assert spent([(nested, 2)]) == {(2.0, 0.1, 6), (5.0, 1.0, 2)}
-    assert composed([(spent([(nested, 1)]), 2), (spent([(GaussianDpEvent(5.0), 1)]), 3)]) == {(2.0, 0.1, 6), (5.0, 1.0, 5)}
+    assert composed([(spent([(nested, 1)]), 2), (spent([(GaussianDpEvent(5.0), 1)]), 3)]) == {
+        (2.0, 0.1, 6),
+        (5.0, 1.0, 5),
+    }
     assert epsilon([], DELTA) == 0
     assert epsilon([(GaussianDpEvent(1.0), 0)], DELTA) == 0
 

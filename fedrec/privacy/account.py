@@ -55,7 +55,7 @@ class Account:
 
     @property
     def per_device(self) -> bool:
-        """Whether each device is charged for itself; without a guarantee none is, and a run in test mode never ends early."""
+        """Whether each device is charged for itself; without a guarantee none is: test mode never ends early."""
         return self.trust == "device" and self.private
 
     @property

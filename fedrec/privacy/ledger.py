@@ -147,7 +147,8 @@ class Ledger:
         Runs without a guarantee are left out: they are listed, as not released. Where devices spend, the largest counts
         of all runs are added up, as if one device had them all.
         """
-        return epsilon_of(composed((part, 1) for part in [self.total, *self._other_runs()]), self.account.delta)
+        own = [self.total] if self.account.private else []
+        return epsilon_of(composed((part, 1) for part in [*own, *self._other_runs()]), self.account.delta)
 
     @property
     def total(self) -> Spent:
@@ -196,7 +197,7 @@ class Ledger:
             reason = f"every device has taken part {account.participations} times, as often as the noise allows"
         else:
             so_far = running_epsilon(self.total, account.delta, account.budget)
-            reason = f"it would pass privacy.epsilon={account.epsilon} ({so_far:.4g} spent so far)"
+            reason = f"after {so_far:.3f} so far it would pass privacy.epsilon={account.epsilon}"
         note = f"; {lost} rounds were lost and stay charged" if lost else ""
         return (
             f"round {round_number} of {self._run} is refused: {reason} (unit {account.unit}, {account.neighbouring}, "
@@ -204,7 +205,7 @@ class Ledger:
         )
 
     def _check_population(self, event: Spent) -> None:
-        if math.isinf(self._population_limit):
+        if math.isinf(self._population_limit) or not self.account.private:
             return
         own = charged(self.account, self._entries, self._counts, event)
         total = epsilon_of(composed((part, 1) for part in [own, *self._other_runs()]), self.account.delta)

@@ -1,0 +1,267 @@
+"""What every mechanism must do, checked on what really leaves: devices train, release, are summed and finished."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from fedrec.build import build
+from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.privacy.accounting import epsilon
+from fedrec.privacy.base import LocalSettings, Mechanism, Plan
+from fedrec.update import Update, total
+
+CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
+PLANS = {
+    "all, trained": Plan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=True),
+    "some, trained": Plan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=True),
+    "all, statistic": Plan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=False),
+    "some, statistic": Plan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=False),
+    "statistic in parts": Plan(60, 900, 1.0, rounds=2, trains=False, shares=(0.7, 0.3)),
+}
+SENSITIVITY = 0.7  # of the statistic, at either unit
+ITEMS = 11
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@dataclass
+class Case:
+    mechanism: Mechanism
+    plan: Plan
+
+    @property
+    def finite(self) -> bool:
+        return self.mechanism.terms.unit != "none"
+
+
+def node(name: str, **settings: Any) -> dict[str, Any]:
+    return {**yaml.safe_load((CONF / f"{name}.yaml").read_text()), **settings}
+
+
+def calibrated(name: str, plan: Plan, **settings: Any) -> Mechanism:
+    mechanism: Mechanism = build(node(name, **settings), "privacy")
+    return mechanism.calibrated(plan, math.inf if plan.trains else SENSITIVITY)
+
+
+@pytest.fixture(
+    params=[(p.stem, plan) for p in sorted(CONF.glob("*.yaml")) for plan in PLANS], ids=lambda pair: " ".join(pair)
+)
+def case(request: pytest.FixtureRequest) -> Case:
+    name, plan = request.param
+    return Case(calibrated(name, PLANS[plan]), PLANS[plan])
+
+
+@pytest.fixture(params=["interaction", "user"])
+def private(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Model(TrainableRecommender):
+    shared = frozenset({"item.weight"})
+    items = ITEMS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(1, 3), nn.Embedding(ITEMS, 3)
+        for table in (self.user, self.item):
+            nn.init.constant_(table.weight, 0.5)
+
+    def loss(self, batch: Batch) -> Tensor:
+        user = self.user(torch.zeros(len(batch.items), dtype=torch.long)).unsqueeze(1)
+        return (self.item(batch.items) * user).sum((-1, -2))
+
+    def scores(self, history: Tensor) -> Tensor:
+        return self.item.weight @ self.user.weight[0]
+
+    def reset_private(self, generator: torch.Generator) -> None:
+        nn.init.constant_(self.user.weight, 0.5)
+
+
+def trained(mechanism: Mechanism, history: list[int], *key: int) -> Update:
+    """Return what one device would release of its shared change."""
+    model, settings = Model(), LocalSettings(learning_rate=1.0, batch_size=4, denominator=8.0)
+    before = model.shared_arrays()
+    step = mechanism.on_device(model, settings, np.random.default_rng(0), mechanism.random(*key))
+    for rows in step.batches(len(history)):
+        ids = torch.tensor(history)[torch.from_numpy(rows)].unsqueeze(1)
+        step.step(Batch(ids, torch.ones(len(rows))))
+    return Update({n: a - before[n] for n, a in model.shared_arrays().items()}, 1)
+
+
+def vector(values: Any, count: int = 1) -> Update:
+    array = np.asarray(values, np.float32)
+    return Update({"a": array[: len(array) // 2], "b": array[len(array) // 2 :].reshape(1, -1)}, count)
+
+
+def flat(update: Update) -> np.ndarray:
+    return np.concatenate([a.ravel() for a in update.arrays.values()]).astype(np.float64)
+
+
+def released_sum(case: Case, updates: list[Update], round_number: int = 1) -> np.ndarray:
+    """Return the released sum of devices' contributions, the denominator taken out again."""
+    mechanism = case.mechanism
+    released = [mechanism.release(u, mechanism.random(7, i)) for i, u in enumerate(updates)]
+    node_sum = mechanism.at_node(total(released, updates[0].arrays), mechanism.random(8))
+    aggregate = mechanism.finish(node_sum, case.plan, round_number, mechanism.random(9))
+    return flat(Update({n: a * np.float32(aggregate.denominator) for n, a in aggregate.mean().items()}, 1))
+
+
+def test_calibrate_then_account(case: Case) -> None:
+    mechanism, plan = case.mechanism, case.plan
+    per_device = mechanism.terms.trust == "device"
+    events = [(mechanism.event(plan, r), 1) for r in range(1, plan.rounds + 1)]
+    if per_device:
+        events = [(mechanism.event(plan, 1), mechanism.participations(plan))]
+    spent = epsilon(events, mechanism.delta_for(plan))
+    target = getattr(mechanism, "epsilon")  # noqa: B009
+    assert spent == target if not case.finite else 0.99 * target <= spent <= target
+
+
+def test_fields_travel_as_json_and_build_the_same(case: Case) -> None:
+    fields = json.loads(json.dumps(asdict(case.mechanism), allow_nan=False))  # type: ignore[call-overload]
+    target = f"{type(case.mechanism).__module__}.{type(case.mechanism).__qualname__}"
+    assert build({"_target_": target, **fields}, "privacy") == case.mechanism
+    assert case.mechanism.calibrated(case.plan, math.inf if case.plan.trains else SENSITIVITY) == case.mechanism
+
+
+def expected_std(case: Case, devices: int, round_number: int) -> float:
+    mechanism: Any = case.mechanism
+    match mechanism.terms.unit:
+        case "user":
+            share = 1.0 if case.plan.shares is None else case.plan.shares[round_number - 1] * case.plan.rounds
+            return mechanism.noise_multiplier * (mechanism.clip if case.plan.trains else SENSITIVITY) / share**0.5
+        case "interaction" if not case.plan.trains:
+            return mechanism.noise_multiplier * SENSITIVITY * devices**0.5
+        case _:
+            return 0.0
+
+
+def test_released_variance_is_the_calibrated_one(case: Case) -> None:
+    updates = [vector(np.linspace(-0.1, 0.1, 6)), vector(np.linspace(0.2, 0, 6)), vector(np.zeros(6))]
+    clean = sum(flat(u) for u in updates)
+    for round_number in range(1, case.plan.rounds + 1):
+        std = expected_std(case, 3, round_number)
+        noise = np.stack([released_sum(case, updates, round_number) for _ in range(800)]) - clean
+        if not std:
+            np.testing.assert_allclose(noise, 0, atol=1e-6)
+            continue
+        assert noise.std() == pytest.approx(std, rel=0.06)
+        assert np.abs(noise.mean(0)).max() < 5 * std / 800**0.5
+        assert (noise.std(0) > 0.85 * std).all()
+
+
+def test_trained_variance_is_the_calibrated_one() -> None:
+    plan = PLANS["some, trained"]
+    mechanism: Any = calibrated("interaction", plan, local_steps=2, sample_rate=0.5)
+    draws = np.stack([flat(mechanism.release(trained(mechanism, []), mechanism.random())) for _ in range(500)])
+    std = mechanism.noise_multiplier * mechanism.clip / mechanism.denominator * 2**0.5
+    assert draws.std() == pytest.approx(std, rel=0.04)
+    assert (draws.std(0) > 0.85 * std).all()
+
+
+def test_without_noise_the_sum_is_linear_in_the_devices(case: Case) -> None:
+    quiet = case.mechanism
+    if case.finite:
+        quiet = replace(quiet, noise_multiplier=1e-12)  # type: ignore[type-var]
+    quiet_case = Case(quiet, case.plan)
+    one, two = vector(np.linspace(0, 0.2, 6)), vector(np.linspace(0.1, -0.2, 6))
+    both = released_sum(quiet_case, [one, two])
+    np.testing.assert_allclose(both, released_sum(quiet_case, [one]) + released_sum(quiet_case, [two]), atol=1e-6)
+    np.testing.assert_allclose(both, flat(one) + flat(two), atol=1e-6)
+
+
+HOSTILE = {
+    "huge": np.full(6, 1e30),
+    "largest": np.full(6, np.finfo(np.float32).max),
+    "one large": np.array([0, 0, 3e38, 0, 0, 0]),
+    "nan": np.array([np.nan, 1, 1, 1, 1, 1]),
+    "infinite": np.array([np.inf, -np.inf, 0, 0, 0, 0]),
+    "zero": np.zeros(6),
+    "denormal": np.full(6, 1e-45),
+    "just above": np.full(6, 1.001 / 6**0.5),
+}
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("plan", ["some, trained", "all, statistic"])
+def test_user_level_bounds_any_device(values: np.ndarray, plan: str) -> None:
+    values = np.asarray(values, np.float64)
+    mechanism: Any = calibrated("user", PLANS[plan])
+    clip = 1.0 if PLANS[plan].trains else SENSITIVITY
+    released = mechanism.release(vector(values, count=10**6), mechanism.random())
+    assert released.count == 1
+    assert released.finite()
+    assert released.norm() <= clip * (1 + 1e-6)
+    assert mechanism.clip == clip
+    if not np.isfinite(values).all() or not values.any():
+        assert released.norm() == 0
+    elif np.linalg.norm(values) > clip:
+        assert released.norm() == pytest.approx(clip, rel=1e-5)
+        np.testing.assert_allclose(flat(released) / clip, values / np.linalg.norm(values), atol=1e-6)
+    else:
+        np.testing.assert_array_equal(flat(released), values.astype(np.float32))
+
+
+def test_interaction_level_bounds_one_interaction() -> None:
+    plan = PLANS["all, trained"]
+    mechanism: Any = replace(calibrated("interaction", plan), noise_multiplier=1e-12)  # type: ignore[type-var]
+    with_it, without = flat(trained(mechanism, [3, 3, 5])), flat(trained(mechanism, [3, 3]))
+    assert np.linalg.norm(with_it - without) * mechanism.denominator <= mechanism.clip * (1 + 1e-6)
+
+
+def test_the_denominator_does_not_depend_on_who_arrived(case: Case) -> None:
+    mechanism, denominators = case.mechanism, set()
+    for count in (0, 1, 17, 60):
+        aggregate = mechanism.finish(vector(np.zeros(6), count), case.plan, 1, mechanism.random(1))
+        denominators.add(aggregate.denominator)
+    expected = {case.plan.expected_cohort} if case.finite else {1.0, 17.0, 60.0}
+    assert denominators == expected
+
+
+@pytest.mark.parametrize("plan", ["some, trained", "all, statistic"])
+def test_seeded_runs_repeat_and_claim_nothing(private: str, plan: str) -> None:
+    mechanism: Any = calibrated(private, PLANS[plan], randomness="seeded")
+    assert not mechanism.private
+    assert mechanism.terms.unit == private
+    case = Case(mechanism, PLANS[plan])
+    updates = [trained(mechanism, [1, 2], 1, 2, 3), trained(mechanism, [1], 1, 2, 4)]
+    again = [trained(mechanism, [1, 2], 1, 2, 3), trained(mechanism, [1], 1, 2, 4)]
+    np.testing.assert_array_equal(released_sum(case, updates), released_sum(case, again))
+
+
+@pytest.mark.parametrize("plan", ["some, trained", "all, statistic"])
+def test_system_noise_never_repeats(private: str, plan: str) -> None:
+    mechanism: Any = calibrated(private, PLANS[plan])
+    assert mechanism.private
+    case = Case(mechanism, PLANS[plan])
+    first, second = (released_sum(case, [trained(mechanism, [1, 2], 1, 2, 3)]) for _ in range(2))
+    assert (first != second).all()
+
+
+def test_no_privacy_repeats_exactly() -> None:
+    mechanism = calibrated("none", PLANS["all, trained"])
+    history = [1, 2, 3, 4, 5, 6, 7]
+    np.testing.assert_array_equal(flat(trained(mechanism, history)), flat(trained(mechanism, history)))
+
+
+def test_events_come_from_the_public_plan_alone(case: Case) -> None:
+    before = case.mechanism.event(case.plan, 1)
+    released_sum(case, [vector(np.ones(6))])
+    assert case.mechanism.event(case.plan, 1) == before
+
+
+def test_terms_are_complete(case: Case) -> None:
+    terms = case.mechanism.terms
+    assert terms.unit in {"none", "interaction", "user"}
+    assert terms.neighbouring == ("add-remove" if case.finite else "none")
+    assert terms.trust == {"none": "none", "interaction": "device", "user": "server"}[terms.unit]
+    assert terms.adversary
+    assert terms.release_set
+    assert 0 < case.mechanism.delta_for(case.plan) < 1 / case.plan.population

@@ -1,0 +1,381 @@
+"""The ledger: charged before, refused in time, never refunded, and whole after a kill at any moment."""
+
+import hashlib
+import json
+import math
+import os
+import random
+import signal
+import sqlite3
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dp_accounting import GaussianDpEvent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.errors import FedrecError, Refused
+from fedrec.privacy.accounting import epsilon, running_epsilon
+from fedrec.privacy.base import Mechanism, Plan
+from fedrec.privacy.card import card, sentence
+from fedrec.privacy.interaction import InteractionLevel
+from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.ledger_store import FIRST, ledger_path, state_dir
+from fedrec.privacy.none import NoPrivacy
+from fedrec.privacy.user import UserLevel
+
+PLAN = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
+SOME = np.array([1, 3])
+
+
+def user(plan: Plan = PLAN, **settings: object) -> Mechanism:
+    return UserLevel(epsilon=2.0, **settings).calibrated(plan, math.inf)  # type: ignore[arg-type]
+
+
+def interaction(plan: Plan = PLAN, **settings: object) -> Mechanism:
+    return InteractionLevel(epsilon=2.0, **settings).calibrated(plan, math.inf)  # type: ignore[arg-type]
+
+
+def opened(mechanism: Mechanism, run: str = "run", plan: Plan = PLAN, limit: float | None = None) -> Ledger:
+    return Ledger.open("people", run, mechanism, plan, plan.population, limit)
+
+
+def play(ledger: Ledger, *rounds: int, cohort: np.ndarray = SOME) -> None:
+    for number in rounds:
+        ledger.reserve(number)
+        ledger.commit(number, cohort)
+
+
+def test_a_run_spends_its_budget_and_no_more() -> None:
+    mechanism = user()
+    ledger = opened(mechanism)
+    spent = [ledger.epsilon()]
+    for number in range(1, 5):
+        play(ledger, number)
+        spent.append(ledger.epsilon())
+        assert spent[-1] == pytest.approx(
+            epsilon([(mechanism.event(PLAN, 1), number)], mechanism.delta_for(PLAN)), rel=1e-3
+        )
+        assert ledger.projection(number) == pytest.approx(spent[-1], rel=1e-3)
+    assert spent[0] == 0
+    assert spent == sorted(spent)
+    assert 1.98 <= spent[-1] <= 2.0
+    assert not ledger.affordable(mechanism.event(PLAN, 5))
+    with pytest.raises(
+        Refused, match=r"round 5 of run .* after (1\.99|2\.00).* privacy\.epsilon=2\.0 \(unit user, add-remove, delta"
+    ):
+        ledger.reserve(5)
+    assert [row["status"] for row in ledger.rows()] == ["committed"] * 4
+
+
+def test_a_reserved_round_is_charged_at_once_and_for_ever() -> None:
+    ledger = opened(user())
+    ledger.reserve(1)
+    charged = ledger.epsilon()
+    assert charged > 0
+    ledger.close()
+    again = opened(user())
+    assert again.epsilon() == charged
+    assert [row["status"] for row in again.rows()] == ["lost"]
+    play(again, 1, 2, 3)
+    with pytest.raises(Refused, match="1 rounds were lost and stay charged"):
+        again.reserve(4)
+    assert [(row["round"], row["status"]) for row in again.rows()] == [
+        (1, "lost"),
+        (1, "committed"),
+        (2, "committed"),
+        (3, "committed"),
+    ]
+
+
+def test_a_round_is_released_once() -> None:
+    ledger = opened(user())
+    with pytest.raises(Refused, match="not reserved"):
+        ledger.commit(1, SOME)
+    ledger.reserve(1)
+    with pytest.raises(FedrecError, match="still reserved"):
+        ledger.reserve(2)
+    with pytest.raises(Refused, match="not reserved"):
+        ledger.commit(2, SOME)
+    ledger.commit(1, SOME)
+    with pytest.raises(Refused, match="released already"):
+        ledger.reserve(1)
+    with pytest.raises(Refused, match="not reserved"):
+        ledger.commit(1, SOME)
+
+
+def test_another_process_that_opens_the_run_takes_it_over() -> None:
+    first = opened(user())
+    first.reserve(1)
+    opened(user()).close()
+    with pytest.raises(Refused, match="not reserved"):
+        first.commit(1, SOME)
+    assert [row["status"] for row in first.rows()] == ["lost"]
+
+
+def test_a_refused_round_charges_nothing() -> None:
+    ledger = opened(user(), limit=0.5)
+    with pytest.raises(Refused, match=r"privacy\.population_epsilon=0\.5"):
+        ledger.reserve(1)
+    assert ledger.epsilon() == 0
+    assert ledger.rows() == []
+    assert opened(user(), limit=0.5).rows() == []
+
+
+def test_devices_are_charged_what_they_joined() -> None:
+    plan = replace(PLAN, cohort_rate=0.5, rounds=6)
+    mechanism = interaction(plan, max_participations=2)
+    ledger = opened(mechanism, plan=plan)
+    once = epsilon([(mechanism.event(plan, 1), 1)], mechanism.delta_for(plan))
+    play(ledger, 1, cohort=np.array([1, 2, 2]))
+    play(ledger, 2, cohort=np.array([], np.int64))
+    play(ledger, 3, cohort=np.array([3]))
+    assert ledger.epsilon() == pytest.approx(once, rel=1e-3)
+    assert not ledger.exhausted().any()
+    play(ledger, 4, cohort=np.array([1]))
+    assert np.flatnonzero(ledger.exhausted()).tolist() == [1]
+    assert 1.98 <= ledger.epsilon() <= 2.0
+    ledger.reserve(5)
+    with pytest.raises(FedrecError, match="took part as often"):
+        ledger.commit(5, np.array([1]))
+    ledger.commit(5, np.array([2, 4]))
+    assert np.flatnonzero(ledger.exhausted()).tolist() == [1, 2]
+    assert ledger.epsilon() <= 2.0
+
+
+def test_a_lost_round_is_charged_to_every_device_that_could_have_been_drawn() -> None:
+    plan = replace(PLAN, cohort_rate=0.5, rounds=6)
+    mechanism = interaction(plan, max_participations=2)
+    ledger = opened(mechanism, plan=plan)
+    play(ledger, 1, 2, cohort=np.array([1]))
+    ledger.reserve(3)
+    ledger.close()
+    ledger = opened(mechanism, plan=plan)
+    assert np.flatnonzero(ledger.exhausted()).tolist() == [1]
+    assert ledger.epsilon() <= 2.0
+    play(ledger, 3, cohort=np.array([5]))
+    assert np.flatnonzero(ledger.exhausted()).tolist() == [1, 5]
+    ledger.reserve(4)
+    ledger.close()
+    ledger = opened(mechanism, plan=plan)
+    assert ledger.exhausted().all()
+    with pytest.raises(Refused, match="every device has taken part 2 times"):
+        ledger.reserve(5)
+    assert not ledger.affordable(mechanism.event(plan, 5))
+
+
+def test_other_terms_on_reopening_are_refused() -> None:
+    opened(user()).close()
+    for mechanism in (UserLevel(epsilon=3.0).calibrated(PLAN, math.inf), user(delta=1e-6), NoPrivacy()):
+        with pytest.raises(Refused, match="other terms"):
+            opened(mechanism)
+    with pytest.raises(Refused, match="rounds"):
+        opened(user(), plan=replace(PLAN, rounds=5))
+    opened(user())
+
+
+def test_runs_on_the_same_people_add_up_by_unit() -> None:
+    one = opened(user(), "one")
+    play(one, 1, 2)
+    alone = one.population_epsilon()
+    assert alone == pytest.approx(one.epsilon(), rel=1e-3)
+    two = opened(user(), "two")
+    play(two, 1, 2)
+    assert two.population_epsilon() > alone * 1.3
+    assert two.population_epsilon() == pytest.approx(
+        epsilon([(user().event(PLAN, 1), 4)], user().delta_for(PLAN)), rel=1e-4
+    )
+    play(opened(NoPrivacy(), "open"), 1)
+    play(opened(user(randomness="seeded"), "seeded"), 1)
+    other = opened(interaction(), "other")
+    play(other, 1)
+    assert two.population_epsilon() == one.population_epsilon()
+    assert other.population_epsilon() == pytest.approx(other.epsilon(), rel=1e-3)
+    elsewhere = Ledger.open("others", "one", user(), PLAN, PLAN.population)
+    assert elsewhere.population_epsilon() == 0
+
+
+def test_the_population_limit_counts_all_runs() -> None:
+    play(opened(user(), "one"), 1, 2, 3, 4)
+    two = opened(user(), "two", limit=2.5)
+    play(two, 1)
+    with pytest.raises(Refused, match="all runs on these users"):
+        for number in (2, 3, 4):
+            play(two, number)
+    assert two.population_epsilon() <= 2.5
+
+
+def test_what_has_no_guarantee_is_listed_and_never_stopped() -> None:
+    ledger = opened(NoPrivacy())
+    play(ledger, 1, 2, 3)
+    assert ledger.epsilon() == math.inf == ledger.projection(3)
+    assert ledger.rows()[0]["event"] == [{"noise_multiplier": 0.0, "sampling_rate": 1.0, "count": 1}]
+    for mechanism in (user(randomness="seeded"), interaction(randomness="seeded")):
+        seeded = opened(mechanism, mechanism.terms.unit, limit=0.1)
+        play(seeded, 1, 2, 3, 4, 5)
+        assert seeded.epsilon() == math.inf == seeded.projection(1)
+        assert not seeded.exhausted().any()
+        assert seeded.population_epsilon() == 0
+
+
+def test_shares_are_charged_round_by_round() -> None:
+    plan = replace(PLAN, rounds=2, shares=(0.8, 0.2), trains=False)
+    mechanism = UserLevel(epsilon=2.0).calibrated(plan, 1.0)
+    ledger = opened(mechanism, plan=plan)
+    play(ledger, 1)
+    first = ledger.epsilon()
+    assert first == pytest.approx(epsilon([(mechanism.event(plan, 1), 1)], mechanism.delta_for(plan)), rel=1e-3)
+    play(ledger, 2)
+    assert first < ledger.epsilon() <= 2.0
+    assert ledger.projection(2) == pytest.approx(ledger.epsilon(), rel=1e-3)
+
+
+def test_entries_are_chained_and_the_cohort_is_hidden() -> None:
+    ledger = opened(user())
+    play(ledger, 1, 2)
+    database = sqlite3.connect(ledger_path("people"))
+    rows = database.execute("SELECT run, kind, body, previous, hash FROM entries ORDER BY seq").fetchall()
+    previous = FIRST
+    for run, kind, body, before, digest in rows:
+        assert before == previous
+        assert hashlib.sha256("\n".join((previous, run, kind, body)).encode()).hexdigest() == digest
+        previous = digest
+    assert ledger.head == previous
+    assert [kind for _, kind, *_ in rows] == ["open", "reserve", "commit", "reserve", "commit"]
+    cohorts = {json.loads(body)["cohort"] for _, kind, body, *_ in rows if kind == "commit"}
+    assert len(cohorts) == 1
+    assert hashlib.sha256(SOME.astype("<i8").tobytes()).hexdigest() not in cohorts
+
+
+def test_the_file_is_durable_and_nobody_elses() -> None:
+    ledger = opened(user())
+    play(ledger, 1)
+    folder = state_dir() / "ledger"
+    assert folder.parent == Path(os.environ["FEDREC_STATE"])
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert ledger._store._database.execute("PRAGMA synchronous").fetchone() == (2,)  # pyright: ignore[reportPrivateUsage]
+    assert ledger._store._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_populations_have_files_of_their_own() -> None:
+    names = ["a/b", "a_b", "..", "a b", "ml@1f:2e"]
+    paths = {ledger_path(name) for name in names}
+    assert len(paths) == len(names)
+    assert {path.parent for path in paths} == {state_dir() / "ledger"}
+    with pytest.raises(FedrecError, match="population"):
+        ledger_path("")
+
+
+def test_a_file_that_is_no_ledger_stops_the_run() -> None:
+    path = ledger_path("people")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(FedrecError, match="can't be written or read"):
+        opened(user())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from(["commit", "crash", "reopen"]), max_size=8), st.integers(0, 10**9))
+def test_whatever_happens_the_ledger_covers_the_releases(steps: list[str], seed: int) -> None:
+    ledger, released, mechanism = opened(user(), f"run{seed}{len(steps)}{steps}"), 0, user()
+    name, number = f"run{seed}{len(steps)}{steps}", 1
+    for step in steps:
+        if step == "reopen":
+            ledger = opened(mechanism, name)
+            continue
+        try:
+            ledger.reserve(number)
+        except Refused:
+            break
+        released += 1
+        if step == "crash":
+            ledger = opened(mechanism, name)
+        else:
+            ledger.commit(number, SOME)
+            number += 1
+        assert ledger.epsilon() >= running_epsilon(
+            frozenset({(mechanism.event(PLAN, 1).noise_multiplier, 1.0, released)}), mechanism.delta_for(PLAN), 2.0
+        )
+        assert ledger.epsilon() <= 2.0
+
+
+def endless(path: Path, mechanism: Mechanism, plan: Plan) -> None:
+    """Reserve, release, commit for ever, from where an earlier process was killed."""
+    ledger = opened(mechanism, plan=plan)
+    number = max((row["round"] for row in ledger.rows() if row["status"] == "committed"), default=0)
+    with path.open("a") as releases:
+        while True:
+            number += 1
+            ledger.reserve(number)
+            releases.write(f"{number}\n")
+            releases.flush()
+            ledger.commit(number, SOME)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_killed_at_any_moment_no_release_is_missing(tmp_path: Path) -> None:
+    plan, kills, path = replace(PLAN, rounds=100_000), 30, tmp_path / "releases"
+    mechanism = user(plan)
+    epsilon([(GaussianDpEvent(3.0), 1)], 1e-5)
+    chance = random.Random(0)
+    for _ in range(kills):
+        child = os.fork()
+        if child == 0:
+            endless(path, mechanism, plan)
+        time.sleep(chance.uniform(0.03, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    rows = opened(mechanism, plan=plan).rows()
+    released = [int(line) for line in path.read_text().split()]
+    charged = [row["round"] for row in rows]
+    assert len(released) > kills
+    assert len(set(charged)) >= len(set(released))
+    for number in set(released):
+        assert charged.count(number) >= released.count(number)
+    assert 0 <= len(charged) - len(released) <= kills
+    committed = [row["round"] for row in rows if row["status"] == "committed"]
+    assert len(committed) == len(set(committed))
+    assert sqlite3.connect(ledger_path("people")).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "unit"),
+    [(user(), "user"), (interaction(), "interaction"), (NoPrivacy(), "none")],
+    ids=["u", "i", "n"],
+)
+def test_the_card_says_all_or_claims_nothing(mechanism: Mechanism, unit: str) -> None:
+    ledger = opened(mechanism)
+    play(ledger, 1)
+    found = card(mechanism, PLAN, ledger)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["privacy"]["unit"] == unit
+    assert found["ledger"]["head"] == ledger.head
+    if unit == "none":
+        assert found["claim"] == "no DP claim"
+        assert found["privacy"]["epsilon"] is None
+    else:
+        assert found["privacy"]["epsilon"] == ledger.epsilon()
+        assert unit in found["claim"]
+        assert "add-remove" in found["claim"]
+
+
+def test_a_seeded_run_claims_nothing() -> None:
+    mechanism = user(randomness="seeded")
+    ledger = opened(mechanism)
+    play(ledger, 1)
+    found = card(mechanism, PLAN, ledger)
+    assert found["claim"] == "no DP claim"
+    assert found["privacy"] == {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+
+
+def test_the_sentence() -> None:
+    assert sentence(InteractionLevel().terms, 8.0, 3.16e-6) == (
+        "epsilon 8.00 (unit: interaction; add-remove; delta 3.2e-06; trust: the device only; against the server and "
+        "everyone after it; covers every update of every round)"
+    )
+    assert sentence(NoPrivacy().terms, math.inf, 1e-5) == "no privacy (epsilon is infinite)"
