@@ -1,6 +1,6 @@
 """The Flower ClientApp: unpacks a message, lets the node answer it, packs the reply."""
 
-from functools import lru_cache
+from functools import cache
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,7 +12,7 @@ from fedrec.node import Node
 app = ClientApp()
 
 
-@lru_cache(maxsize=None)
+@cache
 def node(index: int, parts: int) -> Node:
     """Return this process' node: part `index` of `parts` of a simulated population."""
     return Node(index, parts, exact=True)

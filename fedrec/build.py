@@ -49,7 +49,9 @@ def build(node: Mapping[str, Any], where: str) -> Any:
     parameters = inspect.signature(target).parameters
     for key, value in fields.items():
         if key not in parameters:
-            raise FedrecError(f"{where}.{key} does not exist.{nearest(key, (p for p in parameters if p != 'catalogue'))}")
+            raise FedrecError(
+                f"{where}.{key} does not exist.{nearest(key, (p for p in parameters if p != 'catalogue'))}"
+            )
         fields[key] = checked(value, hints(target).get(key), f"{where}.{key}")
     return partial(target, **fields) if node.get("_partial_") else target(**fields)
 
@@ -61,7 +63,7 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:
-    """Return the value if it is of the kind that the constructor declares, lists as tuples; else name what was expected."""
+    """Return the value if it is of the kind that the constructor declares, a list as a tuple; else say what is."""
     if isinstance(value, list):
         return tuple(value)
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)

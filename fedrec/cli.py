@@ -13,8 +13,8 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from fedrec import __version__  # noqa: E402 - the environment comes first
-from fedrec.errors import FedrecError  # noqa: E402
+from fedrec import __version__
+from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
     from fedrec.nodes import Nodes
@@ -61,11 +61,11 @@ def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int]
     from fedrec.config import load
     from fedrec.report.progress import Progress
     from fedrec.report.verdict import table, verdict
-    from fedrec.simulate import Job, new_run, resumed_run
+    from fedrec.simulate import Job, checked, new_run, resumed_run
 
     if resume is not None and overrides:
         raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
-    settings, folder = new_run(load(overrides)) if resume is None else resumed_run(resume)
+    settings, folder = new_run(checked(load(overrides))) if resume is None else resumed_run(resume)
     values = Job(settings, folder, lambda: nodes(settings.document["nodes"]), Progress()).simulate()
     if json_only:
         print(json.dumps(values, indent=2))

@@ -42,7 +42,7 @@ class Directory:
         """Return one request for each node that hosts some of the devices."""
         found = {node: np.intersect1d(rows, devices) for node, rows in self.hosted.items()}
         return {
-            node: Message({**self.header, "kind": kind, "devices": rows.tolist(), **more}, cast(dict[str, Any], arrays))
+            node: Message({**self.header, "kind": kind, "devices": rows.tolist(), **more}, arrays)
             for node, rows in found.items()
             if len(rows)
         }
@@ -96,10 +96,14 @@ def collect(
             good[node] = reply
         except Rejected as reason:
             rejected.setdefault(node, str(reason)) if node not in good else None
-    rejected |= {node: "no answer before the deadline" for node in requests if node not in good and node not in rejected}
+    rejected |= {
+        node: "no answer before the deadline" for node in requests if node not in good and node not in rejected
+    }
     like = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    updates = (Update(cast(Arrays, good[n].arrays), good[n].header["count"]) for n in directory.hosted if n in good)
-    return Collected(total(updates, like), rejected, mean_loss(good.values()), sum(r.bytes for r in requests.values()), up)
+    updates = (Update(good[n].arrays, good[n].header["count"]) for n in directory.hosted if n in good)
+    return Collected(
+        total(updates, like), rejected, mean_loss(good.values()), sum(r.bytes for r in requests.values()), up
+    )
 
 
 def mean_loss(replies: Iterable[Message]) -> float | None:
@@ -116,7 +120,7 @@ def evaluate(directory: Directory, devices: NDArray[np.int64], arrays: Arrays, p
     for node, reply in directory.nodes.ask(requests, EVALUATE_SECONDS):
         if "error" in reply.header:
             raise FedrecError(f"node {node} could not evaluate: {reply.header['error']}")
-        tables[node] = cast(Table, reply.arrays)
+        tables[node] = reply.arrays
     if len(tables) < len(requests):
         raise FedrecError(f"nodes {sorted(requests.keys() - tables.keys())} did not answer the evaluation")
     return join([tables[node] for node in directory.hosted if node in tables])

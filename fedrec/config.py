@@ -1,4 +1,4 @@
-"""The only file that knows Hydra: from overrides to a resolved document, with errors that name the nearest valid key."""
+"""The only file that knows Hydra: from overrides to a resolved document, with errors that name what would be right."""
 
 import json
 import sys
@@ -108,7 +108,9 @@ def check_keys(overrides: Sequence[str]) -> None:
     except HydraException as error:
         raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
     conf = app_folder() / "conf"
-    groups = {folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in conf.iterdir() if folder.is_dir()}
+    groups = {
+        folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in conf.iterdir() if folder.is_dir()
+    }
     choices = list[str]()
     for text, override in zip(overrides, parsed, strict=True):
         key, value = override.key_or_group, override.value()

@@ -43,7 +43,8 @@ class RunFolder:
         """Make the folder with its configuration; an existing run is refused unless it may be overwritten."""
         if self.config.exists() and not overwrite:
             raise FedrecError(
-                f"{self.path} holds a run already: go on with --resume {self.path}, choose another name=, or set overwrite=true"
+                f"{self.path} holds a run already: go on with --resume {self.path}, choose another name=, "
+                "or set overwrite=true"
             )
         for folder in (self.exact, self.checkpoints, self.private):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -80,7 +80,7 @@ def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, 
 
 
 def check_exact(header: Mapping[str, Any]) -> None:
-    """Raise `Rejected` unless the exact loss of a simulation, where there is one, is a finite sum over a whole count."""
+    """Raise `Rejected` unless the exact loss of a simulation, where there is one, is a finite sum over a count."""
     loss, examples = header.get("loss"), header.get("examples")
     if loss is None and examples is None:
         return

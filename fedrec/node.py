@@ -135,4 +135,3 @@ class Node:
 
     def _devices(self, request: Message, dataset: Dataset) -> DeviceTable:
         return dataset.devices.refitted() if request.header["part"] == "refit" else dataset.devices
-

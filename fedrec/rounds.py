@@ -111,7 +111,7 @@ def run(session: Session) -> Iterator[Round]:
     saved = load_checkpoint(session.folder.checkpoints)
     done, state = (saved.round, saved.state) if saved else (0, first_state(session))
     if saved and session.folder.keep_rounds(done) < done:
-        yield _report(session, state, Round(**{**saved.notes["report"], "epsilon": _spent(session)}))
+        yield _report(session, state, replace(Round(**saved.notes["report"]), epsilon=_spent(session)))
     elif not saved:
         session.folder.keep_rounds(0)
     for number in range(done + 1, session.experiment.rounds + 1):

@@ -143,9 +143,23 @@ def vocabulary(origin: str) -> str:
     return origin if origin == "item file" else "taken from interactions, assumed public"
 
 
+def checked(settings: Settings) -> Settings:
+    """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
+    experiment = settings.experiment
+    experiment.calibrated(load_dataset(experiment))
+    return settings
+
+
+def free_name(output: Path) -> str:
+    """Return the start time, with a number behind it where another run began in the same second."""
+    start = time.strftime("%Y-%m-%dT%H-%M-%S")
+    names = (start, *(f"{start}-{number}" for number in range(2, 1000)))
+    return next(name for name in names if not (output / name).exists())
+
+
 def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
     """Return the settings with the run's names, and its folder, made."""
-    name = settings.document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S")
+    name = settings.document["name"] or free_name(Path(settings.document["output"]))
     if Path(name).name != name or name in (".", ".."):
         raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
     # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.

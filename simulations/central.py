@@ -42,15 +42,20 @@ def pool(model: TrainableRecommender, users: int, seed: int) -> None:
 
 
 def epoch(
-    model: TrainableRecommender, optimiser: torch.optim.Optimizer, dataset: Dataset, generator: np.random.Generator, k: int
+    model: TrainableRecommender,
+    optimiser: torch.optim.Optimizer,
+    dataset: Dataset,
+    generator: np.random.Generator,
+    k: int,
 ) -> None:
     """Train once over all histories, in batches of 1,024 interactions of any user."""
     user, item, value = dataset.devices.train_rows()
     order = generator.permutation(len(user))
-    seen = np.unique(user * np.int64(model.items) + item)
+    seen = np.zeros((len(dataset.devices), model.items), bool)
+    seen[user, item] = True
     for rows in np.split(order, np.arange(1024, len(order), 1024)):
         drawn = draw_uniform(generator, model.items, (len(rows), k))
-        while (bad := np.isin(user[rows, None] * np.int64(model.items) + drawn, seen)).any():
+        while (bad := seen[user[rows, None], drawn]).any():
             drawn[bad] = generator.integers(0, model.items, int(bad.sum()))
         model.owners = torch.from_numpy(user[rows])
         items = torch.from_numpy(np.concatenate([item[rows, None].astype(np.int64), drawn], axis=1))
@@ -62,15 +67,18 @@ def epoch(
 @torch.no_grad()
 def ranked(model: TrainableRecommender, experiment: Experiment, dataset: Dataset, part: str) -> Table:
     """Return the per-user rows of the pooled model."""
-    chosen = iter(experiment.evaluation.chosen(len(dataset.devices)))
-    everything = torch.arange(model.items).unsqueeze(0)
+    chosen = torch.from_numpy(experiment.evaluation.chosen(len(dataset.devices)))
+    place = 0
 
     def score_many(histories: list[np.ndarray]) -> np.ndarray:
-        scores = np.empty((len(histories), model.items), np.float32)
-        for line in scores:
-            model.owners = torch.tensor([int(next(chosen))])
-            line[:] = model(everything)[0].numpy()
-        return scores
+        nonlocal place
+        parts = chosen[place : place + len(histories)].split(32)
+        place += len(histories)
+        scores = []
+        for users in parts:
+            model.owners = users
+            scores.append(model(torch.arange(model.items).expand(len(users), -1)))
+        return torch.cat(scores).numpy()
 
     return evaluate_many(score_many, dataset.devices, part, experiment.evaluation, "the pooled model")  # type: ignore[arg-type]
 
@@ -108,7 +116,9 @@ def main() -> None:
         dataset = load_dataset(settings.experiment)
         trained = [train_centrally(settings.experiment, dataset, rate) for rate in options.rates]
         central.append(max(trained, key=lambda rows: float(rows["validation"][0])))
-        named, folder = new_run(Settings({**settings.document, "name": f"central-{dataset.name}-{seed}", "overwrite": True}))
+        named, folder = new_run(
+            Settings({**settings.document, "name": f"central-{dataset.name}-{seed}", "overwrite": True})
+        )
         Job(named, folder, lambda: LocalNodes(1), Progress()).simulate()
         federated.append(federated_rows(folder))
     print(json.dumps(compared(federated, central)))
@@ -124,7 +134,8 @@ def federated_rows(folder: RunFolder) -> Table:
 def compared(federated: list[Table], central: list[Table]) -> dict[str, object]:
     """Return both means with their intervals over users, seeds averaged, and the ratio of the means."""
     values = {
-        name: mean_over_seeds(tables, "full_ndcg@10") for name, tables in (("federated", federated), ("central", central))
+        name: mean_over_seeds(tables, "full_ndcg@10")
+        for name, tables in (("federated", federated), ("central", central))
     }
     both = np.stack([values["federated"], values["central"]], axis=1)
     found = {name: [i.mean, i.low, i.high] for name, i in zip(values, intervals(both), strict=True)}
@@ -134,7 +145,11 @@ def compared(federated: list[Table], central: list[Table]) -> dict[str, object]:
     print("\n".join(f"{name:10} NDCG@10 {m:.4f} ({a:.4f} to {b:.4f})" for name, (m, a, b) in found.items()))
     print(f"federated / central {both[:, 0].mean() / both[:, 1].mean():.3f} ({low:.3f} to {high:.3f})")
     per_seed = [[float(t["full_ndcg@10"].mean()) for t in tables] for tables in (federated, central)]
-    return {**found, "ratio": [float(both[:, 0].mean() / both[:, 1].mean()), float(low), float(high)], "seeds": per_seed}
+    return {
+        **found,
+        "ratio": [float(both[:, 0].mean() / both[:, 1].mean()), float(low), float(high)],
+        "seeds": per_seed,
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The in-process grid: Flower's apps without processes, sockets or Ray. All private touch points with Flower lie here."""
+"""The in-process grid: Flower's apps without processes, sockets or Ray.
+
+All private touch points with Flower lie here.
+"""
 
 import uuid
 from collections.abc import Iterable

@@ -63,7 +63,10 @@ def main() -> None:
     print(f"{'':22}{'HR@10':>8}{'NDCG@10 (95 % over users)':>32}{'ours minus it (paired)':>34}")
     for name, values in found.items():
         (m, a, b), (d, low, high) = values["ndcg@10"], values["ours_minus"]  # type: ignore[misc]
-        print(f"{name:22}{values['hr@10']:8.4f}{f'{m:.4f} ({a:.4f} to {b:.4f})':>32}{f'{d:+.4f} ({low:+.4f} to {high:+.4f})':>34}")
+        print(
+            f"{name:22}{values['hr@10']:8.4f}{f'{m:.4f} ({a:.4f} to {b:.4f})':>32}"
+            f"{f'{d:+.4f} ({low:+.4f} to {high:+.4f})':>34}"
+        )
     print(json.dumps(found))
 
 

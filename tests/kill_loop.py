@@ -23,7 +23,7 @@ from fedrec.privacy import interaction, ledger, none, user  # noqa: F401 - impor
 
 def child(output: Path, overrides: list[str]) -> None:
     """Start the run, or go on with it where its configuration lies in its folder already."""
-    sys.stdout = sys.stderr = open(os.devnull, "w")
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the child lives
     try:
         run = output / "run"
         if (run / "config.yaml").exists():

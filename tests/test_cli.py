@@ -15,14 +15,29 @@ QUICK = [*SMALL, "rounds=2", "evaluation.users=20"]
 
 @pytest.fixture
 def finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, dict, str]:
-    main(["simulate", *QUICK, f"output={tmp_path}", "name=one", "evaluation.baselines=[popularity,private_popularity,no_privacy]"])
+    main(
+        [
+            "simulate",
+            *QUICK,
+            f"output={tmp_path}",
+            "name=one",
+            "evaluation.baselines=[popularity,private_popularity,no_privacy]",
+        ]
+    )
     folder = tmp_path / "one"
     return folder, json.loads((folder / "metrics.json").read_text()), capsys.readouterr().out
 
 
 def test_the_run_folder_holds_what_the_design_promises(finished: tuple[Path, dict, str]) -> None:
     folder, values, printed = finished
-    for name in ("config.yaml", "rounds.jsonl", "metrics.json", "privacy_card.json", "model.safetensors", "catalogue.parquet"):
+    for name in (
+        "config.yaml",
+        "rounds.jsonl",
+        "metrics.json",
+        "privacy_card.json",
+        "model.safetensors",
+        "catalogue.parquet",
+    ):
         assert (folder / name).stat().st_size > 0, name
     for path in [folder / "exact", folder / "private", *(folder / "exact").rglob("*")]:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
@@ -54,7 +69,18 @@ def test_public_lines_hold_nothing_exact(finished: tuple[Path, dict, str]) -> No
     folder = finished[0]
     public = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     exact = [json.loads(line) for line in (folder / "exact" / "rounds.jsonl").read_text().splitlines()]
-    keys = ("round", "cohort", "answered", "rejected", "loss", "validation", "epsilon", "seconds", "bytes_down", "bytes_up")
+    keys = (
+        "round",
+        "cohort",
+        "answered",
+        "rejected",
+        "loss",
+        "validation",
+        "epsilon",
+        "seconds",
+        "bytes_down",
+        "bytes_up",
+    )
     assert len(public) == 2 and all(set(keys) <= line.keys() for line in public)
     assert all(line[key] is None for line in public for key in ("answered", "loss", "validation"))
     assert all(line["answered"] == 40 and line["loss"] > 0 and "exact" in line["label"] for line in exact)
@@ -64,12 +90,28 @@ def test_public_lines_hold_nothing_exact(finished: tuple[Path, dict, str]) -> No
 def test_no_privacy_has_no_epsilon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["simulate", *QUICK, "privacy=none", "model=mf", f"output={tmp_path}", "--json"])
     values = json.loads(capsys.readouterr().out)
-    assert values["privacy"] == {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+    assert values["privacy"] == {
+        "unit": "none",
+        "neighbouring": "none",
+        "trust": "none",
+        "epsilon": None,
+        "delta": None,
+    }
     assert values["baselines"]["no_privacy"] == {} and values["baselines"]["popularity"]["full"]
 
 
 def test_a_seeded_mechanism_claims_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["simulate", *QUICK, "privacy=user", "privacy.randomness=seeded", "evaluation.baselines=[]", f"output={tmp_path}", "--json"])
+    main(
+        [
+            "simulate",
+            *QUICK,
+            "privacy=user",
+            "privacy.randomness=seeded",
+            "evaluation.baselines=[]",
+            f"output={tmp_path}",
+            "--json",
+        ]
+    )
     values = json.loads(capsys.readouterr().out)
     assert values["privacy"]["epsilon"] is None and values["privacy"]["unit"] == "none"
 
@@ -85,7 +127,9 @@ def test_a_seeded_mechanism_claims_nothing(tmp_path: Path, capsys: pytest.Captur
         (["data", "check", "ml-100k", "dataset.path=/nowhere"], "/nowhere"),
     ],
 )
-def test_mistakes_end_with_one_line_and_status_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_end_with_one_line_and_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     error = capsys.readouterr().err
@@ -97,7 +141,18 @@ def test_a_csv_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     lines = [f"u{u},item {(u * 7 + n * n) % 30},{n}" for u in range(25) for n in range(8)]
     path.write_text("who,what,when\n" + "\n".join(lines) + "\n")
     columns = ["dataset.columns.user=who", "dataset.columns.item=what", "dataset.columns.time=when"]
-    main(["simulate", "dataset=csv", f"dataset.path={path}", *columns, "model=ease", "privacy=none", f"output={tmp_path}", "--json"])
+    main(
+        [
+            "simulate",
+            "dataset=csv",
+            f"dataset.path={path}",
+            *columns,
+            "model=ease",
+            "privacy=none",
+            f"output={tmp_path}",
+            "--json",
+        ]
+    )
     values = json.loads(capsys.readouterr().out)
     assert values["dataset"]["users"] == 25 and values["dataset"]["interactions"] == 200 and values["refit"]
 

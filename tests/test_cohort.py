@@ -36,7 +36,8 @@ def test_dropout_removes_its_share_and_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"size": 0}, {"size": float("nan")}, {"dropout": 1.0}, {"dropout": -0.1}, {"deadline_seconds": 0}, {"minimum": 0}]
+    "fields",
+    [{"size": 0}, {"size": float("nan")}, {"dropout": 1.0}, {"dropout": -0.1}, {"deadline_seconds": 0}, {"minimum": 0}],
 )
 def test_nonsense_is_refused_by_name(fields: dict[str, float]) -> None:
     with pytest.raises(FedrecError, match=f"cohort.{next(iter(fields))}="):

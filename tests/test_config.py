@@ -65,7 +65,8 @@ def test_every_yaml_builds(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "torch.load", "builtins.open", "fedrec.cli.main", "fedrec.models.base.torch", "fedrec.models.mf.nn"]
+    "target",
+    ["os.system", "torch.load", "builtins.open", "fedrec.cli.main", "fedrec.models.base.torch", "fedrec.models.mf.nn"],
 )
 def test_nothing_but_our_own_classes_is_built(target: str) -> None:
     """A configuration can come in a message: it must not be able to call anything."""

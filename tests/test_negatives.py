@@ -65,7 +65,9 @@ class Sealed:
         raise AssertionError(f"training looked at {name}")
 
 
-@pytest.mark.parametrize("overrides", [["model=mf"], ["model=neumf"], ["model=popularity"], ["model=ease"], ["model=content"]])
+@pytest.mark.parametrize(
+    "overrides", [["model=mf"], ["model=neumf"], ["model=popularity"], ["model=ease"], ["model=content"]]
+)
 def test_training_never_looks_at_what_is_held_out(overrides: list[str]) -> None:
     from fedrec.algorithms.base import RoundContext
     from fedrec.config import load

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent
-GUARD = '''
+GUARD = """
 import ipaddress, os, socket
 def guarded(real):
     def connect(self, address, *rest):
@@ -26,7 +26,7 @@ def lookup(host, *rest, **more):
         raise OSError(f"looked up {host}")
     return real_lookup(host, *rest, **more)
 socket.getaddrinfo = lookup
-'''
+"""
 
 
 def guarded(tmp_path: Path, code: list[str]) -> tuple[subprocess.CompletedProcess[str], str]:
@@ -34,7 +34,9 @@ def guarded(tmp_path: Path, code: list[str]) -> tuple[subprocess.CompletedProces
     (tmp_path / "sitecustomize.py").write_text(GUARD)
     log = tmp_path / "guard.log"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "GUARD_LOG": str(log)}
-    done = subprocess.run([sys.executable, *code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     return done, log.read_text() if log.exists() else ""
 
 

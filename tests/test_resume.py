@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then --resume: in test mode the parameters come out bit-identical; elsewhere nothing is refunded."""
+"""kill -9 at any moment, then --resume: bit-identical in test mode, and never a refund elsewhere."""
 
 import json
 import os

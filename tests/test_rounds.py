@@ -1,4 +1,4 @@
-"""One loop over three kinds of nodes gives one result; bad replies and missing devices are dropped, named and counted."""
+"""One loop over three kinds of nodes gives one result; what is bad or missing is dropped, named and counted."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,9 @@ from simulations.grid import InProcessGrid
 from tests.tiny import SMALL, session, small
 
 
-def played(path: Path, nodes: Nodes, *overrides: str, base: list[str] | None = None) -> tuple[list[Round], dict[str, np.ndarray]]:
+def played(
+    path: Path, nodes: Nodes, *overrides: str, base: list[str] | None = None
+) -> tuple[list[Round], dict[str, np.ndarray]]:
     experiment, dataset = small(*overrides, base=base)
     with session(experiment, dataset, path, nodes, run=path.name) as opened:
         rounds = list(run(opened))
@@ -86,7 +88,12 @@ class Hostile:
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [("nan", "not finite"), ("shape", "another shape"), ("stale", "round"), ("silent", "no answer before the deadline")],
+    [
+        ("nan", "not finite"),
+        ("shape", "another shape"),
+        ("stale", "round"),
+        ("silent", "no answer before the deadline"),
+    ],
 )
 def test_a_bad_node_is_dropped_named_and_counted_and_the_run_goes_on(tmp_path: Path, spoil: str, said: str) -> None:
     rounds, state = played(tmp_path, Hostile(spoil), "model=mf", "rounds=3")
@@ -107,7 +114,9 @@ def test_a_second_or_unasked_answer_changes_nothing(tmp_path: Path, spoil: str) 
 def test_dropouts_leave_fewer_answers_and_too_few_release_nothing(tmp_path: Path) -> None:
     rounds, _ = played(tmp_path / "a", LocalNodes(2), "model=mf", "rounds=2", "cohort.dropout=0.5")
     assert all(report.cohort == 40 and 8 < report.answered < 32 and report.released for report in rounds)
-    rounds, state = played(tmp_path / "b", LocalNodes(2), "model=mf", "rounds=2", "cohort.dropout=0.5", "cohort.minimum=39")
+    rounds, state = played(
+        tmp_path / "b", LocalNodes(2), "model=mf", "rounds=2", "cohort.dropout=0.5", "cohort.minimum=39"
+    )
     experiment, dataset = small("model=mf", "rounds=2")
     first = experiment.algorithm.init(experiment.build_model(dataset.catalogue), dataset.catalogue)
     assert not any(report.released for report in rounds)
@@ -179,7 +188,11 @@ def test_every_yaml_of_an_algorithm_runs(tmp_path: Path) -> None:
     model = {"counts": "popularity", "gram": "ease"}
     for path in sorted(folder.glob("*.yaml")):
         rounds, state = played(
-            tmp_path / path.stem, LocalNodes(1), f"model={model.get(path.stem, 'mf')}", f"algorithm={path.stem}", "rounds=2"
+            tmp_path / path.stem,
+            LocalNodes(1),
+            f"model={model.get(path.stem, 'mf')}",
+            f"algorithm={path.stem}",
+            "rounds=2",
         )
         assert rounds[-1].released and all(np.isfinite(array).all() for array in state.values())
     assert load([]).experiment.algorithm

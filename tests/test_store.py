@@ -53,8 +53,8 @@ def test_a_model_without_private_arrays_keeps_nothing(tmp_path: Path) -> None:
 def test_like_a_log_cut_at_the_last_checkpoint(tmp_path_factory, played) -> None:
     """Rounds are played in order; a killed one is played again. The store gives what a full log would."""
     path = tmp_path_factory.mktemp("store") / "p"
-    store, log, number = MappedStore(path, 3, LIKE), {}, 1
-    for user, killed in played:
+    store, log = MappedStore(path, 3, LIKE), {}
+    for number, (user, killed) in enumerate(played, 1):
         expected = log.get(user, {})
         assert same(store.load(user, number), expected)
         if killed:
@@ -63,4 +63,3 @@ def test_like_a_log_cut_at_the_last_checkpoint(tmp_path_factory, played) -> None
             assert same(store.load(user, number), expected)
         log[user] = arrays(float(number))
         store.save(user, log[user], number)
-        number += 1

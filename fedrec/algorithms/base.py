@@ -22,7 +22,7 @@ class RoundContext:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One device's update, its new private arrays, and its exact loss (sum over `examples`), which stays in simulations."""
+    """One device's update, its new private arrays, and its exact loss: a sum over `examples`, for simulations only."""
 
     update: Update
     private: Arrays
@@ -37,7 +37,7 @@ class Algorithm(Protocol):
     and that fills the model's shared arrays.
     """
 
-    accepts: tuple[str, ...]  # names of the model classes it can work for
+    accepts: tuple[type[Recommender], ...]  # the models it can work for
     trains: bool  # whether devices train; else they release one bounded statistic a round
     refit: bool  # whether the model is fitted again on train + validation before the test
 

@@ -1,4 +1,7 @@
-"""FedAdam: the server follows the mean change with Adam (Reddi et al., "Adaptive federated optimization", 2021, alg. 2)."""
+"""FedAdam: the server follows the mean change with Adam.
+
+Reddi et al., "Adaptive federated optimization", 2021, algorithm 2.
+"""
 
 from dataclasses import dataclass
 

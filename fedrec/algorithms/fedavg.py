@@ -90,4 +90,5 @@ class FedAvg(LocalSettings):
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Add the mean change."""
         mean = total.mean()
-        return {**state, **{name: state[name] + np.float32(self.server_learning_rate) * mean[name] for name in mean}}
+        rate = np.float32(self.server_learning_rate)
+        return {**state, **{name: (state[name] + rate * mean[name]).astype(np.float32) for name in mean}}

@@ -51,7 +51,12 @@ class DeviceTable:
     def __getitem__(self, user: int) -> DeviceData:
         if not 0 <= user < len(self):
             raise IndexError(f"device {user} of {len(self)}")
-        first, held, test, end = self.start[user], self.validation_from[user], self.test_from[user], self.start[user + 1]
+        first, held, test, end = (
+            self.start[user],
+            self.validation_from[user],
+            self.test_from[user],
+            self.start[user + 1],
+        )
         return DeviceData(
             user=user,
             history=self.item[first:held],

@@ -29,7 +29,9 @@ def feature_vectors(catalogue: Catalogue, centres: int) -> NDArray[np.float32]:
     for column, name in zip(catalogue.features.T, catalogue.feature_names, strict=True):
         blocks.setdefault(name.split(":")[0] if ":" in name else f"{name} (number)", []).append(column)
     parts = [
-        _unit_rows(bumps(columns[0], centres) if name.endswith(" (number)") else np.stack(columns, axis=1).astype(float))
+        _unit_rows(
+            bumps(columns[0], centres) if name.endswith(" (number)") else np.stack(columns, axis=1).astype(float)
+        )
         for name, columns in blocks.items()
     ]
     return _unit_rows(np.concatenate(parts, axis=1)).astype(np.float32)

@@ -4,7 +4,6 @@ Koren, Bell & Volinsky, "Matrix factorization techniques for recommender systems
 changes no ranking. Shapes: B examples, 1+k items of each, V items, d dimensions.
 """
 
-
 import torch
 from torch import Tensor, nn
 

@@ -40,9 +40,7 @@ class NeuMF(TrainableRecommender):
             nn.init.normal_(table.weight, std=scale)
         # The layers' names depend on how many there are, so this allow-list is the instance's: the item side and them.
         layer_names = {f"layers.{i}.{part}" for i in range(len(layers)) for part in ("weight", "bias")}
-        self.shared = frozenset(
-            layer_names | {"item_gmf.weight", "item_mlp.weight", "output.weight", "output.bias"}
-        )
+        self.shared = frozenset(layer_names | {"item_gmf.weight", "item_mlp.weight", "output.weight", "output.bias"})
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [B, 1+k] for items [B, 1+k]."""

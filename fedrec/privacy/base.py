@@ -116,7 +116,7 @@ class Mechanism(Protocol):
 
     @property
     def private(self) -> bool:
-        """Whether an epsilon may be reported: not without a mechanism, not where noise can be drawn again from a seed."""
+        """Whether an epsilon may be reported: not where there is no noise, or noise that a seed can draw again."""
         ...
 
     def delta_for(self, plan: Plan) -> float:

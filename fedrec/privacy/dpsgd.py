@@ -6,6 +6,7 @@ this file puts what a guarantee needs: draws that are ours instead of torch's, e
 parameters that a step leaves out, and a check that the loss really is a sum over its examples.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +23,9 @@ from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.base import LocalSettings, Random
 from fedrec.privacy.plain import optimiser
+
+# True of every model that begins with an embedding, and harmless: ids carry no gradients.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 SIDE = "_fedrec_ghost"  # where a model carries its hooks: no module and no buffer, so that state_dict doesn't see them
 

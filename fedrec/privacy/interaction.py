@@ -46,7 +46,8 @@ class InteractionLevel:
 
     `noise_multiplier` is found from `epsilon` where null, for a device that takes part `max_participations` times
     (null: always, or the 0.999 quantile of Binomial(rounds, rate)). Sampling of the cohort buys nothing here: the
-    server knows who takes part. `delta` is min(1e-5, interactions^-1.1) where null.
+    server knows who takes part. `delta` is min(1e-5, interactions^-1.1) where null. `population_epsilon`
+    bounds the total of all runs on these users; null: no limit.
     """
 
     epsilon: float = 8.0
@@ -58,12 +59,13 @@ class InteractionLevel:
     noise_multiplier: float | None = None
     max_participations: int | None = None
     randomness: str = "system"
+    population_epsilon: float | None = None
     sensitivity: float | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_common(self.epsilon, self.delta, self.noise_multiplier, self.randomness)
-        for name in ("clip", "denominator", "sensitivity", "max_participations", "local_steps"):
+        for name in ("clip", "population_epsilon", "denominator", "sensitivity", "max_participations", "local_steps"):
             check_positive(name, getattr(self, name))
         if not 0 < self.sample_rate <= 1:
             raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")

@@ -34,7 +34,8 @@ class UserLevel:
 
     `clip` bounds the L2 norm of a device's whole update, whatever it holds; for a statistic of known sensitivity,
     `calibrated` sets it to that. `noise_multiplier` is the noise's standard deviation over the clip, found from
-    `epsilon` where null; `delta` is min(1e-5, users^-1.1) where null.
+    `epsilon` where null; `delta` is min(1e-5, users^-1.1) where null. `population_epsilon`
+    bounds the total of all runs on these users; null: no limit.
     """
 
     epsilon: float = 8.0
@@ -42,11 +43,13 @@ class UserLevel:
     clip: float = 1.0
     noise_multiplier: float | None = None
     randomness: str = "system"
+    population_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_common(self.epsilon, self.delta, self.noise_multiplier, self.randomness)
         check_positive("clip", self.clip)
+        check_positive("population_epsilon", self.population_epsilon)
 
     @property
     def terms(self) -> Terms:

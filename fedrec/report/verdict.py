@@ -27,7 +27,9 @@ def verdict(values: Mapping[str, Any]) -> str:
     """Return the sentence that says what the run shows."""
     ours, popular = values["test"]["full"]["ndcg@10"], values["baselines"]["popularity"]
     data = f"{values['dataset']['name']}{' (synthetic users)' if values['dataset']['synthetic'] else ''}"
-    text = f"On {data}, {values['model']} with {guarantee(values['privacy'])} reaches NDCG@10 {ours:.4f} on full ranking"
+    text = (
+        f"On {data}, {values['model']} with {guarantee(values['privacy'])} reaches NDCG@10 {ours:.4f} on full ranking"
+    )
     if popular:
         gap = popular["paired_ndcg@10"]
         word = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not to be told from"
@@ -45,7 +47,11 @@ def verdict(values: Mapping[str, Any]) -> str:
 def table(values: Mapping[str, Any]) -> str:
     """Return one line a method, full ranking first."""
     unit = values["privacy"]["unit"]
-    label = values["model"] if unit == "none" else f"{values['model']}, {unit} level, epsilon {values['privacy']['epsilon']:.2f}"
+    label = (
+        values["model"]
+        if unit == "none"
+        else f"{values['model']}, {unit} level, epsilon {values['privacy']['epsilon']:.2f}"
+    )
     rows = [(label, values["test"])]
     rows += [(TITLES.get(name, name), found) for name, found in values["baselines"].items() if found]
     negatives = values["test"]["sampled"]["negatives"]

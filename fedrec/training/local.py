@@ -8,7 +8,6 @@ from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.base import LocalSettings, Mechanism
 from fedrec.training.negatives import draw_outside, draw_uniform
 
-
 PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds
 
 
@@ -40,7 +39,11 @@ def train(
     loss, examples = 0.0, 0
     for rows in stepper.batches(len(history)):
         shape = (len(rows), negatives)
-        drawn = draw_outside(generator, used, shape) if stepper.looks_at_positives else draw_uniform(generator, model.items, shape)
+        drawn = (
+            draw_outside(generator, used, shape)
+            if stepper.looks_at_positives
+            else draw_uniform(generator, model.items, shape)
+        )
         batch = np.concatenate([history[rows, None], drawn], axis=1)
         loss += stepper.step(Batch(torch.from_numpy(batch), values[torch.from_numpy(rows)]))
         examples += len(rows)
