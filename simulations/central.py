@@ -89,7 +89,7 @@ def train_centrally(experiment: Experiment, dataset: Dataset, learning_rate: flo
     if not isinstance(model, TrainableRecommender):
         raise TypeError("only models that train can be trained centrally")
     pool(model, dataset.interactions.users, experiment.seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=1e-5)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     generator = np.random.default_rng(experiment.seed)
     best, since, test = -1.0, 0, dict[str, np.ndarray]()
     for _ in range(most_epochs):
