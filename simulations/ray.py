@@ -1,0 +1,110 @@
+"""`flwr run .` on Ray, with everything around it: a SuperLink of its own on loopback, offline, stopped at the end.
+
+    python -m simulations.ray --nodes 2 dataset=ml-100k dataset.path=DIR rounds=3
+
+runs the same two apps as `fedrec simulate`, a shard of the devices on each simulated node. Needs `pip install
+'fedrec[ray]'` and a checkout, whose pyproject.toml `flwr run` reads.
+"""
+
+import argparse
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OFFLINE = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def superlink(environment: dict[str, str], home: Path) -> Iterator[None]:
+    """Run a SuperLink for simulations, known to `flwr` as "sim"; stop it and what it started at the end."""
+    address = f"127.0.0.1:{free_port()}"
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "sim"\n\n[superlink.sim]\naddress = "{address}"\ninsecure = true\n'
+    )
+    host, port = address.split(":")
+    command = [program("flower-superlink"), "--insecure", "--simulation", "--host", host, "--port", port]
+    command.append("--disable-runtime-dependency-installation")
+    with (home / "superlink.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(int(port), process, home / "superlink.log")
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the SuperLink listens."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"the SuperLink did not start:\n{log.read_text()[-2000:]}")
+
+
+def program(name: str) -> str:
+    """Return the path of a command of this Python's environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def main() -> None:
+    """Run the apps and return Flower's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=2, help="shards, one Ray actor each")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    overrides = list(options.overrides)
+    if not any(override.startswith("output=") for override in overrides):
+        overrides.append(f"output={Path('runs').resolve()}")
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            **OFFLINE,
+            "FLWR_HOME": folder,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        with superlink(environment, Path(folder)):
+            size = [
+                "--num-supernodes",
+                str(options.nodes),
+                "--client-resources-num-cpus",
+                "1",
+                "--init-args-num-cpus",
+                "2",
+            ]
+            configure = [program("flwr"), "federation", "simulation-config", "@none/default", "sim", *size]
+            subprocess.run(configure, env=environment, check=True)
+            value = f"overrides='{shlex.join(overrides)}'" if "'" not in shlex.join(overrides) else None
+            if value is None:
+                parser.error("overrides with quotes can't travel through flwr run: use names without spaces")
+            run = [program("flwr"), "run", str(ROOT), "sim", "--stream", "-c", value]
+            raise SystemExit(subprocess.run(run, env=environment, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
