@@ -9,7 +9,6 @@ runs the same two apps as `fedrec simulate`, a shard of the devices on each simu
 import argparse
 import contextlib
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -17,6 +16,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from fedrec.config import load
+from fedrec.errors import FedrecError
+from fedrec.simulate import checked
 
 ROOT = Path(__file__).parent.parent
 OFFLINE = {
@@ -72,6 +75,11 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def flower(command: str, environment: dict[str, str], *arguments: str) -> int:
+    """Run a `flwr` command and return its exit status."""
+    return subprocess.run([program("flwr"), *command.split(), *arguments], env=environment, check=False).returncode
+
+
 def main() -> None:
     """Run the apps and return Flower's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,31 +87,24 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     overrides = list(options.overrides)
+    if any(set(override) & set(" '\"\\") for override in overrides):
+        parser.error("overrides with spaces, quotes or backslashes can't travel through `flwr run`")
+    try:
+        checked(load(overrides))
+    except FedrecError as error:
+        parser.error(str(error))
     if not any(override.startswith("output=") for override in overrides):
         overrides.append(f"output={Path('runs').resolve()}")
     with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            **os.environ,
-            **OFFLINE,
-            "FLWR_HOME": folder,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, **OFFLINE, "FLWR_HOME": folder, "PATH": path}
         with superlink(environment, Path(folder)):
-            size = [
-                "--num-supernodes",
-                str(options.nodes),
-                "--client-resources-num-cpus",
-                "1",
-                "--init-args-num-cpus",
-                "2",
-            ]
-            configure = [program("flwr"), "federation", "simulation-config", "@none/default", "sim", *size]
-            subprocess.run(configure, env=environment, check=True)
-            value = f"overrides='{shlex.join(overrides)}'" if "'" not in shlex.join(overrides) else None
-            if value is None:
-                parser.error("overrides with quotes can't travel through flwr run: use names without spaces")
-            run = [program("flwr"), "run", str(ROOT), "sim", "--stream", "-c", value]
-            raise SystemExit(subprocess.run(run, env=environment, check=False).returncode)
+            size = (
+                f"--num-supernodes {options.nodes} --client-resources-num-cpus 1 --init-args-num-cpus {options.nodes}"
+            )
+            status = flower(f"federation simulation-config @none/default sim {size}", environment)
+            text = f"overrides='{' '.join(overrides)}'"
+            raise SystemExit(status or flower("run", environment, str(ROOT), "sim", "--stream", "-c", text))
 
 
 if __name__ == "__main__":
