@@ -85,3 +85,26 @@ class Algorithm(Protocol):
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Return the next state from the (noised) sum."""
         ...
+
+
+class OneByOne:
+    """Gives an algorithm `contribute_many` as the loop over its `contribute`: the reference for every faster way."""
+
+    __slots__ = ()
+
+    def contribute(
+        self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
+    ) -> Contribution:
+        """Return what one device contributes."""
+        raise NotImplementedError
+
+    def contribute_many(
+        self,
+        model: Recommender,
+        broadcast: Arrays,
+        devices: Sequence[DeviceData],
+        private: Sequence[Arrays],
+        context: RoundContext,
+    ) -> Sequence[Contribution]:
+        """Return what the loop over `contribute` returns."""
+        return [self.contribute(model, broadcast, d, p, context) for d, p in zip(devices, private, strict=True)]

@@ -1,13 +1,12 @@
 """Federated averaging: devices train the model, the server adds their mean change (McMahan et al. 2017)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.base import Contribution, RoundContext
+from fedrec.algorithms.base import Contribution, OneByOne, RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
@@ -18,7 +17,7 @@ from fedrec.update import Arrays, Update
 
 
 @dataclass(frozen=True, slots=True)
-class FedAvg(LocalSettings):
+class FedAvg(LocalSettings, OneByOne):
     """Local training, then model += server_learning_rate * mean change over the public denominator."""
 
     server_learning_rate: float = 1.0
@@ -75,17 +74,6 @@ class FedAvg(LocalSettings):
         loss, examples = train(model, device, self, context.mechanism, (context.seed, context.round, device.user))
         change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
         return Contribution(Update(change, 1), model.private_arrays(), loss, examples)
-
-    def contribute_many(
-        self,
-        model: Recommender,
-        broadcast: Arrays,
-        devices: Sequence[DeviceData],
-        private: Sequence[Arrays],
-        context: RoundContext,
-    ) -> Sequence[Contribution]:
-        """Return what the loop over `contribute` returns."""
-        return [self.contribute(model, broadcast, d, p, context) for d, p in zip(devices, private, strict=True)]
 
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Add the mean change."""

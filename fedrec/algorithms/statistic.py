@@ -1,15 +1,14 @@
 """What statistic algorithms have in common: devices release one bounded vector a round and keep nothing."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from fedrec.algorithms.base import Contribution, RoundContext
+from fedrec.algorithms.base import Contribution, OneByOne, RoundContext
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
 from fedrec.update import Arrays, Update
 
 
-class Statistic:
+class Statistic(OneByOne):
     """Base of the algorithms whose devices release `statistic(device, broadcast, unit)` instead of training."""
 
     trains: ClassVar[bool] = False
@@ -24,14 +23,3 @@ class Statistic:
     ) -> Contribution:
         """Return one device's statistic; its bound is `sensitivity(unit)`."""
         return Contribution(Update(self.statistic(broadcast, device, context.mechanism.terms.unit), 1), private)
-
-    def contribute_many(
-        self,
-        model: Recommender,
-        broadcast: Arrays,
-        devices: Sequence[DeviceData],
-        private: Sequence[Arrays],
-        context: RoundContext,
-    ) -> Sequence[Contribution]:
-        """Return what the loop over `contribute` returns."""
-        return [self.contribute(model, broadcast, d, p, context) for d, p in zip(devices, private, strict=True)]

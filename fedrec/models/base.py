@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedrec.errors import FedrecError
+from fedrec.models.losses import Loss
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -63,8 +64,12 @@ class Recommender(nn.Module, ABC):
 
 
 class TrainableRecommender(Recommender):
-    """A recommender with parameters that local training can improve."""
+    """A recommender with parameters that local training can improve: its `forward` gives logits [B, 1+k] for items.
 
+    `criterion` is the loss on those logits, one value per interaction.
+    """
+
+    criterion: Loss
     owners: Tensor | None = None
 
     def rows(self, items: Tensor) -> Tensor:
@@ -74,14 +79,14 @@ class TrainableRecommender(Recommender):
         """
         return torch.zeros(len(items), dtype=torch.long, device=items.device) if self.owners is None else self.owners
 
-    @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Return one value per INTERACTION [B]: a positive and the negatives drawn for it are one example."""
+        return self.criterion(self(batch.items), batch.values)
 
     @property
     def negatives_useful(self) -> bool:
         """Whether the loss looks at negatives; a loss on ratings does not."""
-        return True
+        return not self.ratings
 
     @abstractmethod
     def reset_private(self, generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.models.base import TrainableRecommender
 from fedrec.models.features import feature_vectors
 from fedrec.models.losses import loss_named
 
@@ -44,7 +44,7 @@ class ContentRecommender(TrainableRecommender):
         self.user = nn.Embedding(1, vectors.shape[1])
         self.item_bias = nn.Embedding(len(catalogue), 1)
         self.scale, self.strength, self.recent, self.decay = scale, strength, recent, decay
-        self._loss = loss_named(loss)
+        self.criterion = loss_named(loss)
         nn.init.zeros_(self.item_bias.weight)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -52,10 +52,6 @@ class ContentRecommender(TrainableRecommender):
         user = self.user(self.rows(items))  # [B, F]
         features = cast(Tensor, self.features)[items]  # [B, 1+k, F]
         return self.item_bias(items).squeeze(-1) + self.scale * torch.einsum("bkf,bf->bk", features, user)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of each interaction [B]."""
-        return self._loss(self(batch.items), batch.values)
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V]: the shared bias, and how near it is to what was used last."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.models.base import TrainableRecommender
 from fedrec.models.losses import loss_named
 
 
@@ -29,7 +29,7 @@ class MatrixFactorisation(TrainableRecommender):
         self.item = nn.Embedding(len(catalogue), dim)
         self.item_bias = nn.Embedding(len(catalogue), 1)
         self.offset, self.scale, self.ratings = offset, scale, loss == "mse"
-        self._loss = loss_named(loss)
+        self.criterion = loss_named(loss)
         nn.init.normal_(self.item.weight, std=scale)
         nn.init.zeros_(self.item_bias.weight)
 
@@ -37,15 +37,6 @@ class MatrixFactorisation(TrainableRecommender):
         """Return logits [B, 1+k] for items [B, 1+k]."""
         user = self.user(self.rows(items))  # [B, d]
         return (self.item(items) * user.unsqueeze(1)).sum(-1) + self.item_bias(items).squeeze(-1) + self.offset
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of each interaction [B]."""
-        return self._loss(self(batch.items), batch.values)
-
-    @property
-    def negatives_useful(self) -> bool:
-        """Whether the loss looks at negatives."""
-        return not self.ratings
 
     def scores(self, history: Tensor) -> Tensor:
         """Return user . item + bias for every item [V]; the history has shaped the user vector, nothing else."""

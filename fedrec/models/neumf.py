@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.models.base import TrainableRecommender
 from fedrec.models.losses import loss_named
 
 
@@ -35,7 +35,7 @@ class NeuMF(TrainableRecommender):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(dim + sizes[-1], 1)
         self.offset, self.scale, self.ratings = offset, scale, loss == "mse"
-        self._loss = loss_named(loss)
+        self.criterion = loss_named(loss)
         for table in (self.item_gmf, self.item_mlp):
             nn.init.normal_(table.weight, std=scale)
         # The layers' names depend on how many there are, so this allow-list is the instance's: the item side and them.
@@ -51,15 +51,6 @@ class NeuMF(TrainableRecommender):
         for layer in self.layers:
             hidden = torch.relu(layer(hidden))
         return self.output(torch.cat([gmf, hidden], dim=-1)).squeeze(-1) + self.offset
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of each interaction [B]."""
-        return self._loss(self(batch.items), batch.values)
-
-    @property
-    def negatives_useful(self) -> bool:
-        """Whether the loss looks at negatives."""
-        return not self.ratings
 
     def scores(self, history: Tensor) -> Tensor:
         """Return the logit of every item [V]; the history has shaped the user vectors, nothing else."""
