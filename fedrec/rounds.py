@@ -58,6 +58,10 @@ class Spending(Protocol):
         """Return what has been spent so far."""
         ...
 
+    def projection(self, rounds: int) -> float:
+        """Return what that many rounds will have spent."""
+        ...
+
     @property
     def head(self) -> str:
         """The hash of the newest row."""

@@ -157,6 +157,28 @@ def test_a_csv_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert values["dataset"]["users"] == 25 and values["dataset"]["interactions"] == 200 and values["refit"]
 
 
+def test_ratings_are_predicted_and_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Users agree on which items are good: MSE learns it, and RMSE beats the spread of the ratings."""
+    path = tmp_path / "ratings.csv"
+    rated = [(u, (u * 7 + n) % 20, n) for u in range(30) for n in range(10)]
+    path.write_text("user,item,time,stars\n" + "".join(f"u{u},i{i},{n},{1 + 4 * (i % 2)}\n" for u, i, n in rated))
+    data = ["dataset=csv", f"dataset.path={path}", "dataset.columns.value=stars", f"output={tmp_path}", "privacy=none"]
+    main(
+        [
+            "simulate",
+            *data,
+            "model=mf",
+            "model.loss=mse",
+            "model.offset=3",
+            "rounds=60",
+            "evaluation.baselines=[]",
+            "--json",
+        ]
+    )
+    values = json.loads(capsys.readouterr().out)
+    assert 0 < values["test"]["rmse"] < 1.0
+
+
 def test_data_is_listed_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "list"])
     listed = capsys.readouterr().out

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedrec.privacy.none import NoPrivacy
 from fedrec.report.progress import Progress
 from fedrec.report.verdict import guarantee, table, verdict
 from fedrec.rounds import Round
@@ -78,7 +79,7 @@ def report(number: int, **changes: Any) -> Round:
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
 def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
     progress = Progress(stream)
-    progress.start("", SimpleNamespace(experiment=SimpleNamespace(rounds=3)))  # type: ignore[arg-type]
+    progress.start("", SimpleNamespace(experiment=SimpleNamespace(rounds=3, mechanism=NoPrivacy())))  # type: ignore[arg-type]
     progress.round(report(1))
     progress.round(report(2, validation=0.02, rejected={2: "emb is not finite"}))
     progress.round(report(3, epsilon=None))
@@ -98,7 +99,7 @@ def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
 
 def test_a_run_that_ends_early_says_so() -> None:
     progress = Progress(io.StringIO())
-    session = SimpleNamespace(experiment=SimpleNamespace(rounds=3))
+    session = SimpleNamespace(experiment=SimpleNamespace(rounds=3, mechanism=NoPrivacy()))
     progress.start("", session)  # type: ignore[arg-type]
     progress.end(session, [report(2)])  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.features import feature_vectors
-from fedrec.models.losses import loss_named
+from fedrec.models.losses import bpr
 
 
 class ContentRecommender(TrainableRecommender):
-    """Trains on bias + scale * user . features, ranks by bias + strength * taste . features.
+    """Trains on bias + scale * user . features by BPR, ranks by bias + strength * taste . features.
 
     The user vector is trained inside the mechanism, so that one user's taste is not mistaken for popularity. The taste
     that ranks is another vector: the mean of the features of the last `recent` items, each older one weighing `decay`
@@ -30,7 +30,6 @@ class ContentRecommender(TrainableRecommender):
         self,
         catalogue: Catalogue,
         *,
-        loss: str = "bpr",
         centres: int = 60,
         scale: float = 0.3,
         strength: float = 6.0,
@@ -44,7 +43,7 @@ class ContentRecommender(TrainableRecommender):
         self.user = nn.Embedding(1, vectors.shape[1])
         self.item_bias = nn.Embedding(len(catalogue), 1)
         self.scale, self.strength, self.recent, self.decay = scale, strength, recent, decay
-        self.criterion = loss_named(loss)
+        self.criterion = bpr
         nn.init.zeros_(self.item_bias.weight)
 
     def forward(self, items: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedrec.evaluation.candidates import candidates_digest
 from fedrec.evaluation.intervals import paired_interval
 from fedrec.evaluation.result import SAMPLED_CAUTION, result
 from fedrec.evaluation.table import Table
@@ -53,6 +54,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "sampled_caution": SAMPLED_CAUTION,
         "validation": None if main.validation is None else shown(main.validation),
         "test": shown(main.rows),
+        "candidates": candidates_digest(dataset.devices, options),
         "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
         "privacy": privacy(main),
         "devices_per_second": answered / max(train_seconds, 1e-9),

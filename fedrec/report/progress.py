@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from fedrec.data.dataset import Dataset
+from fedrec.privacy.card import sentence
 
 if TYPE_CHECKING:
     from fedrec.rounds import Round, Session
@@ -40,6 +41,8 @@ class Progress:
     def start(self, label: str, session: "Session") -> None:
         """Begin the lines of one run."""
         self.label, self.rounds = label or "run", session.experiment.rounds
+        if session.experiment.mechanism.private:
+            self.note(f"{self.label}, after {self.rounds} rounds: {promised(session)}")
         self.started, self.told, self.first, self.validation = time.monotonic(), 0.0, 0, None
 
     def round(self, report: "Round") -> None:
@@ -78,3 +81,9 @@ class Progress:
 
     def baseline(self, name: str) -> None:
         """Say which baseline comes next, where there is no terminal line to overwrite."""
+
+
+def promised(session: "Session") -> str:
+    """Return what a run will have spent at its end, in the words that go with every epsilon."""
+    mechanism = session.experiment.mechanism
+    return sentence(mechanism.terms, session.ledger.projection(session.plan.rounds), mechanism.delta_for(session.plan))
