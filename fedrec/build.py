@@ -5,10 +5,10 @@ Not Hydra's instantiate: that calls anything importable, and a configuration can
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from fedrec.errors import FedrecError, nearest
 
@@ -53,7 +53,17 @@ def build(node: Mapping[str, Any], where: str) -> Any:
                 f"{where}.{key} does not exist.{nearest(key, (p for p in parameters if p != 'catalogue'))}"
             )
         fields[key] = checked(value, hints(target).get(key), f"{where}.{key}")
-    return partial(target, **fields) if node.get("_partial_") else target(**fields)
+    return partial(target, **fields) if node.get("_partial_") else made(where, partial(target, **fields))
+
+
+def made(where: str, call: Callable[[], Any]) -> Any:
+    """Return what the call makes; what a constructor says of values that it can't take becomes an error of `where`."""
+    try:
+        return call()
+    except FedrecError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError, OverflowError) as error:
+        raise FedrecError(f"{where} can't be built from these settings: {str(error).splitlines()[0]}") from error
 
 
 def hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -62,10 +72,17 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(own)
 
 
+def checked_list(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
+    """Return a list as a tuple, each element checked."""
+    if not isinstance(value, list):
+        raise FedrecError(f"{where}={value}: expected a list, such as [{value}]")
+    return tuple(checked(element, kind, f"{where}[{n}]") for n, element in enumerate(cast(list[Any], value)))
+
+
 def checked(value: Any, hint: Any, where: str) -> Any:
     """Return the value if it is of the kind that the constructor declares, a list as a tuple; else say what is."""
-    if isinstance(value, list):
-        return tuple(value)
+    if get_origin(hint) in (tuple, Sequence):
+        return checked_list(value, get_args(hint)[0], where)
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if any(kind not in SCALARS for kind in kinds):
         return value

@@ -45,7 +45,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint durably and drop all but the last two."""
     folder.mkdir(parents=True, exist_ok=True)
-    notes = json.dumps({"round": checkpoint.round, **checkpoint.notes}, sort_keys=True).encode()
+    notes = json.dumps({**checkpoint.notes, "round": checkpoint.round, "order": list(checkpoint.state)}).encode()
     body = save({**checkpoint.state, NOTES: np.frombuffer(notes, np.uint8)})
     digest = hashlib.sha256(body).digest()
     write_durably(folder / f"round-{checkpoint.round:06d}.safetensors", body + digest)
@@ -64,7 +64,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     content = files[-1].read_bytes()
     body, digest = content[:-32], content[-32:]
     if hashlib.sha256(body).digest() != digest:
-        raise FedrecError(f"{files[-1]} is damaged: its checksum does not fit. Delete it to go on from the one before")
+        raise FedrecError(f"{files[-1]} is damaged: its checksum does not fit. Put back a copy, or start a new run")
     arrays = load(body)
     notes = json.loads(arrays.pop(NOTES).tobytes())
-    return Checkpoint(notes.pop("round"), arrays, notes)
+    # safetensors gives names in any order, and seeded noise is drawn in the order of the state.
+    state = {name: arrays[name] for name in notes.pop("order")}
+    return Checkpoint(notes.pop("round"), state, notes)

@@ -92,7 +92,10 @@ def show(lines: "Sequence[Any]", as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's error is one line on standard error and status 2."""
-    options = parser().parse_args(arguments)
+    options, more = parser().parse_known_args(arguments)
+    if any(extra.startswith("-") for extra in more) or (more and not hasattr(options, "overrides")):
+        parser().error(f"unrecognized arguments: {' '.join(more)}")
+    options.overrides = [*getattr(options, "overrides", []), *more]
     try:
         if options.command == "simulate":
             simulate(options.overrides, options.resume, options.json)
@@ -100,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data(options)
     except FedrecError as error:
         print(f"fedrec: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"fedrec: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\nfedrec: interrupted; go on with fedrec simulate --resume RUN", file=sys.stderr)

@@ -113,9 +113,12 @@ def mean_loss(replies: Iterable[Message]) -> float | None:
     return sum(cast(float, loss) for loss, count in pairs if count) / examples if examples else None
 
 
-def evaluate(directory: Directory, devices: NDArray[np.int64], arrays: Arrays, part: str, round_number: int) -> Table:
-    """Return the per-user rows of an evaluation on the devices, as they stand after a round: simulations only."""
-    requests = directory.requests("evaluate", devices, arrays, part=part, round=round_number)
+def evaluate(directory: Directory, devices: NDArray[np.int64], arrays: Arrays, part: str, **more: Any) -> Table:
+    """Return the per-user rows of an evaluation on the devices: simulations only.
+
+    `more` goes into the header: the round after which to evaluate, and where the private arrays of that round lie.
+    """
+    requests = directory.requests("evaluate", devices, arrays, part=part, **more)
     tables = dict[int, Table]()
     for node, reply in directory.nodes.ask(requests, EVALUATE_SECONDS):
         if "error" in reply.header:

@@ -81,12 +81,29 @@ def read(path: Path) -> Settings:
     """Return the settings that a run folder keeps."""
     if not path.exists():
         raise FedrecError(f"{path} does not exist: --resume takes the folder of a run")
-    return Settings(cast(dict[str, Any], yaml.safe_load(path.read_text())))
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FedrecError(f"{path} is not the configuration of a run: {str(error).splitlines()[0]}") from error
+    if not isinstance(document, dict) or not {"run", *EXPERIMENT_KEYS} <= cast(dict[str, Any], document).keys():
+        raise FedrecError(f"{path} is not the configuration of a run: --resume takes the folder that a run printed")
+    return Settings(cast(dict[str, Any], document))
 
 
 def resolved(config: DictConfig) -> Settings:
     """Check the run-level settings against their schema and return plain values."""
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    try:
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise FedrecError(str(error).splitlines()[0]) from error
+    known = {*Schema.__dataclass_fields__, *EXPERIMENT_KEYS}
+    for key in known - plain.keys():
+        raise FedrecError(f"{key} is missing: it can be set, not removed")
+    for key in plain.keys() - known:
+        raise FedrecError(f"{key} does not exist.{nearest(key, known)}")
+    for key in EXPERIMENT_KEYS[:6]:
+        if not isinstance(plain[key], dict) or "_target_" not in plain[key]:
+            raise FedrecError(f"{key} must be one of the choices in conf/{key}, with _target_ left as it is")
     levels = {key: value for key, value in plain.items() if key in Schema.__dataclass_fields__}
     for key, value in levels.items():
         try:
@@ -94,6 +111,8 @@ def resolved(config: DictConfig) -> Settings:
         except OmegaConfBaseException as error:
             kind = Schema.__dataclass_fields__[key].type
             raise FedrecError(f"{key}={value}: expected {getattr(kind, '__name__', kind)}") from error
+        if key == "name" and value is not None and not isinstance(value, str):
+            plain["name"] = str(value)
     least = {"rounds": 1, "seed": 0, "nodes": 1}
     for key in least:
         if plain[key] < least[key]:

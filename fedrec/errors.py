@@ -12,6 +12,10 @@ class Refused(FedrecError):
     """A combination or a spending that fedrec will not carry out because nothing would stand behind its claim."""
 
 
+class BudgetSpent(Refused):
+    """A round that would pass a budget, or find no device that may still take part."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known word nearest to `word`, else the list of what is known."""
     known = sorted(known)

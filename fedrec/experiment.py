@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedrec.algorithms.base import Algorithm
-from fedrec.build import build
+from fedrec.build import build, made
 from fedrec.cohort import Cohort
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, Source
@@ -93,6 +93,11 @@ class Experiment:
             raise Refused(f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}")
         sensitivity = algorithm.sensitivity(mechanism.terms.unit)
         check(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
+        if mechanism.terms.unit == "interaction" and self.node()["dataset"].get("minimum", 1) > 1:
+            raise Refused(
+                "dataset.minimum drops users by how many interactions they have: at interaction level a single one "
+                "could decide that; use dataset.minimum=1 or privacy=user"
+            )
         if self.evaluation.select == "best" and mechanism.terms.unit != "none":
             raise Refused("evaluation.select=best looks at exact validation figures: it needs privacy=none")
         privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
@@ -104,7 +109,7 @@ class Experiment:
         seed = np.random.SeedSequence((self.seed, INIT_STREAM)).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed >> np.uint64(1)))
-            return self.model(catalogue).to(self.accelerator)
+            return made("model", lambda: self.model(catalogue)).to(self.accelerator)
 
 
 def accelerator(name: str) -> str:

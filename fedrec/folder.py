@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ class RunFolder:
         """Where simulated devices keep what never leaves them."""
         return self.path / "private"
 
+    def best_private(self, round_number: int) -> Path:
+        """Where the private arrays of the best round are kept, with evaluation.select=best."""
+        return self.exact / f"private-{round_number:06d}"
+
     @property
     def config(self) -> Path:
         """The resolved configuration."""
@@ -46,10 +51,10 @@ class RunFolder:
                 f"{self.path} holds a run already: go on with --resume {self.path}, choose another name=, "
                 "or set overwrite=true"
             )
-        for folder in (self.exact, self.checkpoints, self.private):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for old in (old for old in folder.iterdir() if overwrite and old.is_file()):
-                old.unlink()
+        own = (self.exact, self.checkpoints, self.private, self.path / "baselines")
+        for folder in own:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, mode=0o700)
         for name in ("rounds.jsonl", "metrics.json", "privacy_card.json", "model.safetensors"):
             (self.path / name).unlink(missing_ok=True)
         write_durably(self.config, config.encode())
@@ -75,15 +80,13 @@ class RunFolder:
 
     def keep_rounds(self, last: int) -> int:
         """Drop lines of rounds after `last`, and a line torn by a kill; return the last round that has its line."""
-        newest = 0
-        for path in (self.exact / "rounds.jsonl", self.path / "rounds.jsonl"):
-            if not path.exists():
-                return 0
-            lines = [line for line in path.read_text().splitlines() if _round_of(line) in range(1, last + 1)]
-            write_durably(path, "".join(line + "\n" for line in lines).encode(), path.stat().st_mode & 0o777)
-            newest = min(_round_of(lines[-1]), newest or last) if lines else 0
-            if not newest:
-                break
+        paths = (self.exact / "rounds.jsonl", self.path / "rounds.jsonl")
+        lines = [path.read_text().splitlines() if path.exists() else [] for path in paths]
+        newest = min(max((n for n in map(_round_of, found) if n <= last), default=0) for found in lines)
+        for path, found in zip(paths, lines, strict=True):
+            if path.exists():
+                kept = [line for line in found if 1 <= _round_of(line) <= newest]
+                write_durably(path, "".join(line + "\n" for line in kept).encode(), path.stat().st_mode & 0o777)
         return newest
 
 

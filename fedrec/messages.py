@@ -60,7 +60,7 @@ def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, 
     """
     header = reply.header
     if "error" in header:
-        raise Rejected("the node reported an error")
+        raise Rejected(f"the node reported an error: {plain(header['error'])}")
     for key in ("protocol", "run", "round", "hash"):
         if header.get(key) != asked[key]:
             raise Rejected(f"{key} is not that of the request")
@@ -79,10 +79,16 @@ def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, 
     check_exact(header)
 
 
+def plain(text: Any) -> str:
+    """Return a stranger's text as one short line of printable characters."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:200])
+
+
 def check_exact(header: Mapping[str, Any]) -> None:
     """Raise `Rejected` unless the exact loss of a simulation, where there is one, is a finite sum over a count."""
     loss, examples = header.get("loss"), header.get("examples")
     if loss is None and examples is None:
         return
-    if type(examples) is not int or examples < 0 or not isinstance(loss, int | float) or not np.isfinite(loss):
+    whole = type(examples) is int and 0 <= examples < 1 << 53
+    if not whole or not isinstance(loss, int | float) or not abs(loss) < 1e300:
         raise Rejected("loss is not a finite sum over a number of examples")

@@ -86,7 +86,8 @@ class Node:
             for user, contribution in zip(chunk, made, strict=True):
                 random = mechanism.random(experiment.seed, header["round"], user, RELEASE_STREAM)
                 released.append(mechanism.release(contribution.update, random))
-                store.save(user, contribution.private, header["round"])
+                if Update(contribution.private, 1).finite():
+                    store.save(user, contribution.private, header["round"])
                 loss, examples = loss + contribution.loss, examples + contribution.examples
             partial_sums.append(total(released, released[0].arrays))
         like = partial_sums[0].arrays if partial_sums else {}

@@ -1,5 +1,6 @@
 """THE round loop: reserve, draw, ask, check, sum, noise, step, checkpoint, commit, evaluate."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from fedrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedrec.collect import Collected, Directory, base_header, collect, evaluate, greet
 from fedrec.data.dataset import Dataset
-from fedrec.errors import Refused
+from fedrec.errors import BudgetSpent, FedrecError
 from fedrec.evaluation.table import Table
 from fedrec.experiment import Experiment
 from fedrec.folder import RunFolder
@@ -88,7 +89,10 @@ class Session:
     def evaluate(self, state: Arrays, part: str, round_number: int) -> Table:
         """Evaluate a state on the chosen devices."""
         devices = self.experiment.evaluation.chosen(self.plan.population)
-        return evaluate(self.directory, devices, self.experiment.algorithm.broadcast(state), part, round_number)
+        kept = self.folder.best_private(round_number)
+        private = kept if kept.exists() else self.folder.private
+        arrays = self.experiment.algorithm.broadcast(state)
+        return evaluate(self.directory, devices, arrays, part, round=round_number, folder=str(private.resolve()))
 
 
 def open_session(
@@ -121,7 +125,7 @@ def run(session: Session) -> Iterator[Round]:
     for number in range(done + 1, session.experiment.rounds + 1):
         try:
             session.ledger.reserve(number)
-        except Refused:
+        except BudgetSpent:
             if number == 1:
                 raise
             return
@@ -138,6 +142,8 @@ def play(session: Session, state: Arrays, number: int) -> tuple[Arrays, Round]:
     present = experiment.cohort.present(drawn, seed, number)
     requests = session.directory.requests("train", present, algorithm.broadcast(state), round=number)
     got = collect(session.directory, requests, algorithm.shapes(state), experiment.cohort.deadline_seconds)
+    if got.rejected and all("reported an error" in got.rejected.get(node, "") for node in requests):
+        raise FedrecError(f"round {number}: every node failed; {next(iter(got.rejected.values()))}")
     released = got.total.count >= experiment.cohort.minimum
     if released:
         random = mechanism.random(seed, number, SERVER_STREAM)
@@ -188,15 +194,27 @@ def public_line(exact: dict[str, Any], session: Session) -> dict[str, Any]:
     """Return a round's line without what no epsilon covers: the drawn cohort, who answered, loss and validation."""
     if not session.experiment.mechanism.private:
         return exact
-    hidden = {"answered": None, "rejected": None, "loss": None, "validation": None}
-    return {**exact, **hidden, "cohort": round(session.plan.expected_cohort)}
+    # Sizes and times are those of the plan: the guarantee may rest on nobody knowing who was drawn, nor how many.
+    hidden = {
+        "answered": None,
+        "rejected": None,
+        "loss": None,
+        "validation": None,
+        "bytes_down": None,
+        "bytes_up": None,
+    }
+    return {**exact, **hidden, "cohort": round(session.plan.expected_cohort), "seconds": round(exact["seconds"])}
 
 
 def keep_best(folder: RunFolder, state: Arrays, report: Round) -> None:
-    """Keep the state with the best validation so far under exact/best."""
+    """Keep the state with the best validation so far, and the private arrays that go with it, under exact/."""
     best = load_checkpoint(folder.exact / "best")
     if report.validation is not None and (best is None or report.validation > best.notes["validation"]):
+        shutil.copytree(folder.private, folder.best_private(report.round), dirs_exist_ok=True)
         save_checkpoint(folder.exact / "best", Checkpoint(report.round, state, {"validation": report.validation}))
+        for old in folder.exact.glob("private-*"):
+            if old != folder.best_private(report.round):
+                shutil.rmtree(old)
 
 
 def final_state(session: Session) -> tuple[int, Arrays]:

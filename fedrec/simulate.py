@@ -10,6 +10,7 @@ from typing import Any, cast
 from safetensors.numpy import save_file
 
 from fedrec import __version__
+from fedrec.checkpoint import load_checkpoint
 from fedrec.config import Settings, read
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, Refused
@@ -27,6 +28,7 @@ from fedrec.report.metrics import metrics
 from fedrec.report.progress import Progress
 from fedrec.rounds import Round, Session, final_state, open_session, run
 
+SIZES = "numbers of users and interactions are those of the data set as published or counted, assumed public"
 NO_PRIVACY = {"_target_": "fedrec.privacy.none.NoPrivacy"}
 POPULARITY = {
     "model": {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True},
@@ -40,7 +42,8 @@ class Trained:
     """A finished run: its session, how long each part took, and the per-user rows of its test."""
 
     session: Session
-    rounds: int
+    rounds: int  # the round whose model is released
+    played: int
     evaluate_seconds: float
     rows: Table
     validation: Table | None
@@ -88,6 +91,7 @@ class Job:
         return Trained(
             session=session,
             rounds=number,
+            played=last_round(folder),
             evaluate_seconds=time.monotonic() - trained,
             rows=rows,
             validation=validation,
@@ -98,7 +102,11 @@ class Job:
         name = self.settings.document["run"] + str(folder.path.relative_to(self.folder.path)).removeprefix(".")
         population = cast(str | None, self.settings.document["dataset"].get("population")) or dataset.population
         limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
-        return Ledger.open(population, name, mechanism, plan, plan.population, limit)
+        ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
+        saved = load_checkpoint(folder.checkpoints)
+        if saved is not None:
+            ledger.check_holds(saved.notes["ledger"])
+        return ledger
 
     def _write_model(self, main: Trained) -> None:
         number, state = final_state(main.session)
@@ -135,7 +143,18 @@ def card_of(main: Trained) -> dict[str, Any]:
     """Return the privacy card of a finished run."""
     session = main.session
     made = card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger))
-    return {**made, "catalogue": vocabulary(session.dataset.catalogue.origin), "code": {"fedrec": __version__}}
+    return {
+        **made,
+        "catalogue": vocabulary(session.dataset.catalogue.origin),
+        "sizes": SIZES,
+        "code": {"fedrec": __version__},
+    }
+
+
+def last_round(folder: RunFolder) -> int:
+    """Return the last round that was made durable."""
+    saved = load_checkpoint(folder.checkpoints)
+    return saved.round if saved else 0
 
 
 def vocabulary(origin: str) -> str:
@@ -163,7 +182,7 @@ def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
     if Path(name).name != name or name in (".", ".."):
         raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
     # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.
-    document = {**settings.document, "name": name, "run": secrets.token_hex(8)}
+    document = {**settings.document, "name": name, "run": f"{name}-{secrets.token_hex(8)}"}
     named, folder = Settings(document), RunFolder(Path(document["output"]) / name)
     folder.create(named.yaml(), overwrite=bool(document["overwrite"]))
     return named, folder

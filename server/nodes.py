@@ -38,7 +38,8 @@ class FlowerNodes:
         while waiting and time.monotonic() < end:
             for message in self._grid.pull_messages(waiting):
                 waiting.discard(message.metadata.reply_to_message_id)
-                yield message.metadata.src_node_id, incoming(message)
+                if time.monotonic() <= end:
+                    yield message.metadata.src_node_id, incoming(message)
             if waiting and not getattr(self._grid, "immediate", False):
                 time.sleep(POLL_SECONDS)
 

@@ -1,6 +1,6 @@
 """Federated against centralised: the same model, trained on pooled data by the same losses, negatives and ranking.
 
-    python -m simulations.central --seeds 0 1 2 dataset=ml-100k dataset.path=DIR model=mf privacy=none
+    python -m simulations.central dataset=ml-100k dataset.path=DIR model=mf privacy=none --seeds 0 1 2
 
 trains the model both ways for each seed and prints NDCG@10 of both with intervals over users, and their ratio.
 """
@@ -25,7 +25,6 @@ from fedrec.node import load_dataset
 from fedrec.nodes import LocalNodes
 from fedrec.report.progress import Progress
 from fedrec.simulate import Job, new_run
-from fedrec.training.negatives import draw_uniform
 
 PATIENCE = 5  # epochs without a better validation before training stops
 
@@ -54,7 +53,7 @@ def epoch(
     seen = np.zeros((len(dataset.devices), model.items), bool)
     seen[user, item] = True
     for rows in np.split(order, np.arange(1024, len(order), 1024)):
-        drawn = draw_uniform(generator, model.items, (len(rows), k))
+        drawn = generator.integers(0, model.items, (len(rows), k))
         while (bad := seen[user[rows, None], drawn]).any():
             drawn[bad] = generator.integers(0, model.items, int(bad.sum()))
         model.owners = torch.from_numpy(user[rows])

@@ -42,7 +42,8 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Take messages in; each gets the id that its reply will name."""
+        """Take messages in; each gets the id that its reply will name. What was not pulled before is forgotten."""
+        self._waiting.clear()
         pushed = list[str]()
         for message in messages:
             name = uuid.uuid4().hex

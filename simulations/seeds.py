@@ -1,6 +1,6 @@
 """One setting over several seeds: what is above popularity, and what privacy costs, with intervals over users.
 
-    python -m simulations.seeds --seeds 0 1 2 [fedrec simulate's overrides]
+    python -m simulations.seeds [fedrec simulate's overrides] --seeds 0 1 2
 
 Every trial is charged to the ledger of its users, as any run is. Per-user results are averaged over seeds before they
 are compared, so that no user counts twice.

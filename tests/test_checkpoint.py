@@ -21,6 +21,14 @@ def test_what_is_saved_is_loaded_and_two_are_kept(tmp_path: Path) -> None:
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["round-000003.safetensors", "round-000004.safetensors"]
 
 
+def test_names_keep_their_order(tmp_path: Path) -> None:
+    """Seeded noise is drawn array by array: a resumed run has to go through them as the first one did."""
+    names = [f"layer{n % 7}.{n}" for n in range(30)]
+    save_checkpoint(tmp_path, Checkpoint(1, {name: np.zeros(2, np.float32) for name in names}, {}))
+    found = load_checkpoint(tmp_path)
+    assert found is not None and list(found.state) == names
+
+
 @pytest.mark.parametrize("share", [k / 16 for k in range(16)])
 def test_damage_is_named_and_never_trained_on(tmp_path: Path, share: float) -> None:
     save_checkpoint(tmp_path, Checkpoint(1, STATE, {}))

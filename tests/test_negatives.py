@@ -7,6 +7,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.evaluation.device import evaluate_device
 from fedrec.evaluation.options import Evaluation
 from fedrec.evaluation.table import table
+from fedrec.privacy.noise import SystemRandom
 from fedrec.training.negatives import draw_outside, draw_uniform
 
 ITEMS, USERS, ROUNDS = 400, 300, 20
@@ -26,7 +27,7 @@ def test_a_user_of_everything_still_gets_negatives() -> None:
 
 
 def test_uniform_looks_at_nothing() -> None:
-    assert set(draw_uniform(np.random.default_rng(0), 5, (200, 2)).ravel()) == set(range(5))
+    assert set(draw_uniform(SystemRandom(), 5, (200, 2)).ravel()) == set(range(5))
 
 
 def counter(leaky: bool) -> float:

@@ -60,7 +60,7 @@ def test_a_killed_run_ends_bit_identical(tmp_path: Path, overrides: list[str]) -
 @pytest.mark.parametrize("privacy", ["none", "user", "interaction"])
 def test_many_kills_end_bit_identical(tmp_path: Path, privacy: str) -> None:
     seeded = [] if privacy == "none" else ["privacy.randomness=seeded"]
-    check_identical(tmp_path, 25, *RUN, "model=mf", "model.dim=4", f"privacy={privacy}", *seeded, "rounds=30")
+    check_identical(tmp_path, 25, *RUN, "model=neumf", "model.dim=4", f"privacy={privacy}", *seeded, "rounds=30")
 
 
 def test_a_killed_private_run_stays_charged_and_within_its_budget(tmp_path: Path) -> None:
@@ -75,6 +75,35 @@ def test_a_killed_private_run_stays_charged_and_within_its_budget(tmp_path: Path
     assert charged[0] > 0 and card
     values = json.loads((tmp_path / "out" / "run" / "metrics.json").read_text())
     assert 0 < values["privacy"]["epsilon"] <= 8.0 + 1e-6
+
+
+def test_a_run_does_not_go_on_without_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh ledger would have nothing spent: a deleted or moved one is refused, not believed."""
+    main(["simulate", *RUN, "rounds=2", "evaluation.baselines=[]", f"output={tmp_path}", "name=one"])
+    monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "elsewhere"))
+    with pytest.raises(SystemExit):
+        main(["simulate", "--resume", str(tmp_path / "one")])
+    assert "does not hold what this run has spent" in capsys.readouterr().err
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = [
+        *SMALL,
+        "rounds=2",
+        "evaluation.baselines=[private_popularity,no_privacy]",
+        f"output={tmp_path}",
+        "name=one",
+    ]
+    main(["simulate", *quick, "--json"])
+    before = json.loads(capsys.readouterr().out)
+    main(["simulate", *quick, "privacy.epsilon=0.5", "seed=3", "overwrite=true", "--json"])
+    after = json.loads(capsys.readouterr().out)
+    for name in ("private_popularity", "no_privacy"):
+        assert before["baselines"][name] != after["baselines"][name], name
+    twin = tmp_path / "one" / "baselines" / "private_popularity" / "rounds.jsonl"
+    assert json.loads(twin.read_text().splitlines()[-1])["epsilon"] < 0.51
 
 
 def test_resuming_needs_a_run_and_its_own_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.privacy.base import Aggregate
 from fedrec.update import Arrays
@@ -22,8 +23,17 @@ class FedAdam(FedAvg):
     beta2: float = 0.99
     tau: float = 1e-3
 
+    def __post_init__(self) -> None:
+        FedAvg.__post_init__(self)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FedrecError(f"algorithm.{name}={getattr(self, name)} must lie in [0, 1)")
+        if not self.tau > 0:
+            raise FedrecError(f"algorithm.tau={self.tau} must be positive")
+
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from the model's own first values and empty moments."""
+        self.check_model(model)
         shared = model.shared_arrays()
         moments = {f"{kind}/{name}": np.zeros_like(a) for name, a in shared.items() for kind in ("first", "second")}
         return {**shared, **moments}

@@ -33,12 +33,22 @@ class FedAvg(LocalSettings, OneByOne):
         for name in ("learning_rate", "server_learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise FedrecError(f"algorithm.{name}={getattr(self, name)} must be a positive number")
+        if self.denominator is not None and not self.denominator > 0:
+            raise FedrecError(
+                f"algorithm.denominator={self.denominator} must be a positive number, or null for the mean"
+            )
         if self.optimiser not in ("sgd", "adam"):
             raise FedrecError(f"algorithm.optimiser={self.optimiser} must be sgd or adam")
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from the model's own first values."""
+        self.check_model(model)
         return model.shared_arrays()
+
+    def check_model(self, model: Recommender) -> None:
+        """Raise where the model's loss compares with negatives and none would be drawn."""
+        if isinstance(model, TrainableRecommender) and model.negatives_useful and self.negatives == 0:
+            raise FedrecError("algorithm.negatives=0: this loss compares a positive with at least 1 negative")
 
     def rounds(self, rounds: int) -> int:
         """Take as many rounds as asked for."""

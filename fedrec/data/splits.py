@@ -13,7 +13,8 @@ from fedrec.errors import FedrecError
 def leave_last_out(interactions: Interactions) -> DeviceTable:
     """Hold out each user's last row for the test and the one before for validation.
 
-    Users with two rows give only a test row, users with one row keep it for training. Interactions are sorted by
+    Users with two rows have nothing to train on, users with one row keep it for training: so one interaction more or
+    less never puts another in its place among those that are trained on. Interactions are sorted by
     time, rows of equal time by their order in the file, so "last" is never drawn.
     """
     count = np.bincount(interactions.user, minlength=interactions.users)
@@ -25,14 +26,14 @@ def leave_last_out(interactions: Interactions) -> DeviceTable:
 def hold_out(
     interactions: Interactions, test: NDArray[np.bool_], candidates: NDArray[np.int32] | None = None
 ) -> DeviceTable:
-    """Hold out the rows marked in `test[n]`, and for validation the last of the others where two or more are left."""
+    """Hold out the rows marked in `test[n]`, and for validation the last of the others where a user has two rows."""
     order = np.lexsort((test, interactions.user))
     count = np.bincount(interactions.user, minlength=interactions.users)
     start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     test_from = start[1:] - np.bincount(interactions.user[test], minlength=interactions.users)
     return DeviceTable(
         start=start,
-        validation_from=test_from - (test_from - start[:-1] >= 2),
+        validation_from=test_from - ((test_from > start[:-1]) & (count >= 2)),
         test_from=test_from,
         item=interactions.item[order],
         value=interactions.value[order],

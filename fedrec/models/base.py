@@ -3,6 +3,7 @@
 Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its k negatives), n items of a history.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,3 +92,10 @@ class TrainableRecommender(Recommender):
     @abstractmethod
     def reset_private(self, generator: torch.Generator) -> None:
         """Draw the private parameters afresh, as on a device that never trained."""
+
+
+def check_sizes(**sizes: float) -> None:
+    """Raise unless each of a model's settings, given by name, is a finite number above 0."""
+    for name, value in sizes.items():
+        if not (math.isfinite(value) and value > 0):
+            raise FedrecError(f"model.{name}={value} must be a finite number above 0")

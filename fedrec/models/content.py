@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender
+from fedrec.models.base import TrainableRecommender, check_sizes
 from fedrec.models.features import feature_vectors
 from fedrec.models.losses import bpr
 
@@ -37,6 +37,7 @@ class ContentRecommender(TrainableRecommender):
         decay: float = 0.9,
     ) -> None:
         super().__init__()
+        check_sizes(centres=centres, scale=scale, recent=recent, decay=decay)
         self.items = len(catalogue)
         vectors = torch.from_numpy(feature_vectors(catalogue, centres))
         self.register_buffer("features", vectors, persistent=False)

@@ -25,8 +25,8 @@ class Ease(Recommender):
         super().__init__()
         self.items = len(catalogue)
         if not 0 < head <= LARGEST_HEAD:
-            need = head * head * 4 / 2**20
-            raise FedrecError(f"model.head={head}: a head of 1 to {LARGEST_HEAD} items, this one takes {need:,.0f} MiB")
+            need = f"; {head:,} would take {head * head * 4 / 2**20:,.0f} MiB" if head > LARGEST_HEAD else ""
+            raise FedrecError(f"model.head={head}: 1 to {LARGEST_HEAD} items expected{need}")
         size = min(head, len(catalogue))
         self.register_buffer("weights", torch.zeros(size, size))
         self.register_buffer("head_items", torch.arange(size, dtype=torch.float32))

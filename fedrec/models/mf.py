@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender
+from fedrec.models.base import TrainableRecommender, check_sizes
 from fedrec.models.losses import loss_named
 
 
@@ -24,6 +24,7 @@ class MatrixFactorisation(TrainableRecommender):
         self, catalogue: Catalogue, *, dim: int = 32, loss: str = "bce", offset: float = 0.0, scale: float = 0.1
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, scale=scale)
         self.items = len(catalogue)
         self.user = nn.Embedding(1, dim)
         self.item = nn.Embedding(len(catalogue), dim)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender
+from fedrec.models.base import TrainableRecommender, check_sizes
 from fedrec.models.losses import loss_named
 
 
@@ -28,6 +28,7 @@ class NeuMF(TrainableRecommender):
         scale: float = 0.1,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, scale=scale, **{f"layers[{n}]": size for n, size in enumerate(layers)})
         self.items = len(catalogue)
         self.user_gmf, self.user_mlp = nn.Embedding(1, dim), nn.Embedding(1, dim)
         self.item_gmf, self.item_mlp = nn.Embedding(len(catalogue), dim), nn.Embedding(len(catalogue), dim)

@@ -15,7 +15,7 @@ import numpy as np
 from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import BudgetSpent, FedrecError, Refused
 from fedrec.privacy.account import (
     COUNT,
     Account,
@@ -92,7 +92,7 @@ class Ledger:
             self._load()
             self._check_order(round_number)
             if not self.affordable(event):
-                raise Refused(self._refusal(round_number))
+                raise BudgetSpent(self._refusal(round_number))
             self._check_population(spent([(event, 1)]))
             self._store.append(self._run, "reserve", {"round": round_number, "event": as_lists(spent([(event, 1)]))})
         self._load()
@@ -149,6 +149,14 @@ class Ledger:
         """
         own = [self.total] if self.account.private else []
         return epsilon_of(composed((part, 1) for part in [*own, *self._other_runs()]), self.account.delta)
+
+    def check_holds(self, entry: str) -> None:
+        """Raise `Refused` unless the ledger holds this hash: what a checkpoint stands on was charged here."""
+        if not self._store.holds(entry):
+            raise Refused(
+                f"the ledger {self._store.path} does not hold what this run has spent (entry {entry[:12]}...): it was "
+                "moved, deleted or belongs to other users; set FEDREC_STATE to where the run began, or start a new run"
+            )
 
     @property
     def total(self) -> Spent:

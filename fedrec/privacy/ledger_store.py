@@ -92,6 +92,10 @@ class LedgerStore:
         row = self._database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
         return str(row[0]) if row else FIRST
 
+    def holds(self, digest: str) -> bool:
+        """Say whether an entry has this hash."""
+        return self._database.execute("SELECT 1 FROM entries WHERE hash = ?", (digest,)).fetchone() is not None
+
     def entries(self, run: str, after: int = 0) -> list[Entry]:
         """Return a run's entries in order, those after a `seq` where one is given."""
         query = "SELECT seq, kind, body, hash FROM entries WHERE run = ? AND seq > ? ORDER BY seq"

@@ -24,7 +24,8 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
     dataset, options = session.dataset, experiment.evaluation
     counts = np.bincount(dataset.devices.refitted().train_rows()[1], minlength=len(dataset.catalogue))
     lines = session.folder.exact_rounds()
-    answered, train_seconds = sum(line["answered"] for line in lines), sum(line["seconds"] for line in lines)
+    train_seconds = sum(line["seconds"] for line in lines)
+    drawn = session.plan.expected_cohort * len(lines)  # who really was drawn stays in exact/
     asked = len(options.chosen(session.plan.population))
 
     def shown(rows: Table) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "engine": "reference",
         "rounds": main.rounds,
         "seed": experiment.seed,
+        "ended_early": None if main.played == experiment.rounds else "another round would have passed the budget",
         "refit": experiment.algorithm.refit,
         "release": EXACT_LABEL,
         "sampled_caution": SAMPLED_CAUTION,
@@ -57,7 +59,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "candidates": candidates_digest(dataset.devices, options),
         "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
         "privacy": privacy(main),
-        "devices_per_second": answered / max(train_seconds, 1e-9),
+        "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
     }
 

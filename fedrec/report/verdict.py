@@ -39,8 +39,10 @@ def verdict(values: Mapping[str, Any]) -> str:
         )
     twin = values["baselines"]["no_privacy"]
     if twin:
-        free = twin["full"]["ndcg@10"]
-        text += f"; without privacy it reaches {free:.4f}, so privacy costs {100 * (1 - ours / max(free, 1e-9)):.0f} %"
+        free, gap = twin["full"]["ndcg@10"], twin["paired_ndcg@10"]
+        cost = f"so privacy costs {100 * (1 - ours / max(free, 1e-9)):.0f} %" if ours < free else "no less than that"
+        sure = "" if gap["high"] < 0 else ", a difference within the noise of these users"
+        text += f"; without privacy it reaches {free:.4f}, {cost}{sure}"
     return text + "."
 
 
