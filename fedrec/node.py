@@ -53,6 +53,8 @@ class Node:
     """
 
     def __init__(self, index: int, parts: int, exact: bool) -> None:
+        # One device is too small a job for two threads: on a busy machine their waiting for each other costs tenfold.
+        torch.set_num_threads(1)
         self.index, self.parts, self.exact = index, parts, exact
         self._models: dict[str, Recommender] = {}
         self._stores: dict[str, MappedStore] = {}
