@@ -52,6 +52,8 @@ class RunFolder:
                 "or set overwrite=true"
             )
         own = (self.exact, self.checkpoints, self.private, self.path / "baselines")
+        if not self.config.exists() and (strange := [f for f in own if f.exists() and any(f.iterdir())]):
+            raise FedrecError(f"{strange[0]} is not empty, and {self.path} holds no run: choose another name=")
         for folder in own:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, mode=0o700)
