@@ -1,5 +1,6 @@
 """The Flower ClientApp: unpacks a message, lets the node answer it, packs the reply."""
 
+import logging
 from functools import cache
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -20,12 +21,15 @@ def node(index: int, parts: int) -> Node:
 
 def answer(message: Message, context: Context) -> Message:
     """Return the reply to any of the three kinds of message."""
-    request = messages.unpack(message.content["fedrec"]["message"].data)
     try:
+        request = messages.unpack(message.content["fedrec"]["message"].data)
         config = context.node_config
         reply = node(int(config["partition-id"]), int(config["num-partitions"])).answer(request)
     except FedrecError as error:
         reply = messages.Message({"error": str(error)})
+    except Exception as error:  # whatever breaks one node must not break the run
+        logging.getLogger(__name__).exception("this node could not answer")
+        reply = messages.Message({"error": f"{type(error).__name__} on the node; its log says more"})
     data = messages.pack(reply)
     array = Array(dtype="uint8", shape=(len(data),), stype="safetensors", data=data)
     return Message(RecordDict({"fedrec": ArrayRecord({"message": array})}), reply_to=message)

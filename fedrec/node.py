@@ -57,7 +57,7 @@ class Node:
         torch.set_num_threads(1)
         self.index, self.parts, self.exact = index, parts, exact
         self._models: dict[str, Recommender] = {}
-        self._stores: dict[str, MappedStore] = {}
+        self._stores: dict[tuple[str, str], MappedStore] = {}
 
     def answer(self, request: Message) -> Message:
         """Return the reply to a hello, train or evaluate message."""
@@ -130,11 +130,12 @@ class Node:
         return self._models[experiment.hash]
 
     def _store(self, request: Message, experiment: Experiment, dataset: Dataset) -> PrivateStore:
-        folder = request.header["folder"]
-        if folder not in self._stores:
+        # A name of its own for each session: a folder that was overwritten meanwhile must not be taken for the old one.
+        key, folder = (request.header["run"], request.header["folder"]), request.header["folder"]
+        if key not in self._stores:
             private = self._model(experiment, dataset).private_arrays()
-            self._stores = {folder: MappedStore(Path(folder), dataset.interactions.users, private)}
-        return self._stores[folder]
+            self._stores = {key: MappedStore(Path(folder), dataset.interactions.users, private)}
+        return self._stores[key]
 
     def _devices(self, request: Message, dataset: Dataset) -> DeviceTable:
         return dataset.devices.refitted() if request.header["part"] == "refit" else dataset.devices

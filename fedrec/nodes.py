@@ -18,7 +18,7 @@ class Nodes(Protocol):
     def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Send each node its request and yield (node, reply) as they come; what comes after the deadline is left out.
 
-        A node that fails yields a reply whose header holds "error".
+        A node that fails yields a reply whose header holds "error", or, in this process, raises what went wrong.
         """
         ...
 

@@ -1,5 +1,6 @@
 """THE round loop: reserve, draw, ask, check, sum, noise, step, checkpoint, commit, evaluate."""
 
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def open_session(
     experiment: Experiment, dataset: Dataset, nodes: Nodes, folder: RunFolder, ledger: Spending, part: str
 ) -> Session:
     """Greet the nodes and return the session of a (calibrated) experiment."""
-    header = {**base_header(experiment, folder.path.name, str(folder.private.resolve())), "part": part}
+    header = {**base_header(experiment, secrets.token_hex(8), str(folder.private.resolve())), "part": part}
     plan = experiment.plan(dataset)
     return Session(experiment, dataset, plan, folder, greet(nodes, header), ledger, part)
 

@@ -24,7 +24,7 @@ def sizes(data: Dataset) -> tuple[int, int, int]:
     return len(data.interactions), data.interactions.users, len(data.catalogue)
 
 
-def test_shipped_latest_small_loads_fast_and_whole() -> None:
+def test_shipped_latest_small_loads_whole() -> None:
     MovieLensLatestSmall().load()
     data = MovieLensLatestSmall().load()
     assert sizes(data) == (100_004, 671, 9_066)

@@ -118,6 +118,23 @@ def test_the_kinds_answer_alike(trial: tuple[Experiment, Dataset], header: dict[
         assert all(np.array_equal(array, found[1][node].arrays[name]) for name, array in reply.arrays.items())
 
 
+def test_devices_go_on_from_what_they_kept_and_a_repeated_round_gives_the_same(
+    make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any], tmp_path: Path
+) -> None:
+    nodes = make(1)
+    devices = hosted(nodes, header)
+
+    def trained(number: int, folder: str) -> Arrays:
+        own = {**header, "folder": str(tmp_path / folder)}
+        return dict(nodes.ask(requests("train", devices, own, first(trial), round=number), LONG))[1].arrays
+
+    trained(1, "both rounds")
+    second = trained(2, "both rounds")
+    again, alone = trained(2, "both rounds"), trained(2, "second round only")
+    assert all(np.array_equal(again[name], array) for name, array in second.items())
+    assert any(not np.array_equal(alone[name], array) for name, array in second.items())
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_evaluation_gives_one_row_for_each_device_asked_that_holds_something_out(
     make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any], part: str
