@@ -90,11 +90,11 @@ def main() -> None:
     if any(set(override) & set(" '\"\\") for override in overrides):
         parser.error("overrides with spaces, quotes or backslashes can't travel through `flwr run`")
     try:
-        checked(load(overrides))
+        document = checked(load(overrides)).document
     except FedrecError as error:
         parser.error(str(error))
-    if not any(override.startswith("output=") for override in overrides):
-        overrides.append(f"output={Path('runs').resolve()}")
+    name, output = document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S"), Path(document["output"]).resolve()
+    overrides += [f"name={name}", f"output={output}"]
     with tempfile.TemporaryDirectory() as folder:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {**os.environ, **OFFLINE, "FLWR_HOME": folder, "PATH": path}
@@ -104,7 +104,9 @@ def main() -> None:
             )
             status = flower(f"federation simulation-config @none/default sim {size}", environment)
             text = f"overrides='{' '.join(overrides)}'"
-            raise SystemExit(status or flower("run", environment, str(ROOT), "sim", "--stream", "-c", text))
+            status = status or flower("run", environment, str(ROOT), "sim", "--stream", "-c", text)
+    # `flwr run` ends with status 0 whatever became of the run.
+    raise SystemExit(status or int(not (output / name / "metrics.json").exists()))
 
 
 if __name__ == "__main__":

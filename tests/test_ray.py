@@ -21,7 +21,13 @@ def test_flwr_run_gives_what_the_in_process_grid_gives(tmp_path: Path) -> None:
     overrides = [*FREE, "model=mf", "rounds=3", "evaluation.baselines=[]", f"output={tmp_path}"]
     command = [sys.executable, "-m", "simulations.ray", "--nodes", "2", *overrides, "name=ray"]
     done = subprocess.run(
-        command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=400, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     main(["simulate", *overrides, "name=here"])
