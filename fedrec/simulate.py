@@ -119,7 +119,6 @@ class Job:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
         private = experiment.mechanism.terms.unit != "none"
         for name in experiment.evaluation.baselines:
-            self.progress.baseline(name)
             if name == "no_privacy" and private:
                 yield name, self._twin(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows
             elif name == "private_popularity" and private:

@@ -1,1 +1,1 @@
-"""Part of fedrec: see the module names."""
+"""Ranking metrics, intervals and pooled baselines."""

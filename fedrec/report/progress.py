@@ -79,9 +79,6 @@ class Progress:
                 "pass the budget (rounds lost in a crash stay charged)"
             )
 
-    def baseline(self, name: str) -> None:
-        """Say which baseline comes next, where there is no terminal line to overwrite."""
-
 
 def promised(session: "Session") -> str:
     """Return what a run will have spent at its end, in the words that go with every epsilon."""

@@ -1,1 +1,1 @@
-"""Part of fedrec: see the module names."""
+"""Local training: how one device learns, and what it learns against."""

@@ -1,1 +1,1 @@
-"""Part of fedrec: see the module names."""
+"""Sources of interactions: one file each."""
