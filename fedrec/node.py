@@ -19,7 +19,7 @@ from fedrec.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.store import MappedStore, PrivateStore
-from fedrec.training.local import first_generator
+from fedrec.training.first import first_generator
 from fedrec.update import Arrays, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training

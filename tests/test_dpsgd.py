@@ -40,8 +40,8 @@ class Base(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         return self.item.weight @ self.user.weight[0]
 
-    def reset_private(self, generator: torch.Generator) -> None:
-        nn.init.normal_(self.user.weight, generator=generator)
+    def reset_private(self, generator: np.random.Generator) -> None:
+        self.draw(self.user, generator, 1.0)
 
 
 class Factors(Base):

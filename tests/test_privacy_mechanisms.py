@@ -183,7 +183,7 @@ class Line(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         return self.w.weight[0]
 
-    def reset_private(self, generator: torch.Generator) -> None: ...
+    def reset_private(self, generator: np.random.Generator) -> None: ...
 
 
 def batch(*items: int) -> Batch:

@@ -12,7 +12,8 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import Aggregate, LocalSettings
-from fedrec.training.local import first_generator, train
+from fedrec.training.first import first_generator
+from fedrec.training.local import train
 from fedrec.update import Arrays, Update
 
 

@@ -90,8 +90,14 @@ class TrainableRecommender(Recommender):
         return not self.ratings
 
     @abstractmethod
-    def reset_private(self, generator: torch.Generator) -> None:
+    def reset_private(self, generator: np.random.Generator) -> None:
         """Draw the private parameters afresh, as on a device that never trained."""
+
+    def draw(self, table: nn.Embedding, generator: np.random.Generator, scale: float) -> None:
+        """Fill a private table from N(0, scale^2), by NumPy's generator so that engines without torch draw the same."""
+        drawn = generator.normal(0.0, scale, tuple(table.weight.shape)).astype(np.float32)
+        with torch.no_grad():
+            table.weight.copy_(torch.from_numpy(drawn))
 
 
 def check_sizes(**sizes: float) -> None:

@@ -7,6 +7,7 @@ never leaves. Shapes: B examples, 1+k items of each, V items, F features.
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +62,6 @@ class ContentRecommender(TrainableRecommender):
         taste = (weight / weight.sum()) @ last if len(last) else torch.zeros_like(features[0])
         return self.item_bias.weight[:, 0] + self.strength * (features @ taste)
 
-    def reset_private(self, generator: torch.Generator) -> None:
+    def reset_private(self, generator: np.random.Generator) -> None:
         """Start from no taste at all."""
         nn.init.zeros_(self.user.weight)

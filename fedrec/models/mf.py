@@ -4,7 +4,7 @@ Koren, Bell & Volinsky, "Matrix factorization techniques for recommender systems
 changes no ranking. Shapes: B examples, 1+k items of each, V items, d dimensions.
 """
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
@@ -43,6 +43,6 @@ class MatrixFactorisation(TrainableRecommender):
         """Return user . item + bias for every item [V]; the history has shaped the user vector, nothing else."""
         return self.item.weight @ self.user.weight[0] + self.item_bias.weight[:, 0] + self.offset
 
-    def reset_private(self, generator: torch.Generator) -> None:
+    def reset_private(self, generator: np.random.Generator) -> None:
         """Draw the user vector from N(0, scale^2)."""
-        nn.init.normal_(self.user.weight, std=self.scale, generator=generator)
+        self.draw(self.user, generator, self.scale)

@@ -6,6 +6,7 @@ Shapes: B examples, 1+k items of each, V items, d dimensions of each half.
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +59,7 @@ class NeuMF(TrainableRecommender):
         items = torch.arange(self.item_gmf.num_embeddings, device=self.item_gmf.weight.device)
         return self(items.unsqueeze(0)).squeeze(0)
 
-    def reset_private(self, generator: torch.Generator) -> None:
+    def reset_private(self, generator: np.random.Generator) -> None:
         """Draw both user vectors from N(0, scale^2)."""
         for table in (self.user_gmf, self.user_mlp):
-            nn.init.normal_(table.weight, std=self.scale, generator=generator)
+            self.draw(table, generator, self.scale)

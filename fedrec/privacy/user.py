@@ -87,10 +87,7 @@ class UserLevel:
 
     def release(self, update: Update, random: Random) -> Update:
         """Return the update, of count 1, its norm over all arrays at most `clip`; a non-finite one becomes zero."""
-        if not update.finite():
-            return Update({name: np.zeros_like(array) for name, array in update.arrays.items()}, 1)
-        norm = update.norm()
-        return replace(update if norm <= self.clip else update.scaled(self.clip / norm), count=1)
+        return update.bounded(self.clip)
 
     def at_node(self, total: Update, random: Random) -> Update:
         """Return the node's sum as it is: the server is trusted with it."""

@@ -9,13 +9,6 @@ from fedrec.privacy.base import LocalSettings, Mechanism
 from fedrec.training.negatives import draw_outside, draw_uniform
 
 NEGATIVE_STREAM = 6  # keeps the draw of negatives apart from that of noise and batches
-PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds
-
-
-def first_generator(seed: int, user: int) -> torch.Generator:
-    """Return the generator of a device's first private parameters."""
-    key = np.random.SeedSequence((seed, PRIVATE_STREAM, user)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(key >> np.uint64(1)))
 
 
 def train(

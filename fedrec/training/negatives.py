@@ -4,15 +4,18 @@ A sampler that avoids validation or test items leaks them: the held-out item is 
 (`notes/evaluation.md` section 1.1 measured a counter of negatives, with no model at all, at HR@10 = 1.0).
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.privacy.base import Random
+if TYPE_CHECKING:
+    from fedrec.privacy.base import Random
 
 Matrix = NDArray[np.int64]
 
 
-def draw_uniform(random: Random, items: int, shape: tuple[int, int]) -> Matrix:
+def draw_uniform(random: "Random", items: int, shape: tuple[int, int]) -> Matrix:
     """Return item rows [B, k] drawn uniformly from the catalogue, without looking at any data."""
     return (random.uniform(shape[0] * shape[1]) * items).astype(np.int64).reshape(shape)
 

@@ -80,7 +80,7 @@ class Model(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         return self.item.weight @ self.user.weight[0]
 
-    def reset_private(self, generator: torch.Generator) -> None:
+    def reset_private(self, generator: np.random.Generator) -> None:
         nn.init.constant_(self.user.weight, 0.5)
 
 
