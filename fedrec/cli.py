@@ -1,6 +1,7 @@
 """The `fedrec` command."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -19,6 +20,11 @@ from fedrec.errors import FedrecError
 if TYPE_CHECKING:
     from fedrec.nodes import Nodes
 
+ROOMS = {
+    "server": "real devices, the server: up, admit, start, status",
+    "client": "real devices, a device: enroll, import, up, status, forget",
+}
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's grammar."""
@@ -29,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. dataset=ml-100k privacy.epsilon=4")
     simulate.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     simulate.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
+    for room, text in ROOMS.items():
+        commands.add_parser(room, help=text, add_help=False)
     data = commands.add_parser("data", help="data sets: list, get, check")
     actions = data.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="what there is, and how to get it")
@@ -43,14 +51,17 @@ def parser() -> argparse.ArgumentParser:
 
 def simulate(overrides: Sequence[str], resume: str | None, json_only: bool) -> None:
     """Run or resume a simulation on the in-process grid."""
-    from fedrec.config import put_app_on_path
+    app, nodes = upward("client.app").app, upward("server.nodes").FlowerNodes
+    grid = upward("simulations.grid").InProcessGrid
+    run_job(overrides, resume, lambda parts: nodes(grid(app, parts)), json_only)
+
+
+def upward(module: str) -> Any:
+    """Import a module of the apps: the only upward call, for the command brings the apps and the library together."""
+    from fedrec.apps import put_app_on_path
 
     put_app_on_path()
-    from client.app import app  # the only upward call: the command brings the apps and the library together
-    from server.nodes import FlowerNodes
-    from simulations.grid import InProcessGrid
-
-    run_job(overrides, resume, lambda parts: FlowerNodes(InProcessGrid(app, parts)), json_only)
+    return importlib.import_module(module)
 
 
 def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int], Nodes]", json_only: bool) -> None:
@@ -92,15 +103,24 @@ def show(lines: "Sequence[Any]", as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's error is one line on standard error and status 2."""
-    options, more = parser().parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in ROOMS:
+        guarded(lambda: upward(f"{given[0]}.commands").run(given[1:]))
+        return
+    options, more = parser().parse_known_args(given)
     if any(extra.startswith("-") for extra in more) or (more and not hasattr(options, "overrides")):
         parser().error(f"unrecognized arguments: {' '.join(more)}")
     options.overrides = [*getattr(options, "overrides", []), *more]
+    if options.command == "simulate":
+        guarded(lambda: simulate(options.overrides, options.resume, options.json))
+    else:
+        guarded(lambda: data(options))
+
+
+def guarded(command: Callable[[], None]) -> None:
+    """Run a command; what went wrong becomes one line and a status."""
     try:
-        if options.command == "simulate":
-            simulate(options.overrides, options.resume, options.json)
-        else:
-            data(options)
+        command()
     except FedrecError as error:
         print(f"fedrec: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -108,5 +128,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"fedrec: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\nfedrec: interrupted; go on with fedrec simulate --resume RUN", file=sys.stderr)
+        print("\nfedrec: interrupted; a run goes on with --resume RUN", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,7 +1,6 @@
 """The only file that knows Hydra: from overrides to a resolved document, with errors that name what would be right."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedrec.apps import app_folder
 from fedrec.errors import FedrecError, nearest
 from fedrec.experiment import Experiment
 
@@ -49,20 +49,6 @@ class Settings:
     def yaml(self) -> str:
         """Return the settings as YAML."""
         return yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True)
-
-
-def app_folder() -> Path:
-    """Return the folder with `conf/`, `server/` and `client/`: beside the package in a checkout, else inside it."""
-    package = Path(__file__).parent
-    beside = package.parent
-    return beside if (beside / "conf" / "config.yaml").exists() else package / "app"
-
-
-def put_app_on_path() -> None:
-    """Make `server`, `client` and `simulations` importable, as Flower does with an app bundle."""
-    folder = str(app_folder())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
 
 
 def load(overrides: Sequence[str]) -> Settings:

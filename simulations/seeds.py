@@ -11,7 +11,8 @@ import json
 
 import numpy as np
 
-from fedrec.config import Settings, load, put_app_on_path
+from fedrec.apps import put_app_on_path
+from fedrec.config import Settings, load
 from fedrec.evaluation.intervals import intervals, paired_interval
 from fedrec.evaluation.table import Table, mean_over_seeds
 from fedrec.evaluation.table import load as load_table

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fedrec.apps import app_folder
 from fedrec.build import build
-from fedrec.config import app_folder, load
+from fedrec.config import load
 from fedrec.errors import FedrecError
 from fedrec.experiment import Experiment
 from tests.tiny import FREE

@@ -1,0 +1,121 @@
+"""What a device keeps beside its events: private parameters, the model and catalogue received, the answers given."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.store import DeviceStore
+from fedrec.data import wire
+from fedrec.data.catalogue import Catalogue
+from fedrec.messages import Message, pack, unpack
+from fedrec.update import Arrays
+
+KEPT_ROUNDS = 2  # the newest, and the one before it: what a repeated round starts from
+
+
+class DevicePrivate:
+    """The private arrays of this device in one run (`fedrec.store.PrivateStore`)."""
+
+    def __init__(self, store: DeviceStore, run: str) -> None:
+        self._store, self._run = store, run
+
+    def load(self, user: int, before_round: int) -> Arrays:
+        """Return what was saved last before that round, or nothing."""
+        row = self._store.connection.execute(
+            "select arrays from private where run = ? and round < ? order by round desc limit 1",
+            [self._run, before_round],
+        ).fetchone()
+        return unpack(row[0]).arrays if row else {}
+
+    def save(self, user: int, arrays: Arrays, round_number: int) -> None:
+        """Keep the arrays as those of that round; what other runs and older rounds left goes."""
+        if not arrays:
+            return
+        with self._store.transaction() as connection:
+            content = pack(Message({}, dict(arrays)))
+            connection.execute("delete from private where run != ? or round >= ?", [self._run, round_number])
+            connection.execute("insert into private values (?, ?, ?)", [self._run, round_number, content])
+            connection.execute("delete from private where round <= ?", [round_number - KEPT_ROUNDS])
+
+
+def newest_private(store: DeviceStore) -> Arrays:
+    """Return the private arrays that this device has now, whatever run they are from."""
+    row = store.connection.execute("select arrays from private order by round desc limit 1").fetchone()
+    return unpack(row[0]).arrays if row else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer given: `reply` is None where what it said has been forgotten."""
+
+    request: str
+    reply: bytes | None
+
+
+def answered(store: DeviceStore, run: str, round_number: int) -> Answered | None:
+    """Return what this device answered in that round of that run, if it did."""
+    row = store.connection.execute(
+        "select request, reply from answers where run = ? and round = ?", [run, round_number]
+    ).fetchone()
+    return Answered(*row) if row else None
+
+
+def keep_answer(store: DeviceStore, run: str, round_number: int, request: Message, reply: Message) -> None:
+    """Keep an answer before it is sent, so that the same bytes are sent again and no others; one a round for ever.
+
+    Only the newest answer's bytes are kept: the rest of the table says that rounds were answered.
+    """
+    content = pack(reply)
+    with store.transaction() as connection:
+        connection.execute("update answers set reply = null where run != ? or round < ?", [run, round_number - 1])
+        connection.execute(
+            "insert into answers values (?, ?, ?, ?, ?, ?, ?)",
+            [run, round_number, digest(request), content, time.time(), request.bytes, reply.bytes],
+        )
+
+
+def digest(request: Message) -> str:
+    """Return a name for what a request asks: its arrays and what its header says of the experiment and the round."""
+    named = {key: request.header.get(key) for key in ("run", "round", "hash", "part", "kind")}
+    hasher = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
+    for name, array in sorted(request.arrays.items()):
+        hasher.update(f"{name}{array.dtype}{array.shape}".encode())
+        hasher.update(np.ascontiguousarray(array).tobytes())
+    return hasher.hexdigest()
+
+
+def keep_model(store: DeviceStore, request: Message) -> None:
+    """Keep the model that a request brought: what this device recommends from."""
+    keep(store, "model", Message({k: request.header[k] for k in ("run", "round", "experiment")}, request.arrays))
+
+
+def model(store: DeviceStore) -> Message | None:
+    """Return the last model received: header run, round and experiment, and the shared arrays."""
+    return kept(store, "model")
+
+
+def keep_catalogue(store: DeviceStore, message: Message) -> None:
+    """Keep the catalogue that the server sent."""
+    wire.decode(message.header, message.arrays)
+    keep(store, "catalogue", message)
+
+
+def catalogue(store: DeviceStore) -> Catalogue | None:
+    """Return the catalogue that the server sent, if any."""
+    message = kept(store, "catalogue")
+    return None if message is None else wire.decode(message.header, message.arrays)
+
+
+def keep(store: DeviceStore, name: str, message: Message) -> None:
+    """Keep a message under a name, over what was there."""
+    with store.transaction() as connection:
+        connection.execute("insert or replace into kept values (?, ?)", [name, pack(message)])
+
+
+def kept(store: DeviceStore, name: str) -> Message | None:
+    """Return the message kept under a name, or None."""
+    row = store.connection.execute("select content from kept where name = ?", [name]).fetchone()
+    return unpack(row[0]) if row else None
