@@ -1,7 +1,7 @@
 """From the rows of a source to its data set: repaired, sorted, split, with its catalogue and its population."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceTable
 from fedrec.data.features import position
 from fedrec.data.interactions import Interactions
+from fedrec.data.links import STRANGERS, links_between, no_links
 from fedrec.data.repairs import Kept, repair
 from fedrec.data.source import Rows, Settings
 from fedrec.data.splits import leave_last_out
+from fedrec.data.tables import Tokens
 from fedrec.errors import FedrecError
 
 Split = Callable[[Interactions, Catalogue], DeviceTable]
@@ -29,6 +31,8 @@ class Plan:
 
     Without a `catalogue` it is made of the items seen. Without `divide` the split is leave-last-out; `split` names
     it. `shuffled` says that the file's order means nothing, so that rows without time get a seeded random order.
+    `dropped` are (what, how many) that the source itself left out, `read` the rows before it did, by which its
+    population is known; `links` are two columns of linked users.
     """
 
     name: str
@@ -37,6 +41,9 @@ class Plan:
     split: str | None = None
     shuffled: bool = False
     synthetic: bool = False
+    dropped: tuple[tuple[str, int], ...] = ()
+    read: Rows | None = None
+    links: tuple[Tokens, Tokens] | None = None
 
 
 def assemble(rows: Rows, settings: Settings, plan: Plan) -> Dataset:
@@ -46,15 +53,18 @@ def assemble(rows: Rows, settings: Settings, plan: Plan) -> Dataset:
     if not len(kept.rows):
         raise FedrecError(f"{rows.place(0)}: no interaction is left; lower dataset.minimum or dataset.threshold")
     interactions = _sorted(rows, kept, settings, catalogue, plan.shuffled)
+    links, strangers = links_between(plan.links, interactions.user_ids) if plan.links else (no_links(), 0)
+    repairs = (*plan.dropped, *kept.repairs, (STRANGERS, strangers))
     return Dataset(
         name=plan.name,
-        population=settings.population or f"{plan.name}-{rows.digest()[:12]}",
+        population=settings.population or f"{plan.name}-{(plan.read or rows).digest()[:12]}",
         interactions=interactions,
         catalogue=catalogue,
         devices=plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions),
         split=plan.split or (BY_TIME if rows.time is not None else BY_CHANCE if plan.shuffled else BY_FILE),
-        repairs=kept.repairs,
+        repairs=tuple((what, count) for what, count in repairs if count),
         synthetic=plan.synthetic,
+        links=links,
     )
 
 
@@ -62,6 +72,12 @@ def seen(rows: Rows) -> Catalogue:
     """Return a catalogue of the items that the rows name, before any repair: its origin is "interactions"."""
     ids = [rows.item.names[n] for n in rows.item.order()]
     return Catalogue(np.array(ids), np.array(ids), position(len(ids)), ("position",), "interactions")
+
+
+def unordered(rows: Rows) -> Catalogue:
+    """Return a catalogue of the items seen, without features: for sources whose item numbers tell who came first."""
+    made = seen(rows)
+    return replace(made, features=np.empty((len(made), 0), np.float32), feature_names=())
 
 
 def _item_rows(rows: Rows, catalogue: Catalogue) -> NDArray[np.int64]:

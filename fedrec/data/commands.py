@@ -3,16 +3,30 @@
 from pathlib import Path
 
 from fedrec.data.dataset import Dataset, Source
+from fedrec.data.datasets.amazon import AmazonVideoGames
+from fedrec.data.datasets.filmtrust import FilmTrust
+from fedrec.data.datasets.gowalla import Gowalla
 from fedrec.data.datasets.lastfm import HetRecLastFM
 from fedrec.data.datasets.latest_small import SHIPPED, MovieLensLatestSmall
+from fedrec.data.datasets.microlens import MicroLens50K
 from fedrec.data.datasets.movielens import MovieLens1M, MovieLens100K
+from fedrec.data.datasets.online_retail import OnlineRetailII
 from fedrec.data.datasets.synthetic import Synthetic
 from fedrec.data.download import cache
+from fedrec.data.provided import Provided
 from fedrec.data.published import Published
 from fedrec.data.source import Settings
 from fedrec.errors import FedrecError
 
 PUBLISHED: dict[str, type[Published]] = {kind.name: kind for kind in (MovieLens100K, MovieLens1M, HetRecLastFM)}
+PROVIDED: tuple[type[Provided], ...] = (OnlineRetailII, AmazonVideoGames, FilmTrust, Gowalla, MicroLens50K)
+PROVIDED_SIZES = {
+    "online-retail-ii": "273,844 first purchases, 4,285 users, 4,006 items",
+    "amazon-video-games": "287,107 reviews, 31,013 users, 23,715 games",
+    "filmtrust": "35,497 ratings, 1,508 users, 2,071 films",
+    "gowalla": "1,027,370 visits, 29,858 users, 40,981 places",
+    "microlens-50k": "359,708 uses, 50,000 users, 19,220 videos",
+}
 SHIPPED_NAME = MovieLensLatestSmall.name
 
 
@@ -27,6 +41,7 @@ def describe() -> list[str]:
     listed = [
         (SHIPPED_NAME, "100,004 ratings, 671 users, 9,066 films", last, f"shipped: {SHIPPED}"),
         *((name, sizes[name], ", ".join(kind.splits), _where(kind)) for name, kind in PUBLISHED.items()),
+        *((kind.name, PROVIDED_SIZES[kind.name], ", ".join(kind.splits), "dataset.path=FOLDER") for kind in PROVIDED),
         ("csv", "any CSV or Parquet", last, "dataset.path=FILE dataset.columns.user=..."),
         ("recbole", "any .inter", last, "dataset.path=FILE or its folder"),
         ("synthetic", "as many as asked", last, "drawn: dataset.users=... dataset.seed=..."),
@@ -61,6 +76,7 @@ def summary(dataset: Dataset) -> list[str]:
         f"catalogue: from the {dataset.catalogue.origin}, {len(dataset.catalogue.feature_names)} features",
         f"split: {dataset.split}",
         f"held out: {held[0]:,} for validation, {held[1]:,} for the test",
+        *([f"links between users: {len(dataset.links):,}"] if len(dataset.links) else []),
         *(f"repaired: {what}: {count:,}" for what, count in dataset.repairs),
         f"population: {dataset.population}",
     ]

@@ -1,18 +1,20 @@
 """A loaded source: its interactions, its catalogue, and what was repaired on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
+from fedrec.data.links import Links, no_links
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """What a source gives: `population` names the users whose privacy is spent (name and hash of the source).
 
-    `repairs` are (what, how many rows or users) pairs, stated to the user; `split` names the rule in full.
+    `repairs` are (what, how many rows or users) pairs, stated to the user; `split` names the rule in full. `links[n]`
+    are two rows of users, the first a friend of the second or trusting it: as personal as interactions are.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Dataset:
     split: str
     repairs: tuple[tuple[str, int], ...] = ()
     synthetic: bool = False
+    links: Links = field(default_factory=no_links)
 
 
 class Source(Protocol):

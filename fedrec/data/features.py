@@ -1,6 +1,7 @@
 """Public item features: what the item file says, never what users did."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,12 @@ def multi_hot(genres: Sequence[Sequence[str]]) -> tuple[NDArray[np.float32], tup
     for row, of_item in enumerate(genres):
         flags[row, [column[genre] for genre in of_item]] = 1
     return flags, tuple(names)
+
+
+def common_words(words: Sequence[Sequence[str]], least: int) -> list[list[str]]:
+    """Return each item's words less those that fewer than `least` items have."""
+    items_with = Counter(word for row in words for word in set(row))
+    return [[word for word in row if items_with[word] >= least] for row in words]
 
 
 def split_genres(text: str) -> list[str]:

@@ -39,6 +39,15 @@ def repair(rows: Rows, threshold: float | None, minimum: int) -> Kept:
     return Kept(kept, users, tuple((what, count) for what, count in found if count))
 
 
+def first_of_each_pair(rows: Rows) -> NDArray[np.int64]:
+    """Return the rows, ascending, that are the first in time (ties: in the file) of their user and item."""
+    time = np.zeros(len(rows)) if rows.time is None else rows.time
+    pair = rows.user.codes * len(rows.item.names) + rows.item.codes
+    order = np.lexsort((time, pair))  # stable: among equal times the first of the file stays first
+    first = np.concatenate([[True], np.diff(pair[order]) != 0])
+    return np.sort(order[first])
+
+
 def duplicates(rows: Rows) -> NDArray[np.int64]:
     """Return the rows, ascending, that repeat an earlier one in user, item, time and value."""
     pair = rows.user.codes * len(rows.item.names) + rows.item.codes

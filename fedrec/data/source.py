@@ -55,6 +55,16 @@ class Rows:
         """Return n."""
         return len(self.user.codes)
 
+    def chosen(self, kept: NDArray[np.int64]) -> "Rows":
+        """Return the rows `kept`, by number; the names of all users and items stay."""
+        return Rows(
+            user=Tokens(self.user.codes[kept], self.user.names),
+            item=Tokens(self.item.codes[kept], self.item.names),
+            time=None if self.time is None else self.time[kept],
+            value=None if self.value is None else self.value[kept],
+            place=lambda row: self.place(int(kept[row])),
+        )
+
     def digest(self) -> str:
         """Return the SHA-256 of the rows as read, before repairs.
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
 
 
 def _unit_rows(block: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -28,6 +29,8 @@ def feature_vectors(catalogue: Catalogue, centres: int) -> NDArray[np.float32]:
     blocks: dict[str, list[NDArray[np.float32]]] = {}
     for column, name in zip(catalogue.features.T, catalogue.feature_names, strict=True):
         blocks.setdefault(name.split(":")[0] if ":" in name else f"{name} (number)", []).append(column)
+    if not blocks:
+        raise FedrecError("this data set has no public item features, and this model needs some: take another model=")
     parts = [
         _unit_rows(
             bumps(columns[0], centres) if name.endswith(" (number)") else np.stack(columns, axis=1).astype(float)

@@ -9,16 +9,20 @@ from fedrec.data.build import Plan, assemble
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.delimited import Layout, read_delimited
-from fedrec.data.features import position
+from fedrec.data.links import pairs
 from fedrec.data.published import Published
 from fedrec.data.source import rows_of
+
+FRIENDS = "user_friends.dat"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HetRecLastFM(Published):
     """92,834 pairs of 1,892 listeners and 17,632 artists; the value is how often a listener played the artist.
 
-    Listens carry no time and stand in the file by weight, so what is held out follows a seeded random order.
+    Listens carry no time and stand in the file by weight, so what is held out follows a seeded random order. Artists
+    are numbered in the order in which listeners first named them: the number says who came first, and is no feature.
+    Tags are what users wrote, so they are none either. Friends are links, in both directions.
     """
 
     name: ClassVar[str] = "hetrec2011-lastfm-2k"
@@ -34,7 +38,11 @@ class HetRecLastFM(Published):
         artists = read_delimited(files.read("artists.dat"), files.label("artists.dat"), Layout("\t"))
         artists.require(("id", "name"))
         ids = artists.keys("id")
-        features = position(len(ids))
-        catalogue = Catalogue(np.array(ids), np.array(artists.texts("name")), features, ("position",), "item file")
+        features = np.empty((len(ids), 0), np.float32)
+        catalogue = Catalogue(np.array(ids), np.array(artists.texts("name")), features, (), "item file")
         rows = rows_of(listens, "userID", "artistID", None, "weight")
-        return assemble(rows, self, Plan(self.name, catalogue, shuffled=True))
+        links = None
+        if files.has(FRIENDS):
+            friends = read_delimited(files.read(FRIENDS), files.label(FRIENDS), Layout("\t"))
+            links = pairs(friends, "userID", "friendID")
+        return assemble(rows, self, Plan(self.name, catalogue, shuffled=True, links=links))

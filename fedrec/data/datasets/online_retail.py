@@ -1,0 +1,148 @@
+"""Online Retail II: invoices of a British shop for gifts (Chen, Sain and Guo 2012; UCI data set 502, CC BY 4.0)."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedrec.data.archive import Files
+from fedrec.data.build import Plan, assemble
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.dataset import Dataset
+from fedrec.data.delimited import Layout, read_delimited
+from fedrec.data.features import common_words, multi_hot, position
+from fedrec.data.parquet import read_parquet
+from fedrec.data.provided import Provided
+from fedrec.data.repairs import first_of_each_pair
+from fedrec.data.source import Rows, rows_of
+from fedrec.data.tables import Table
+from fedrec.errors import FedrecError, nearest
+
+COLUMNS = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID")
+PRODUCT = re.compile(r"\d{5}[A-Z]{0,2}")  # what is left out are postage, fees, samples, vouchers and tests
+WORD = re.compile(r"[A-Z]{3,}")
+LEAST_PRODUCTS = 10  # with a word of the description, for it to become a feature
+REPEATS = ("first", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineRetailII(Provided):
+    """Purchases of customers, in the order of invoices; within one invoice, in the order of its lines.
+
+    Lines without a customer, cancellations, quantities below 1 and codes that are no product are left out and
+    counted. `repeats` is "first" (a product that a customer bought again counts once, when it was first bought, so
+    that the task is to name what is new to the customer) or "all". The file has no list of products: the catalogue
+    is made of the codes sold, with the description used most and, as features, its words, the shop's place of the
+    code, and the logarithm of the median price.
+    """
+
+    name: ClassVar[str] = "online-retail-ii"
+    needed: ClassVar[tuple[str, ...]] = ("online_retail.parquet", "online_retail.csv")
+    publisher: ClassVar[str] = "UCI Machine Learning Repository, data set 502, a sheet saved as Parquet or CSV"
+
+    repeats: str = "first"
+
+    def __post_init__(self) -> None:
+        """Refuse a way of counting repeats that does not exist."""
+        super().__post_init__()
+        if self.repeats not in REPEATS:
+            raise FedrecError(f"dataset.repeats={self.repeats} does not exist.{nearest(self.repeats, REPEATS)}")
+
+    def load(self) -> Dataset:
+        """Read the invoices."""
+        lines = read_lines(*self.files())
+        codes = np.array([code.strip().upper() for code in lines.texts("StockCode")])
+        bought, dropped = purchases(lines, codes)
+        rows = read = rows_of(sold(lines, codes, bought), "customer", "code", "time", None)
+        if self.repeats == "first":
+            first = first_of_each_pair(read)
+            dropped = (*dropped, ("repeat purchases (first kept)", len(read) - len(first)))
+            rows = read.chosen(first)
+        return assemble(rows, self, Plan(self.name, products(lines, codes, rows), dropped=dropped, read=read))
+
+
+def read_lines(files: Files, needed: str) -> Table:
+    """Return the lines of all invoices, with every column that is read."""
+    if needed.endswith(".csv"):
+        table = read_delimited(files.read(needed), files.label(needed), Layout(quoted=True))
+    elif files.inside is not None:
+        raise FedrecError(f"{files.label(needed)}: Parquet inside an archive can't be read; unpack it")
+    else:
+        table = read_parquet(files.place / needed)
+    table.require(COLUMNS)
+    return table
+
+
+def mask(chosen: NDArray[np.bool_]) -> Any:
+    """Return a mask that Arrow understands."""
+    return pa.array(chosen)
+
+
+def purchases(lines: Table, codes: NDArray[np.str_]) -> tuple[NDArray[np.bool_], tuple[tuple[str, int], ...]]:
+    """Return which lines are purchases of products by known customers, and how many others there were of each kind."""
+    kept, dropped = np.ones(len(lines), bool), list[tuple[str, int]]()
+    cancelled = [invoice[:1].upper() in ("C", "A") for invoice in lines.texts("Invoice")]
+    no_customer = [customer.strip().lower() in ("", "nan") for customer in lines.texts("Customer ID")]
+    tests = (
+        ("lines without a customer", np.array(no_customer)),
+        ("lines of cancellations and adjustments", np.array(cancelled)),
+        ("lines with a quantity below 1", lines.numbers("Quantity") < 1),
+        ("lines of postage, fees, vouchers and tests", ~np.array([bool(PRODUCT.fullmatch(code)) for code in codes])),
+    )
+    for what, wrong in tests:
+        dropped.append((what, int((kept & wrong).sum())))
+        kept &= ~wrong
+    if not kept.any():
+        raise FedrecError(f"{lines.place(0)}: no purchase of a product by a known customer is in the file")
+    return kept, tuple(dropped)
+
+
+def sold(lines: Table, codes: NDArray[np.str_], bought: NDArray[np.bool_]) -> Table:
+    """Return customer, code and time of the lines that are purchases."""
+    line = np.flatnonzero(bought)
+    columns = {
+        "code": pa.array(codes[bought]),
+        "customer": lines.columns["Customer ID"].filter(mask(bought)),
+        "time": moments(lines, bought),
+    }
+    return Table(columns, lambda row: lines.place(int(line[max(row, 0)])))
+
+
+def moments(lines: Table, bought: NDArray[np.bool_]) -> Any:
+    """Return the times of the chosen lines as seconds since 1970; "2009-12-01 07:45:00" or a Parquet timestamp."""
+    column = lines.columns["InvoiceDate"].filter(mask(bought))
+    try:
+        return column.cast(pa.timestamp("s")).cast(pa.int64())
+    except pa.ArrowException as error:
+        wrong = pc.index(pc.starts_with(column.cast(pa.string()), "20"), False).as_py()  # pyright: ignore[reportAttributeAccessIssue]
+        row = int(np.flatnonzero(bought)[max(wrong, 0)])
+        raise FedrecError(
+            f"{lines.place(row)}: InvoiceDate '{column[max(wrong, 0)]}': times like 2009-12-01 07:45:00 are expected"
+        ) from error
+
+
+def products(lines: Table, codes: NDArray[np.str_], rows: Rows) -> Catalogue:
+    """Return the catalogue of the products that `rows` name, described by all lines of the file."""
+    ids = [rows.item.names[n] for n in rows.item.order()]
+    row_of = {code: n for n, code in enumerate(ids)}
+    line_of = np.array([row_of.get(str(code), -1) for code in codes])
+    price, said = lines.numbers("Price"), lines.texts("Description")
+    names = [Counter[str]() for _ in ids]
+    paid = [list[float]() for _ in ids]
+    for line in np.flatnonzero(line_of >= 0):
+        if text := " ".join(said[line].split()):
+            names[line_of[line]][text] += 1
+        if price[line] > 0:
+            paid[line_of[line]].append(float(price[line]))
+    titles = [name.most_common(1)[0][0] if name else code for name, code in zip(names, ids, strict=True)]
+    said_in = [sorted(set(WORD.findall(title.upper()))) for title in titles]
+    flags, words = multi_hot(common_words(said_in, LEAST_PRODUCTS))
+    cost = np.array([np.log(np.median(found)) if found else 0.0 for found in paid], np.float32)
+    features = np.concatenate([flags, cost[:, None], position(len(ids))], axis=1).astype(np.float32)
+    labels = (*(f"word:{word.lower()}" for word in words), "log price", "position")
+    return Catalogue(np.array(ids), np.array(titles), features, labels, "interactions")
