@@ -128,6 +128,8 @@ class Job:
                     yield name, self._twin(twin, dataset, name).rows
                 except Refused as reason:
                     self.progress.note(f"no private popularity: {reason}")
+            elif name == baselines.LOCAL:
+                yield name, baselines.evaluate_alone(dataset.catalogue, dataset.devices, "test", experiment.evaluation)
             elif name in baselines.POOLED:
                 yield name, baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
 

@@ -83,3 +83,17 @@ def test_the_hash_is_that_of_the_content() -> None:
 
 def test_the_conf_is_that_of_the_checkout() -> None:
     assert app_folder() == CONF.parent
+
+
+@pytest.mark.parametrize(
+    ("scenario", "first"), [("video", "ml-1m"), ("ecommerce", "online-retail-ii"), ("social", "hetrec2011-lastfm-2k")]
+)
+def test_a_scenario_brings_its_data_and_everything_in_it_can_be_chosen_otherwise(scenario: str, first: str) -> None:
+    chosen, plain = load([f"experiment={scenario}"]), load([f"dataset={first}"])
+    assert chosen.document["dataset"] == plain.document["dataset"]
+    assert chosen.document["privacy"]["_target_"].endswith("UserLevel")
+    assert "local" in chosen.document["evaluation"]["baselines"]
+    other = load([f"experiment={scenario}", "dataset=filmtrust", "dataset.path=x", "model=mf", "privacy=none"])
+    assert other.document["dataset"]["path"] == "x" and other.document["rounds"] == 60
+    assert other.document["privacy"] == {"_target_": "fedrec.privacy.none.NoPrivacy"}
+    assert type(other.experiment.algorithm).__name__ == "FedAdam"

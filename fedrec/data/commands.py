@@ -46,7 +46,7 @@ def describe() -> list[str]:
         ("recbole", "any .inter", last, "dataset.path=FILE or its folder"),
         ("synthetic", "as many as asked", last, "drawn: dataset.users=... dataset.seed=..."),
     ]
-    return [f"{name:<22}{size:<45}{splits:<26}{where}" for name, size, splits, where in listed]
+    return [f"{name:<22}{size:<49}{splits:<26}{where}" for name, size, splits, where in listed]
 
 
 def get(source: Source) -> list[str]:

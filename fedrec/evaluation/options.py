@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError, nearest
 
 HEADLINE = 10  # the cutoff that every result carries, and the length of the lists that coverage is counted on
-BASELINES = ("popularity", "private_popularity", "no_privacy", "item_knn", "ease", "ials")
+BASELINES = ("popularity", "private_popularity", "no_privacy", "local", "item_knn", "ease", "ials")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Evaluation:
 
     `negatives` is the number of sampled candidates beside the target, `every` the rounds between two validations,
     `seed` that of candidates, of the sample of users and of the bootstrap. `users` bounds how many devices are
-    evaluated (a seeded sample); None means all. `select` is the round whose model is released.
+    evaluated (a seeded sample); None means all. `select` is the round whose model is released. `head` bounds how many
+    items pooled baselines cover, the most popular ones, as statistics do; None means all.
     """
 
     cutoffs: tuple[int, ...] = (5, 10, 20)
@@ -27,6 +28,7 @@ class Evaluation:
     select: str = "last"
     baselines: tuple[str, ...] = ("popularity", "private_popularity", "no_privacy", "ials")
     users: int | None = None
+    head: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense; lists, as yaml gives them, become tuples."""
@@ -36,7 +38,7 @@ class Evaluation:
             raise FedrecError(
                 f"evaluation.cutoffs is {self.cutoffs}: positive numbers, {HEADLINE} among them, expected"
             )
-        for name, least in (("negatives", 1), ("every", 1), ("seed", 0), ("users", 1)):
+        for name, least in (("negatives", 1), ("every", 1), ("seed", 0), ("users", 1), ("head", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise FedrecError(f"evaluation.{name} is {value}: at least {least} expected")

@@ -7,6 +7,7 @@ TITLES = {
     "no_privacy": "the same model, no privacy",
     "popularity": "popularity, pooled data",
     "private_popularity": "popularity, same mechanism and budget",
+    "local": "a device alone, no federation",
     "item_knn": "item-kNN, pooled data",
     "ease": "EASE, pooled data",
     "ials": "iALS, pooled data",
