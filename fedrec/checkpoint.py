@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ from fedrec.errors import FedrecError
 from fedrec.update import Arrays
 
 KEEP = 2
-NOTES = "notes/json"
+NOTES, MEMORY = "notes/json", "memory/"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The server's state after a round, and what the run has to remember beside it (`notes`)."""
+    """The server's state after a round, and what the run has to remember beside it (`notes`).
+
+    `memory` is the mechanism's: it may hold noise that is still secret, and is no part of any release.
+    """
 
     round: int
     state: Arrays
     notes: dict[str, Any]
+    memory: Arrays = field(default_factory=Arrays)
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -46,9 +50,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint durably and drop all but the last two."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = json.dumps({**checkpoint.notes, "round": checkpoint.round, "order": list(checkpoint.state)}).encode()
-    body = save({**checkpoint.state, NOTES: np.frombuffer(notes, np.uint8)})
+    memory = {MEMORY + name: array for name, array in checkpoint.memory.items()}
+    body = save({**checkpoint.state, **memory, NOTES: np.frombuffer(notes, np.uint8)})
     digest = hashlib.sha256(body).digest()
-    write_durably(folder / f"round-{checkpoint.round:06d}.safetensors", body + digest)
+    write_durably(folder / f"round-{checkpoint.round:06d}.safetensors", body + digest, 0o600)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEEP]:
         old.unlink()
 
@@ -69,4 +74,5 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     notes = json.loads(arrays.pop(NOTES).tobytes())
     # safetensors gives names in any order, and seeded noise is drawn in the order of the state.
     state = {name: arrays[name] for name in notes.pop("order")}
-    return Checkpoint(notes.pop("round"), state, notes)
+    memory = {name.removeprefix(MEMORY): arrays[name] for name in sorted(arrays) if name.startswith(MEMORY)}
+    return Checkpoint(notes.pop("round"), state, notes, memory)

@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.base import Random
 
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Poisson cohorts: every enrolled device is drawn independently, `size` of them on average (all where None).
+    """How many enrolled devices a round asks: `size` of them on average (all where None).
 
-    Drawn devices that never answer are simulated with probability `dropout`; answers after `deadline_seconds` do not
-    count; a round with fewer than `minimum` devices is charged and not released.
+    The mechanism draws them, because its accounting rests on how: independently, where it says nothing else. Drawn
+    devices that never answer are simulated with probability `dropout`; answers after `deadline_seconds` do not count;
+    a round with fewer than `minimum` devices is charged and not released.
     """
 
     size: float | None = None
@@ -36,11 +36,6 @@ class Cohort:
     def rate(self, population: int) -> float:
         """Return the probability with which each of `population` devices is drawn."""
         return 1.0 if self.size is None else min(1.0, self.size / population)
-
-    def draw(self, population: int, random: Random) -> NDArray[np.int64]:
-        """Return the rows of the devices drawn this round, ascending."""
-        rate = self.rate(population)
-        return np.arange(population) if rate >= 1 else np.flatnonzero(random.uniform(population) < rate)
 
     def present(self, drawn: NDArray[np.int64], seed: int, round_number: int) -> NDArray[np.int64]:
         """Return those of the drawn devices that a simulation lets answer."""

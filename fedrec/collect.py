@@ -1,6 +1,6 @@
 """One exchange with all nodes: who hosts whom, the requests, and the replies that count."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -80,9 +80,13 @@ def greet(nodes: Nodes, header: dict[str, Any]) -> Directory:
 
 
 def collect(
-    directory: Directory, requests: Mapping[int, Message], shapes: Mapping[str, tuple[int, ...]], deadline: float
+    directory: Directory,
+    requests: Mapping[int, Message],
+    shapes: Mapping[str, tuple[int, ...]],
+    deadline: float,
+    admit: Callable[[Update], Update],
 ) -> Collected:
-    """Send the requests and sum the replies that pass every check, in the order of `hosted`."""
+    """Send the requests and sum what `admit` lets count of the replies that pass every check, in order of `hosted`."""
     good, rejected = dict[int, Message](), dict[int, str]()
     up = 0
     for node, reply in directory.nodes.ask(requests, deadline):
@@ -100,7 +104,7 @@ def collect(
         node: "no answer before the deadline" for node in requests if node not in good and node not in rejected
     }
     like = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    updates = (Update(good[n].arrays, good[n].header["count"]) for n in directory.hosted if n in good)
+    updates = (admit(Update(good[n].arrays, good[n].header["count"])) for n in directory.hosted if n in good)
     return Collected(
         total(updates, like), rejected, mean_loss(good.values()), sum(r.bytes for r in requests.values()), up
     )

@@ -20,6 +20,8 @@ from fedrec.experiment import Experiment
 EXPERIMENT_KEYS = (
     "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator",
 )  # fmt: skip
+# `privacy.clip` is a number, the norm; said with a word, it means how to clip.
+WORDS = {f"privacy.clip={way}": f"privacy.clipping={way}" for way in ("whole", "split")}
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Settings:
 
 def load(overrides: Sequence[str]) -> Settings:
     """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right."""
-    overrides = list(overrides)
+    overrides = [WORDS.get(text, text) for text in overrides]
     with initialize_config_dir(str(app_folder() / "conf"), version_base="1.3"):
         check_keys(overrides)
         try:

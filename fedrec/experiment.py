@@ -18,6 +18,7 @@ from fedrec.errors import FedrecError, Refused
 from fedrec.evaluation.options import Evaluation
 from fedrec.models.base import Recommender
 from fedrec.privacy.base import Mechanism, Plan
+from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.match import check
 
 INIT_STREAM = 11  # keeps the draw of the first model apart from every other
@@ -72,7 +73,7 @@ class Experiment:
     def plan(self, dataset: Dataset) -> Plan:
         """Return the public plan: the data set's published sizes, the cohort's rate, the rounds."""
         users = dataset.interactions.users
-        return Plan(
+        plan = Plan(
             population=users,
             interactions=len(dataset.interactions),
             cohort_rate=self.cohort.rate(users),
@@ -80,6 +81,7 @@ class Experiment:
             trains=self.algorithm.trains,
             shares=self.algorithm.shares(self.rounds),
         )
+        return self.mechanism.planned(plan)
 
     def calibrated(self, dataset: Dataset) -> "Experiment":
         """Return the experiment with the noise that its epsilon asks for written into the document.
@@ -91,6 +93,8 @@ class Experiment:
         if not isinstance(model, algorithm.accepts):
             takes = ", ".join(kind.__name__ for kind in algorithm.accepts)
             raise Refused(f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}")
+        if algorithm.trains:
+            check_groups(getattr(mechanism, "clipping", "whole"), model.shared_arrays(), type(model).__name__)
         sensitivity = algorithm.sensitivity(mechanism.terms.unit)
         check(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
         if mechanism.terms.unit == "interaction" and self.node()["dataset"].get("minimum", 1) > 1:

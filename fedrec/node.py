@@ -72,7 +72,8 @@ class Node:
         return Message({"fedrec": __version__, "protocol": PROTOCOL, "torch": version("torch")}, {"devices": devices})
 
     def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
-        header, mechanism = request.header, experiment.mechanism
+        header = request.header
+        mechanism = experiment.mechanism.in_round(header.get("privacy", {}))
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)

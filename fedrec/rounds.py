@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from fedrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedrec.collect import Collected, Directory, base_header, collect, evaluate, greet
 from fedrec.data.dataset import Dataset
-from fedrec.errors import BudgetSpent, FedrecError
+from fedrec.errors import BudgetSpent, FedrecError, Refused
 from fedrec.evaluation.table import Table
 from fedrec.experiment import Experiment
 from fedrec.folder import RunFolder
 from fedrec.nodes import Nodes
 from fedrec.privacy.base import Plan
-from fedrec.update import Arrays
+from fedrec.update import Arrays, Update
 
 COHORT_STREAM, SERVER_STREAM = 4, 5  # keep the draw of cohorts and the server's noise apart from the devices' draws
 
@@ -52,6 +52,10 @@ class Spending(Protocol):
         """Say that the round's result is durable."""
         ...
 
+    def newest(self) -> int:
+        """Return the newest round that was ever charged, 0 before the first."""
+        ...
+
     def exhausted(self) -> NDArray[np.bool_]:
         """Return which devices must not be drawn any more."""
         ...
@@ -68,6 +72,14 @@ class Spending(Protocol):
     def head(self) -> str:
         """The hash of the newest row."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the server has after a round: the algorithm's state, and what the mechanism carries (`memory`)."""
+
+    state: Arrays
+    memory: Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +130,12 @@ def run(session: Session) -> Iterator[Round]:
     that allows no round at all raises `Refused`.
     """
     saved = load_checkpoint(session.folder.checkpoints)
-    done, state = (saved.round, saved.state) if saved else (0, first_state(session))
+    done, at = (saved.round, Standing(saved.state, saved.memory)) if saved else (0, first_standing(session))
     if saved and session.folder.keep_rounds(done) < done:
-        yield _report(session, state, replace(Round(**saved.notes["report"]), epsilon=_spent(session)))
+        yield _report(session, at.state, replace(Round(**saved.notes["report"]), epsilon=_spent(session)))
     elif not saved:
         session.folder.keep_rounds(0)
+    done, at = _past_losses(session, done, at)
     for number in range(done + 1, session.experiment.rounds + 1):
         try:
             session.ledger.reserve(number)
@@ -130,31 +143,68 @@ def run(session: Session) -> Iterator[Round]:
             if number == 1:
                 raise
             return
-        state, report = play(session, state, number)
-        yield _report(session, state, report)
+        at, report = play(session, at, number)
+        yield _report(session, at.state, report)
 
 
-def play(session: Session, state: Arrays, number: int) -> tuple[Arrays, Round]:
-    """Play one reserved round and make it durable; return the next state and the report, still without validation."""
-    start, experiment, mechanism = time.monotonic(), session.experiment, session.experiment.mechanism
-    seed, algorithm = experiment.seed, experiment.algorithm
-    drawn = experiment.cohort.draw(session.plan.population, mechanism.random(seed, number, COHORT_STREAM))
+def first_standing(session: Session) -> Standing:
+    """Return what the server has before the first round."""
+    state = first_state(session)
+    return Standing(state, session.experiment.mechanism.first_memory(session.experiment.algorithm.shapes(state)))
+
+
+def _past_losses(session: Session, done: int, at: Standing) -> tuple[int, Standing]:
+    """Return the round after which to go on: one that was charged and lost is left out where the mechanism asks for it.
+
+    Raises `Refused` where no round is left that could release anything.
+    """
+    mechanism, newest = session.experiment.mechanism, session.ledger.newest()
+    if not mechanism.skips_lost_rounds or newest <= done:
+        return done, at
+    if done == 0 and newest >= session.experiment.rounds:
+        raise Refused("every round was charged and lost before it released anything: start a new run")
+    return newest, replace(at, memory=mechanism.after_loss(at.memory))
+
+
+def play(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
+    """Play one reserved round and make it durable; return what is then, and the report, still without validation."""
+    start, experiment = time.monotonic(), session.experiment
+    mechanism, seed = experiment.mechanism, experiment.seed
+    drawn = mechanism.draw(session.plan, number, mechanism.random(seed, number, COHORT_STREAM))
     drawn = drawn[~session.ledger.exhausted()[drawn]]
     present = experiment.cohort.present(drawn, seed, number)
-    requests = session.directory.requests("train", present, algorithm.broadcast(state), round=number)
-    got = collect(session.directory, requests, algorithm.shapes(state), experiment.cohort.deadline_seconds)
-    if got.rejected and all("reported an error" in got.rejected.get(node, "") for node in requests):
-        raise FedrecError(f"round {number}: every node failed; {next(iter(got.rejected.values()))}")
+    got = _asked(session, at, present, number)
     released = got.total.count >= experiment.cohort.minimum
-    if released:
-        random = mechanism.random(seed, number, SERVER_STREAM)
-        state = algorithm.step(state, mechanism.finish(got.total, session.plan, number, random))
+    at = _stepped(session, at, got.total, number) if released else replace(at, memory=mechanism.after_loss(at.memory))
     report = _round(number, len(drawn), got, released, time.monotonic() - start)
     plain = {field: getattr(report, field) for field in Round.__dataclass_fields__}
     notes = {"report": plain, "ledger": session.ledger.head}
-    save_checkpoint(session.folder.checkpoints, Checkpoint(number, state, notes))
+    save_checkpoint(session.folder.checkpoints, Checkpoint(number, at.state, notes, at.memory))
     session.ledger.commit(number, drawn)
-    return state, replace(report, epsilon=_spent(session), seconds=time.monotonic() - start)
+    return at, replace(report, epsilon=_spent(session), seconds=time.monotonic() - start)
+
+
+def _asked(session: Session, at: Standing, present: NDArray[np.int64], number: int) -> Collected:
+    """Ask the devices that are there, and return what came of it; that every node failed is an error."""
+    algorithm, deadline = session.experiment.algorithm, session.experiment.cohort.deadline_seconds
+    announced = session.experiment.mechanism.announced(at.memory)
+    mechanism = session.experiment.mechanism.in_round(announced)
+    broadcast = algorithm.broadcast(at.state)
+    requests = session.directory.requests("train", present, broadcast, round=number, privacy=announced)
+    shapes = mechanism.shapes(algorithm.shapes(at.state))
+    got = collect(session.directory, requests, shapes, deadline, mechanism.admit)
+    if got.rejected and all("reported an error" in got.rejected.get(node, "") for node in requests):
+        raise FedrecError(f"round {number}: every node failed; {next(iter(got.rejected.values()))}")
+    return got
+
+
+def _stepped(session: Session, at: Standing, total: Update, number: int) -> Standing:
+    """Return what the server makes of a round's sum."""
+    mechanism = session.experiment.mechanism
+    now = mechanism.in_round(mechanism.announced(at.memory))
+    random = mechanism.random(session.experiment.seed, number, SERVER_STREAM)
+    aggregate = now.finish(total, session.plan, number, random, at.memory)
+    return Standing(session.experiment.algorithm.step(at.state, aggregate), aggregate.memory)
 
 
 def _round(number: int, drawn: int, got: Collected, released: bool, seconds: float) -> Round:

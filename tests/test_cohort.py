@@ -5,20 +5,23 @@ import pytest
 
 from fedrec.cohort import Cohort
 from fedrec.errors import FedrecError
+from fedrec.privacy.base import Plan
 from fedrec.privacy.noise import SeededRandom
+from fedrec.privacy.user import UserLevel
 
 
 def test_all_devices_where_no_size_is_given() -> None:
     cohort = Cohort()
-    assert cohort.rate(7) == 1.0 and list(cohort.draw(7, SeededRandom(0))) == list(range(7))
+    assert cohort.rate(7) == 1.0
 
 
 def test_draws_are_poisson() -> None:
     """Sizes have the binomial's mean and variance, and devices are independent (notes/privacy.md I13)."""
-    cohort, population, rounds = Cohort(size=20), 200, 2000
+    population, rounds = 200, 2000
+    plan = Plan(population, 0, Cohort(size=20).rate(population), rounds, trains=True)
     drawn = np.zeros((rounds, population))
     for number in range(rounds):
-        drawn[number, cohort.draw(population, SeededRandom(1, number))] = 1
+        drawn[number, UserLevel().draw(plan, number, SeededRandom(1, number))] = 1
     sizes = drawn.sum(1)
     assert abs(sizes.mean() - 20) < 4 * np.sqrt(18 / rounds)
     assert 0.85 < sizes.var() / 18 < 1.15  # a cohort of fixed size would give 0

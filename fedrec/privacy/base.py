@@ -4,9 +4,9 @@ Fields of these values are public; arguments of methods are the secrets. Sampler
 mechanism, so that they cannot disagree.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 import numpy as np
 from dp_accounting import DpEvent
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.update import Arrays, Update
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,14 @@ class LocalStep(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The sum over the devices that arrived, noised where the mechanism does, and its public denominator."""
+    """The sum over the devices that arrived, noised where the mechanism does, and its public denominator.
+
+    `memory` is what the mechanism carries into the next round.
+    """
 
     arrays: Arrays
     denominator: float
+    memory: Arrays = field(default_factory=dict[str, NDArray[np.float32]])
 
     def mean(self) -> Arrays:
         """Return the arrays over the denominator."""
@@ -101,13 +107,18 @@ class Terms:
 
     unit: str  # "none", "interaction" or "user"
     neighbouring: str  # "add-remove", "replace-one" or "none"
-    trust: str  # who is trusted: "device" (nobody else), "server", or "none"
+    trust: str  # who is trusted: "device" (nobody else), "gateway" (the node that holds the user), "server", or "none"
     adversary: str
     release_set: str
 
 
 class Mechanism(Protocol):
-    """One way to protect users. "No privacy" is a mechanism too, with an epsilon that is infinite."""
+    """One way to protect users. "No privacy" is a mechanism too, with an epsilon that is infinite.
+
+    A mechanism is frozen. What changes over rounds (a clip that adapts, noise that is taken back later) is its
+    *memory*: named float32 arrays that the round loop carries and keeps in the checkpoint, outside every release.
+    What devices have to know of it is *announced* to them with the round's request.
+    """
 
     @property
     def terms(self) -> Terms:
@@ -123,6 +134,20 @@ class Mechanism(Protocol):
         """Return the delta of this run: the configured one, else min(1e-5, N^-1.1) over its privacy units."""
         ...
 
+    @property
+    def together(self) -> bool:
+        """Whether the devices of a node train as one (a gateway), instead of one by one."""
+        ...
+
+    @property
+    def skips_lost_rounds(self) -> bool:
+        """Whether a round that was charged and never committed is left out, instead of charged and played again."""
+        ...
+
+    def planned(self, plan: Plan) -> Plan:
+        """Return the plan with the cohort's rate that this mechanism's sampler really has."""
+        ...
+
     def calibrated(self, plan: Plan, sensitivity: float | None) -> "Mechanism":
         """Return the mechanism with the noise that keeps `epsilon` over the plan.
 
@@ -130,10 +155,34 @@ class Mechanism(Protocol):
         """
         ...
 
+    def draw(self, plan: Plan, round_number: int, random: Random) -> NDArray[np.int64]:
+        """Return the rows of the devices that this round invites, ascending."""
+        ...
+
+    def first_memory(self, shapes: Shapes) -> Arrays:
+        """Return the memory before the first round, for updates of these shapes."""
+        ...
+
+    def after_loss(self, memory: Arrays) -> Arrays:
+        """Return the memory after rounds that were charged and released nothing."""
+        ...
+
+    def announced(self, memory: Arrays) -> dict[str, float]:
+        """Return what of the memory is public and devices have to know: part of what the round before released."""
+        ...
+
+    def in_round(self, announced: Mapping[str, float]) -> Self:
+        """Return the mechanism as it is in the round of this announcement, on the server and on devices alike."""
+        ...
+
+    def shapes(self, shapes: Shapes) -> Shapes:
+        """Return the shapes that a released update has, given those of the algorithm's."""
+        ...
+
     def on_device(
         self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
     ) -> LocalStep:
-        """Return how one device trains this model in one participation."""
+        """Return how one device trains this model in one participation (`together`: one gateway, user by user)."""
         ...
 
     def random(self, *key: int) -> Random:
@@ -148,7 +197,13 @@ class Mechanism(Protocol):
         """Return what may leave a node of the sum over its devices."""
         ...
 
-    def finish(self, total: Update, plan: Plan, round_number: int, random: Random) -> Aggregate:
+    def admit(self, total: Update) -> Update:
+        """Return what counts of a node's sum at the server: as much as `total.count` devices may change."""
+        ...
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
         """Return the sum with the server's noise and its denominator, which never depends on who arrived."""
         ...
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
-from scipy.stats import binom
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
@@ -19,6 +18,8 @@ from fedrec.privacy.accounting import checked_delta, default_delta
 from fedrec.privacy.base import Aggregate, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
 from fedrec.privacy.options import check_common, check_positive, multiplier_for
+from fedrec.privacy.ordinary import Ordinary
+from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, Update
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ INTERACTION_TERMS = Terms(
 
 
 @dataclass(frozen=True)
-class InteractionLevel:
+class InteractionLevel(Ordinary):
     """Hides one interaction of a device from everyone but the device.
 
     Training: `local_steps` steps, each on a Poisson sample of rate `sample_rate`, each example's gradient clipped to
@@ -119,11 +120,9 @@ class InteractionLevel:
             arrays = {n: (a + random.gaussian(a.shape, std)).astype(np.float32) for n, a in arrays.items()}
         return Update(arrays, 1)
 
-    def at_node(self, total: Update, random: Random) -> Update:
-        """Return the node's sum as it is: every part of it is noised."""
-        return total
-
-    def finish(self, total: Update, plan: Plan, round_number: int, random: Random) -> Aggregate:
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
         return Aggregate(total.arrays, plan.expected_cohort)
 
@@ -137,11 +136,7 @@ class InteractionLevel:
 
     def participations(self, plan: Plan) -> int:
         """Return in how many rounds one device may take part: public, and what the noise is calibrated for."""
-        if self.max_participations is not None:
-            return min(self.max_participations, plan.rounds)
-        if plan.cohort_rate == 1:
-            return plan.rounds
-        return max(1, int(binom.ppf(0.999, plan.rounds, plan.cohort_rate)))
+        return most_participations(plan, self.max_participations)
 
     def _multiplier(self) -> float:
         if self.noise_multiplier is None:

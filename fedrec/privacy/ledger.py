@@ -116,6 +116,10 @@ class Ledger:
             self._store.append(self._run, "commit", {"round": round_number, "cohort": key, "counts": digest(counts)})
         self._load()
 
+    def newest(self) -> int:
+        """Return the newest round that was ever charged, 0 before the first."""
+        return max((int(entry.body["round"]) for entry in self._entries if entry.kind == "reserve"), default=0)
+
     def exhausted(self) -> NDArray[np.bool_]:
         """Return which devices [devices] must not be drawn any more, because they took part as often as they may."""
         if not self.account.per_device:

@@ -11,14 +11,15 @@ from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting import default_delta
 from fedrec.privacy.base import Aggregate, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
+from fedrec.privacy.ordinary import Ordinary
 from fedrec.privacy.plain import PlainStep
-from fedrec.update import Update
+from fedrec.update import Arrays, Update
 
 NO_TERMS = Terms("none", "none", "none", adversary="nobody", release_set="nothing is protected")
 
 
 @dataclass(frozen=True)
-class NoPrivacy:
+class NoPrivacy(Ordinary):
     """Devices train as they are, updates leave as they are, and the sum is divided by how many arrived.
 
     Everything is drawn from the seed, so that the same experiment gives the same result.
@@ -63,11 +64,9 @@ class NoPrivacy:
             raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
         return update
 
-    def at_node(self, total: Update, random: Random) -> Update:
-        """Return the node's sum as it is."""
-        return total
-
-    def finish(self, total: Update, plan: Plan, round_number: int, random: Random) -> Aggregate:
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
         """Return the sum as it is, over the number of devices that arrived."""
         return Aggregate(total.arrays, float(max(1, total.count)))
 
