@@ -56,7 +56,7 @@ class Account:
     @property
     def per_device(self) -> bool:
         """Whether each device is charged for itself; without a guarantee none is: test mode never ends early."""
-        return self.trust == "device" and self.private
+        return self.trust in ("device", "gateway") and self.private
 
     @property
     def budget(self) -> float:

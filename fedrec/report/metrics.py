@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fedrec.simulate import Trained
 
 CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
-MECHANISMS = {"NoPrivacy": "none", "InteractionLevel": "interaction", "UserLevel": "user"}
 
 
 def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         },
         "model": experiment.model.func.__module__.rsplit(".", 1)[-1],  # pyright: ignore[reportFunctionMemberAccess]
         "algorithm": type(experiment.algorithm).__module__.rsplit(".", 1)[-1],
-        "mechanism": MECHANISMS.get(type(experiment.mechanism).__name__, type(experiment.mechanism).__name__),
+        "mechanism": type(experiment.mechanism).__module__.rsplit(".", 1)[-1],
         "engine": "reference",
         "rounds": main.rounds,
         "seed": experiment.seed,

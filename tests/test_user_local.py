@@ -1,0 +1,54 @@
+"""Local noise: replace-one, two clips apart, no amplification by a cohort that the server draws."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dp_accounting import GaussianDpEvent
+from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
+
+from fedrec.privacy.accounting import epsilon
+from fedrec.privacy.base import Plan
+from fedrec.privacy.user_local import UserLocal
+from fedrec.update import Update
+
+PLAN = Plan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, trains=True)
+
+
+def test_mu_is_twice_the_root_of_the_rounds_over_z() -> None:
+    """notes/privacy_corrections.md 13: mu = 2 sqrt(T) / z."""
+    mechanism = UserLocal(epsilon=4.0).calibrated(PLAN, math.inf)
+    assert mechanism.event(PLAN, 3) == GaussianDpEvent(mechanism.multiplier() / 2)
+    mu = 2 * math.sqrt(PLAN.rounds) / mechanism.multiplier()
+    delta = mechanism.delta_for(PLAN)
+    exact = get_epsilon_gaussian(1 / mu, delta)
+    assert 0.99 * 4.0 <= exact <= epsilon([(mechanism.event(PLAN, 1), PLAN.rounds)], delta) <= 4.0
+
+
+def test_the_farthest_two_histories_lie_two_clips_apart_in_what_is_sent() -> None:
+    """Measured on released bytes: the distance of the means over the deviation is the mu of one round."""
+    mechanism = UserLocal(epsilon=4.0, clip=0.5).calibrated(PLAN, math.inf)
+    up, down = (Update({"a": np.full(1, sign, np.float32)}, 1) for sign in (1e30, -1e30))
+    sent = np.array(
+        [[mechanism.release(u, mechanism.random()).arrays["a"][0] for u in (up, down)] for _ in range(4000)]
+    )
+    mu = (sent[:, 0].mean() - sent[:, 1].mean()) / sent.std(0).mean()
+    event = mechanism.event(PLAN, 1)
+    assert isinstance(event, GaussianDpEvent)
+    assert mu == pytest.approx(1 / event.noise_multiplier, rel=0.25)
+    assert sent.std(0) == pytest.approx(mechanism.multiplier() * 0.5, rel=0.05)
+
+
+def test_sampling_the_cohort_saves_participations_and_amplifies_nothing() -> None:
+    sampled = replace(PLAN, cohort_rate=0.1, rounds=200)
+    mechanism = UserLocal(epsilon=4.0).calibrated(sampled, math.inf)
+    assert 20 < mechanism.participations(sampled) < 40
+    assert mechanism.event(sampled, 1) == GaussianDpEvent(mechanism.multiplier() / 2)
+    assert UserLocal(max_participations=3).participations(sampled) == 3
+
+
+def test_what_is_no_number_is_sent_as_noise_alone() -> None:
+    mechanism = UserLocal().calibrated(PLAN, math.inf)
+    sent = mechanism.release(Update({"a": np.full(500, np.nan, np.float32)}, 7), mechanism.random())
+    assert sent.count == 1 and np.std(sent.arrays["a"]) == pytest.approx(mechanism.multiplier(), rel=0.15)
