@@ -130,6 +130,8 @@ def run(session: Session) -> Iterator[Round]:
     that allows no round at all raises `Refused`.
     """
     saved = load_checkpoint(session.folder.checkpoints)
+    if saved is not None:
+        check_unchanged(session, saved)
     done, at = (saved.round, Standing(saved.state, saved.memory)) if saved else (0, first_standing(session))
     if saved and session.folder.keep_rounds(done) < done:
         yield _report(session, at.state, replace(Round(**saved.notes["report"]), epsilon=_spent(session)))
@@ -166,6 +168,15 @@ def _past_losses(session: Session, done: int, at: Standing) -> tuple[int, Standi
     return newest, replace(at, memory=mechanism.after_loss(at.memory))
 
 
+def check_unchanged(session: Session, saved: Checkpoint) -> None:
+    """Raise `Refused` where a checkpoint is of another experiment than the one that goes on from it."""
+    if saved.notes.get("experiment") != session.experiment.hash:
+        raise Refused(
+            f"{session.folder.config} was changed since round {saved.round}, or its data were: a run goes on with the "
+            "settings it began with. Put back the old file, or start a new run"
+        )
+
+
 def play(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
     """Play one reserved round and make it durable; return what is then, and the report, still without validation."""
     start, experiment = time.monotonic(), session.experiment
@@ -178,7 +189,7 @@ def play(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
     at = _stepped(session, at, got.total, number) if released else replace(at, memory=mechanism.after_loss(at.memory))
     report = _round(number, len(drawn), got, released, time.monotonic() - start)
     plain = {field: getattr(report, field) for field in Round.__dataclass_fields__}
-    notes = {"report": plain, "ledger": session.ledger.head}
+    notes = {"report": plain, "ledger": session.ledger.head, "experiment": experiment.hash}
     save_checkpoint(session.folder.checkpoints, Checkpoint(number, at.state, notes, at.memory))
     session.ledger.commit(number, drawn)
     return at, replace(report, epsilon=_spent(session), seconds=time.monotonic() - start)

@@ -24,8 +24,9 @@ from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.card import card, sentence
 from fedrec.privacy.interaction import InteractionLevel
 from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.ledger_store import FIRST, ledger_path, state_dir
+from fedrec.privacy.ledger_store import FIRST
 from fedrec.privacy.none import NoPrivacy
+from fedrec.privacy.places import ledger_path, state_dir
 from fedrec.privacy.user import UserLevel
 
 PLAN = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)

@@ -30,7 +30,9 @@ from fedrec.privacy.account import (
 )
 from fedrec.privacy.accounting import Spent, composed, epsilon_of, running_epsilon, spent
 from fedrec.privacy.base import Mechanism, Plan
-from fedrec.privacy.ledger_store import Entry, LedgerStore, ledger_path
+from fedrec.privacy.ledger_store import Entry, LedgerStore
+from fedrec.privacy.places import ledger_path
+from fedrec.privacy.population import rows, runs
 
 
 class Ledger:
@@ -174,18 +176,7 @@ class Ledger:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return this run's rounds for its privacy card: round, status, event, and the hash of the reservation."""
-        status: dict[str, dict[str, Any]] = {}
-        newest: dict[int, str] = {}
-        for entry in self._entries[1:]:
-            number = int(entry.body["round"])
-            if entry.kind == "reserve":
-                newest[number] = entry.hash
-                keys = ("noise_multiplier", "sampling_rate", "count")
-                event = [dict(zip(keys, part, strict=True)) for part in entry.body["event"]]
-                status[entry.hash] = {"round": number, "status": "reserved", "event": event, "hash": entry.hash}
-            else:
-                status[newest[number]]["status"] = {"commit": "committed", "lost": "lost"}[entry.kind]
-        return list(status.values())
+        return rows(self._entries)
 
     def _load(self) -> None:
         """Read what was written since: another process may have opened this run and marked its round lost."""
@@ -200,7 +191,8 @@ class Ledger:
             )
         if any(entry.kind == "commit" and entry.body["round"] == round_number for entry in self._entries):
             raise Refused(
-                f"round {round_number} of {self._run} was released already: a second draw would not be charged"
+                f"round {round_number} of {self._run} was released already: a second draw would not be charged. "
+                "Put back the run's newest checkpoint, or start a new run"
             )
 
     def _refusal(self, round_number: int) -> str:
@@ -230,11 +222,4 @@ class Ledger:
 
     def _other_runs(self) -> list[Spent]:
         """Return what the other runs with a guarantee of the same unit and relation have spent."""
-        parts: list[Spent] = []
-        for run in self._store.runs():
-            entries = self._store.entries(run)
-            account = Account(**entries[0].body)
-            same = (account.unit, account.neighbouring) == (self.account.unit, self.account.neighbouring)
-            if run != self._run and same and account.private:
-                parts.append(charged(account, entries, counts_of(self._store, run)))
-        return parts
+        return [other.spent for other in runs(self._store) if other.run != self._run and other.adds_to(self.account)]

@@ -1,6 +1,5 @@
 """Where a ledger rests: one SQLite file a population, appended to and never changed, each entry chained to the last."""
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -9,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-from platformdirs import user_state_dir
 
 from fedrec.errors import FedrecError
+from fedrec.privacy.anchor import Anchor, sync_folder
+from fedrec.privacy.check_ledger import FIRST, entry_hash, held
+from fedrec.privacy.places import anchor_path
+from fedrec.privacy.tampering import check_there, check_whole
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -23,7 +23,6 @@ CREATE INDEX IF NOT EXISTS entries_of_run ON entries (run, seq);
 CREATE TABLE IF NOT EXISTS participations (run TEXT PRIMARY KEY, counts BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
-FIRST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +35,31 @@ class Entry:
     hash: str
 
 
-def state_dir() -> Path:
-    """Return the folder of what outlives runs: FEDREC_STATE, else the platform's."""
-    return Path(os.environ.get("FEDREC_STATE") or user_state_dir("fedrec"))
-
-
-def ledger_path(population: str) -> Path:
-    """Return the file of a population's ledger; two populations never share one."""
-    if not population:
-        raise FedrecError("dataset.population is empty: the ledger needs to know whose privacy is spent")
-    return state_dir() / "ledger" / f"{quote(population, safe='@+ ')}.sqlite"
-
-
 class LedgerStore:
-    """An open ledger file. What `append` and `set_counts` do becomes durable when their `transaction` ends."""
+    """An open ledger file. What `append` and `set_counts` do becomes durable when their `transaction` ends.
+
+    Opening verifies every entry, and that the ledger holds what its anchor knows to be the newest; a ledger that was
+    edited, cut, rolled back or deleted is `Refused`.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its journal files the same rights
+        self.path, self._anchor = path, Anchor(anchor_path(path))
+        check_there(path, self._anchor)
         with self._named_errors():
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
+            self._open()
             with self.transaction():
-                for statement in TABLES.split(";"):
-                    self._database.execute(statement)
+                check_whole(self._database, path, self._anchor)
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its journal files the same rights
+        sync_folder(self.path.parent)
+        self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        with self.transaction():
+            for statement in TABLES.split(";"):
+                self._database.execute(statement)
 
     def close(self) -> None:
         """Close the file."""
@@ -72,6 +70,7 @@ class LedgerStore:
         """Hold the ledger alone; make everything durable at the end, or undo it all on an exception."""
         with self._named_errors():
             self._database.execute("BEGIN IMMEDIATE")
+            before = self._database.total_changes
             try:
                 yield
                 self._database.execute("COMMIT")
@@ -79,22 +78,27 @@ class LedgerStore:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+            if self._database.total_changes > before and (newest := self._newest()):
+                self._anchor.advance(*newest)
 
     def append(self, run: str, kind: str, body: dict[str, Any]) -> None:
         """Add an entry, chained to the newest of any run."""
         text, previous = json.dumps(body, sort_keys=True, allow_nan=False), self.head()
-        digest = hashlib.sha256("\n".join((previous, run, kind, text)).encode()).hexdigest()
-        row = (run, kind, text, previous, digest)
+        row = (run, kind, text, previous, entry_hash(previous, run, kind, text))
         self._database.execute("INSERT INTO entries (run, kind, body, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
 
     def head(self) -> str:
         """Return the hash of the newest entry."""
-        row = self._database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-        return str(row[0]) if row else FIRST
+        newest = self._newest()
+        return newest[1] if newest else FIRST
+
+    def _newest(self) -> tuple[int, str] | None:
+        row = self._database.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return (int(row[0]), str(row[1])) if row else None
 
     def holds(self, digest: str) -> bool:
         """Say whether an entry has this hash."""
-        return self._database.execute("SELECT 1 FROM entries WHERE hash = ?", (digest,)).fetchone() is not None
+        return held(self._database, digest)
 
     def entries(self, run: str, after: int = 0) -> list[Entry]:
         """Return a run's entries in order, those after a `seq` where one is given."""
@@ -124,7 +128,7 @@ class LedgerStore:
     def _named_errors(self) -> Generator[None, None, None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise FedrecError(
                 f"the ledger {self.path} can't be written or read ({error}): nothing may be released"
             ) from error
