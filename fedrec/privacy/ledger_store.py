@@ -4,7 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ class Entry:
     hash: str
 
 
+def make(path: Path) -> None:
+    """Make an empty file for its owner alone; SQLite gives its journal files the same rights.
+
+    One that is there is not opened: closing it again would drop this process's locks on it (POSIX), and with them what
+    keeps two processes from destroying it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
 class LedgerStore:
     """An open ledger file. What `append` and `set_counts` do becomes durable when their `transaction` ends.
 
@@ -52,7 +62,7 @@ class LedgerStore:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its journal files the same rights
+        make(self.path)
         sync_folder(self.path.parent)
         self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         self._database.execute("PRAGMA journal_mode=WAL")
