@@ -6,17 +6,17 @@ from functools import cache
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.engine import Answering, simulated
 from fedrec import messages
 from fedrec.errors import FedrecError
-from fedrec.node import Node
 
 app = ClientApp()
 
 
 @cache
-def node(index: int, parts: int) -> Node:
+def node(index: int, parts: int, engine: str) -> Answering:
     """Return this process' node: part `index` of `parts` of a simulated population."""
-    return Node(index, parts, exact=True)
+    return simulated(engine, index, parts)
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -24,7 +24,8 @@ def answer(message: Message, context: Context) -> Message:
     try:
         request = messages.unpack(message.content["fedrec"]["message"].data)
         config = context.node_config
-        reply = node(int(config["partition-id"]), int(config["num-partitions"])).answer(request)
+        place = int(config["partition-id"]), int(config["num-partitions"])
+        reply = node(*place, str(config.get("engine", "auto"))).answer(request)
     except FedrecError as error:
         reply = messages.Message({"error": str(error)})
     except Exception as error:  # whatever breaks one node must not break the run

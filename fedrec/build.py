@@ -15,6 +15,7 @@ from fedrec.errors import FedrecError, nearest
 ALLOWED = (
     "fedrec.data.datasets.",
     "fedrec.models.",
+    "fedrec.light.",
     "fedrec.algorithms.",
     "fedrec.privacy.",
     "fedrec.evaluation.options.",

@@ -24,13 +24,6 @@ class Update:
         """Return the update times a factor."""
         return Update({k: (a * np.float64(factor)).astype(np.float32) for k, a in self.arrays.items()}, self.count)
 
-    def bounded(self, limit: float) -> "Update":
-        """Return the update of count 1, its norm over all arrays at most `limit`; a non-finite one becomes zero."""
-        if not self.finite():
-            return Update({name: np.zeros_like(array) for name, array in self.arrays.items()}, 1)
-        norm = self.norm()
-        return Update((self if norm <= limit else self.scaled(limit / norm)).arrays, 1)
-
     def finite(self) -> bool:
         """Say whether every value is a number."""
         return all(bool(np.isfinite(a).all()) for a in self.arrays.values())

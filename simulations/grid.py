@@ -4,9 +4,9 @@ All private touch points with Flower lie here.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -15,20 +15,21 @@ from flwr.supercore.task_identity import TaskIdentity
 class InProcessGrid(Grid):
     """`parts` nodes of one client app in this process; a message is answered when it is pulled.
 
-    `immediate` tells a polling server that nothing comes of waiting.
+    Node n trains with `engines[n mod len(engines)]`. `immediate` tells a polling server that nothing comes of waiting.
     """
 
     immediate = True
     run = None  # type: ignore[assignment]
 
-    def __init__(self, app: ClientApp, parts: int) -> None:
+    def __init__(self, app: ClientApp, parts: int, engines: Sequence[str] = ("auto",)) -> None:
         # Message() refuses to be made outside a task of Flower's; these are process-wide there.
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self._app, self._waiting = app, dict[str, Message]()
-        self._contexts = {
-            index + 1: Context(1, index + 1, {"partition-id": index, "num-partitions": parts}, RecordDict(), {})
-            for index in range(parts)
-        }
+        self._contexts = dict[int, Context]()
+        for index in range(parts):
+            engine = engines[index % len(engines)]
+            config: UserConfig = {"partition-id": index, "num-partitions": parts, "engine": engine}
+            self._contexts[index + 1] = Context(1, index + 1, config, RecordDict(), {})
 
     def set_run(self, run: object) -> None:
         """Nothing to set: there is one run."""

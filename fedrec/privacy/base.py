@@ -6,14 +6,17 @@ mechanism, so that they cannot disagree.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
-from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
-from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.update import Arrays, Update
+
+if TYPE_CHECKING:  # devices without torch use these values too
+    from dp_accounting import DpEvent
+
+    from fedrec.models.base import Batch, TrainableRecommender
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -75,7 +78,7 @@ class LocalStep(Protocol):
         """Yield the rows of each step's examples; an empty batch is a step too."""
         ...
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: "Batch") -> float:
         """Take one step on the model, and return the summed loss of the batch."""
         ...
 
@@ -180,7 +183,7 @@ class Mechanism(Protocol):
         ...
 
     def on_device(
-        self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
+        self, model: "TrainableRecommender", settings: LocalSettings, generator: np.random.Generator, random: Random
     ) -> LocalStep:
         """Return how one device trains this model in one participation (`together`: one gateway, user by user)."""
         ...
@@ -207,7 +210,7 @@ class Mechanism(Protocol):
         """Return the sum with the server's noise and its denominator, which never depends on who arrived."""
         ...
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: Plan, round_number: int) -> "DpEvent":
         """Return what one participation (device trust) or one round (server trust) costs, from the public plan."""
         ...
 

@@ -33,6 +33,8 @@ MODEL = ["model=mf", "model.dim=2", "algorithm.epochs=1", "dataset.users=17"]
 KINDS: dict[str, Callable[[int], Nodes]] = {
     "plain loop": LocalNodes,
     "in-process grid": lambda parts: FlowerNodes(InProcessGrid(app, parts)),
+    "without torch": lambda parts: FlowerNodes(InProcessGrid(app, parts, ["light"])),
+    "some without torch": lambda parts: FlowerNodes(InProcessGrid(app, parts, ["light", "torch"])),
 }
 LONG = 600.0
 
@@ -116,6 +118,10 @@ def test_the_kinds_answer_alike(trial: tuple[Experiment, Dataset], header: dict[
     for node, reply in found[0].items():
         assert reply.header == found[1][node].header
         assert all(np.array_equal(array, found[1][node].arrays[name]) for name, array in reply.arrays.items())
+        for light in (found[2][node], found[3][node]):
+            assert light.header == {**reply.header, "loss": pytest.approx(reply.header["loss"], rel=1e-6)}
+            for name, array in reply.arrays.items():
+                np.testing.assert_allclose(light.arrays[name], array, atol=1e-6)
 
 
 def test_devices_go_on_from_what_they_kept_and_a_repeated_round_gives_the_same(
@@ -152,7 +158,7 @@ def test_evaluation_gives_one_row_for_each_device_asked_that_holds_something_out
 def test_a_device_with_nothing_held_out_gives_no_row(tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
     path.write_text("user,item,time\n" + "".join(f"{u},{i},{i}\n" for u in "abc" for i in range(4)) + "loner,1,1\n")
-    trial = small(base=["dataset=csv", f"dataset.path={path}", "privacy=none", "model=popularity"])
+    trial = small(base=["dataset=csv", f"dataset.path={path}", "privacy=none", *MODEL[:3]])
     header = {**base_header(trial[0], "run", str(tmp_path / "private")), "part": "refit"}
     for build in KINDS.values():
         nodes = build(1)
