@@ -19,7 +19,7 @@ from fedrec.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.store import MappedStore, PrivateStore
-from fedrec.training.first import first_generator
+from fedrec.training.local import first_of
 from fedrec.update import Arrays, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
@@ -121,9 +121,7 @@ class Node:
         return Message({"count": len(rows)}, table(rows, experiment.evaluation.cutoffs))
 
     def _first(self, model: Recommender, experiment: Experiment, user: int) -> Arrays:
-        if isinstance(model, TrainableRecommender):
-            model.reset_private(first_generator(experiment.seed, user))
-        return model.private_arrays()
+        return first_of(model, experiment.seed, user) if isinstance(model, TrainableRecommender) else {}
 
     def _model(self, experiment: Experiment, dataset: Dataset) -> Recommender:
         if experiment.hash not in self._models:

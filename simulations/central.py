@@ -31,12 +31,14 @@ PATIENCE = 5  # epochs without a better validation before training stops
 
 def pool(model: TrainableRecommender, users: int, seed: int) -> None:
     """Give every user table one row a user."""
+    generator = torch.Generator().manual_seed(seed)
     for name in model.private_arrays():
         table = model.get_submodule(name.removesuffix(".weight"))
         if not isinstance(table, nn.Embedding):
             raise TypeError(f"{name} is no table of users")
-        model.set_submodule(name.removesuffix(".weight"), nn.Embedding(users, table.embedding_dim))
-    model.reset_private(np.random.default_rng(seed))
+        pooled = nn.Embedding(users, table.embedding_dim)
+        nn.init.normal_(pooled.weight, std=model.private_std, generator=generator)
+        model.set_submodule(name.removesuffix(".weight"), pooled)
 
 
 def epoch(

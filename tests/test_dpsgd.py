@@ -40,9 +40,6 @@ class Base(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         return self.item.weight @ self.user.weight[0]
 
-    def reset_private(self, generator: np.random.Generator) -> None:
-        self.draw(self.user, generator, 1.0)
-
 
 class Factors(Base):
     """Matrix factorisation with biases, public features as a buffer, and a layer that no loss uses."""
@@ -215,22 +212,6 @@ def test_noise_is_ours_and_never_torchs() -> None:
         moved.append(model.item.weight.detach().numpy().copy())
     assert not np.array_equal(moved[0], moved[1])
     np.testing.assert_array_equal(moved[2], moved[3])
-
-
-def test_batches_are_poisson_with_a_public_number_of_steps() -> None:
-    step = PrivateStep(make(Base), STEP, constants(1.0, rate=0.2, steps=4000), SystemRandom())
-    batches = list(step.batches(50))
-    assert len(batches) == 4000
-    sizes = np.array([len(rows) for rows in batches])
-    assert sizes.mean() == pytest.approx(10, abs=5 * (8 / 4000) ** 0.5)
-    assert sizes.var() == pytest.approx(8, rel=0.15)
-    per_row = np.bincount(np.concatenate(batches), minlength=50)
-    assert np.abs(per_row - 800).max() < 5 * (4000 * 0.16) ** 0.5
-    assert all(len(rows) == 0 for rows in step.batches(0))
-    assert len(list(step.batches(0))) == 4000
-    everything = PrivateStep(make(Base), STEP, constants(1.0, rate=1.0, steps=2), SystemRandom())
-    assert [rows.tolist() for rows in everything.batches(3)] == [[0, 1, 2]] * 2
-    assert not step.looks_at_positives
 
 
 def test_one_example_moves_the_sum_by_at_most_the_clip() -> None:

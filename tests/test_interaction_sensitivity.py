@@ -24,8 +24,8 @@ class Chosen:
     def gaussian(self, shape: tuple[int, ...], std: float) -> np.ndarray:
         return np.zeros(shape)
 
-    def uniform(self, size: int) -> np.ndarray:
-        return self._uniform[:size] if self._uniform.size else np.zeros(size)
+    def keyed(self, users: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return ((self._uniform[: index.size] * 2**32).astype(np.uint64) << np.uint64(32)).reshape(index.shape)
 
 
 class Silent(InteractionLevel):
@@ -34,7 +34,7 @@ class Silent(InteractionLevel):
     negatives: np.ndarray = np.empty((0, NEGATIVES))
 
     def random(self, *key: int) -> Chosen:  # type: ignore[override]
-        return Chosen(self.negatives.ravel() if len(key) > 3 else np.empty(0))
+        return Chosen(self.negatives.ravel())
 
 
 def released(name: str, history: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_negatives_do_not_follow_from_the_public_seed() -> None:
         def random(self, *key: int):  # type: ignore[no-untyped-def]
             real = super().random(*key)
             return type(
-                "R", (), {"gaussian": lambda s, shape, std: np.zeros(shape), "uniform": lambda s, n: real.uniform(n)}
+                "R", (), {"gaussian": lambda s, shape, std: np.zeros(shape), "keyed": lambda s, *a: real.keyed(*a)}
             )()
 
     history, empty = np.arange(8, dtype=np.int32), np.empty(0, np.int32)

@@ -6,6 +6,7 @@ history that holds it (`notes/evaluation.md` section 1.1). All draws are seeded:
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from fedrec.models.base import Recommender
 from fedrec.nodes import LocalNodes
 from fedrec.privacy.none import NoPrivacy
 from fedrec.rounds import final_state, run
-from fedrec.training import local
+from fedrec.training.examples import Histories, Keyed, Outside
 from fedrec.update import Arrays
 from tests.tiny import catalogue, session, small
 
@@ -99,16 +100,14 @@ def hit_rate(name: str, keeps_items: bool, users: int = USERS) -> float:
 @pytest.fixture
 def leaky(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let negatives avoid the test item too: the mistake that published code makes."""
-    used, held = (np.zeros((USERS, ITEMS), bool) for _ in range(2))
-    for device in random_devices():
-        used[device.user, device.history] = held[device.user, device.test] = True
-    held_by = {line.tobytes(): also for line, also in zip(used, held, strict=True)}
-    honest = local.draw_outside
+    devices, honest = random_devices(), Outside.draw
 
-    def avoiding(rng: np.random.Generator, mine: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        return honest(rng, mine | held_by[mine.tobytes()], shape)
+    def avoiding(self: Outside, random: Keyed, own: Histories, number: int, k: int) -> np.ndarray:
+        held = np.stack([devices[int(user)].test for user in own.users])
+        more = replace(own, items=np.concatenate([own.items, held], axis=1), sizes=own.sizes + held.shape[1])
+        return honest(self, random, more, number, k)[:, : own.items.shape[1]]
 
-    monkeypatch.setattr(local, "draw_outside", avoiding)
+    monkeypatch.setattr(Outside, "draw", avoiding)
 
 
 @pytest.mark.parametrize("keeps_items", [False, True], ids=["shared part as sent", "own item tables"])

@@ -76,7 +76,7 @@ def test_it_trains_as_torch_does(model: str, training: str, mechanism: str) -> N
     experiment, _ = small("seed=0" if mechanism == "none" else "privacy.clip=0.05", base=base)
     light = LightExperiment.from_json(experiment.document)
     assert light.hash == experiment.hash
-    torch_model, light_twin = experiment.model(catalogue(ITEMS)), light.model(ITEMS)
+    torch_model, light_twin = experiment.build_model(catalogue(ITEMS)), light.model(ITEMS)
     broadcast = experiment.algorithm.broadcast(experiment.algorithm.init(torch_model, catalogue(ITEMS)))
     private, light_private = {}, {}
     for number in (1, 2):

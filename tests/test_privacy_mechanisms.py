@@ -183,31 +183,15 @@ class Line(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         return self.w.weight[0]
 
-    def reset_private(self, generator: np.random.Generator) -> None: ...
-
 
 def batch(*items: int) -> Batch:
     return Batch(torch.tensor(items, dtype=torch.long).reshape(-1, 1), torch.ones(len(items)))
 
 
-def test_ordinary_training_covers_every_example_once_an_epoch() -> None:
-    settings = LocalSettings(epochs=3, batch_size=4)
-    step = PlainStep(Line(), settings, np.random.default_rng(0))
-    batches = list(step.batches(10))
-    assert [len(rows) for rows in batches] == [4, 4, 2] * 3
-    epochs = [np.concatenate(batches[i : i + 3]) for i in (0, 3, 6)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert not np.array_equal(epochs[0], epochs[1])
-    assert list(step.batches(0)) == []
-    again = PlainStep(Line(), settings, np.random.default_rng(0))
-    assert all(np.array_equal(a, b) for a, b in zip(batches, again.batches(10), strict=True))
-    assert step.looks_at_positives
-
-
 @pytest.mark.parametrize(("denominator", "change"), [(None, -0.1 * 3), (8.0, -0.1 * 6 / 8)])
 def test_an_ordinary_step_follows_the_mean_or_a_fixed_denominator(denominator: float | None, change: float) -> None:
     model = Line()
-    step = PlainStep(model, LocalSettings(denominator=denominator, learning_rate=0.1), np.random.default_rng(0))
+    step = PlainStep(model, LocalSettings(denominator=denominator, learning_rate=0.1))
     assert step.step(batch(2, 4)) == 0.0
     assert float(model.w.weight.detach()) == pytest.approx(change)
     assert step.step(batch()) == 0.0
@@ -216,7 +200,7 @@ def test_an_ordinary_step_follows_the_mean_or_a_fixed_denominator(denominator: f
 
 def test_optimisers_by_name() -> None:
     model = Line()
-    PlainStep(model, LocalSettings(optimiser="adam", learning_rate=0.01), np.random.default_rng(0)).step(batch(7))
+    PlainStep(model, LocalSettings(optimiser="adam", learning_rate=0.01)).step(batch(7))
     assert float(model.w.weight.detach()) == pytest.approx(-0.01, rel=1e-3)
     with pytest.raises(FedrecError, match=r"algorithm\.optimiser=sdg does not exist\. Did you mean 'sgd'"):
-        PlainStep(Line(), LocalSettings(optimiser="sdg"), np.random.default_rng(0))
+        PlainStep(Line(), LocalSettings(optimiser="sdg"))

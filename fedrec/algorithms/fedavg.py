@@ -12,8 +12,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import Aggregate, LocalSettings
-from fedrec.training.first import first_generator
-from fedrec.training.local import train
+from fedrec.training.local import first_of, train
 from fedrec.update import Arrays, Update
 
 
@@ -78,10 +77,7 @@ class FedAvg(LocalSettings, OneByOne):
         if not isinstance(model, TrainableRecommender):
             raise FedrecError(f"{type(self).__name__} can't train {type(model).__name__}")
         model.load(broadcast)
-        if private:
-            model.load(private)
-        else:
-            model.reset_private(first_generator(context.seed, device.user))
+        model.load(private or first_of(model, context.seed, device.user))
         loss, examples = train(model, device, self, context.mechanism, (context.seed, context.round, device.user))
         change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
         return Contribution(Update(change, 1), model.private_arrays(), loss, examples)

@@ -63,12 +63,6 @@ class LightModel(ABC):
         """Return copies of the arrays that stay on the device."""
         return {name: array.copy() for name, array in self.arrays.items() if name not in self.shared}
 
-    def reset_private(self, generator: np.random.Generator) -> None:
-        """Draw the private arrays from N(0, scale^2), in their order."""
-        for name, array in self.arrays.items():
-            if name not in self.shared:
-                self.arrays[name] = generator.normal(0.0, self.scale, array.shape).astype(np.float32)
-
     def step(self, items: Items, values: Floats, rate: float) -> float:
         """Go down the gradient of the batch's summed loss by `rate`; return that loss."""
         losses, gradients = self.gradients(items, values)

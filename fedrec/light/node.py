@@ -16,7 +16,7 @@ from fedrec.light.experiment import LightExperiment
 from fedrec.light.train import train
 from fedrec.messages import PROTOCOL, Message
 from fedrec.store import MappedStore, PrivateStore
-from fedrec.training.first import first_generator
+from fedrec.training.private import first_private
 from fedrec.update import Arrays, Update, total
 
 
@@ -96,10 +96,11 @@ class LightNode:
 
 def restore(model: LightModel, private: Arrays, seed: int, user: int) -> None:
     """Give the model a device's private arrays, or on a device that never trained the first ones of its seed."""
-    if private:
-        model.load(private)
-    else:
-        model.reset_private(first_generator(seed, user))
+    if not private:
+        shapes = {name: array.shape for name, array in model.private_arrays().items()}
+        many = first_private(shapes, model.scale, seed, np.array([user]))
+        private = {name: array[0] for name, array in many.items()}
+    model.load(private)
 
 
 def contribute(

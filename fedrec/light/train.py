@@ -1,21 +1,12 @@
 """Local training in NumPy: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from fedrec.data.devices import DeviceData
-from fedrec.light.base import Items, LightModel
+from fedrec.light.base import LightModel
 from fedrec.privacy.base import LocalSettings
-from fedrec.training.negatives import draw_outside
-
-
-def batches(generator: np.random.Generator, examples: int, settings: LocalSettings) -> Iterator[Items]:
-    """Yield `epochs` times all examples, shuffled, in batches of `batch_size`."""
-    for _ in range(settings.epochs):
-        order = generator.permutation(examples)
-        for start in range(0, examples, settings.batch_size):
-            yield order[start : start + settings.batch_size]
+from fedrec.training.examples import Histories, Outside
+from fedrec.training.passes import epochs, open_draws
 
 
 def train(
@@ -25,16 +16,14 @@ def train(
 
     `key` is (seed, round, user): batches and negatives come from it, as on a device with torch.
     """
-    generator = np.random.default_rng(np.random.SeedSequence(key))
-    used = np.zeros(model.items, bool)
-    used[device.history] = True
-    history = device.history.astype(np.int64)
-    negatives = 0 if model.ratings else settings.negatives
-    loss, examples = 0.0, 0
-    for rows in batches(generator, len(history), settings):
-        drawn = draw_outside(generator, used, (len(rows), negatives))
-        items = np.concatenate([history[rows, None], drawn], axis=1)
-        rate = settings.learning_rate / (settings.denominator or len(rows))
-        loss += model.step(items, device.values[rows], rate)
-        examples += len(rows)
+    histories, negatives = Histories.of(device), 0 if model.ratings else settings.negatives
+    history, loss, examples = device.history.astype(np.int64), 0.0, 0
+    for one in epochs(histories, settings, negatives, Outside(model.items), open_draws(*key[:2])):
+        for slots in one.steps():
+            rows = one.order[0, : one.count[0]][slots]
+            if len(rows):
+                items = np.concatenate([history[rows, None], one.negatives[0, slots][: len(rows)]], axis=1)
+                rate = settings.learning_rate / (settings.denominator or len(rows))
+                loss += model.step(items, device.values[rows], rate)
+                examples += len(rows)
     return loss, examples

@@ -21,7 +21,10 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Training examples of one device: one row per interaction, its positive first and its negatives behind it."""
+    """Training examples of one device: one row per interaction, its positive first and its negatives behind it.
+
+    The cohort engine puts one more dimension, the devices', in front.
+    """
 
     items: Tensor  # [B, 1+k] int64
     values: Tensor  # [B] float32: the ratings of the positives
@@ -65,39 +68,41 @@ class Recommender(nn.Module, ABC):
 
 
 class TrainableRecommender(Recommender):
-    """A recommender with parameters that local training can improve: its `forward` gives logits [B, 1+k] for items.
+    """A recommender with parameters that local training can improve: its `forward` gives logits for items [..., 1+k].
 
-    `criterion` is the loss on those logits, one value per interaction.
+    `criterion` is the loss on those logits, one value per interaction. Private parameters start as independent
+    N(0, private_std^2) draws.
+
+    A model joins the cohort engine by saying `stackable = True`. It then promises that `forward` and `criterion` take
+    any leading dimensions (items [B, 1+k] of one device, [C, B, 1+k] of many), so that they name dimensions from the
+    end; that parameters are used through their layers alone, each once a loss (`fedrec.training.layers` lists the
+    layers known); and that `by_item` names the arrays, parameters and buffers, that have one row an item: of these, the
+    engine keeps the rows that a device can touch.
     """
 
     criterion: Loss
+    private_std: float = 0.0
+    stackable: bool = False
+    by_item: frozenset[str] = frozenset()
     owners: Tensor | None = None
 
     def rows(self, items: Tensor) -> Tensor:
-        """Return the row of the user tables for each example [B]: 0, the device's own user.
+        """Return the row of the user tables for each example [...], for items [..., 1+k]: 0, the device's own user.
 
-        Whoever trains many users at once gives the tables more rows and sets `owners` [B] before each batch.
+        Whoever trains many users on pooled data gives the tables more rows and sets `owners` [B] before each batch.
         """
-        return torch.zeros(len(items), dtype=torch.long, device=items.device) if self.owners is None else self.owners
+        if self.owners is not None:
+            return self.owners
+        return torch.zeros(items.shape[:-1], dtype=torch.long, device=items.device)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return one value per INTERACTION [B]: a positive and the negatives drawn for it are one example."""
+        """Return one value per INTERACTION [...]: a positive and the negatives drawn for it are one example."""
         return self.criterion(self(batch.items), batch.values)
 
     @property
     def negatives_useful(self) -> bool:
         """Whether the loss looks at negatives; a loss on ratings does not."""
         return not self.ratings
-
-    @abstractmethod
-    def reset_private(self, generator: np.random.Generator) -> None:
-        """Draw the private parameters afresh, as on a device that never trained."""
-
-    def draw(self, table: nn.Embedding, generator: np.random.Generator, scale: float) -> None:
-        """Fill a private table from N(0, scale^2), by NumPy's generator so that engines without torch draw the same."""
-        drawn = generator.normal(0.0, scale, tuple(table.weight.shape)).astype(np.float32)
-        with torch.no_grad():
-            table.weight.copy_(torch.from_numpy(drawn))
 
 
 def check_sizes(**sizes: float) -> None:

@@ -7,7 +7,6 @@ never leaves. Shapes: B examples, 1+k items of each, V items, F features.
 
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,8 @@ class ContentRecommender(TrainableRecommender):
     """
 
     shared = frozenset({"item_bias.weight"})
+    by_item = frozenset({"item_bias.weight", "features"})
+    stackable = True
 
     def __init__(
         self,
@@ -49,10 +50,10 @@ class ContentRecommender(TrainableRecommender):
         nn.init.zeros_(self.item_bias.weight)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Return logits [B, 1+k] for items [B, 1+k]."""
-        user = self.user(self.rows(items))  # [B, F]
-        features = cast(Tensor, self.features)[items]  # [B, 1+k, F]
-        return self.item_bias(items).squeeze(-1) + self.scale * torch.einsum("bkf,bf->bk", features, user)
+        """Return logits [..., 1+k] for items [..., 1+k]; the user vector starts from no taste at all."""
+        user = self.user(self.rows(items))  # [..., F]
+        features = cast(Tensor, self.features)[items]  # [..., 1+k, F]
+        return self.item_bias(items).squeeze(-1) + self.scale * (features @ user.unsqueeze(-1)).squeeze(-1)
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V]: the shared bias, and how near it is to what was used last."""
@@ -61,7 +62,3 @@ class ContentRecommender(TrainableRecommender):
         weight = self.decay ** torch.arange(len(last) - 1, -1, -1, device=features.device, dtype=features.dtype)
         taste = (weight / weight.sum()) @ last if len(last) else torch.zeros_like(features[0])
         return self.item_bias.weight[:, 0] + self.strength * (features @ taste)
-
-    def reset_private(self, generator: np.random.Generator) -> None:
-        """Start from no taste at all."""
-        nn.init.zeros_(self.user.weight)

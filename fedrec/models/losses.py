@@ -1,4 +1,4 @@
-"""Losses on logits [B, 1+k], positive first: one value per interaction [B]."""
+"""Losses on logits [..., 1+k], positive first: one value per interaction [...]."""
 
 from collections.abc import Callable
 
@@ -14,18 +14,18 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def bce(logits: Tensor, values: Tensor) -> Tensor:
     """Binary cross-entropy, summed over the positive and its negatives (He et al. 2017, eq. 7)."""
     target = torch.zeros_like(logits)
-    target[:, 0] = 1.0
-    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=1)
+    target[..., 0] = 1.0
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=-1)
 
 
 def bpr(logits: Tensor, values: Tensor) -> Tensor:
     """Bayesian personalised ranking, summed over the negatives of each positive (Rendle et al. 2009)."""
-    return functional.softplus(logits[:, 1:] - logits[:, :1]).sum(dim=1)
+    return functional.softplus(logits[..., 1:] - logits[..., :1]).sum(dim=-1)
 
 
 def mse(logits: Tensor, values: Tensor) -> Tensor:
     """Squared error on the rating of the positive; negatives play no part."""
-    return (logits[:, 0] - values) ** 2
+    return (logits[..., 0] - values) ** 2
 
 
 LOSSES: dict[str, Loss] = {"bce": bce, "bpr": bpr, "mse": mse}

@@ -4,7 +4,6 @@ Koren, Bell & Volinsky, "Matrix factorization techniques for recommender systems
 changes no ranking. Shapes: B examples, 1+k items of each, V items, d dimensions.
 """
 
-import numpy as np
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
@@ -18,7 +17,8 @@ class MatrixFactorisation(TrainableRecommender):
     `offset` is a public constant, for ratings: 3.5 lets `loss=mse` start at a plausible rating.
     """
 
-    shared = frozenset({"item.weight", "item_bias.weight"})
+    shared = by_item = frozenset({"item.weight", "item_bias.weight"})
+    stackable = True
 
     def __init__(
         self, catalogue: Catalogue, *, dim: int = 32, loss: str = "bce", offset: float = 0.0, scale: float = 0.1
@@ -29,20 +29,16 @@ class MatrixFactorisation(TrainableRecommender):
         self.user = nn.Embedding(1, dim)
         self.item = nn.Embedding(len(catalogue), dim)
         self.item_bias = nn.Embedding(len(catalogue), 1)
-        self.offset, self.scale, self.ratings = offset, scale, loss == "mse"
+        self.offset, self.private_std, self.ratings = offset, scale, loss == "mse"
         self.criterion = loss_named(loss)
         nn.init.normal_(self.item.weight, std=scale)
         nn.init.zeros_(self.item_bias.weight)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Return logits [B, 1+k] for items [B, 1+k]."""
-        user = self.user(self.rows(items))  # [B, d]
-        return (self.item(items) * user.unsqueeze(1)).sum(-1) + self.item_bias(items).squeeze(-1) + self.offset
+        """Return logits [..., 1+k] for items [..., 1+k]."""
+        user = self.user(self.rows(items))  # [..., d]
+        return (self.item(items) @ user.unsqueeze(-1)).squeeze(-1) + self.item_bias(items).squeeze(-1) + self.offset
 
     def scores(self, history: Tensor) -> Tensor:
         """Return user . item + bias for every item [V]; the history has shaped the user vector, nothing else."""
         return self.item.weight @ self.user.weight[0] + self.item_bias.weight[:, 0] + self.offset
-
-    def reset_private(self, generator: np.random.Generator) -> None:
-        """Draw the user vector from N(0, scale^2)."""
-        self.draw(self.user, generator, self.scale)

@@ -6,7 +6,6 @@ Shapes: B examples, 1+k items of each, V items, d dimensions of each half.
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,9 @@ from fedrec.models.losses import loss_named
 
 class NeuMF(TrainableRecommender):
     """Both user vectors stay on the device; item vectors and layers are shared."""
+
+    stackable = True
+    by_item = frozenset({"item_gmf.weight", "item_mlp.weight"})
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class NeuMF(TrainableRecommender):
         sizes = [2 * dim, *layers]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(dim + sizes[-1], 1)
-        self.offset, self.scale, self.ratings = offset, scale, loss == "mse"
+        self.offset, self.private_std, self.ratings = offset, scale, loss == "mse"
         self.criterion = loss_named(loss)
         for table in (self.item_gmf, self.item_mlp):
             nn.init.normal_(table.weight, std=scale)
@@ -45,11 +47,11 @@ class NeuMF(TrainableRecommender):
         self.shared = frozenset(layer_names | {"item_gmf.weight", "item_mlp.weight", "output.weight", "output.bias"})
 
     def forward(self, items: Tensor) -> Tensor:
-        """Return logits [B, 1+k] for items [B, 1+k]."""
+        """Return logits [..., 1+k] for items [..., 1+k]."""
         own = self.rows(items)
-        gmf = self.item_gmf(items) * self.user_gmf(own).unsqueeze(1)  # [B, 1+k, d]
+        gmf = self.item_gmf(items) * self.user_gmf(own).unsqueeze(-2)  # [..., 1+k, d]
         item = self.item_mlp(items)
-        hidden = torch.cat([self.user_mlp(own).unsqueeze(1).expand_as(item), item], dim=-1)
+        hidden = torch.cat([self.user_mlp(own).unsqueeze(-2).expand_as(item), item], dim=-1)
         for layer in self.layers:
             hidden = torch.relu(layer(hidden))
         return self.output(torch.cat([gmf, hidden], dim=-1)).squeeze(-1) + self.offset
@@ -58,8 +60,3 @@ class NeuMF(TrainableRecommender):
         """Return the logit of every item [V]; the history has shaped the user vectors, nothing else."""
         items = torch.arange(self.item_gmf.num_embeddings, device=self.item_gmf.weight.device)
         return self(items.unsqueeze(0)).squeeze(0)
-
-    def reset_private(self, generator: np.random.Generator) -> None:
-        """Draw both user vectors from N(0, scale^2)."""
-        for table in (self.user_gmf, self.user_mlp):
-            self.draw(table, generator, self.scale)

@@ -4,9 +4,9 @@ Fields of these values are public; arguments of methods are the secrets. Sampler
 mechanism, so that they cannot disagree.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,20 @@ class LocalSettings:
     denominator: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DpSgd:
+    """The public constants of DP-SGD, the same for every device: noise of noise_multiplier * clip on every sum.
+
+    Each of `local_steps` steps takes a Poisson sample of the device's interactions, drawn with `sample_rate`.
+    """
+
+    clip: float
+    noise_multiplier: float
+    sample_rate: float
+    local_steps: int
+    denominator: float
+
+
 class Random(Protocol):
     """Draws that a guarantee rests on: from the operating system, or seeded in test mode."""
 
@@ -70,21 +84,20 @@ class Random(Protocol):
         """Return independent draws from [0, 1) with 53 random bits each."""
         ...
 
+    def keyed(self, users: NDArray[np.int64], index: NDArray[Any]) -> NDArray[np.uint64]:
+        """Return uniform words [C, ...] for users [C] and whole numbers `index` [C or 1, ...].
+
+        A seeded source gives the same word for the same key, user and index, in whatever company; the operating
+        system's gives words that were never given before.
+        """
+        ...
+
 
 class LocalStep(Protocol):
-    """How a mechanism lets one device train: which examples each step takes, and the step."""
-
-    def batches(self, examples: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the rows of each step's examples; an empty batch is a step too."""
-        ...
+    """How a mechanism lets one device train."""
 
     def step(self, batch: "Batch") -> float:
-        """Take one step on the model, and return the summed loss of the batch."""
-        ...
-
-    @property
-    def looks_at_positives(self) -> bool:
-        """Whether negatives may be drawn by looking at the device's positives."""
+        """Take one step on the model, and return the summed loss of the batch; an empty batch is a step too."""
         ...
 
 
@@ -182,9 +195,14 @@ class Mechanism(Protocol):
         """Return the shapes that a released update has, given those of the algorithm's."""
         ...
 
-    def on_device(
-        self, model: "TrainableRecommender", settings: LocalSettings, generator: np.random.Generator, random: Random
-    ) -> LocalStep:
+    def dp_sgd(self) -> DpSgd | None:
+        """Return the constants where devices train by DP-SGD on Poisson samples; None for shuffled minibatches.
+
+        With DP-SGD, negatives are drawn without looking at the device's positives, and every draw is the mechanism's.
+        """
+        ...
+
+    def on_device(self, model: "TrainableRecommender", settings: LocalSettings, random: Random) -> LocalStep:
         """Return how one device trains this model in one participation (`together`: one gateway, user by user)."""
         ...
 

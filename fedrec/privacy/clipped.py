@@ -67,11 +67,9 @@ class Clipped(Ordinary):
             )
         return replace(self, clip=sensitivity, clipping="whole") if math.isfinite(sensitivity) else self
 
-    def on_device(
-        self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
-    ) -> PlainStep:
+    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> PlainStep:
         """Return ordinary minibatch training: the clip and the noise come after it."""
-        return PlainStep(model, settings, generator)
+        return PlainStep(model, settings)
 
     def random(self, *key: int) -> Random:
         """Return the operating system's draws, or those of the key with randomness=seeded."""

@@ -8,12 +8,9 @@ parameters that a step leaves out, and a check that the loss really is a sum ove
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooksFastGradientClipping
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
@@ -21,24 +18,13 @@ from torch import Tensor, nn
 
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.base import LocalSettings, Random
+from fedrec.privacy.base import DpSgd, LocalSettings, Random
 from fedrec.privacy.plain import optimiser
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 SIDE = "_fedrec_ghost"  # where a model carries its hooks: no module and no buffer, so that state_dict doesn't see them
-
-
-@dataclass(frozen=True, slots=True)
-class DpSgd:
-    """The public constants of DP-SGD, the same for every device: noise of noise_multiplier * clip on every sum."""
-
-    clip: float
-    noise_multiplier: float
-    sample_rate: float
-    local_steps: int
-    denominator: float
 
 
 def embedding_norms(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
@@ -130,23 +116,12 @@ class NoisyOptimiser(DPOptimizerFastGradientClipping):
 
 
 class PrivateStep:
-    """Poisson batches and clipped, noised steps on every parameter of the model, its private ones included."""
+    """Clipped, noised steps on every parameter of the model, its private ones included."""
 
     def __init__(self, model: TrainableRecommender, settings: LocalSettings, public: DpSgd, random: Random) -> None:
-        self._ghost, self._public, self._random = ghost(model.train()), public, random
-        self._model = model
+        self._ghost, self._public, self._model = ghost(model.train()), public, model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimiser = NoisyOptimiser(optimiser(settings, trained), public, random)
-
-    @property
-    def looks_at_positives(self) -> bool:
-        """Negatives must not be drawn by looking at the device's positives: those would then shape other examples."""
-        return False
-
-    def batches(self, examples: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the rows of each of the `local_steps` Poisson samples; some may be empty."""
-        for _ in range(self._public.local_steps):
-            yield np.flatnonzero(self._random.uniform(examples) < self._public.sample_rate).astype(np.int64)
 
     def step(self, batch: Batch) -> float:
         """Take one step, also on an empty batch; return the exact summed loss."""

@@ -15,7 +15,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting import checked_delta, default_delta
-from fedrec.privacy.base import Aggregate, LocalSettings, Plan, Random, Terms
+from fedrec.privacy.base import Aggregate, DpSgd, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
 from fedrec.privacy.options import check_common, check_positive, multiplier_for
 from fedrec.privacy.ordinary import Ordinary
@@ -97,14 +97,15 @@ class InteractionLevel(Ordinary):
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(self, noise_multiplier=z, sensitivity=statistic)
 
-    def on_device(
-        self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
-    ) -> "PrivateStep":
-        """Return DP-SGD with this mechanism's clip, noise, rate, steps and denominator."""
-        from fedrec.privacy.dpsgd import DpSgd, PrivateStep  # Opacus takes 2 seconds to import
+    def dp_sgd(self) -> DpSgd:
+        """Return this mechanism's clip, noise, rate, steps and denominator."""
+        return DpSgd(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)
 
-        public = DpSgd(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)
-        return PrivateStep(model, settings, public, random)
+    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> "PrivateStep":
+        """Return DP-SGD, by Opacus."""
+        from fedrec.privacy.dpsgd import PrivateStep  # Opacus takes 2 seconds to import
+
+        return PrivateStep(model, settings, self.dp_sgd(), random)
 
     def random(self, *key: int) -> Random:
         """Return the operating system's draws, or those of the key with randomness=seeded."""

@@ -9,10 +9,12 @@ of 0.5) is far below any delta.
 import math
 import os
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.draws import Counter
 from fedrec.errors import FedrecError
 
 PAIRS = 1 << 13  # drawn at a time: the working arrays then stay in the processor's cache
@@ -25,6 +27,10 @@ class WordSource(ABC):
     @abstractmethod
     def _words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` words that were never returned before."""
+
+    @abstractmethod
+    def keyed(self, users: NDArray[np.int64], index: NDArray[Any]) -> NDArray[np.uint64]:
+        """Return uniform 64-bit words [C, ...] for users [C] and whole numbers `index` [C or 1, ...]."""
 
     def gaussian(self, shape: tuple[int, ...], std: float) -> NDArray[np.float64]:
         """Return independent N(0, std^2) draws of any shape, () and (0,) included."""
@@ -69,6 +75,11 @@ class SystemRandom(WordSource):
     def _words(self, count: int) -> NDArray[np.uint64]:
         return np.frombuffer(os.urandom(8 * count), np.uint64)
 
+    def keyed(self, users: NDArray[np.int64], index: NDArray[Any]) -> NDArray[np.uint64]:
+        """Return words [C, ...] that were never given before, whatever the users and the index."""
+        shape = np.broadcast_shapes((len(users), *(1,) * (index.ndim - 1)), index.shape)
+        return self._words(math.prod(shape)).reshape(shape)
+
 
 class SeededRandom(WordSource):
     """The same law from a public key of whole numbers >= 0, for tests: what it hides can be found out by anybody."""
@@ -79,9 +90,14 @@ class SeededRandom(WordSource):
         # The length comes first and each part fills two words, because SeedSequence takes (1,) and (1, 0) for the same.
         words = [len(key), *(word for part in key for word in (int(part) & 0xFFFFFFFF, int(part) >> 32))]
         self._generator = np.random.Philox(np.random.SeedSequence(words))
+        self._counter = Counter(*key)
 
     def _words(self, count: int) -> NDArray[np.uint64]:
         return np.asarray(self._generator.random_raw(count), np.uint64)
+
+    def keyed(self, users: NDArray[np.int64], index: NDArray[Any]) -> NDArray[np.uint64]:
+        """Return the words of this key for these users and this index."""
+        return self._counter.keyed(users, index)
 
 
 def source(randomness: str, key: tuple[int, ...]) -> WordSource:

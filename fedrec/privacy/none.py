@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from dp_accounting import DpEvent, NonPrivateDpEvent
 
 from fedrec.errors import FedrecError
@@ -48,11 +47,9 @@ class NoPrivacy(Ordinary):
         """Return itself: there is no noise to find."""
         return self
 
-    def on_device(
-        self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator, random: Random
-    ) -> PlainStep:
+    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> PlainStep:
         """Return ordinary minibatch training."""
-        return PlainStep(model, settings, generator)
+        return PlainStep(model, settings)
 
     def random(self, *key: int) -> Random:
         """Return the seeded draws of this key."""

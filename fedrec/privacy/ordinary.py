@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.privacy.base import Plan, Random, Shapes
+from fedrec.privacy.base import DpSgd, Plan, Random, Shapes
 from fedrec.privacy.sampling import poisson
 from fedrec.update import Arrays, Update
 
@@ -51,6 +51,10 @@ class Ordinary:
     def shapes(self, shapes: Shapes) -> Shapes:
         """Return the algorithm's arrays alone."""
         return shapes
+
+    def dp_sgd(self) -> DpSgd | None:
+        """Return None: devices train on shuffled minibatches."""
+        return None
 
     def at_node(self, total: Update, random: Random) -> Update:
         """Return the node's sum as it is."""

@@ -1,10 +1,8 @@
 """The ordinary way for a device to train: shuffled minibatches, no noise."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, nearest
 from fedrec.models.base import Batch, TrainableRecommender
@@ -28,21 +26,9 @@ class PlainStep:
     A step follows the sum of the batch's gradients over `settings.denominator`, or their mean where it is None.
     """
 
-    def __init__(self, model: TrainableRecommender, settings: LocalSettings, generator: np.random.Generator) -> None:
-        self._model, self._settings, self._generator = model.train(), settings, generator
+    def __init__(self, model: TrainableRecommender, settings: LocalSettings) -> None:
+        self._model, self._settings = model.train(), settings
         self._optimiser = optimiser(settings, model.parameters())
-
-    @property
-    def looks_at_positives(self) -> bool:
-        """Negatives may be drawn outside the device's own items."""
-        return True
-
-    def batches(self, examples: int) -> Iterator[NDArray[np.int64]]:
-        """Yield `epochs` times all examples, shuffled, in batches of `batch_size`."""
-        for _ in range(self._settings.epochs):
-            order = self._generator.permutation(examples)
-            for start in range(0, examples, self._settings.batch_size):
-                yield order[start : start + self._settings.batch_size]
 
     def step(self, batch: Batch) -> float:
         """Take one step; return the summed loss. A batch without examples changes nothing."""

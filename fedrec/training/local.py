@@ -6,9 +6,17 @@ import torch
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.base import LocalSettings, Mechanism
-from fedrec.training.negatives import draw_outside, draw_uniform
+from fedrec.training.examples import Histories, Outside
+from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
+from fedrec.training.private import first_private
+from fedrec.update import Arrays
 
-NEGATIVE_STREAM = 6  # keeps the draw of negatives apart from that of noise and batches
+
+def first_of(model: TrainableRecommender, seed: int, user: int) -> Arrays:
+    """Return the private arrays that one device starts from."""
+    shapes = {name: array.shape for name, array in model.private_arrays().items()}
+    many = first_private(shapes, model.private_std, seed, np.array([user]))
+    return {name: array[0] for name, array in many.items()}
 
 
 def train(
@@ -20,24 +28,22 @@ def train(
 ) -> tuple[float, int]:
     """Train the model in place on one device's history; return (summed loss, examples seen), both exact.
 
-    `key` is (seed, round, user): batches and negatives come from it; negatives avoid the train items. Where the
-    guarantee rests on the negatives of one interaction being independent of all others, they are uniform over the
-    catalogue and come from the mechanism's own source: drawn in turn from a seed that the adversary knows, an
-    interaction more or less would shift the negatives of every later one, and clipping would bound nothing.
+    `key` is (seed, round, user): batches and negatives come from it, or from the mechanism's own source.
     """
-    generator = np.random.default_rng(np.random.SeedSequence(key))
-    secret = mechanism.random(*key, NEGATIVE_STREAM)
-    stepper = mechanism.on_device(model, settings, generator, mechanism.random(*key))
-    used = np.zeros(model.items, bool)
-    used[device.history] = True
-    history, values = device.history.astype(np.int64), torch.from_numpy(device.values)
+    histories = Histories.of(device)
     negatives = settings.negatives if model.negatives_useful else 0
+    public, stepper = mechanism.dp_sgd(), mechanism.on_device(model, settings, mechanism.random(*key))
+    if public is None:
+        passes = epochs(histories, settings, negatives, Outside(model.items), open_draws(*key[:2]))
+    else:
+        passes = samples(histories, public, negatives, model.items, mechanism.random(*key[:2], TRAIN_STREAM))
+    values = torch.from_numpy(device.values.copy())
     loss, examples = 0.0, 0
-    for rows in stepper.batches(len(history)):
-        size = (len(rows), negatives)
-        open_to_all = stepper.looks_at_positives
-        drawn = draw_outside(generator, used, size) if open_to_all else draw_uniform(secret, model.items, size)
-        batch = np.concatenate([history[rows, None], drawn], axis=1)
-        loss += stepper.step(Batch(torch.from_numpy(batch), values[torch.from_numpy(rows)]))
-        examples += len(rows)
+    for one in passes:
+        for slots in one.steps():
+            rows = one.order[0, : one.count[0]][slots]
+            items = device.history[rows, None].astype(np.int64)
+            batch = np.concatenate([items, one.negatives[0, slots][: len(rows)]], axis=1)
+            loss += stepper.step(Batch(torch.from_numpy(batch), values[torch.from_numpy(rows.copy())]))
+            examples += len(rows)
     return loss, examples

@@ -13,11 +13,13 @@ import yaml
 from torch import Tensor, nn
 
 from fedrec.build import build
+from fedrec.data.devices import DeviceData
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.accounting import epsilon
 from fedrec.privacy.base import LocalSettings, Mechanism, Plan
 from fedrec.privacy.user_adaptive import BIT
+from fedrec.training.local import train
 from fedrec.update import Update, total
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
@@ -83,7 +85,7 @@ class Model(TrainableRecommender):
 
     def __init__(self) -> None:
         super().__init__()
-        self.user, self.item = nn.Embedding(1, 3), nn.Embedding(ITEMS, 3)
+        self.items, self.user, self.item = ITEMS, nn.Embedding(1, 3), nn.Embedding(ITEMS, 3)
         for table in (self.user, self.item):
             nn.init.constant_(table.weight, 0.5)
 
@@ -94,18 +96,14 @@ class Model(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         return self.item.weight @ self.user.weight[0]
 
-    def reset_private(self, generator: np.random.Generator) -> None:
-        nn.init.constant_(self.user.weight, 0.5)
-
 
 def trained(mechanism: Mechanism, history: list[int], *key: int) -> Update:
     """Return what one device would release of its shared change."""
-    model, settings = Model(), LocalSettings(learning_rate=1.0, batch_size=4, denominator=8.0)
+    model, settings = Model(), LocalSettings(learning_rate=1.0, batch_size=4, denominator=8.0, negatives=0)
     before = model.shared_arrays()
-    step = mechanism.on_device(model, settings, np.random.default_rng(0), mechanism.random(*key))
-    for rows in step.batches(len(history)):
-        ids = torch.tensor(history)[torch.from_numpy(rows)].unsqueeze(1)
-        step.step(Batch(ids, torch.ones(len(rows))))
+    none, ones = np.empty(0, np.int32), np.ones(len(history), np.float32)
+    device = DeviceData(7, np.array(history, np.int32), ones, none, none, np.empty(0, np.float32))
+    train(model, device, settings, mechanism, (*key, 0, 0, 0)[:3])
     return Update({n: a - before[n] for n, a in model.shared_arrays().items()}, 1)
 
 
