@@ -82,9 +82,10 @@ def checked_list(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
 
 def checked(value: Any, hint: Any, where: str) -> Any:
     """Return the value if it is of the kind that the constructor declares, a list as a tuple; else say what is."""
-    if get_origin(hint) in (tuple, Sequence):
-        return checked_list(value, get_args(hint)[0], where)
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    lists = [kind for kind in kinds if get_origin(kind) in (tuple, Sequence)]
+    if lists and not (value is None and NoneType in kinds):
+        return checked_list(value, get_args(lists[0])[0], where)
     if any(kind not in SCALARS for kind in kinds):
         return value
     if type(value) in kinds or (type(value) is int and float in kinds):

@@ -18,7 +18,7 @@ import torch
 from fedrec import simulate as simulate_room
 from fedrec.cli import simulate
 from fedrec.config import load
-from fedrec.privacy import interaction, ledger, none, user  # noqa: F401 - imported before the fork
+from fedrec.privacy import banded, interaction, ledger, none, user_adaptive, user_local  # noqa: F401 - imported before the fork
 
 
 def child(output: Path, overrides: list[str]) -> None:

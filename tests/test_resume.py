@@ -49,8 +49,10 @@ def check_identical(tmp_path: Path, kills: int, *overrides: str) -> None:
     [
         ["model=mf", "privacy=none"],
         ["model=mf", "model.dim=4", "privacy=interaction", "privacy.randomness=seeded", "rounds=4"],
+        ["model=mf", "model.dim=4", "privacy=user_adaptive", "privacy.randomness=seeded"],
+        ["model=mf", "model.dim=4", "privacy=banded", "privacy.randomness=seeded", "cohort.size=10"],
     ],
-    ids=["no privacy", "interaction, seeded"],
+    ids=["no privacy", "interaction, seeded", "adaptive, seeded", "banded, seeded"],
 )
 def test_a_killed_run_ends_bit_identical(tmp_path: Path, overrides: list[str]) -> None:
     check_identical(tmp_path, 4, *RUN, *overrides)
@@ -75,6 +77,21 @@ def test_a_killed_private_run_stays_charged_and_within_its_budget(tmp_path: Path
     assert charged[0] > 0 and card
     values = json.loads((tmp_path / "out" / "run" / "metrics.json").read_text())
     assert 0 < values["privacy"]["epsilon"] <= 8.0 + 1e-6
+
+
+def test_a_killed_banded_run_leaves_lost_rounds_out(tmp_path: Path) -> None:
+    """notes/privacy_corrections.md 21: no row of the matrix is noised twice, and devices keep their turns."""
+    (tmp_path / "out").mkdir()
+    kill_loop(tmp_path / "out", 4, 3, *RUN, "model=mf", "privacy=banded", "cohort.size=10", "rounds=40")
+    run = tmp_path / "out" / "run"
+    rows = json.loads((run / "privacy_card.json").read_text())["ledger"]["rows"]
+    numbers = [row["round"] for row in rows]
+    assert numbers == sorted(set(numbers))  # each charged once, whatever became of it
+    released = [json.loads(line)["round"] for line in (run / "rounds.jsonl").read_text().splitlines()]
+    assert released == sorted(set(released)) and set(released) <= set(numbers)
+    assert {row["round"] for row in rows if row["status"] == "committed"} <= set(released)
+    values = json.loads((run / "metrics.json").read_text())
+    assert 0 < values["privacy"]["epsilon"] <= 8.0
 
 
 def test_a_run_does_not_go_on_without_its_ledger(

@@ -126,6 +126,7 @@ class Terms:
     trust: str  # who is trusted: "device" (nobody else), "gateway" (the node that holds the user), "server", or "none"
     adversary: str
     release_set: str
+    sampling: str = ""  # what the guarantee assumes of who takes part when; "" where the kind of trust says it
 
 
 class Mechanism(Protocol):

@@ -8,7 +8,12 @@ from fedrec.privacy.accounting import ACCOUNTANT
 from fedrec.privacy.base import Mechanism, Plan, Terms
 from fedrec.privacy.ledger import Ledger
 
-TRUST = {"device": "the device only", "server": "the server", "none": "everybody"}
+TRUST = {
+    "device": "the device only",
+    "gateway": "the gateway that holds the user's data",
+    "server": "the server",
+    "none": "everybody",
+}
 NOT_PROTECTED = (
     "who is enrolled",
     "the catalogue of items",
@@ -18,6 +23,7 @@ NOT_PROTECTED = (
 )
 SAMPLING = {
     "device": "sampling of the cohort buys nothing, for the server knows it; each step samples the device's own data",
+    "gateway": "sampling of the cohort buys nothing, for the server knows it; each step samples the gateway's users",
     "server": "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
     "none": "no claim rests on it",
 }
@@ -49,7 +55,7 @@ def card(mechanism: Mechanism, plan: Plan, ledger: Ledger) -> dict[str, Any]:
         "adversary": mechanism.terms.adversary,
         "release_set": mechanism.terms.release_set,
         "mechanism": {"name": account.mechanism, **_public(mechanism)},
-        "sampling": {"rate": plan.cohort_rate, "assumed": SAMPLING[account.trust]},
+        "sampling": {"rate": plan.cohort_rate, "assumed": mechanism.terms.sampling or SAMPLING[account.trust]},
         "accountant": {"name": ACCOUNTANT, "version": version("dp-accounting")},
         "composition": {
             "rounds": plan.rounds,

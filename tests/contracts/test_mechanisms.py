@@ -156,6 +156,8 @@ def expected_std(case: Case, devices: int, round_number: int) -> float:
             return std / share**0.5 / (0.99**0.5 if case.plan.trains else 1.0)
         case "UserLocal":
             return std * devices**0.5
+        case "BandedUserLevel":
+            return std
         case "InteractionLevel":
             return 0.0 if case.plan.trains else std * devices**0.5
         case _:

@@ -1,0 +1,187 @@
+"""Correlated noise: the matrix, its worst participation by brute force, the law of what is released, turns, losses."""
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.errors import FedrecError, Refused
+from fedrec.privacy.accounting import epsilon
+from fedrec.privacy.banded import BandedUserLevel
+from fedrec.privacy.base import Plan
+from fedrec.privacy.sampling import cyclic
+from fedrec.privacy.toeplitz import best, gain, squared_error, squared_sensitivity
+from fedrec.update import Arrays, Update
+
+PLAN = Plan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)
+
+
+def matrix(coefficients: Any, rounds: int) -> np.ndarray:
+    full = np.zeros((rounds, rounds))
+    for band, value in enumerate(coefficients[:rounds]):
+        full += value * np.eye(rounds, k=-band)
+    return full
+
+
+def worst_by_brute_force(coefficients: Any, rounds: int, separation: int, at_most: int) -> float:
+    """Try every set of participations; the columns' signs are the adversary's."""
+    full, worst = matrix(coefficients, rounds), 0.0
+    for count in range(1, at_most + 1):
+        for places in itertools.combinations(range(rounds), count):
+            if all(b - a >= separation for a, b in itertools.pairwise(places)):
+                columns = full[:, places]
+                for signs in itertools.product((-1, 1), repeat=count):
+                    worst = max(worst, float(np.square(columns @ np.array(signs)).sum()))
+    return worst
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_the_sensitivity_is_that_of_the_worst_pattern(data: st.DataObject) -> None:
+    separation = data.draw(st.integers(1, 4))
+    rounds, at_most = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3))
+    c = [1.0, *data.draw(st.lists(st.floats(-1, 1), min_size=0, max_size=separation - 1))]
+    found = squared_sensitivity(np.array(c), rounds, separation, at_most)
+    assert found == pytest.approx(worst_by_brute_force(c, rounds, separation, at_most))
+
+
+def test_one_participation_is_the_norm_of_a_column() -> None:
+    c = np.array(best(20, 5, 5))
+    assert squared_sensitivity(c, 20, 5, at_most=1) == pytest.approx(np.square(c).sum())
+
+
+def test_the_error_is_that_of_the_matrix() -> None:
+    c = np.array(best(12, 4, 4))
+    running = np.tril(np.ones((12, 12))) @ np.linalg.inv(matrix(c, 12))
+    assert squared_error(c, 12) == pytest.approx(np.square(running).sum() / 12)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "separation", "times"), [(200, 50, 3.71), (200, 20, 3.18), (500, 100, 5.15), (9, 1, 1.0)]
+)
+def test_gains_over_independent_noise(rounds: int, separation: int, times: float) -> None:
+    """notes/privacy.md 4.2, found there with another optimiser."""
+    assert gain(np.array(best(rounds, separation, separation)), rounds, separation) == pytest.approx(times, abs=0.006)
+
+
+@pytest.mark.parametrize("target", [1.0, 4.0])
+def test_the_rounds_add_up_to_one_gaussian(target: float) -> None:
+    """Whatever round it stops at, the ledger holds the exact cost of the rounds so far."""
+    mechanism = BandedUserLevel(epsilon=target).calibrated(PLAN, math.inf)
+    delta, c = mechanism.delta_for(PLAN), np.array(mechanism.coefficients)
+    for stop in (1, 3, 6, 7, 20, PLAN.rounds):
+        spent = epsilon([(mechanism.event(PLAN, number), 1) for number in range(1, stop + 1)], delta)
+        exact = get_epsilon_gaussian(mechanism.multiplier() / squared_sensitivity(c, stop, 6) ** 0.5, delta)
+        assert exact - 1e-9 <= spent <= exact + 2e-3
+    assert 0.99 * target <= spent <= target
+
+
+def effective(plan: Plan, target: float, delta: float) -> float:
+    """Return the noise a round of independent noise that leaves the same error in the running sums."""
+    plan = BandedUserLevel().planned(plan)
+    mechanism = BandedUserLevel(epsilon=target, delta=delta).calibrated(plan, math.inf)
+    return mechanism.multiplier() * math.sqrt(squared_error(np.array(mechanism.coefficients), plan.rounds) * 2 / 201)
+
+
+@pytest.mark.parametrize(("cohort", "target", "z"), [(120, 4.0, 0.53), (120, 8.0, 0.30), (302, 4.0, 0.97)])
+def test_effective_multipliers_of_the_table(cohort: int, target: float, z: float) -> None:
+    """notes/privacy.md 4.2: separations 50 and 20, 200 rounds of 6,040 users."""
+    plan = Plan(6040, 10**6, cohort / 6040, 200, trains=True)
+    assert effective(plan, target, 6.9e-5) == pytest.approx(z, abs=0.011)
+
+
+def play(mechanism: BandedUserLevel, rounds: int, size: int, lost: tuple[int, ...] = ()) -> np.ndarray:
+    """Return the noise of each round [rounds, size] through `finish`; NaN where a round was lost."""
+    memory, drawn = mechanism.first_memory({"item.a": (size,)}), np.full((rounds, size), np.nan)
+    for number in range(1, rounds + 1):
+        if number in lost:
+            memory = mechanism.after_loss(memory)
+            continue
+        total = Update({"item.a": np.zeros(size, np.float32)}, 0)
+        aggregate = mechanism.finish(total, PLAN, number, mechanism.random(number), memory)
+        drawn[number - 1], memory = aggregate.mean()["item.a"] * PLAN.expected_cohort, aggregate.memory
+    return drawn
+
+
+def whitened(noise: np.ndarray, mechanism: BandedUserLevel) -> np.ndarray:
+    return matrix(mechanism.coefficients, len(noise)) @ noise / (mechanism.multiplier() * mechanism.clip)
+
+
+def test_what_is_released_is_white_noise_behind_the_matrix() -> None:
+    """notes/privacy.md M3, for correlated noise: C times the noise is white, unit and independent over rounds."""
+    mechanism = BandedUserLevel(epsilon=4.0, clip=0.5).calibrated(PLAN, math.inf)
+    noise = play(mechanism, 12, 4000)
+    white = whitened(noise, mechanism)
+    covariance = white @ white.T / 4000
+    np.testing.assert_allclose(covariance, np.eye(12), atol=6 / 4000**0.5)
+    running = np.cumsum(noise, 0)
+    assert running[-1].std() < 0.7 * np.linalg.norm(noise.std(1))  # it cancels: independent noise would not
+
+
+def test_after_a_loss_the_noise_starts_afresh_and_no_draw_comes_twice() -> None:
+    """notes/privacy_corrections.md 21: before and behind the loss lie two independent blocks of the same matrix."""
+    mechanism = BandedUserLevel(epsilon=4.0).calibrated(PLAN, math.inf)
+    noise = play(mechanism, 9, 4000, lost=(4,))
+    blocks = [whitened(noise[:3], mechanism), whitened(noise[4:], mechanism)]
+    white = np.concatenate(blocks)
+    np.testing.assert_allclose(white @ white.T / 4000, np.eye(8), atol=6 / 4000**0.5)
+
+
+def test_two_rounds_of_a_device_lie_the_separation_apart() -> None:
+    """Mutant 24: a Poisson cohort would bring devices back early."""
+    mechanism = BandedUserLevel().calibrated(PLAN, math.inf)
+    last = np.full(PLAN.population, -100)
+    for number in range(1, PLAN.rounds + 1):
+        drawn = mechanism.draw(PLAN, number, mechanism.random())
+        assert len(drawn) == PLAN.expected_cohort and (np.diff(drawn) > 0).all()
+        assert (number - last[drawn] >= 6).all()
+        assert np.array_equal(drawn, mechanism.draw(PLAN, number, mechanism.random()))
+        last[drawn] = number
+    assert (last > 0).all()
+    assert mechanism.participations(PLAN) == 5
+
+
+@pytest.mark.parametrize(("population", "separation"), [(7, 3), (100, 1), (5, 9)])
+def test_groups_are_a_partition(population: int, separation: int) -> None:
+    plan = replace(PLAN, population=population)
+    groups = [cyclic(plan, number, separation) for number in range(1, separation + 1)]
+    assert sorted(np.concatenate(groups)) == list(range(population))
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+
+
+def test_the_plan_takes_the_rate_that_turns_have() -> None:
+    planned = BandedUserLevel().planned(replace(PLAN, cohort_rate=0.3))
+    assert planned.cohort_rate == 1 / 3 and planned.expected_cohort == 30
+    assert BandedUserLevel().planned(replace(PLAN, cohort_rate=1.0)).cohort_rate == 1.0
+
+
+def test_memory_is_kept_for_every_array_and_never_released() -> None:
+    mechanism = BandedUserLevel(bands=3).calibrated(PLAN, math.inf)
+    memory: Arrays = mechanism.first_memory({"a": (2, 4), "b": (5,)})
+    assert {name: array.shape for name, array in memory.items()} == {"a": (2, 2, 4), "b": (2, 5)}
+    assert mechanism.announced(memory) == {}
+    total = Update({"a": np.zeros((2, 4), np.float32), "b": np.zeros(5, np.float32)}, 3)
+    for number in (1, 2, 3):
+        aggregate = mechanism.finish(total, PLAN, number, mechanism.random(), memory)
+        assert aggregate.arrays.keys() == total.arrays.keys()
+        np.testing.assert_array_equal(aggregate.memory["a"][1], memory["a"][0])
+        np.testing.assert_array_equal(aggregate.memory["a"][0], aggregate.arrays["a"])
+        memory = aggregate.memory
+
+
+def test_what_has_no_argument_is_refused() -> None:
+    with pytest.raises(Refused, match="different statistics"):
+        BandedUserLevel().calibrated(replace(PLAN, trains=False, rounds=2), 1.0)
+    with pytest.raises(Refused, match=r"privacy\.bands=9: at most 6"):
+        BandedUserLevel(bands=9).calibrated(PLAN, math.inf)
+    with pytest.raises(FedrecError, match="calibrated"):
+        BandedUserLevel().event(PLAN, 1)
+    with pytest.raises(FedrecError, match=r"privacy\.bands=0"):
+        BandedUserLevel(bands=0)
+    assert BandedUserLevel().calibrated(replace(PLAN, trains=False, rounds=1), 0.5).clip == 0.5
