@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger: `kind` is open, reserve, commit or lost; `hash` covers `previous`, run, kind and body."""
+    """One line of the ledger: `kind` is open, reserve, commit or lost (of a device: charge or refuse)."""
 
     seq: int
     kind: str
@@ -52,8 +52,9 @@ class LedgerStore:
     edited, cut, rolled back or deleted is `Refused`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._anchor = path, Anchor(anchor_path(path))
+    def __init__(self, path: Path, anchor: Path | None = None) -> None:
+        """Open or create the file; `anchor` is where its anchor lies, by default where the server's anchors do."""
+        self.path, self._anchor = path, Anchor(anchor or anchor_path(path))
         check_there(path, self._anchor)
         with self._named_errors():
             self._open()
@@ -110,9 +111,11 @@ class LedgerStore:
         """Say whether an entry has this hash."""
         return held(self._database, digest)
 
-    def entries(self, run: str, after: int = 0) -> list[Entry]:
-        """Return a run's entries in order, those after a `seq` where one is given."""
-        query = "SELECT seq, kind, body, hash FROM entries WHERE run = ? AND seq > ? ORDER BY seq"
+    def entries(self, run: str | None, after: int = 0) -> list[Entry]:
+        """Return a run's entries in order (all runs' where None), those after a `seq` where one is given."""
+        query = "SELECT seq, kind, body, hash FROM entries WHERE run = coalesce(?, run) AND seq > ? ORDER BY seq"
+        if run is not None:
+            query = query.replace("coalesce(?, run)", "?")  # so that SQLite takes the index
         rows = self._database.execute(query, (run, after))
         return [Entry(seq, kind, json.loads(body), digest) for seq, kind, body, digest in rows]
 
