@@ -3,9 +3,10 @@
 import logging
 from functools import cache
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
+from client.consenting import Consenting
 from client.engine import Answering, simulated
 from fedrec import messages
 from fedrec.errors import FedrecError
@@ -19,13 +20,20 @@ def node(index: int, parts: int, engine: str) -> Answering:
     return simulated(engine, index, parts)
 
 
+def answering(config: UserConfig) -> Answering:
+    """Return who answers here, by Flower's node configuration: with `policy`, devices ask theirs first."""
+    place = int(config["partition-id"]), int(config["num-partitions"])
+    found = node(*place, str(config.get("engine", "auto")))
+    ledgers = str(config["ledgers"]) if "ledgers" in config else None
+    return Consenting.of(found, str(config["policy"]), ledgers) if "policy" in config else found
+
+
 def answer(message: Message, context: Context) -> Message:
     """Return the reply to any of the three kinds of message."""
     try:
         request = messages.unpack(message.content["fedrec"]["message"].data)
         config = context.node_config
-        place = int(config["partition-id"]), int(config["num-partitions"])
-        reply = node(*place, str(config.get("engine", "auto"))).answer(request)
+        reply = answering(config).answer(request)
     except FedrecError as error:
         reply = messages.Message({"error": str(error)})
     except Exception as error:  # whatever breaks one node must not break the run

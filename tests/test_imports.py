@@ -16,6 +16,7 @@ MAY_NOT = {
     "fedrec/data": {"torch", "hydra", "fedrec.models", "fedrec.algorithms", "fedrec.privacy", "fedrec.training"},
     "fedrec/models": {"fedrec.algorithms", "fedrec.training", "fedrec.evaluation", "fedrec.experiment"},
     "fedrec/privacy": {"fedrec.algorithms", "fedrec.training", "fedrec.evaluation", "fedrec.experiment"},
+    "fedrec/consent": {"torch", "numpy", "scipy", "dp_accounting", "hydra", "fedrec.models", "fedrec.experiment"},
     "fedrec/evaluation": {"fedrec.experiment", "fedrec.report", "fedrec.privacy", "fedrec.algorithms"},
     "fedrec/training": {"fedrec.experiment", "fedrec.report", "fedrec.evaluation"},
     "fedrec/algorithms": {"fedrec.experiment", "fedrec.report", "fedrec.evaluation"},
