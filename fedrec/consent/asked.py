@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from fedrec.consent.renyi import Part
 from fedrec.errors import Refused
+from fedrec.privacy.renyi import Part
 
 # (unit, neighbouring relation, who is trusted) of each mechanism that a device knows.
 KNOWN = {
@@ -16,6 +16,7 @@ KNOWN = {
     "user.UserLevel": ("user", "add-remove", "server"),
     "user_adaptive.UserAdaptive": ("user", "add-remove", "server"),
     "user_local.UserLocal": ("user", "replace-one", "device"),
+    "banded.BandedUserLevel": ("user", "add-remove", "server"),
 }
 
 # Algorithms whose rounds all get the same part of the budget.
@@ -52,7 +53,7 @@ def asked(header: Mapping[str, Any]) -> Asked:
         announced = header.get("privacy", {})  # all that a round may change is an adaptive clip
         clip = {"clip": announced["clip"]} if "clip" in announced else {}
         return _asked({**document["privacy"], **clip}, _uneven(document))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, Refused):
             raise
         raise Refused(f"the request does not say how it protects this device ({type(error).__name__})") from error
@@ -80,6 +81,9 @@ def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Pa
     """Return what one participation costs: a device's sampling of its own data counts, that of the cohort does not."""
     if name == "user_local.UserLocal":
         return ((z / 2, 1.0, 1),)  # replaced, an update moves by twice the clip
+    if name == "banded.BandedUserLevel":
+        # The bands of two turns of a device don't overlap; the first coefficient is 1.
+        return ((z / positive({"coefficients": math.hypot(1.0, *node["coefficients"][1:])}, "coefficients"), 1.0, 1),)
     if name == "interaction.InteractionLevel" and node.get("sensitivity") is None:
         rate, steps = positive(node, "sample_rate"), node["local_steps"]
         if rate > 1 or type(steps) is not int or not 0 < steps < 1 << 30:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.consent.asked import Asked
-from fedrec.consent.renyi import Part, epsilon_bound
 from fedrec.errors import Refused
 from fedrec.privacy.ledger_store import Entry, LedgerStore
+from fedrec.privacy.renyi import Part, epsilon_bound
 
 YEAR_SECONDS = 365 * 86400.0
 
