@@ -5,27 +5,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fedrec.privacy.base import Plan
+from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.ledger_store import LedgerStore
+from fedrec.privacy.none import NoPrivacy
 from fedrec.privacy.places import ledger_path
 
 ROOT = Path(__file__).parent.parent
-WRITE = """
+PLAN = Plan(population=3, interactions=9, cohort_rate=1.0, rounds=1, trains=False)
+OTHER = """
 import sys
 from fedrec.privacy.ledger_store import LedgerStore
 from fedrec.privacy.places import ledger_path
-store = LedgerStore(ledger_path("people"))
-with store.transaction():
-    store.append(sys.argv[1], "open", {})
-print(" ".join(store.runs()))
-store.close()
+from tests.test_ledger_together import opened
+opened(sys.argv[1]).close()
+print(" ".join(LedgerStore(ledger_path("people")).runs()))
 """
+
+
+def opened(run: str) -> Ledger:
+    return Ledger.open("people", run, NoPrivacy(), PLAN, 3)
 
 
 def another_process(name: str) -> list[str]:
     """Write an entry from another process and close; return the runs that it saw."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", WRITE, name], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", OTHER, name], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -33,15 +39,12 @@ def another_process(name: str) -> list[str]:
 
 def test_what_two_processes_write_in_turn_is_all_there() -> None:
     """Closing any descriptor of a file drops all locks that the process has on it: SQLite's own as well."""
-    mine = LedgerStore(ledger_path("people"))
-    LedgerStore(ledger_path("people")).close()
-    expected = list[str]()
+    mine, expected = opened("mine"), ["mine"]
     for number in range(3):
-        with mine.transaction():
-            mine.append(f"mine-{number}", "open", {})
+        opened(f"mine-{number}").close()
         expected += [f"mine-{number}", f"other-{number}"]
         assert another_process(f"other-{number}") == sorted(expected)
-        assert mine.runs() == sorted(expected)
+    mine.reserve(1)
     mine.close()
     again = LedgerStore(ledger_path("people"))
     assert again.runs() == sorted(expected)
