@@ -24,6 +24,9 @@ ROOMS = {
     "server": "real devices, the server: up, admit, start, status",
     "client": "real devices, a device: enroll, import, up, status, forget",
 }
+LIBRARY = {
+    "study": "many runs of one plan: privacy-accuracy, or a yaml file of yours; compare RUN RUN...",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. dataset=ml-100k privacy.epsilon=4")
     simulate.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     simulate.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
-    for room, text in ROOMS.items():
+    for room, text in (ROOMS | LIBRARY).items():
         commands.add_parser(room, help=text, add_help=False)
     data = commands.add_parser("data", help="data sets: list, get, check")
     actions = data.add_subparsers(dest="action", required=True)
@@ -106,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ROOMS:
         guarded(lambda: upward(f"{given[0]}.commands").run(given[1:]))
+        return
+    if given and given[0] in LIBRARY:
+        guarded(lambda: importlib.import_module(f"fedrec.{given[0]}.commands").run(given[1:]))
         return
     options, more = parser().parse_known_args(given)
     if any(extra.startswith("-") for extra in more) or (more and not hasattr(options, "overrides")):

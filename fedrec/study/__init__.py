@@ -1,0 +1,1 @@
+"""Studies: many runs of one plan, a table and a picture, and paired comparisons between runs."""

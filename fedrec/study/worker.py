@@ -1,0 +1,127 @@
+"""A process that runs trials, one after the other: a JSON line in for each, JSON lines out for what happens.
+
+`python -m fedrec.study.worker` ends when its standard input does, so that none outlives a study that was killed:
+what a trial had not made durable is done again when the study is resumed.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from fedrec.config import Settings, load, read
+from fedrec.data.dataset import Dataset
+from fedrec.errors import FedrecError
+from fedrec.evaluation import baselines
+from fedrec.evaluation.table import save
+from fedrec.folder import RunFolder
+from fedrec.node import load_dataset
+from fedrec.nodes import LocalNodes
+from fedrec.report.progress import Progress
+from fedrec.simulate import Job, new_run
+from fedrec.study.cost import write_spent
+
+if TYPE_CHECKING:
+    from fedrec.rounds import Round, Session
+
+
+@dataclass(slots=True)
+class Told(Progress):
+    """Turns a run's progress into events."""
+
+    def note(self, text: str) -> None:
+        """Leave words out: they are in the run folder."""
+
+    def dataset(self, dataset: Dataset) -> None:
+        """Leave the data set out: the study says it once."""
+
+    def start(self, label: str, session: "Session") -> None:
+        """Remember how many rounds there will be."""
+        self.rounds = session.experiment.rounds
+
+    def round(self, report: "Round") -> None:
+        """Tell the share of rounds that is done."""
+        tell(self.stream, event="round", done=report.round / self.rounds)
+
+    def end(self, session: "Session", done: Any) -> None:
+        """Leave an early end to the run's metrics."""
+
+
+def tell(stream: TextIO, **event: Any) -> None:
+    """Write one event."""
+    print(json.dumps(event), file=stream, flush=True)
+
+
+def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
+    """Run a trial in its folder, from where it stands, and note what it spent."""
+    if folder.config.exists():
+        settings = read(folder.config)
+    else:
+        settings = load([*overrides, "name=null"])
+        document = {**settings.document, "name": folder.path.name, "output": str(folder.path.parent)}
+        settings, folder = new_run(Settings({**document, "overwrite": False}))
+    if not (folder.path / "metrics.json").exists():
+        Job(settings, folder, lambda: LocalNodes(1), Told(stream)).simulate()
+    write_spent(settings, folder)
+
+
+def references(folder: RunFolder, overrides: list[str], names: list[str], stream: TextIO) -> None:
+    """Evaluate baselines on the test, each into a file of its own, those that are there already left alone."""
+    experiment = load(overrides).experiment
+    dataset = load_dataset(experiment)
+    folder.exact.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for number, name in enumerate(names, 1):
+        path = folder.exact / f"users_{name}.npz"
+        if not path.exists():
+            if name == baselines.LOCAL:
+                rows = baselines.evaluate_alone(dataset.catalogue, dataset.devices, "test", experiment.evaluation)
+            else:
+                rows = baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
+            part = path.with_suffix(".part")
+            save(part, rows)
+            part.replace(path)
+        tell(stream, event="round", done=number / len(names))
+
+
+def serve(commands: "queue.Queue[str]", stream: TextIO) -> None:
+    """Carry out commands for ever."""
+    while True:
+        order = json.loads(commands.get())
+        try:
+            if order["kind"] == "trial":
+                trial(RunFolder(Path(order["folder"])), order["overrides"], stream)
+            else:
+                references(RunFolder(Path(order["folder"])), order["overrides"], order["names"], stream)
+        except FedrecError as error:
+            tell(stream, event="failed", why=str(error))
+        except Exception:  # a trial may not take the others with it
+            tell(stream, event="failed", why=traceback.format_exc())
+        else:
+            tell(stream, event="finished")
+
+
+def listen(commands: "queue.Queue[str]") -> None:
+    """Pass commands on until standard input ends, and then end the process wherever it stands."""
+    for line in sys.stdin:
+        commands.put(line)
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve the study that started this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the study, which ends this process
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # so that nothing that prints can get between events
+    commands = queue.Queue[str]()
+    threading.Thread(target=listen, args=(commands,), daemon=True).start()
+    serve(commands, stream)
+
+
+if __name__ == "__main__":
+    main()
