@@ -59,6 +59,13 @@ def simulate(overrides: Sequence[str], resume: str | None, json_only: bool) -> N
     run_job(overrides, resume, lambda parts: nodes(grid(app, parts)), json_only)
 
 
+def library(room: str, arguments: Sequence[str]) -> None:
+    """Carry out a command of one of the library's own rooms."""
+    from fedrec.study import commands as study
+
+    {"study": study}[room].run(arguments)
+
+
 def upward(module: str) -> Any:
     """Import a module of the apps: the only upward call, for the command brings the apps and the library together."""
     from fedrec.apps import put_app_on_path
@@ -111,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         guarded(lambda: upward(f"{given[0]}.commands").run(given[1:]))
         return
     if given and given[0] in LIBRARY:
-        guarded(lambda: importlib.import_module(f"fedrec.{given[0]}.commands").run(given[1:]))
+        guarded(lambda: library(given[0], given[1:]))
         return
     options, more = parser().parse_known_args(given)
     if any(extra.startswith("-") for extra in more) or (more and not hasattr(options, "overrides")):
