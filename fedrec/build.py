@@ -20,6 +20,7 @@ ALLOWED = (
     "fedrec.privacy.",
     "fedrec.evaluation.options.",
     "fedrec.cohort.",
+    "fedrec.audit.canary.",
 )
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 

@@ -40,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
     for room, text in (ROOMS | LIBRARY).items():
         commands.add_parser(room, help=text, add_help=False)
+    auditing = commands.add_parser(
+        "audit", help="measure what an adversary sees, and hold it against the epsilon reported"
+    )
+    auditing.add_argument(
+        "overrides", nargs="*", metavar="RUN|key=value", help="the folder of a run, or as for simulate"
+    )
+    auditing.add_argument("--epsilon", type=float, nargs="+", metavar="E", help="the audit points (default: 4 8)")
+    auditing.add_argument("--json", action="store_true", help="as JSON")
     data = commands.add_parser("data", help="data sets: list, get, check")
     actions = data.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="what there is, and how to get it")
@@ -94,6 +102,14 @@ def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int]
         print(f"\n{verdict(values)}\n\n{table(values)}\n\nRun folder: {folder.path.resolve()}")
 
 
+def audit(options: argparse.Namespace) -> None:
+    """Audit a run or a configuration; a claim that is contradicted gives a status of its own."""
+    from fedrec.audit.command import audit_command
+
+    if status := audit_command(options.overrides, options.epsilon, options.json):
+        raise SystemExit(status)
+
+
 def data(options: argparse.Namespace) -> None:
     """List, get or check data sets."""
     from fedrec.config import load
@@ -126,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.overrides = [*getattr(options, "overrides", []), *more]
     if options.command == "simulate":
         guarded(lambda: simulate(options.overrides, options.resume, options.json))
+    elif options.command == "audit":
+        guarded(lambda: audit(options))
     else:
         guarded(lambda: data(options))
 

@@ -112,13 +112,18 @@ def _multiplier(z: float) -> float:
 def _epsilon(total: Spent, delta: float, interval: float) -> float:
     if any(z == 0 for z, _, _ in total):
         return math.inf
+    return float(loss_distribution(total, interval).get_epsilon_for_delta(delta))
+
+
+def loss_distribution(total: Spent, interval: float = FINE) -> PrivacyLossDistribution:
+    """Return the privacy loss distribution of a composition that spends something finite."""
     merged = _merged(total)
     interval *= _coarsening(merged)
     parts = [_base(z, rate, interval) if n == 1 else _base(z, rate, interval).self_compose(n) for z, rate, n in merged]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.compose(part)
-    return float(whole.get_epsilon_for_delta(delta))
+    return whole
 
 
 def _merged(total: Spent) -> list[tuple[float, float, int]]:

@@ -236,3 +236,11 @@ class Mechanism(Protocol):
     def participations(self, plan: Plan) -> int:
         """Return how many rounds one device may take part in."""
         ...
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return weights [rounds] under which what the adversary sees tells best whether one unit was there.
+
+        The weighted sum over the rounds of what leaves (the released sums, or where devices add the noise their own
+        updates) has mean 1 at a unit that moves it as far as it may, in every round that it may take part in.
+        """
+        ...

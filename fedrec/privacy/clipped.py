@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
@@ -86,6 +87,10 @@ class Clipped(Ordinary):
     def participations(self, plan: Plan) -> int:
         """Return the number of rounds: each is charged to all users."""
         return plan.rounds
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over the rounds, in units of the clip: each round gets the same noise."""
+        return np.full(plan.rounds, 1 / (plan.rounds * self.clip))
 
     def multiplier(self) -> float:
         """Return the noise multiplier, which only a calibrated mechanism has."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
@@ -138,6 +139,15 @@ class InteractionLevel(Ordinary):
     def participations(self, plan: Plan) -> int:
         """Return in how many rounds one device may take part: public, and what the noise is calibrated for."""
         return most_participations(plan, self.max_participations)
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over a device's participations, in units of what one interaction moves in each.
+
+        With a learning rate of 1: that scales signal and noise alike.
+        """
+        times = self.participations(plan)
+        reach = self.sensitivity or self.local_steps * self.clip / self.denominator
+        return np.full(plan.rounds, 1 / (times * reach))
 
     def _multiplier(self) -> float:
         if self.noise_multiplier is None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from dp_accounting import DpEvent, NonPrivateDpEvent
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
 from fedrec.models.base import TrainableRecommender
@@ -74,3 +75,7 @@ class NoPrivacy(Ordinary):
     def participations(self, plan: Plan) -> int:
         """Return the number of rounds: nothing limits them."""
         return plan.rounds
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over the rounds, of a unit that moves the sum by 1."""
+        return np.full(plan.rounds, 1 / plan.rounds)

@@ -13,7 +13,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
 from fedrec.privacy.base import Aggregate, Plan, Random, Terms
@@ -65,6 +67,11 @@ class UserLevel(Clipped):
 
     def _round_multiplier(self, plan: Plan, round_number: int) -> float:
         return self.multiplier() * share_factor(plan, round_number)
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return each round's precision over the sum of all, in units of the clip."""
+        precision = np.array([self._round_multiplier(plan, number) ** -2.0 for number in range(1, plan.rounds + 1)])
+        return precision / precision.sum() / self.clip
 
 
 def share_factor(plan: Plan, round_number: int) -> float:

@@ -1,0 +1,1 @@
+"""What an adversary measures, against what was promised: canaries through the real rounds, and real attacks."""

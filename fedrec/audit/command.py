@@ -1,0 +1,33 @@
+"""`fedrec audit`: from arguments to a table or JSON, and to an exit status."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedrec.audit.audit import POINTS, audit
+from fedrec.audit.table import lines
+from fedrec.config import Settings, load, read
+from fedrec.errors import FedrecError
+
+CONTRADICTED = 1
+
+
+def audit_command(overrides: Sequence[str], points: Sequence[float] | None, as_json: bool) -> int:
+    """Audit the mechanism of a run or of a configuration; return the exit status, 1 where the claim is contradicted."""
+    if any(not 0.5 <= point <= 20 for point in points or ()):
+        raise FedrecError(
+            "--epsilon: audit points lie between 0.5 and 20; outside, no number of canaries says anything"
+        )
+    found = audit(settings(overrides).experiment, tuple(points or POINTS))
+    print(json.dumps(found.json(), indent=2) if as_json else "\n".join(lines(found)))
+    return CONTRADICTED if found.verdict == "contradicted" else 0
+
+
+def settings(overrides: Sequence[str]) -> Settings:
+    """Return the settings of a run's folder, or those of the overrides."""
+    folders = [text for text in overrides if "=" not in text]
+    if not folders:
+        return load(overrides)
+    if len(overrides) > 1:
+        raise FedrecError(f"fedrec audit {folders[0]} takes the run's own settings: leave out the other arguments")
+    return read(Path(folders[0]) / "config.yaml")

@@ -1,0 +1,148 @@
+"""Plays a game through the real rounds: reserve, draw, train, clip, sum, noise, step, checkpoint, commit."""
+
+import json
+import os
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.audit.game import PULL, Game
+from fedrec.checkpoint import load_checkpoint
+from fedrec.errors import FedrecError
+from fedrec.experiment import Experiment
+from fedrec.folder import RunFolder
+from fedrec.messages import Message, pack, unpack
+from fedrec.node import Node, load_dataset
+from fedrec.privacy.accounting import Spent
+from fedrec.privacy.base import Mechanism
+from fedrec.privacy.clipping import ClipRule, group_of
+from fedrec.privacy.ledger import Ledger
+from fedrec.rounds import Session, Standing, first_standing, open_session, play
+
+TRAINING = {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 1.0, "batch_size": 1 << 30}
+COUNTING = {"_target_": "fedrec.algorithms.counts.ItemCounts"}
+COUNTED = {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an adversary saw and what was said to be spent.
+
+    `heard[rounds, nodes, items]` is weighted by the mechanism's matched filter: its sum over the rounds is the score.
+    """
+
+    heard: NDArray[np.float64]
+    epsilon: float
+    delta: float
+    spent: Spent
+
+
+class OneNode:
+    """A node that the rounds know as one, or as one for each device, and whose packed replies are overheard."""
+
+    def __init__(self, devices: int, alone: bool) -> None:
+        self._node, self._devices, self._alone = Node(0, 1, exact=True), devices, alone
+        self.overheard: dict[int, bytes] = {}
+
+    def ids(self) -> list[int]:
+        """Return 1, or 1 to the number of devices."""
+        return list(range(1, (self._devices if self._alone else 1) + 1))
+
+    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+        """Answer each request, and keep the bytes of what was trained."""
+        for number, request in requests.items():
+            reply = self._node.answer(request)
+            if request.header["kind"] == "hello" and self._alone:
+                reply = Message(reply.header, {"devices": np.array([number - 1])})
+            if request.header["kind"] == "train":
+                self.overheard[number] = pack(reply)
+            yield number, reply
+
+
+def staged(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -> Experiment:
+    """Return the calibrated experiment of a game: the document's mechanism and cohort, on canaries."""
+    own = document["privacy"]
+    pull = PULL * float(own.get("clip", 1.0)) if "epsilon" in own else 1.0
+    dense = own.get("clipping") == "split"
+    model = {"_target_": "fedrec.audit.canary.CanaryModel", "_partial_": True, "pull": pull, "dense": dense}
+    changes = {
+        "dataset": game.source(),
+        "model": model if trains else COUNTED,
+        "algorithm": TRAINING if trains else COUNTING,
+        "rounds": rounds,
+    }
+    experiment = Experiment.from_json(json.dumps({**document, **changes}))
+    return experiment.calibrated(load_dataset(experiment))
+
+
+def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -> Seen:
+    """Play every round and return what the adversary saw of them, and what the ledger says."""
+    experiment = staged(document, game, rounds, trains)
+    dataset = load_dataset(experiment)
+    plan, nodes = experiment.plan(dataset), OneNode(game.devices, game.alone)
+    with tempfile.TemporaryDirectory() as name, own_state(name):
+        folder = RunFolder(Path(name) / "run")
+        folder.create("{}\n")
+        ledger = Ledger.open("canaries", "run", experiment.mechanism, plan, plan.population, None)
+        session = open_session(experiment, dataset, nodes, folder, ledger, "train")
+        heard = np.stack(list(listen(session, nodes, game)))
+        seen = Seen(heard, ledger.epsilon(), ledger.account.delta, ledger.total)
+        ledger.close()
+    return seen
+
+
+def listen(session: Session, nodes: OneNode, game: Game) -> Iterator[NDArray[np.float64]]:
+    """Play the rounds; yield what is heard of each [nodes, items], weighted, from the bytes that were released."""
+    at, plan, mechanism = first_standing(session), session.plan, session.experiment.mechanism
+    for number in range(1, plan.rounds + 1):
+        now = mechanism.in_round(mechanism.announced(at.memory))
+        weight = now.matched_filter(plan)[number - 1]
+        session.ledger.reserve(number)
+        nodes.overheard.clear()
+        play(session, at, number)
+        before, at = at, durable(session)
+        if game.heard == "reply":
+            replies = (nodes.overheard.get(node) for node in nodes.ids())
+            heard = [np.zeros(game.items) if reply is None else flat(unpack(reply).arrays, now) for reply in replies]
+            yield np.stack(heard) * weight
+        else:
+            moved = (flat(at.state, now) - flat(before.state, now)) * plan.expected_cohort
+            yield (moved if plan.trains else flat(at.state, now))[None] * weight
+
+
+def durable(session: Session) -> Standing:
+    """Return what the server has, as it lies on disk."""
+    saved = load_checkpoint(session.folder.checkpoints)
+    if saved is None:
+        raise FedrecError("the round left no checkpoint: nothing to audit")
+    return Standing(saved.state, saved.memory)
+
+
+def flat(arrays: Mapping[str, NDArray[Any]], mechanism: Mechanism) -> NDArray[np.float64]:
+    """Return a canary's update as numbers [items]: its groups each in proportion to its part of the clip."""
+    rule = getattr(mechanism, "rule", None)
+    parts = list[NDArray[np.float64]]()
+    for name, array in arrays.items():
+        share = rule.bounds[group_of(name, rule.way)] / rule.norm if isinstance(rule, ClipRule) else 1.0
+        parts.append(array.ravel().astype(np.float64) * share)
+    return np.sum(parts, axis=0)
+
+
+@contextmanager
+def own_state(folder: str) -> Generator[None]:
+    """Keep the ledger of canaries, which are nobody, apart from those of users."""
+    before = os.environ.get("FEDREC_STATE")
+    os.environ["FEDREC_STATE"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FEDREC_STATE"]
+        else:
+            os.environ["FEDREC_STATE"] = before
