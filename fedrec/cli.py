@@ -106,8 +106,7 @@ def audit(options: argparse.Namespace) -> None:
     """Audit a run or a configuration; a claim that is contradicted gives a status of its own."""
     from fedrec.audit.command import audit_command
 
-    if status := audit_command(options.overrides, options.epsilon, options.json):
-        raise SystemExit(status)
+    raise SystemExit(audit_command(options.overrides, options.epsilon, options.json))
 
 
 def data(options: argparse.Namespace) -> None:

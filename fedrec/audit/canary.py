@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
@@ -81,5 +80,5 @@ class CanaryModel(TrainableRecommender):
         """Return the numbers [V]."""
         return self.item.weight[:, 0]
 
-    def reset_private(self, generator: torch.Generator) -> None:
+    def reset_private(self, generator: np.random.Generator) -> None:
         """Do nothing: the model has no private part."""

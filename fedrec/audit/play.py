@@ -56,11 +56,14 @@ class OneNode:
 
     def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Answer each request, and keep the bytes of what was trained."""
+        greeting: Message | None = None
         for number, request in requests.items():
-            reply = self._node.answer(request)
-            if request.header["kind"] == "hello" and self._alone:
-                reply = Message(reply.header, {"devices": np.array([number - 1])})
-            if request.header["kind"] == "train":
+            hello = request.header["kind"] == "hello"
+            reply = greeting if hello and greeting else self._node.answer(request)
+            if hello:
+                greeting = reply
+                reply = Message(reply.header, {"devices": np.array([number - 1])}) if self._alone else reply
+            else:
                 self.overheard[number] = pack(reply)
             yield number, reply
 

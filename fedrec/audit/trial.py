@@ -16,8 +16,6 @@ from fedrec.build import build
 from fedrec.privacy.base import Mechanism
 from fedrec.privacy.tradeoff import TradeOff, trade_off
 
-ROUNDS = 2  # of a trial of the noise: enough that what was not composed shows
-SAMPLED_ROUNDS = 4
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0)  # of the log-likelihood ratio, fixed before any run
 TIGHT = 0.95
 
@@ -42,12 +40,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: its kind, the experiment's document at its audit point, the rate of sampling, how many canaries."""
+    """One trial: its kind, the experiment's document at its audit point, how many canaries, and over how many rounds.
+
+    `rate` is that of the sampling.
+    """
 
     kind: str  # "noise", "sampled" or "sampler"
     document: dict[str, Any]
     trains: bool
     canaries: int
+    rounds: int = 2  # enough that what was not composed shows
     rate: float = 1.0
 
     def run(self) -> Finding:
@@ -60,7 +62,7 @@ class Trial:
         return asdict(self)
 
 
-def plays(trial: Trial, rounds: int) -> tuple[Game, list[Seen]]:
+def plays(trial: Trial) -> tuple[Game, list[Seen]]:
     """Return the game and what was seen in as many runs as the canaries need."""
     mechanism: Mechanism = build(trial.document["privacy"], "privacy")
     # Fewer privacy units than 1 / delta, or the mechanism refuses them.
@@ -68,7 +70,7 @@ def plays(trial: Trial, rounds: int) -> tuple[Game, list[Seen]]:
     runs = math.ceil(trial.canaries / game(mechanism.terms, min(trial.canaries, most)).canaries)
     played = game(mechanism.terms, math.ceil(trial.canaries / runs))
     document = at_rate(trial.document, trial.rate, played.devices)
-    return played, [observe(document, played, rounds, trial.trains) for _ in range(runs)]
+    return played, [observe(document, played, trial.rounds, trial.trains) for _ in range(runs)]
 
 
 def scores(played: Game, seen: list[Seen], score: Callable[[Seen], Numbers]) -> tuple[Numbers, Numbers]:
@@ -79,7 +81,7 @@ def scores(played: Game, seen: list[Seen], score: Callable[[Seen], Numbers]) -> 
 
 def noise(trial: Trial) -> Finding:
     """Every unit takes part every time: the matched filter, the threshold halfway, a Gaussian lower bound."""
-    played, seen = plays(trial, ROUNDS if trial.trains else 1)
+    played, seen = plays(trial)
     first = seen[0]
     absent, present = scores(played, seen, lambda one: one.heard.sum(axis=0))
     found = errors(absent, present, sum(played.ends) / 2)
@@ -102,7 +104,7 @@ def noise_verdict(reported: float, measured: float) -> str:
 
 def sampled(trial: Trial) -> Finding:
     """Units take part at random: the log-likelihood ratio over the rounds, held against the accounted curve."""
-    played, seen = plays(trial, SAMPLED_ROUNDS)
+    played, seen = plays(trial)
     first = seen[0]
     ((multiplier, rate, count),) = first.spent
     absent, present = scores(played, seen, lambda one: likelihood_ratio(one, multiplier, rate))

@@ -10,7 +10,7 @@ from tests.tiny import SMALL
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-CANARIES = {"none": 100, "interaction": 20_000, "user": 1500}
+CANARIES = {"none": 100, "interaction": 20_000, "user": 2500}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -24,7 +24,7 @@ def test_every_mechanism_is_audited(name: str) -> None:
         return
     assert found.verdict in ("holds", "loose")
     noise = found.findings[0]
-    assert 0.75 * noise.reported < noise.measured <= noise.reported <= 8.0
+    assert 0.7 * noise.reported < noise.measured <= noise.reported <= 8.0
 
 
 @pytest.mark.slow
