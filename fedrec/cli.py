@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Nothing calls home: set before anything of Flower or Ray is imported.
@@ -57,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
         action.add_argument("dataset", help="a name from `fedrec data list`")
         action.add_argument("overrides", nargs="*", metavar="dataset.key=value")
         action.add_argument("--json", action="store_true", help="as JSON")
+    split = actions.add_parser("split", help="write one file for each of some devices, to try real devices")
+    split.add_argument("dataset", help="a name from `fedrec data list`")
+    split.add_argument("overrides", nargs="*", metavar="dataset.key=value")
+    split.add_argument("--devices", type=int, default=2, help="how many of the first users (2)")
+    split.add_argument("--to", default="devices", metavar="FOLDER", help="where to write (devices)")
+    split.add_argument("--json", action="store_true", help="as JSON")
     return root
 
 
@@ -113,11 +120,15 @@ def data(options: argparse.Namespace) -> None:
     """List, get or check data sets."""
     from fedrec.config import load
     from fedrec.data.commands import check, describe, get
+    from fedrec.data.hand_out import hand_out
 
     if options.action == "list":
         show(describe(), options.json)
         return
     source = load([f"dataset={options.dataset}", *options.overrides]).experiment.dataset
+    if options.action == "split":
+        show(hand_out(source.load(), options.devices, Path(options.to)), options.json)
+        return
     show(get(source) if options.action == "get" else check(source), options.json)
 
 

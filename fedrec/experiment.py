@@ -75,7 +75,7 @@ class Experiment:
         users = dataset.interactions.users
         plan = Plan(
             population=users,
-            interactions=len(dataset.interactions),
+            interactions=dataset.published_interactions,
             cohort_rate=self.cohort.rate(users),
             rounds=self.rounds,
             trains=self.algorithm.trains,

@@ -26,6 +26,12 @@ class Dataset:
     repairs: tuple[tuple[str, int], ...] = ()
     synthetic: bool = False
     links: Links = field(default_factory=no_links)
+    nominal_interactions: int | None = None  # where nobody can count them: real devices
+
+    @property
+    def published_interactions(self) -> int:
+        """How many interactions the public plan says there are."""
+        return len(self.interactions) if self.nominal_interactions is None else self.nominal_interactions
 
 
 class Source(Protocol):
