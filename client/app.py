@@ -2,12 +2,15 @@
 
 import logging
 from functools import cache
+from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
 from client.consenting import Consenting
+from client.device import Device
 from client.engine import Answering, simulated
+from client.home import Home
 from fedrec import messages
 from fedrec.errors import FedrecError
 
@@ -21,7 +24,12 @@ def node(index: int, parts: int, engine: str) -> Answering:
 
 
 def answering(config: UserConfig) -> Answering:
-    """Return who answers here, by Flower's node configuration: with `policy`, devices ask theirs first."""
+    """Return who answers here, by Flower's node configuration: a real device's home, or a shard of a simulation.
+
+    With `policy`, simulated devices ask theirs first; a real device always does.
+    """
+    if "home" in config:
+        return Device(Home(Path(str(config["home"]))))
     place = int(config["partition-id"]), int(config["num-partitions"])
     found = node(*place, str(config.get("engine", "auto")))
     ledgers = str(config["ledgers"]) if "ledgers" in config else None
@@ -29,11 +37,10 @@ def answering(config: UserConfig) -> Answering:
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Return the reply to any of the three kinds of message."""
+    """Return the reply to any kind of message."""
     try:
         request = messages.unpack(message.content["fedrec"]["message"].data)
-        config = context.node_config
-        reply = answering(config).answer(request)
+        reply = answering(context.node_config).answer(request)
     except FedrecError as error:
         reply = messages.Message({"error": str(error)})
     except Exception as error:  # whatever breaks one node must not break the run
@@ -46,7 +53,7 @@ def answer(message: Message, context: Context) -> Message:
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Say which devices live here."""
+    """Say which devices live here, or take the catalogue."""
     return answer(message, context)
 
 

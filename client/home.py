@@ -12,8 +12,6 @@ import platformdirs
 from client.store import DeviceStore
 from fedrec.errors import FedrecError, nearest
 
-ENGINES = ("auto", "torch", "light")
-
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
@@ -55,6 +53,11 @@ class Home:
     def policy(self) -> Path:
         """What this device's person allows."""
         return self.path / "policy.toml"
+
+    @property
+    def ledger(self) -> Path:
+        """What this device has taken part in, and what that cost."""
+        return self.path / "ledger.sqlite"
 
     @property
     def enrolment_file(self) -> Path:

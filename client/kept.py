@@ -79,7 +79,7 @@ def keep_answer(store: DeviceStore, run: str, round_number: int, request: Messag
 
 def digest(request: Message) -> str:
     """Return a name for what a request asks: its arrays and what its header says of the experiment and the round."""
-    named = {key: request.header.get(key) for key in ("run", "round", "hash", "part", "kind")}
+    named = {key: request.header.get(key) for key in ("run", "round", "hash", "part", "kind", "privacy")}
     hasher = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
     for name, array in sorted(request.arrays.items()):
         hasher.update(f"{name}{array.dtype}{array.shape}".encode())
@@ -119,3 +119,13 @@ def kept(store: DeviceStore, name: str) -> Message | None:
     """Return the message kept under a name, or None."""
     row = store.connection.execute("select content from kept where name = ?", [name]).fetchone()
     return unpack(row[0]) if row else None
+
+
+def note(store: DeviceStore, text: str) -> None:
+    """Remember what happened last, for `fedrec client status`; never says which items."""
+    keep(store, "note", Message({"text": text, "at": time.time()}))
+
+
+def count_answers(store: DeviceStore) -> int:
+    """Return in how many rounds this device answered."""
+    return int(store.connection.execute("select count(*) from answers").fetchone()[0])

@@ -129,7 +129,13 @@ class DeviceStore:
             self._overwrite()
         return gone
 
+    def generation(self) -> bytes:
+        """Return what changes whenever something is forgotten: whoever computes meanwhile must drop the result."""
+        row = self.connection.execute("select content from kept where name = 'generation'").fetchone()
+        return row[0] if row else b""
+
     def _drop_derived(self, connection: sqlite3.Connection) -> None:
+        connection.execute("insert or replace into kept values ('generation', ?)", [os.urandom(8)])
         connection.execute("delete from private")
         connection.execute("update answers set reply = null")
 

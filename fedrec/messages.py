@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 PROTOCOL = 1
 HEADER = "header/json"
+DECLINED = "the device declined: its own policy said no"
 
 
 class Rejected(ValueError):
@@ -61,6 +62,8 @@ def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, 
     header = reply.header
     if "error" in header:
         raise Rejected(f"the node reported an error: {plain(header['error'])}")
+    if "declined" in header:
+        raise Rejected(DECLINED)
     for key in ("protocol", "run", "round", "hash"):
         if header.get(key) != asked[key]:
             raise Rejected(f"{key} is not that of the request")

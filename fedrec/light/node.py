@@ -40,11 +40,15 @@ class LightNode:
 
     def answer(self, request: Message) -> Message:
         """Return the reply to a hello, train or evaluate message."""
-        experiment, dataset = loaded(request.header["experiment"])
+        experiment, dataset = self._loaded(request)
         kinds = {"hello": self._hello, "train": self._train, "evaluate": self._evaluate}
         echo = {key: request.header[key] for key in ("protocol", "run", "round", "hash")}
         reply = kinds[request.header["kind"]](request, experiment, dataset)
         return Message({**echo, **reply.header}, reply.arrays)
+
+    def _loaded(self, request: Message) -> tuple[LightExperiment, Dataset]:
+        """Return the experiment that a request is of, and the data of the devices here."""
+        return loaded(request.header["experiment"])
 
     def _hello(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         devices = np.arange(self.index, dataset.interactions.users, self.parts)

@@ -1,0 +1,112 @@
+"""`fedrec client ...`: one device, from its key to its training."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from client.engine import ENGINES
+from client.home import Enrolment, Home
+from fedrec import processes
+from fedrec.errors import FedrecError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the grammar of `fedrec client`."""
+    root = argparse.ArgumentParser(prog="fedrec client", description="One device: its key, its store, its training.")
+    commands = root.add_subparsers(dest="command", required=True)
+    enroll = commands.add_parser("enroll", help="make this device's key and say where it belongs")
+    here = f"127.0.0.1:{processes.port()}"
+    enroll.add_argument("--server", default=here, metavar="HOST:PORT", help=here)
+    enroll.add_argument("--ca", metavar="FILE", help="the server's ca.crt; only a server on loopback goes without")
+    enroll.add_argument("--engine", default="auto", help=f"what trains: {', '.join(ENGINES)}")
+    enroll.add_argument("--allow-unprotected", action="store_true", help="rounds without privacy pass: to try things")
+    enroll.add_argument("--again", action="store_true", help="change where it belongs; key and store stay")
+    load = commands.add_parser("import", help="take interactions from a CSV: item, and maybe time, value, kind")
+    load.add_argument("file")
+    forget = commands.add_parser("forget", help="forget one item or everything, and what was learned from it")
+    what = forget.add_mutually_exclusive_group(required=True)
+    what.add_argument("--item", metavar="ID", help="as the catalogue calls it")
+    what.add_argument("--everything", action="store_true")
+    up = commands.add_parser("up", help="take part until stopped")
+    up.add_argument("--only-when", metavar="LIST", help="instead of policy.toml: of idle,charging,unmetered,hours=22-6")
+    up.add_argument("--always", action="store_true", help="take part whatever policy.toml asks for")
+    up.add_argument("--background", action="store_true", help="come back once it is up; fedrec client down stops it")
+    up.add_argument("--metrics", type=int, metavar="PORT", help="Prometheus counts on loopback; no items in them")
+    commands.add_parser("down", help="stop what up --background started")
+    status = commands.add_parser("status", help="whether it trains, and why not")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    for command in commands.choices.values():
+        command.add_argument("--home", metavar="FOLDER", help="the device's folder (FEDREC_HOME)")
+    return root
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command; mistakes are `FedrecError`s."""
+    options = parser().parse_args(arguments)
+    home = Home.at(options.home)
+    called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down, "status": _status}
+    called[options.command](home, options)
+
+
+def _enroll(home: Home, options: argparse.Namespace) -> None:
+    from client.enroll import enroll
+
+    enrolment = Enrolment(options.server, None, options.engine)
+    print("\n".join(enroll(home, enrolment, options.ca, options.again, options.allow_unprotected)))
+
+
+def _import(home: Home, options: argparse.Namespace) -> None:
+    from client.store import Event
+    from fedrec.data.device_file import read_device_file
+
+    home.enrolment()
+    rows = read_device_file(Path(options.file))
+    store = home.store()
+    try:
+        new = store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
+        kept = f"{len(store.history()):,} kept in {store.path}"
+        print(f"{new:,} new interactions of {len(rows):,} in {options.file}; {kept}")
+    finally:
+        store.close()
+
+
+def _forget(home: Home, options: argparse.Namespace) -> None:
+    home.enrolment()
+    store = home.store()
+    try:
+        gone = store.forget(None if options.everything else options.item)
+        if not gone and not options.everything:
+            raise FedrecError(f"--item {options.item}: this device knows of no such item; nothing was changed")
+        print(f"{gone:,} interactions forgotten, and the private vector with them; {len(store.history()):,} kept")
+    finally:
+        store.close()
+
+
+def _up(home: Home, options: argparse.Namespace) -> None:
+    from client.participation import Policy
+    from client.up import say_here, up
+
+    if options.always and options.only_when:
+        raise FedrecError("--always and --only-when contradict each other: give one of them")
+    only_when = "always" if options.always else options.only_when
+    if not options.background:
+        up(home, only_when, say_here)
+        return
+    home.enrolment()
+    Policy.of(home).overridden(only_when)
+    chosen = [] if only_when is None else ["--only-when", only_when]
+    command = ["client", "up", "--home", str(home.path), *chosen]
+    print(processes.background(command, home.path, "the device"))
+
+
+def _down(home: Home, options: argparse.Namespace) -> None:
+    processes.down(home.path, "this device")
+    print(f"{home.path} stopped.")
+
+
+def _status(home: Home, options: argparse.Namespace) -> None:
+    from client.status import in_words, status
+
+    values = status(home)
+    print(json.dumps(values, indent=2) if options.json else "\n".join(in_words(values)))

@@ -1,0 +1,66 @@
+"""`fedrec client status`: in words, whether this device trains, and why not."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+from client import kept
+from client.device import consent_of
+from client.home import Home
+from client.participation import Policy, findings
+from client.system import System
+from fedrec import processes
+from fedrec.keys import device_id
+
+
+def status(home: Home, system: System | None = None) -> dict[str, Any]:
+    """Return what `fedrec client status --json` prints; no item is named in it."""
+    enrolment, store = home.enrolment(), home.store()
+    try:
+        found = findings(Policy.of(home), system or System(), datetime.now())
+        against = [said for allowed, said in found if not allowed]
+        note, model = kept.kept(store, "note"), kept.model(store)
+        events = store.history()
+        return {
+            "device": device_id(home.public_key.read_bytes()),
+            "home": str(home.path),
+            "server": enrolment.server,
+            "up": bool(processes.running(home.path)),
+            "may_train": not against,
+            "conditions": [{"allowed": allowed, "said": said} for allowed, said in found],
+            "why": ", ".join(against) or None,
+            "last": None if note is None else {"text": note.header["text"], "at": note.header["at"]},
+            "interactions": len(events),
+            "privacy": consent_of(home).status(),
+            "answered": kept.count_answers(store),
+            "model_round": None if model is None else model.header["round"],
+        }
+    finally:
+        store.close()
+
+
+def in_words(values: dict[str, Any]) -> list[str]:
+    """Return the status as lines for a person."""
+    if not values["up"]:
+        state = f"not training: not up (fedrec client up --home {values['home']})"
+        state += f"; and {values['why']}" if values["why"] else ""
+    elif values["why"]:
+        state = f"not training: {values['why']}"
+    else:
+        state = "ready: trains when the server asks"
+    lines = [state, *(f"  {'yes' if c['allowed'] else 'no '}  {c['said']}" for c in values["conditions"])]
+    if values["last"]:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(values["last"]["at"]))
+        lines.append(f"last: {values['last']['text']} ({at})")
+    privacy = values["privacy"]
+    for part in privacy["spent"]:
+        lines.append(
+            f"privacy of the last year: epsilon {part['epsilon']:.2f} of {privacy['largest_epsilon_per_year']:g} "
+            f"(unit {part['unit']}, {part['neighbouring']}, delta {privacy['delta']:.0e}), {part['rounds']} rounds"
+            + (", as far as others kept their promise to add noise" if part["promised"] else "")
+        )
+    lines.append(
+        f"{values['interactions']:,} interactions kept, {values['answered']:,} rounds answered, "
+        f"device {values['device']} of {values['server']}"
+    )
+    return lines

@@ -1,0 +1,95 @@
+"""`fedrec client up`: a SuperNode with our client app, started again whenever it ends, until it is told to stop."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from client import kept
+from client.home import Home
+from client.participation import Policy
+from fedrec import processes
+from fedrec.errors import FedrecError
+
+ALREADY_THERE = 305 & 0xFF  # Flower's exit code of a key whose old session the server still holds
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
+LOOK_SECONDS = 1.0
+
+
+def up(home: Home, only_when: str | None, say: Callable[[str], None]) -> None:
+    """Run the SuperNode until SIGTERM or SIGINT; leave nothing behind."""
+    enrolment = home.enrolment()
+    Policy.of(home).overridden(only_when)
+    with processes.only_one(home.path, "this device"), processes.stoppable():
+        processes.say_up(home.path, only_when=only_when)
+        try:
+            say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; Flower's log: {home.path / 'flower.log'}")
+            supervise(home, say)
+        finally:
+            processes.say_down(home.path)
+    say("Stopped.")
+
+
+def supervise(home: Home, say: Callable[[str], None]) -> None:
+    """Start the SuperNode again and again, waiting longer each time that it did not last."""
+    wait = FIRST_WAIT_SECONDS
+    while True:
+        started = time.monotonic()
+        process = processes.start(command(home), processes.environment(home.path / "flower"), home.path / "flower.log")
+        try:
+            watch(home, process, say)
+        finally:
+            processes.stop(process)
+        lasted = time.monotonic() - started
+        wait = FIRST_WAIT_SECONDS if lasted > LONGEST_WAIT_SECONDS else min(2 * wait, LONGEST_WAIT_SECONDS)
+        pause = wait * random.uniform(0.8, 1.2)
+        why = "the server still holds this key's last session, or did not admit the key"
+        if process.returncode != ALREADY_THERE:
+            why = f"the SuperNode ended with status {process.returncode}"
+        say(f"{why}; again in {pause:.0f} s")
+        time.sleep(pause)
+
+
+def watch(home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> None:
+    """Say what the device does until the SuperNode ends."""
+    store = home.store()
+    try:
+        last = noted(store)
+        while process.poll() is None:
+            now = noted(store)
+            if now and now != last:
+                say(now[0])
+            last = now
+            time.sleep(LOOK_SECONDS)
+    finally:
+        store.close()
+
+
+def noted(store: "kept.DeviceStore") -> tuple[str, float] | None:
+    """Return what the client app noted last, and when."""
+    message = kept.kept(store, "note")
+    return None if message is None else (message.header["text"], message.header["at"])
+
+
+def command(home: Home) -> list[str]:
+    """Return the SuperNode's command line; its own interface is on a free loopback port."""
+    enrolment = home.enrolment()
+    if '"' in str(home.path) or "\\" in str(home.path):
+        raise FedrecError(f"{home.path}: a home without quotes and backslashes in its path is needed")
+    line = [processes.program("flower-supernode"), "--superlink", enrolment.server, "--host", "127.0.0.1"]
+    line += ["--port", str(processes.free_port()), "--node-config", f'home="{home.path}"']
+    if enrolment.certificate is None:
+        return [*line, "--insecure"]
+    return [
+        *line,
+        "--root-certificates",
+        enrolment.certificate,
+        "--auth-supernode-private-key",
+        str(home.key),
+    ]
+
+
+def say_here(text: str) -> None:
+    """Print a line at once, with the time."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stdout, flush=True)
