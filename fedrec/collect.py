@@ -37,6 +37,7 @@ class Directory:
     nodes: Nodes
     hosted: dict[int, NDArray[np.int64]]
     header: dict[str, Any]
+    simulated: bool = True  # then a failure of every node is a mistake; of real devices it is a bad hour
 
     def requests(self, kind: str, devices: NDArray[np.int64], arrays: Arrays, **more: Any) -> dict[int, Message]:
         """Return one request for each node that hosts some of the devices."""

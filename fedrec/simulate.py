@@ -76,7 +76,7 @@ class Job:
     def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> Trained:
         """Run an experiment in a folder of its own, and test it."""
         part = "refit" if experiment.algorithm.refit else "train"
-        ledger = self._ledger(experiment, dataset, folder)
+        ledger = open_ledger(self.settings, experiment, dataset, folder, self._twin_name(folder))
         session = open_session(experiment, dataset, self.nodes(), folder, ledger, part)
         self.progress.start(label, session)
         done = list[Round]()
@@ -97,23 +97,15 @@ class Job:
             validation=validation,
         )
 
-    def _ledger(self, experiment: Experiment, dataset: Dataset, folder: RunFolder) -> Ledger:
-        plan, mechanism = experiment.plan(dataset), experiment.mechanism
-        name = self.settings.document["run"] + str(folder.path.relative_to(self.folder.path)).removeprefix(".")
-        population = cast(str | None, self.settings.document["dataset"].get("population")) or dataset.population
-        limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
-        ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
-        saved = load_checkpoint(folder.checkpoints)
-        if saved is not None:
-            ledger.check_holds(saved.notes["ledger"])
-        return ledger
+    def _twin_name(self, folder: RunFolder) -> str:
+        return str(folder.path.relative_to(self.folder.path)).removeprefix(".")
 
     def _write_model(self, main: Trained) -> None:
         number, state = final_state(main.session)
         arrays = main.session.experiment.algorithm.broadcast(state)
         save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
         write_catalogue(self.folder.path / "catalogue.parquet", main.session.dataset.catalogue)
-        self.folder.write_json("privacy_card.json", card_of(main))
+        self.folder.write_json("privacy_card.json", card_of(main.session))
 
     def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, Table]]:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
@@ -140,9 +132,23 @@ class Job:
         return self.train(experiment.calibrated(dataset), dataset, folder, name)
 
 
-def card_of(main: Trained) -> dict[str, Any]:
+def open_ledger(
+    settings: Settings, experiment: Experiment, dataset: Dataset, folder: RunFolder, twin: str = ""
+) -> Ledger:
+    """Open the ledger of a run, or of its twin of that name; one that lost what its checkpoint spent is refused."""
+    plan, mechanism = experiment.plan(dataset), experiment.mechanism
+    name = settings.document["run"] + twin
+    population = cast(str | None, settings.document["dataset"].get("population")) or dataset.population
+    limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
+    ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
+    saved = load_checkpoint(folder.checkpoints)
+    if saved is not None:
+        ledger.check_holds(saved.notes["ledger"])
+    return ledger
+
+
+def card_of(session: Session) -> dict[str, Any]:
     """Return the privacy card of a finished run."""
-    session = main.session
     made = card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger))
     return {
         **made,

@@ -1,11 +1,14 @@
-"""The Flower ServerApp: compose the experiment, run it on the grid's nodes, report."""
+"""The Flower ServerApp: a run on simulated nodes, or on the devices of the server that started it."""
 
 import shlex
+import sys
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrec import cli
+from fedrec.report.progress import Progress
 from server.nodes import FlowerNodes
 
 app = ServerApp()
@@ -13,6 +16,28 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what `-c 'overrides="..."'` asks for; results lie in the run folder, as with `fedrec simulate`."""
+    """Run what `-c 'overrides="..."'` asks for, as `fedrec simulate` would; or the prepared run of `resume`."""
+    prepared = str(context.run_config.get("resume", ""))
+    if prepared:
+        deploy(FlowerNodes(grid), Path(prepared))
+        return
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
     cli.run_job(overrides, None, lambda parts: FlowerNodes(grid), json_only=False)
+
+
+def deploy(nodes: FlowerNodes, path: Path) -> None:
+    """Carry out the run that `fedrec server start` prepared; what goes on is told in its folder."""
+    from fedrec.simulate import resumed_run
+    from server.deployment import Deployment
+    from server.home import ServerHome
+    from server.start import FAILED, TOLD
+
+    settings, folder = resumed_run(str(path))
+    with (path / TOLD).open("a") as told:
+        progress = Progress(told)
+        try:
+            Deployment(settings, folder, ServerHome.at(None), nodes, progress).carry_out()
+        except Exception as error:
+            print(f"{FAILED}{error}", file=told, flush=True)
+            print(f"fedrec: {error}", file=sys.stderr)
+            raise

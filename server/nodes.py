@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from fedrec import messages
 
 POLL_SECONDS = 0.2
-MESSAGE_TYPES = {"hello": "query", "train": "train", "evaluate": "evaluate"}
+MESSAGE_TYPES = {"hello": "query", "catalogue": "query", "train": "train", "evaluate": "evaluate"}
 
 
 class FlowerNodes:

@@ -12,6 +12,7 @@ from fedrec.evaluation.table import Table
 from fedrec.folder import EXACT_LABEL
 
 if TYPE_CHECKING:
+    from fedrec.rounds import Session
     from fedrec.simulate import Trained
 
 CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
@@ -57,15 +58,14 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "test": shown(main.rows),
         "candidates": candidates_digest(dataset.devices, options),
         "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
-        "privacy": privacy(main),
+        "privacy": privacy(session),
         "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
     }
 
 
-def privacy(main: "Trained") -> dict[str, Any]:
+def privacy(session: "Session") -> dict[str, Any]:
     """Return the guarantee: unit "none" and a null epsilon where there is none."""
-    session = main.session
     mechanism, terms = session.experiment.mechanism, session.experiment.mechanism.terms
     if not mechanism.private:
         return {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}

@@ -1,0 +1,79 @@
+"""Real devices without processes: each with its home, its key and its store, on the in-process grid."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from client.app import app
+from client.enroll import enroll
+from client.home import Enrolment, Home
+from client.store import Event
+from fedrec.config import load
+from fedrec.data.device_file import read_device_file
+from fedrec.data.hand_out import hand_out
+from fedrec.folder import RunFolder
+from fedrec.report.progress import Progress
+from fedrec.simulate import new_run, resumed_run
+from server.deployment import Deployment
+from server.home import ServerHome
+from server.nodes import FlowerNodes
+from server.registry import Registry
+from server.start import completed
+from simulations.grid import InProcessGrid
+from tests.tiny import SMALL
+
+WILLING = "[participation]\nidle = false\ncharging = false\nunmetered = false\n"
+RUN = ["dataset=devices", "model=mf", "model.dim=4", "privacy=none", "rounds=3"]
+
+
+class Homes(InProcessGrid):
+    """A grid whose nodes are real devices."""
+
+    def __init__(self, homes: Sequence[Home]) -> None:
+        super().__init__(app, len(homes))
+        for number, home in enumerate(homes, 1):
+            self._contexts[number] = Context(1, number, {"home": str(home.path)}, RecordDict(), {})
+
+
+@dataclass
+class Village:
+    """Some devices with data of a synthetic data set, and their server."""
+
+    path: Path
+    devices: int = 3
+    engine: str = "auto"
+    homes: list[Home] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.files, self.server = self.path / "files", ServerHome(self.path / "server")
+        hand_out(load(SMALL).experiment.dataset.load(), self.devices, self.files)
+        for number in range(1, self.devices + 1):
+            self.homes.append(self.settle(number))
+
+    def settle(self, number: int) -> Home:
+        """Enroll a device, give it its data, admit it."""
+        home = Home(self.path / f"device-{number}")
+        enroll(home, Enrolment("127.0.0.1:1", None, self.engine), None, False)
+        home.policy.write_text(WILLING)
+        store = home.store()
+        rows = read_device_file(self.files / f"{number}.csv")
+        store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
+        store.close()
+        Registry(self.server).admit(home.public_key.read_bytes())
+        return home
+
+    def overrides(self, *more: str) -> list[str]:
+        return [*RUN, f"dataset.path={self.files / 'items.csv'}", f"output={self.path / 'runs'}", *more]
+
+    def prepare(self, *more: str) -> RunFolder:
+        document = completed(self.server, load(self.overrides(*more)).document)
+        return new_run(type(load([]))(document))[1]
+
+    def deployment(self, folder: RunFolder, homes: Sequence[Home] | None = None) -> Deployment:
+        self.told = io.StringIO()
+        settings, _ = resumed_run(str(folder.path))
+        nodes = FlowerNodes(Homes(self.homes if homes is None else homes))
+        return Deployment(settings, folder, self.server, nodes, Progress(self.told))

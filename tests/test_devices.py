@@ -1,0 +1,246 @@
+"""Real devices: the same result as the simulation, one answer a round, and nobody who was not admitted."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from client import kept
+from client.device import Device
+from fedrec.checkpoint import load_checkpoint
+from fedrec.cli import main
+from fedrec.errors import FedrecError, Refused
+from fedrec.keys import device_id, new_key, sign, signed
+from fedrec.messages import PROTOCOL, Message
+from server import deployment as room
+from server.commands import run as server_command
+from server.start import completed
+from tests.devices import WILLING, Village
+
+
+@pytest.fixture
+def village(tmp_path: Path) -> Village:
+    return Village(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "GATHER_SECONDS", 0.0)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    return load_file(path / "model.safetensors")
+
+
+def train(village: Village, number: int = 1, value: float = 0.0) -> Message:
+    """A train request for the first device, as a server would send it."""
+    folder = village.path / "runs" / "asked"
+    if not folder.exists():
+        village.prepare("name=asked")
+    session = village.deployment(room.RunFolder(folder)).session()
+    state = session.experiment.algorithm.broadcast(
+        {n: a + np.float32(value) for n, a in room.final_state(session)[1].items()}
+    )
+    return next(iter(session.directory.requests("train", np.array([0]), state, round=number, privacy={}).values()))
+
+
+@pytest.mark.parametrize("engine", ["torch", "light"])
+def test_devices_and_their_simulation_end_with_the_same_model(tmp_path: Path, engine: str) -> None:
+    village = Village(tmp_path, engine=engine)
+    folder = village.prepare("name=real")
+    village.deployment(folder).carry_out()
+    main(["simulate", *village.overrides("name=simulated", f"dataset.histories={village.files}", "nodes=3"),
+          "evaluation.baselines=[]"])  # fmt: skip
+    real, simulated = arrays(folder.path), arrays(tmp_path / "runs" / "simulated")
+    assert real.keys() == simulated.keys()
+    for name, array in simulated.items():
+        np.testing.assert_allclose(real[name], array, atol=0 if engine == "torch" else 1e-5, rtol=0)
+    assert [json.loads(line)["loss"] for line in (folder.path / "rounds.jsonl").read_text().splitlines()] == [None] * 3
+    values = json.loads((folder.path / "metrics.json").read_text())
+    assert values["engine"] == "devices" and values["test"] == {"full": {}, "sampled": {}, "users": 0}
+
+
+def test_a_run_on_devices_names_no_item_and_no_loss_unless_allowed(village: Village) -> None:
+    village.homes[1].policy.write_text(WILLING + "[sharing]\nevaluation = true\n")
+    folder = village.prepare("name=real", "rounds=1")
+    village.deployment(folder).carry_out()
+    values = json.loads((folder.path / "metrics.json").read_text())
+    assert values["test"]["users"] == 1 and 0 <= values["test"]["full"]["hr@10"] <= 1
+    assert not list((folder.path / "exact").glob("users*"))
+
+
+def test_a_message_twice_is_answered_by_the_same_bytes(village: Village) -> None:
+    device, request = Device(village.homes[0]), train(village)
+    first, second = device.answer(request), device.answer(request)
+    assert first.header == second.header and first.header["count"] == 1
+    assert all(np.array_equal(first.arrays[name], second.arrays[name]) for name in first.arrays)
+    store = village.homes[0].store()
+    assert kept.count_answers(store) == 1
+
+
+def test_a_round_asked_again_for_another_model_is_refused(village: Village) -> None:
+    device = Device(village.homes[0])
+    device.answer(train(village))
+    with pytest.raises(Refused, match="answered already, for another model"):
+        device.answer(train(village, value=1.0))
+
+
+def test_killed_between_training_and_sending_it_sends_what_it_trained(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written but not sent is sent; what was not written was never trained."""
+    device, request = Device(village.homes[0]), train(village)
+    with monkeypatch.context() as patched:
+        patched.setattr(kept, "keep_answer", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            device.answer(request)
+    store = village.homes[0].store()
+    assert kept.count_answers(store) == 0 and kept.newest_private(store) == {} and kept.model(store) is None
+    written = device.answer(request)
+    assert np.array_equal(device.answer(request).arrays["item.weight"], written.arrays["item.weight"])
+
+
+def test_what_was_forgotten_meanwhile_does_not_come_back(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, request, home = Device(village.homes[0]), train(village), village.homes[0]
+    real = kept.DevicePrivate.load
+
+    def forgetful(self: kept.DevicePrivate, user: int, before: int) -> dict:
+        store = home.store()
+        store.forget(store.history()[0].item)
+        store.close()
+        return real(self, user, before)
+
+    monkeypatch.setattr(kept.DevicePrivate, "load", forgetful)
+    with pytest.raises(Refused, match="forgotten while"):
+        device.answer(request)
+    assert kept.count_answers(home.store()) == 0 and kept.newest_private(home.store()) == {}
+
+
+def test_after_forgetting_a_round_is_not_answered_again(village: Village) -> None:
+    device, request = Device(village.homes[0]), train(village)
+    device.answer(request)
+    store = village.homes[0].store()
+    store.forget()
+    with pytest.raises(Refused, match="has been forgotten"):
+        device.answer(request)
+
+
+def test_a_device_whose_policy_says_no_declines_and_says_why_at_home_only(village: Village) -> None:
+    village.homes[0].policy.write_text('[participation]\nidle=false\ncharging=false\nunmetered=false\nhours="3-3"\n')
+    village.homes[0].policy.write_text(never())
+    reply = Device(village.homes[0]).answer(train(village))
+    assert reply.header["declined"] is True and "outside" not in json.dumps(reply.header)
+    note = kept.kept(village.homes[0].store(), "note")
+    assert note is not None and "outside" in note.header["text"]
+
+
+def never() -> str:
+    from datetime import datetime
+
+    hour = (datetime.now().hour + 12) % 24
+    return WILLING + f'hours = "{hour}-{hour + 1}"\n'
+
+
+def test_a_round_goes_on_without_those_that_decline(village: Village) -> None:
+    village.homes[0].policy.write_text(never())
+    folder = village.prepare("name=real", "rounds=1")
+    village.deployment(folder).carry_out()
+    (line,) = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert line["answered"] == 2 and list(line["rejected"].values()) == ["the device declined: its own policy said no"]
+    status = json.loads(village.server.status.read_text())
+    assert (status["asked"], status["answered"], status["declined"], status["late"]) == (3, 2, 1, 0)
+
+
+def test_nobody_answering_stops_the_run_instead_of_spending_for_ever(village: Village) -> None:
+    for home in village.homes:
+        home.policy.write_text(never())
+    folder = village.prepare("name=real", "rounds=9")
+    with pytest.raises(FedrecError, match="no device answered in 3 rounds"):
+        village.deployment(folder).carry_out()
+    for home in village.homes:
+        home.policy.write_text(WILLING)
+    village.deployment(folder).carry_out()
+    saved = load_checkpoint(folder.checkpoints)
+    assert saved is not None and saved.round == 9
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(village: Village, tmp_path: Path) -> None:
+    other = Village(tmp_path / "other")
+    whole = other.prepare("name=real")
+    other.deployment(whole).carry_out()
+    folder = village.prepare("name=real")
+    deployment = village.deployment(folder)
+    session = deployment.session()
+    playing = deployment.rounds(session)
+    next(playing)
+    session.ledger.reserve(2)  # killed in round 2, after devices had answered it
+    state = session.experiment.algorithm.broadcast(load_checkpoint(folder.checkpoints).state)  # type: ignore[union-attr]
+    asked = session.directory.requests("train", np.arange(3), state, round=2, privacy={})
+    assert len(list(session.directory.nodes.ask(asked, 60.0))) == 3
+    session.ledger.close()  # type: ignore[attr-defined]
+    village.deployment(folder).carry_out()
+    assert all(np.array_equal(a, arrays(whole.path)[n]) for n, a in arrays(folder.path).items())
+    store = village.homes[0].store()
+    assert kept.count_answers(store) == 3
+
+
+def test_who_was_not_admitted_or_lies_is_turned_away_and_the_run_goes_on(village: Village, tmp_path: Path) -> None:
+    stranger = Village(tmp_path / "stranger", devices=1).homes[0]
+    thief = Village(tmp_path / "thief", devices=1).homes[0]
+    thief.public_key.write_bytes(village.homes[0].public_key.read_bytes())
+    folder = village.prepare("name=real", "rounds=1")
+    village.deployment(folder, [*village.homes, stranger, thief]).carry_out()
+    assert "is not admitted" in village.told.getvalue() and "its signature is wrong" in village.told.getvalue()
+    (line,) = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert line["answered"] == 3
+
+
+def test_a_signature_is_good_for_its_text_and_key_alone() -> None:
+    private, public = new_key()
+    signature = sign(private, "run nonce device")
+    assert signed(public, "run nonce device", signature)
+    assert not signed(public, "run other device", signature) and not signed(new_key()[1], "run nonce device", signature)
+    assert not signed(public, "run nonce device", "zz") and len(device_id(public)) == 32
+    with pytest.raises(FedrecError, match="not a public key"):
+        device_id(b"nonsense")
+
+
+def test_another_protocol_is_refused(village: Village) -> None:
+    with pytest.raises(Refused, match="protocol"):
+        Device(village.homes[0]).answer(Message({"protocol": PROTOCOL + 1, "kind": "hello"}))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["dataset.histories=/tmp"], "stay where they are"),
+        (["privacy=user"], "population_epsilon"),
+        (["cohort.dropout=0.5"], "real ones do so themselves"),
+        (["dataset=synthetic"], "fedrec simulate"),
+    ],
+)
+def test_what_is_no_run_on_real_devices_is_refused_by_name(village: Village, more: list[str], said: str) -> None:
+    from fedrec.config import load
+
+    base = village.overrides() if "dataset=synthetic" not in more else ["privacy=none"]
+    with pytest.raises(FedrecError, match=said):
+        completed(village.server, load([*base, *more]).document)
+
+
+def test_a_private_run_on_devices_is_charged_and_hides_who_answered(village: Village) -> None:
+    more = ["privacy=user", "privacy.population_epsilon=8", "rounds=2", "privacy.epsilon=4", "cohort.size=2"]
+    folder = village.prepare("name=real", *more)
+    village.deployment(folder).carry_out()
+    card = json.loads((folder.path / "privacy_card.json").read_text())
+    lines = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert 0 < lines[-1]["epsilon"] <= 4.0 + 1e-6 and card
+    assert all(line["answered"] is None and line["bytes_up"] is None for line in lines)
+
+
+def test_without_devices_the_server_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FedrecError, match="server up"):
+        server_command(["start", "--home", str(tmp_path / "none")])
+    with pytest.raises(FedrecError, match=r"device\.pub"):
+        server_command(["admit", str(tmp_path / "none.pub"), "--home", str(tmp_path / "s")])
