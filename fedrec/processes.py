@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -117,7 +117,7 @@ def _group_lives(group: int) -> bool:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, what: str) -> Iterator[None]:
+def only_one(folder: Path, what: str) -> Generator[None]:
     """Refuse a second process of the same folder."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -203,7 +203,7 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable() -> Generator[None]:
     """Turn the first SIGTERM or SIGINT into `Stopped` inside, and end quietly; later ones are ignored."""
 
     def handle(number: int, frame: FrameType | None) -> None:

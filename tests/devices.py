@@ -25,7 +25,13 @@ from server.start import completed
 from simulations.grid import InProcessGrid
 from tests.tiny import SMALL
 
-WILLING = "[participation]\nidle = false\ncharging = false\nunmetered = false\n"
+WILLING = """[privacy]
+trust = ["server", "none"]
+[participation]
+idle = false
+charging = false
+unmetered = false
+"""
 RUN = ["dataset=devices", "model=mf", "model.dim=4", "privacy=none", "rounds=3"]
 
 
@@ -56,7 +62,7 @@ class Village:
     def settle(self, number: int) -> Home:
         """Enroll a device, give it its data, admit it."""
         home = Home(self.path / f"device-{number}")
-        enroll(home, Enrolment("127.0.0.1:1", None, self.engine), None, False)
+        enroll(home, Enrolment("127.0.0.1:1", None, self.engine), None)
         home.policy.write_text(WILLING)
         store = home.store()
         rows = read_device_file(self.files / f"{number}.csv")

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from client import kept
 from client.device import Device
+from client.status import status
 from fedrec.checkpoint import load_checkpoint
 from fedrec.cli import main
 from fedrec.errors import FedrecError, Refused
@@ -87,10 +88,10 @@ def test_a_round_asked_again_for_another_model_is_refused(village: Village) -> N
         device.answer(train(village, value=1.0))
 
 
-def test_killed_between_training_and_sending_it_sends_what_it_trained(
+def test_killed_between_training_and_writing_it_sends_nothing_for_that_round(
     village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written but not sent is sent; what was not written was never trained."""
+    """The round was charged: it is lost to this device rather than trained twice for one charge."""
     device, request = Device(village.homes[0]), train(village)
     with monkeypatch.context() as patched:
         patched.setattr(kept, "keep_answer", lambda *_: (_ for _ in ()).throw(MemoryError()))
@@ -98,8 +99,17 @@ def test_killed_between_training_and_sending_it_sends_what_it_trained(
             device.answer(request)
     store = village.homes[0].store()
     assert kept.count_answers(store) == 0 and kept.newest_private(store) == {} and kept.model(store) is None
-    written = device.answer(request)
-    assert np.array_equal(device.answer(request).arrays["item.weight"], written.arrays["item.weight"])
+    assert device.answer(request).header["declined"] is True and kept.count_answers(store) == 0
+    assert device.answer(train(village, number=2)).header["count"] == 1
+
+
+def test_what_the_policy_forbids_is_declined_and_not_charged(village: Village) -> None:
+    home = village.homes[0]
+    home.policy.write_text(WILLING.replace(', "none"', ""))
+    assert Device(home).answer(train(village)).header["declined"] is True
+    values = status(home)
+    assert "nothing is protected" in values["last"]["text"] and values["answered"] == 0
+    assert len(values["privacy"]["declined"]) == 1
 
 
 def test_what_was_forgotten_meanwhile_does_not_come_back(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +246,8 @@ def test_a_private_run_on_devices_is_charged_and_hides_who_answered(village: Vil
     card = json.loads((folder.path / "privacy_card.json").read_text())
     lines = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
     assert 0 < lines[-1]["epsilon"] <= 4.0 + 1e-6 and card
+    spent = [part for home in village.homes for part in status(home)["privacy"]["spent"]]
+    assert all(part["unit"] == "user" and part["promised"] for part in spent)
     assert all(line["answered"] is None and line["bytes_up"] is None for line in lines)
 
 
