@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from dp_accounting import DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 
