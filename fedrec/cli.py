@@ -27,6 +27,7 @@ ROOMS = {
 }
 LIBRARY = {
     "study": "many runs of one plan: privacy-accuracy, or a yaml file of yours; compare RUN RUN...",
+    "recommend": "what a finished run recommends to a user, or to somebody who likes some titles, and why",
 }
 
 

@@ -45,6 +45,13 @@ class Recommender(nn.Module, ABC):
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V], on the device, from its own history [n] in the order of time."""
 
+    def shares(self, history: Tensor, item: int) -> Tensor | None:
+        """Return what each item of the history [n] adds to one item's score [n]; None where the score is no such sum.
+
+        With the score that the item has for an empty history, they add up to its score.
+        """
+        return None
+
     def shared_arrays(self) -> Arrays:
         """Return copies of the arrays that may leave."""
         return {name: value for name, value in self._named().items() if name in self.shared}

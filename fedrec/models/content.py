@@ -55,10 +55,24 @@ class ContentRecommender(TrainableRecommender):
         features = cast(Tensor, self.features)[items]  # [..., 1+k, F]
         return self.item_bias(items).squeeze(-1) + self.scale * (features @ user.unsqueeze(-1)).squeeze(-1)
 
+    def shares(self, history: Tensor, item: int) -> Tensor:
+        """Return what each item of the history [n] adds to one item's score: none but the last `recent` do."""
+        features = cast(Tensor, self.features)
+        last = features[history[-self.recent :]]
+        found = torch.zeros(len(history), device=features.device)
+        if len(last):
+            found[-len(last) :] = self.strength * self._weights(len(last)) * (last @ features[item])
+        return found
+
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V]: the shared bias, and how near it is to what was used last."""
         features = cast(Tensor, self.features)
         last = features[history[-self.recent :]]  # [n, F]
-        weight = self.decay ** torch.arange(len(last) - 1, -1, -1, device=features.device, dtype=features.dtype)
-        taste = (weight / weight.sum()) @ last if len(last) else torch.zeros_like(features[0])
+        taste = self._weights(len(last)) @ last if len(last) else torch.zeros_like(features[0])
         return self.item_bias.weight[:, 0] + self.strength * (features @ taste)
+
+    def _weights(self, count: int) -> Tensor:
+        """Return what each of the last `count` items weighs, the newest last: they sum to 1."""
+        features = cast(Tensor, self.features)
+        weight = self.decay ** torch.arange(count - 1, -1, -1, device=features.device, dtype=features.dtype)
+        return weight / weight.sum()

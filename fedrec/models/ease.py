@@ -42,3 +42,14 @@ class Ease(Recommender):
         scores = inside.min() - 2.0 + (counts - counts.min()) / spread
         scores[head] = inside
         return scores
+
+    def shares(self, history: Tensor, item: int) -> Tensor | None:
+        """Return each item's weight on one item of the head [n], repeats shared evenly; None outside of the head."""
+        weights, head = cast(Tensor, self.weights), cast(Tensor, self.head_items).long()
+        place = torch.full((self.items,), -1, dtype=torch.long, device=head.device)
+        place[head] = torch.arange(len(head), device=head.device)
+        if place[item] < 0:
+            return None
+        rows = place[history]
+        times = torch.bincount(history, minlength=self.items)[history]
+        return torch.where(rows >= 0, weights[rows, place[item]], 0.0) / times

@@ -22,3 +22,7 @@ class Popularity(Recommender):
     def scores(self, history: Tensor) -> Tensor:
         """Return the counts [V], whatever the history."""
         return cast(Tensor, self.counts)
+
+    def shares(self, history: Tensor, item: int) -> Tensor:
+        """Return zeros [n]: the history adds nothing."""
+        return torch.zeros(len(history))

@@ -1,0 +1,162 @@
+"""Titles as people write them, the command, and the closed form against a slow oracle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.cli import main
+from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
+from fedrec.light.personal import Personal
+from fedrec.light.solve import SolveWeights, solve_user
+from fedrec.recommend.finished import FinishedRun
+from fedrec.recommend.taste import recommend
+from fedrec.recommend.titles import Titles
+from tests.contracts.test_recommend import finished
+
+FILMS = ["Toy Story (1995)", "Heat (1995)", "Matrix, The (1999)", "Heat (1986)", "Toys", "The Good, the Bad (1966)"]
+
+
+def films() -> Catalogue:
+    ids = np.array([f"m{n}" for n in range(len(FILMS))])
+    return Catalogue(ids, np.array(FILMS), np.zeros((len(FILMS), 0), np.float32), (), "item file")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("Toy Story, Heat", [0, 1]),
+        ("toy story (1995)", [0]),
+        ("Heat (1986)", [3]),
+        ("The Matrix; heat", [2, 1]),
+        ("Matrix, The, Toys", [2, 4]),
+        ("the good, the bad, Heat", [5, 1]),
+        ("m4, m4, Toys", [4]),
+        ("Heat,", [1]),
+    ],
+)
+def test_titles_are_found_as_people_write_them(text: str, rows: list[int]) -> None:
+    assert Titles(films()).rows(text).tolist() == rows
+
+
+def test_an_unknown_title_gets_the_nearest_ones() -> None:
+    with pytest.raises(FedrecError, match=r"no item is called 'Toy Stori'. Nearest: Toy Story \(1995\)"):
+        Titles(films()).rows("Heat, Toy Stori")
+    with pytest.raises(FedrecError, match=r"'xqzw'. Nothing is like it"):
+        Titles(films()).rows("xqzw")
+    with pytest.raises(FedrecError, match=r"'good'. Nearest: The Good, the Bad"):
+        Titles(films()).rows("good")
+    with pytest.raises(FedrecError, match="no title given"):
+        Titles(films()).rows(" , ")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 4), st.floats(0, 1), st.floats(0.01, 10))
+def test_the_closed_form_is_the_minimum(seed: int, used: int, dim: int, unobserved: float, ridge: float) -> None:
+    rng = np.random.default_rng(seed)
+    every, targets = rng.normal(size=(9, dim)), rng.normal(size=used)
+    vectors = every[rng.permutation(9)[:used]]
+
+    def loss(user: np.ndarray) -> float:
+        seen = np.sum((targets - vectors @ user) ** 2)
+        return float(seen + unobserved * np.sum((every @ user) ** 2) + ridge * user @ user)
+
+    parts = solve_user(vectors, targets, every.T @ every, SolveWeights(unobserved, ridge))
+    assert parts.shape == (used, dim)
+    best = loss(parts.sum(0))
+    for _ in range(20):
+        assert loss(parts.sum(0) + rng.normal(0, 0.1, dim)) >= best - 1e-9
+    halved = solve_user(vectors, targets * ([0.5] + [1] * (used - 1)), every.T @ every, SolveWeights(unobserved, ridge))
+    np.testing.assert_allclose(halved[0], parts[0] / 2, atol=1e-12)  # linear: each target moves its own part alone
+    np.testing.assert_allclose(halved[1:], parts[1:], atol=1e-12)
+
+
+def test_ratings_are_met_and_repeats_count_once() -> None:
+    rng = np.random.default_rng(0)
+    shared = {
+        "item.weight": rng.normal(size=(8, 3)).astype(np.float32),
+        "item_bias.weight": np.zeros((8, 1), np.float32),
+    }
+    node = {
+        "_target_": "fedrec.models.mf.MatrixFactorisation",
+        "_partial_": True,
+        "dim": 3,
+        "loss": "mse",
+        "offset": 3.0,
+    }
+    personal, values = Personal(node, 8, shared), np.array([5, 1], np.float32)
+    taste = personal.taste(np.array([2, 6]), values)
+    scores = taste.scores()
+    assert scores[2] > 3.2 and scores[6] < 2.8
+    again = personal.taste(np.array([2, 6, 2]), np.array([5, 1, 5], np.float32))
+    np.testing.assert_allclose(again.scores(), scores, atol=1e-6)
+
+
+def test_refining_leaves_the_model_as_it_was_and_learns_the_history() -> None:
+    rng = np.random.default_rng(0)
+    node = {"_target_": "fedrec.models.neumf.NeuMF", "_partial_": True, "dim": 4, "layers": [6]}
+    personal = Personal(node, 30, {})
+    shared = {n: rng.normal(0, 0.5, a.shape).astype(np.float32) for n, a in personal.model.shared_arrays().items()}
+    personal = Personal(node, 30, shared)
+    before = {name: array.copy() for name, array in personal.model.arrays.items()}
+    history = np.array([3, 7, 9])
+    taste = personal.taste(history)
+    assert all(np.array_equal(before[name], array) for name, array in personal.model.arrays.items())
+    gain = taste.scores() - personal.taste(np.empty(0, np.int64)).scores()
+    assert gain[history].mean() > gain.mean() + 0.5
+    np.testing.assert_array_equal(personal.taste(history).scores(), taste.scores())
+
+
+def test_the_command_prints_titles_reasons_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished("mf", tmp_path)
+    folder, titles = str(run.folder.path), run.catalogue.titles.tolist()
+    user = str(run.dataset.interactions.user_ids[3])
+    capsys.readouterr()
+    main(["recommend", "--user", user, "-k", "4", folder])
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    main(["recommend", "--likes", f"{titles[3]}; {titles[8]}", "-k", "4", folder])
+    text = capsys.readouterr().out
+    assert text.startswith(f"From {titles[3]}; {titles[8]}:") and "because you liked" in text
+    main(["recommend", "--likes", titles[3], "--json", folder])
+    found = json.loads(capsys.readouterr().out)
+    assert [item["title"] for item in found["history"]] == [titles[3]] and len(found["recommendations"]) == 10
+
+
+MISTAKES = {
+    "no run": (["{empty}", "--likes", "x"], "holds no run: give the folder that fedrec simulate printed"),
+    "no such user": (["{run}", "--user", "nobody"], "no user is called 'nobody'"),
+    "no such title": (["{run}", "--likes", "nothing at all"], "no item is called 'nothing at all'"),
+    "no length": (["{run}", "--likes", "x", "-k", "0"], "-k 0: at least 1 expected"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished("popularity", tmp_path_factory.mktemp("runs")).folder.path
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(folder: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, said = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as status:
+        main(["recommend", *(a.format(run=folder, empty=tmp_path) for a in arguments)])
+    assert status.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_an_unfinished_run_and_a_strange_catalogue_are_named(folder: Path) -> None:
+    (folder / "catalogue.parquet").write_bytes(b"nothing")
+    with pytest.raises(FedrecError, match="is not the catalogue of a run"):
+        _ = FinishedRun.open(folder).catalogue
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FedrecError, match="finish the run with fedrec simulate --resume"):
+        FinishedRun.open(folder)
+
+
+def test_at_least_one_item_must_be_asked_for() -> None:
+    node = {"_target_": "fedrec.models.mf.MatrixFactorisation", "_partial_": True, "dim": 2}
+    with pytest.raises(FedrecError, match="at least 1 expected"):
+        recommend(Personal(node, 5, {}).taste(np.array([1])), 0)
