@@ -77,9 +77,11 @@ def simulate(overrides: Sequence[str], resume: str | None, json_only: bool) -> N
 
 def library(room: str, arguments: Sequence[str]) -> None:
     """Carry out a command of one of the library's own rooms."""
-    from fedrec.study import commands as study
-
-    {"study": study}[room].run(arguments)
+    if room == "recommend":
+        from fedrec.recommend import commands
+    else:
+        from fedrec.study import commands
+    commands.run(arguments)
 
 
 def upward(module: str) -> Any:

@@ -70,7 +70,8 @@ class Personal:
         self.model.load(private or {})
         if isinstance(self.model, MatrixFactorisation):
             vectors = self.model.arrays["item.weight"].astype(np.float64)
-            self._gram, self._length = vectors.T @ vectors, float(np.mean(np.sum(vectors**2, axis=1)))
+            self._gram = vectors.T @ vectors
+            self._length = max(float(np.trace(self._gram)) / items, 1e-6)  # a model of zeros has a solution too
 
     def taste(self, history: Items, values: NDArray[np.float32] | None = None) -> Taste:
         """Return how the model ranks for a history [n] (with ratings [n], where the model learns from them)."""
