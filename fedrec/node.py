@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from fedrec import __version__
-from fedrec.algorithms.base import RoundContext
+from fedrec.algorithms.base import Algorithm, Joint, RoundContext
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceTable
+from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.evaluation.device import evaluate_device
 from fedrec.evaluation.table import table
 from fedrec.experiment import Experiment
@@ -23,6 +23,7 @@ from fedrec.training.local import first_of
 from fedrec.update import Arrays, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
+Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
 CHUNK = 64  # devices whose contributions are held at once
 
 
@@ -83,20 +84,18 @@ class Node:
         context = RoundContext(header["round"], experiment.seed, mechanism)
         partial_sums, loss, examples = list[Update](), 0.0, 0
         users = cast(list[int], header["devices"])
-        for first in range(0, len(users), CHUNK):
-            chunk = users[first : first + CHUNK]
+        # A gateway is noised as a whole: its users can't come in chunks.
+        size = len(users) if mechanism.together and experiment.algorithm.trains else CHUNK
+        for first in range(0, len(users), max(size, 1)):
+            chunk = users[first : first + size]
             private = [store.load(user, header["round"]) for user in chunk]
-            made = experiment.algorithm.contribute_many(
-                model, request.arrays, [table_[user] for user in chunk], private, context
-            )
-            released = list[Update]()
-            for user, contribution in zip(chunk, made, strict=True):
-                random = mechanism.random(experiment.seed, header["round"], user, RELEASE_STREAM)
-                released.append(mechanism.release(contribution.update, random))
-                if Update(contribution.private, 1).finite():
-                    store.save(user, contribution.private, header["round"])
-                loss, examples = loss + contribution.loss, examples + contribution.examples
-            partial_sums.append(total(released, released[0].arrays))
+            asked = (model, request.arrays, [table_[user] for user in chunk], private, context)
+            joint = experiment.algorithm.contribute_together(*asked) or released(experiment.algorithm, asked)
+            for user, arrays in zip(chunk, joint.private, strict=True):
+                if Update(arrays, 1).finite():
+                    store.save(user, arrays, header["round"])
+            partial_sums.append(joint.update)
+            loss, examples = loss + joint.loss, examples + joint.examples
         like = partial_sums[0].arrays if partial_sums else {}
         random = mechanism.random(experiment.seed, header["round"], self.index, NODE_STREAM)
         update = mechanism.at_node(total(partial_sums, like), random)
@@ -142,3 +141,14 @@ class Node:
 
     def _devices(self, request: Message, dataset: Dataset) -> DeviceTable:
         return dataset.devices.refitted() if request.header["part"] == "refit" else dataset.devices
+
+
+def released(algorithm: Algorithm, asked: Asked) -> Joint:
+    """Return the sum of what each device releases of its own contribution."""
+    made, (_, _, devices, _, context) = algorithm.contribute_many(*asked), asked
+    updates = list[Update]()
+    for device, contribution in zip(devices, made, strict=True):
+        random = context.mechanism.random(context.seed, context.round, device.user, RELEASE_STREAM)
+        updates.append(context.mechanism.release(contribution.update, random))
+    loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
+    return Joint(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)

@@ -30,6 +30,16 @@ class Contribution:
     examples: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """What the devices of a node contribute as one: an update that needs no other noise, and as `Contribution`."""
+
+    update: Update
+    private: Sequence[Arrays]
+    loss: float = 0.0
+    examples: int = 0
+
+
 class Algorithm(Protocol):
     """What devices contribute and what the server makes of the sum.
 
@@ -82,6 +92,17 @@ class Algorithm(Protocol):
         """Return the contributions of many devices; equal to the loop over `contribute`."""
         ...
 
+    def contribute_together(
+        self,
+        model: Recommender,
+        broadcast: Arrays,
+        devices: Sequence[DeviceData],
+        private: Sequence[Arrays],
+        context: RoundContext,
+    ) -> Joint | None:
+        """Return what the devices of a gateway contribute as one, noised; None where each contributes for itself."""
+        ...
+
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Return the next state from the (noised) sum."""
         ...
@@ -108,3 +129,14 @@ class OneByOne:
     ) -> Sequence[Contribution]:
         """Return what the loop over `contribute` returns."""
         return [self.contribute(model, broadcast, d, p, context) for d, p in zip(devices, private, strict=True)]
+
+    def contribute_together(
+        self,
+        model: Recommender,
+        broadcast: Arrays,
+        devices: Sequence[DeviceData],
+        private: Sequence[Arrays],
+        context: RoundContext,
+    ) -> Joint | None:
+        """Return None: each device contributes for itself."""
+        return None

@@ -1,17 +1,19 @@
 """Federated averaging: devices train the model, the server adds their mean change (McMahan et al. 2017)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.base import Contribution, OneByOne, RoundContext
+from fedrec.algorithms.base import Contribution, Joint, OneByOne, RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import Aggregate, LocalSettings
+from fedrec.training.gateway import train_together
 from fedrec.training.local import first_of, train
 from fedrec.update import Arrays, Update
 
@@ -81,6 +83,22 @@ class FedAvg(LocalSettings, OneByOne):
         loss, examples = train(model, device, self, context.mechanism, (context.seed, context.round, device.user))
         change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
         return Contribution(Update(change, 1), model.private_arrays(), loss, examples)
+
+    def contribute_together(
+        self,
+        model: Recommender,
+        broadcast: Arrays,
+        devices: Sequence[DeviceData],
+        private: Sequence[Arrays],
+        context: RoundContext,
+    ) -> Joint | None:
+        """Train the users of a gateway as one, where the mechanism asks for it."""
+        if not context.mechanism.together or not isinstance(model, TrainableRecommender):
+            return None
+        model.load(broadcast)
+        now = [p or first_of(model, context.seed, device.user) for p, device in zip(private, devices, strict=True)]
+        made = train_together(model, devices, now, self, context.mechanism, (context.seed, context.round))
+        return Joint(Update(made.change, len(devices)), made.private, made.loss, made.examples)
 
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Add the mean change."""

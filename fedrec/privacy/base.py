@@ -153,7 +153,7 @@ class Mechanism(Protocol):
 
     @property
     def together(self) -> bool:
-        """Whether the devices of a node train as one (a gateway), instead of one by one."""
+        """Whether the devices of a node train as one (a gateway), by DP-SGD with one user as the example."""
         ...
 
     @property
@@ -199,12 +199,13 @@ class Mechanism(Protocol):
     def dp_sgd(self) -> DpSgd | None:
         """Return the constants where devices train by DP-SGD on Poisson samples; None for shuffled minibatches.
 
-        With DP-SGD, negatives are drawn without looking at the device's positives, and every draw is the mechanism's.
+        An example is one interaction: negatives are drawn without looking at the device's positives, and every draw is
+        the mechanism's. Where devices train `together`, an example is one user.
         """
         ...
 
     def on_device(self, model: "TrainableRecommender", settings: LocalSettings, random: Random) -> LocalStep:
-        """Return how one device trains this model in one participation (`together`: one gateway, user by user)."""
+        """Return how one device trains this model in one participation."""
         ...
 
     def random(self, *key: int) -> Random:

@@ -62,8 +62,8 @@ class ClipRule:
         usable = np.logical_and.reduce([np.isfinite(square) for square in squares.values()])
         found = dict[str, NDArray[np.float64]]()
         for group, square in squares.items():
-            norm = np.sqrt(np.where(usable, square, 1.0))
-            factor = np.minimum(1.0, self.bounds[group] / np.maximum(norm, np.finfo(np.float64).tiny))
+            bound = self.bounds[group]
+            factor = bound / np.maximum(np.sqrt(np.where(usable, square, 0.0)), bound)
             found[group] = np.where(usable, factor, 0.0)
         return found
 

@@ -8,6 +8,7 @@ parameters that a step leaves out, and a check that the loss really is a sum ove
 
 import warnings
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -123,13 +124,19 @@ class PrivateStep:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimiser = NoisyOptimiser(optimiser(settings, trained), public, random)
 
-    def step(self, batch: Batch) -> float:
-        """Take one step, also on an empty batch; return the exact summed loss."""
-        self._ghost.start(self._public.clip)
-        try:
-            loss = self._clipped_sums(batch) if len(batch.items) else 0.0
-        finally:
-            self._ghost.disable_hooks()
+    def step(self, *parts: Batch) -> float:
+        """Take one step on the examples of all parts together, also if there are none; return the exact summed loss."""
+        loss, sums = 0.0, list[list[Tensor | None]]()
+        for batch in parts or (None,):
+            self._ghost.start(self._public.clip)
+            try:
+                loss += self._clipped_sums(batch) if batch is not None and len(batch.items) else 0.0
+            finally:
+                self._ghost.disable_hooks()
+            sums.append([parameter.grad for parameter in self._optimiser.params])
+        for parameter, grads in zip(self._optimiser.params, zip(*sums, strict=True), strict=True):
+            there = [grad for grad in grads if grad is not None]
+            parameter.grad = reduce(torch.add, there) if there else None
         self._optimiser.step()
         return loss
 
