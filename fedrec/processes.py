@@ -154,6 +154,15 @@ def running(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def _lives(pid: int) -> bool:
+    """Say whether a process is there and not merely waiting for its parent to notice that it ended."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _locked(folder: Path) -> bool:
     try:
         with only_one(folder, ""):
@@ -192,7 +201,7 @@ def down(folder: Path, what: str) -> None:
         raise FedrecError(f"{folder}: {what} is not up")
     os.kill(found["pid"], signal.SIGTERM)
     end = time.monotonic() + 3 * GRACE_SECONDS
-    while _locked(folder):
+    while _locked(folder) or _lives(found["pid"]):
         if time.monotonic() > end:
             raise FedrecError(f"{folder}: process {found['pid']} does not end")
         time.sleep(0.1)

@@ -1,0 +1,179 @@
+"""The README's walk-through on real devices, line by line as it is printed there, under a guard; and what is killed."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedrec.processes import free_port
+from tests.test_offline import GUARD
+
+ROOT = Path(__file__).parent.parent
+
+
+def walk_through() -> list[str]:
+    """Return the commands of the README's section, the first block that is set in."""
+    section = (ROOT / "README.md").read_text().partition("## On real devices\n")[2].partition("\n## ")[0]
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    assert lines[0].startswith("fedrec data split")
+    return lines
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment with `fedrec` on the path and a guard in every Python process; nothing is left running after."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    fedrec = programs / "fedrec"
+    fedrec.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedrec "$@"\n')
+    fedrec.chmod(0o755)
+    (tmp_path / "sitecustomize.py").write_text(GUARD)
+    yield {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "GUARD_LOG": str(tmp_path / "guard.log"),
+        "FEDREC_PORT": str(free_port()),
+        "FEDREC_STATE": str(tmp_path / "state"),
+        "OMP_NUM_THREADS": "1",
+    }
+    end = time.monotonic() + 20
+    while (left := processes_of(tmp_path)) and time.monotonic() < end:
+        time.sleep(0.5)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def processes_of(path: Path, *words: str) -> list[int]:
+    """Return the processes whose command line or surroundings name the folder, and hold all the words."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            line, pid = (entry / "cmdline").read_bytes().decode().replace("\0", " "), int(entry.name)
+            around = (entry / "environ").read_bytes().decode(errors="replace")
+            if str(path) in line + around and pid != os.getpid() and all(word in line for word in words):
+                found.append(pid)
+    return found
+
+
+def shell(lines: list[str], path: Path, environment: dict[str, str], timeout: float = 560) -> str:
+    script = "\n".join(["set -e", *lines])
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_walk_through_is_ten_lines_of_commands_that_exist() -> None:
+    lines = walk_through()
+    assert len(lines) == 10
+    for name in re.findall(r"fedrec (server|client|data) (\w+)", "\n".join(lines)):
+        done = subprocess.run(
+            [sys.executable, "-m", "fedrec", *name, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_readmes_walk_through_gives_what_its_simulation_gives(tmp_path: Path, place: dict[str, str]) -> None:
+    said = shell(walk_through(), tmp_path, place)
+    real, simulated = (tmp_path / "runs" / name for name in ("real", "simulated"))
+    assert (real / "model.safetensors").read_bytes() == (simulated / "model.safetensors").read_bytes()
+    assert "2 of 2 admitted devices are there" in said and "3 rounds" in said
+    assert len((real / "rounds.jsonl").read_text().splitlines()) == 3
+    guard = Path(place["GUARD_LOG"])
+    assert not guard.exists(), guard.read_text()
+
+
+def begin(tmp_path: Path, place: dict[str, str], rounds: int) -> "subprocess.Popen[str]":
+    """Walk until training has begun; return the `fedrec server start` that goes on."""
+    lines = walk_through()
+    last = next(n for n, line in enumerate(lines) if line.startswith("fedrec server start"))
+    shell(lines[:last], tmp_path, place)
+    command = lines[last].replace("rounds=3", f"rounds={rounds}").split()
+    environment = {**place, "FEDREC_SERVER": "walk/server"}
+    started = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for_rounds(tmp_path, 1)
+    return started
+
+
+def wait_for_rounds(tmp_path: Path, count: int, seconds: float = 300) -> None:
+    path, end = tmp_path / "runs" / "real" / "rounds.jsonl", time.monotonic() + seconds
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert time.monotonic() < end, f"no {count} rounds within {seconds} s"
+        time.sleep(0.2)
+
+
+def kill(tmp_path: Path, *words: str, wait: float = 120) -> None:
+    """Kill -9 the processes with these words in their command line, as soon as there are some."""
+    end = time.monotonic() + wait
+    while not (found := processes_of(tmp_path, *words)):
+        assert time.monotonic() < end, words
+        time.sleep(0.02)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def finish(tmp_path: Path, place: dict[str, str]) -> None:
+    shell(["export FEDREC_SERVER=walk/server", walk_through()[-1]], tmp_path, place)
+
+
+def rounds_of(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "runs" / "real" / "rounds.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what", [("flwr-clientapp",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
+)
+def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
+    tmp_path: Path, place: dict[str, str], what: list[str]
+) -> None:
+    started = begin(tmp_path, place, rounds=5)
+    kill(tmp_path, *what)
+    out, _ = started.communicate(timeout=500)
+    assert started.returncode == 0, out
+    lines = rounds_of(tmp_path)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[-1]["answered"] >= 1 and sum(line["answered"] for line in lines) >= 6
+    status = json.loads(shell(["fedrec client status --json --home walk/device-1"], tmp_path, place))
+    assert status["answered"] <= 5 and status["up"]
+    finish(tmp_path, place)
+
+
+@pytest.mark.slow
+def test_a_killed_server_resumes_and_its_devices_come_back(tmp_path: Path, place: dict[str, str]) -> None:
+    started = begin(tmp_path, place, rounds=4)
+    kill(tmp_path, "flower-superlink")
+    out, _ = started.communicate(timeout=300)
+    assert started.returncode != 0 and "--resume" in out
+    said = shell(
+        [
+            "export FEDREC_SERVER=walk/server",
+            "while ! fedrec server up --background; do sleep 1; done",
+            "fedrec server start --resume runs/real",
+        ],
+        tmp_path,
+        place,
+    )
+    assert "4 rounds" in said
+    lines = rounds_of(tmp_path)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    for device in (1, 2):
+        status = shell([f"fedrec client status --json --home walk/device-{device}"], tmp_path, place)
+        assert json.loads(status)["answered"] <= 4
+    finish(tmp_path, place)
