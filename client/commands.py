@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop what up --background started")
     status = commands.add_parser("status", help="whether it trains, and why not")
     status.add_argument("--json", action="store_true", help="as JSON")
+    commands.add_parser("health", help="status 0 where it is up: for a container's health check")
     for command in commands.choices.values():
         command.add_argument("--home", metavar="FOLDER", help="the device's folder (FEDREC_HOME)")
     return root
@@ -45,8 +46,8 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command; mistakes are `FedrecError`s."""
     options = parser().parse_args(arguments)
     home = Home.at(options.home)
-    called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down, "status": _status}
-    called[options.command](home, options)
+    called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down}
+    {**called, "status": _status, "health": _health}[options.command](home, options)
 
 
 def _enroll(home: Home, options: argparse.Namespace) -> None:
@@ -91,11 +92,12 @@ def _up(home: Home, options: argparse.Namespace) -> None:
         raise FedrecError("--always and --only-when contradict each other: give one of them")
     only_when = "always" if options.always else options.only_when
     if not options.background:
-        up(home, only_when, say_here)
+        up(home, only_when, say_here, options.metrics)
         return
     home.enrolment()
     Policy.of(home).overridden(only_when)
     chosen = [] if only_when is None else ["--only-when", only_when]
+    chosen += [] if options.metrics is None else ["--metrics", str(options.metrics)]
     command = ["client", "up", "--home", str(home.path), *chosen]
     print(processes.background(command, home.path, "the device"))
 
@@ -103,6 +105,11 @@ def _up(home: Home, options: argparse.Namespace) -> None:
 def _down(home: Home, options: argparse.Namespace) -> None:
     processes.down(home.path, "this device")
     print(f"{home.path} stopped.")
+
+
+def _health(home: Home, options: argparse.Namespace) -> None:
+    if not processes.running(home.path):
+        raise FedrecError(f"{home.path}: not up")
 
 
 def _status(home: Home, options: argparse.Namespace) -> None:

@@ -128,4 +128,11 @@ def note(store: DeviceStore, text: str) -> None:
 
 def count_answers(store: DeviceStore) -> int:
     """Return in how many rounds this device answered."""
-    return int(store.connection.execute("select count(*) from answers").fetchone()[0])
+    return traffic(store)[0]
+
+
+def traffic(store: DeviceStore) -> tuple[int, int, int]:
+    """Return (rounds answered, bytes of their requests, bytes of the answers)."""
+    counted = "select count(*), coalesce(sum(bytes_down), 0), coalesce(sum(bytes_up), 0) from answers"
+    rounds, down, up = store.connection.execute(counted).fetchone()
+    return int(rounds), int(down), int(up)

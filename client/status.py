@@ -10,6 +10,7 @@ from client.home import Home
 from client.participation import Policy, findings
 from client.system import System
 from fedrec import processes
+from fedrec.exposition import Figure, text
 from fedrec.keys import device_id
 
 
@@ -64,3 +65,24 @@ def in_words(values: dict[str, Any]) -> list[str]:
         f"device {values['device']} of {values['server']}"
     )
     return lines
+
+
+def page(home: Home) -> str:
+    """Return this device's metrics, for whoever may read loopback here: counts, no item and no time of an event."""
+    store = home.store()
+    try:
+        rounds, down, up = kept.traffic(store)
+        declined = len(consent_of(home).status()["declined"])
+    finally:
+        store.close()
+    return text(
+        [
+            Figure("fedrec_device_rounds_answered", "Rounds answered.", float(rounds)),
+            Figure(
+                "fedrec_device_reasons_declined", "Different reasons for which rounds were declined.", float(declined)
+            ),
+            Figure("fedrec_device_bytes_down", "Bytes of the requests answered.", float(down)),
+            Figure("fedrec_device_bytes_up", "Bytes of the answers.", float(up)),
+        ],
+        {},
+    )

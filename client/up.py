@@ -9,23 +9,26 @@ from collections.abc import Callable
 from client import kept
 from client.home import Home
 from client.participation import Policy
+from client.status import page
 from fedrec import processes
 from fedrec.errors import FedrecError
+from fedrec.exposition import exposed
 
 ALREADY_THERE = 305 & 0xFF  # Flower's exit code of a key whose old session the server still holds
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
 LOOK_SECONDS = 1.0
 
 
-def up(home: Home, only_when: str | None, say: Callable[[str], None]) -> None:
-    """Run the SuperNode until SIGTERM or SIGINT; leave nothing behind."""
+def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: int | None = None) -> None:
+    """Run the SuperNode until SIGTERM or SIGINT; leave nothing behind. `metrics` is a loopback port for Prometheus."""
     enrolment = home.enrolment()
     Policy.of(home).overridden(only_when)
     with processes.only_one(home.path, "this device"), processes.stoppable():
         processes.say_up(home.path, only_when=only_when)
         try:
             say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; Flower's log: {home.path / 'flower.log'}")
-            supervise(home, say)
+            with exposed(metrics, lambda: page(home)):
+                supervise(home, say)
         finally:
             processes.say_down(home.path)
     say("Stopped.")

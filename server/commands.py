@@ -53,10 +53,12 @@ def _up(home: ServerHome, options: argparse.Namespace) -> None:
     if not 0 < options.port < 65536:
         raise FedrecError(f"--port {options.port}: a number from 1 to 65535 expected")
     if not options.background:
-        up(home, Address(options.host, options.port, options.insecure), say)
+        up(home, Address(options.host, options.port, options.insecure), say, options.metrics)
         return
     line = ["server", "up", "--home", str(home.path), "--host", options.host, "--port", str(options.port)]
-    say(processes.background([*line, *(["--insecure"] if options.insecure else [])], home.path, "the server"))
+    line += ["--insecure"] if options.insecure else []
+    line += [] if options.metrics is None else ["--metrics", str(options.metrics)]
+    say(processes.background(line, home.path, "the server"))
 
 
 def _down(home: ServerHome, options: argparse.Namespace) -> None:

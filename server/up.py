@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 
 from fedrec import processes
 from fedrec.errors import FedrecError
+from fedrec.exposition import exposed
 from server import certificates, flower
 from server.home import Address, ServerHome
 from server.registry import Registry
+from server.status import page
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_SECONDS = 60.0
 
 
-def up(home: ServerHome, address: Address, say: Callable[[str], None]) -> None:
-    """Run the SuperLink until SIGTERM or SIGINT; leave nothing behind."""
+def up(home: ServerHome, address: Address, say: Callable[[str], None], metrics: int | None = None) -> None:
+    """Run the SuperLink until SIGTERM or SIGINT; leave nothing behind. `metrics` is a loopback port for Prometheus."""
     if address.insecure and address.host not in LOOPBACK:
         raise FedrecError(
             f"--insecure --host {address.host}: without TLS only this machine's own devices may connect; "
@@ -36,7 +38,8 @@ def up(home: ServerHome, address: Address, say: Callable[[str], None]) -> None:
             processes.say_up(home.path)
             for line in greeting(home, address):
                 say(line)
-            status = process.wait()
+            with exposed(metrics, lambda: page(home)):
+                status = process.wait()
             raise FedrecError(f"the SuperLink ended by itself (status {status}): {tail(home)}")
         finally:
             processes.say_down(home.path)

@@ -188,8 +188,9 @@ def test_what_is_no_catalogue_is_refused(name: str) -> None:
         wire.decode(header, {**arrays, name: arrays[name][:-1]})
 
 
-def test_the_store_needs_no_torch(tmp_path: Path) -> None:
-    heavy = "('torch', 'hydra', 'scipy', 'flwr')"
-    code = f"import sys, client.home, client.kept; print([m for m in {heavy} if m in sys.modules])"
+def test_a_device_needs_no_torch(tmp_path: Path) -> None:
+    heavy = "('torch', 'hydra', 'scipy', 'flwr', 'pyarrow', 'dp_accounting')"
+    code = "import sys, client.device, client.up, client.status, client.commands, fedrec.data.device_file"
+    code += f"; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

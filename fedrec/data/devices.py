@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+LEAVE_LAST_OUT = "leave-last-out"
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceData:

@@ -1,9 +1,12 @@
 """Who is linked to whom: friends, or whom a user trusts."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.tables import Table, Tokens
+if TYPE_CHECKING:  # tables bring pyarrow, which devices do without
+    from fedrec.data.tables import Table, Tokens
 
 STRANGERS = "links with a user who has no interactions"
 Links = NDArray[np.int32]
@@ -14,13 +17,13 @@ def no_links() -> Links:
     return np.empty((0, 2), np.int32)
 
 
-def pairs(table: Table, first: str, second: str) -> tuple[Tokens, Tokens]:
+def pairs(table: "Table", first: str, second: str) -> "tuple[Tokens, Tokens]":
     """Return the two columns of a table that name users."""
     table.require((first, second))
     return table.tokens(first), table.tokens(second)
 
 
-def links_between(named: tuple[Tokens, Tokens], user_ids: NDArray[np.str_]) -> tuple[Links, int]:
+def links_between(named: "tuple[Tokens, Tokens]", user_ids: NDArray[np.str_]) -> tuple[Links, int]:
     """Return distinct links [n, 2] as rows of `user_ids`, sorted, and how many were left out as `STRANGERS`.
 
     A user linked to itself is no link.

@@ -6,8 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
-from fedrec.data.source import LEAVE_LAST_OUT
+from fedrec.data.devices import LEAVE_LAST_OUT, DeviceData
 
 
 class Interaction(Protocol):

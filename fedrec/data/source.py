@@ -8,10 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.devices import LEAVE_LAST_OUT
 from fedrec.data.tables import Table, Tokens
 from fedrec.errors import FedrecError, nearest
-
-LEAVE_LAST_OUT = "leave-last-out"
 
 
 @dataclass(frozen=True, kw_only=True)
