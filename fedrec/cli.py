@@ -26,6 +26,7 @@ ROOMS = {
     "client": "real devices, a device: enroll, import, up, status, forget",
 }
 LIBRARY = {
+    "report": "one page of a finished run: verdict, table, rounds, privacy card",
     "study": "many runs of one plan: privacy-accuracy, or a yaml file of yours; compare RUN RUN...",
     "recommend": "what a finished run recommends to a user, or to somebody who likes some titles, and why",
 }
@@ -79,6 +80,8 @@ def library(room: str, arguments: Sequence[str]) -> None:
     """Carry out a command of one of the library's own rooms."""
     if room == "recommend":
         from fedrec.recommend import commands
+    elif room == "report":
+        from fedrec.report import commands
     else:
         from fedrec.study import commands
     commands.run(arguments)

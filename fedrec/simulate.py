@@ -25,6 +25,7 @@ from fedrec.privacy.card import card
 from fedrec.privacy.ledger import Ledger
 from fedrec.report.catalogue import write_catalogue
 from fedrec.report.metrics import metrics
+from fedrec.report.page import write_page
 from fedrec.report.progress import Progress
 from fedrec.rounds import Round, Session, final_state, open_session, run
 
@@ -71,6 +72,7 @@ class Job:
         for name, rows in {"": main.rows, **others}.items():
             save_table(self.folder.exact / f"users{name and f'_{name}'}.npz", rows)
         self.folder.write_json("metrics.json", values)
+        write_page(self.folder)
         return values
 
     def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> Trained:
