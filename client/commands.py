@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--always", action="store_true", help="take part whatever policy.toml asks for")
     up.add_argument("--background", action="store_true", help="come back once it is up; fedrec client down stops it")
     up.add_argument("--metrics", type=int, metavar="PORT", help="Prometheus counts on loopback; no items in them")
+    serve = commands.add_parser("serve", help="recommend to apps on this device, over gRPC, until stopped")
+    serve.add_argument("--address", help="unix:PATH or 127.0.0.1:PORT (default: recommend.sock in the home)")
     commands.add_parser("down", help="stop what up --background started")
     status = commands.add_parser("status", help="whether it trains, and why not")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -46,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command; mistakes are `FedrecError`s."""
     options = parser().parse_args(arguments)
     home = Home.at(options.home)
-    called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down}
+    called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down, "serve": _serve}
     {**called, "status": _status, "health": _health}[options.command](home, options)
 
 
@@ -100,6 +102,13 @@ def _up(home: Home, options: argparse.Namespace) -> None:
     chosen += [] if options.metrics is None else ["--metrics", str(options.metrics)]
     command = ["client", "up", "--home", str(home.path), *chosen]
     print(processes.background(command, home.path, "the device"))
+
+
+def _serve(home: Home, options: argparse.Namespace) -> None:
+    from client.service import serve
+    from client.up import say_here
+
+    serve(home, options.address, say_here)
 
 
 def _down(home: Home, options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """The model of a finished run, for people: the users and items of its folder, and how it ranks for one of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,25 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fedrec.algorithms.base import RoundContext
 from fedrec.config import Settings, read
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, nearest
 from fedrec.folder import RunFolder
 from fedrec.light.experiment import MODELS as LIGHT
 from fedrec.light.personal import Personal
-from fedrec.models.base import TrainableRecommender
 from fedrec.node import load_dataset
-from fedrec.privacy.none import NoPrivacy
-from fedrec.recommend.of_model import ModelTaste
+from fedrec.recommend.of_model import NOBODY, taste_of
 from fedrec.recommend.taste import Taste
 from fedrec.report.catalogue import read_catalogue
 from fedrec.store import MappedStore
 from fedrec.update import Arrays
-
-NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
 
 
 @dataclass(frozen=True)
@@ -85,30 +79,15 @@ class FinishedRun:
         return self._of_model(rows, user)
 
     def _of_model(self, rows: NDArray[np.int32], user: int) -> Taste:
-        experiment = self.settings.experiment
-        model = experiment.build_model(self.dataset.catalogue)
-        shared = {name: array for name, array in self.arrays.items() if name in model.shared}
-        model.load(shared)
-        if isinstance(model, TrainableRecommender) and model.private_arrays():
-            private = self._kept(model.private_arrays(), user)
-            if not private:  # a device that joins now: it trains once, and what it would send is thrown away
-                context = RoundContext(self.round + 1, experiment.seed, NoPrivacy())
-                joined = experiment.algorithm.contribute(model, self.arrays, _device(user, rows), {}, context)
-                private = joined.private
-            model.load(shared | private)
-        return ModelTaste(model, rows)
+        experiment, catalogue = self.settings.experiment, self.dataset.catalogue
+        private = self._kept(experiment.build_model(catalogue).private_arrays(), user)
+        return taste_of(experiment, catalogue, self.arrays, private, rows, self.round)
 
     def _kept(self, like: Arrays, user: int) -> Arrays:
         if user == NOBODY or not (self.folder.private / "values.f32").exists():
             return {}
         users = self.dataset.interactions.users
         return MappedStore(self.folder.private, users, like).load(user, self.round + 1)
-
-
-def _device(user: int, rows: NDArray[np.int32]) -> DeviceData:
-    empty = np.empty(0, np.int32)
-    values = np.ones(len(rows), np.float32)
-    return replace(DeviceData(user, rows, values, empty, empty, np.empty(0, np.float32)))
 
 
 def _near(name: str, known: NDArray[np.str_]) -> str:

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from fedrec.models.base import Recommender
+from fedrec.algorithms.base import RoundContext
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.devices import DeviceData
+from fedrec.experiment import Experiment
+from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.none import NoPrivacy
 from fedrec.recommend.taste import Floats, Items
+from fedrec.update import Arrays
+
+NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +38,27 @@ class ModelTaste:
 
     def _rows(self) -> torch.Tensor:
         return torch.from_numpy(self.history.astype("int64"))
+
+
+def taste_of(
+    experiment: Experiment, catalogue: Catalogue, arrays: Arrays, private: Arrays, rows: NDArray[np.int32], number: int
+) -> ModelTaste:
+    """Return how a model of round `number`, its broadcast `arrays` loaded, ranks for a history.
+
+    A model with private arrays and no `private` to load is that of a device which joins now: it trains once, and what
+    it would send is thrown away.
+    """
+    model = experiment.build_model(catalogue)
+    shared = {name: array for name, array in arrays.items() if name in model.shared}
+    model.load(shared)
+    if isinstance(model, TrainableRecommender) and model.private_arrays():
+        if not private:
+            context = RoundContext(number + 1, experiment.seed, NoPrivacy())
+            private = experiment.algorithm.contribute(model, arrays, _newcomer(rows), {}, context).private
+        model.load(shared | private)
+    return ModelTaste(model, rows)
+
+
+def _newcomer(rows: NDArray[np.int32]) -> DeviceData:
+    empty, values = np.empty(0, np.int32), np.ones(len(rows), np.float32)
+    return DeviceData(NOBODY, rows, values, empty, empty, np.empty(0, np.float32))

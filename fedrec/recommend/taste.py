@@ -78,12 +78,12 @@ def recommend(taste: Taste, k: int, without: Items | None = None) -> list[Recomm
     return [Recommendation(int(item), float(scores[item])) for item in best]
 
 
-def explain(taste: Taste, item: int) -> Explanation:
-    """Return how one item's score comes about; `Refused` for a model that can't say."""
+def explain(taste: Taste, item: int, score: float | None = None) -> Explanation:
+    """Return how one item's score (where known already: `score`) comes about; `Refused` for a model that can't say."""
     shares = taste.shares(item)
     if shares is None:
         raise Refused("this model can't say why: its score for this item is not a sum over the items of a history")
-    score = float(taste.scores()[item])
+    score = float(taste.scores()[item]) if score is None else score
     items, place = np.unique(taste.history, return_inverse=True)
     summed = np.bincount(place, shares, len(items))
     order = np.argsort(-summed, kind="stable")
@@ -101,14 +101,14 @@ def described(
     lines = list[dict[str, Any]]()
     for rank, one in enumerate(found, 1):
         named = {"rank": rank, "id": str(catalogue.ids[one.item]), "title": str(catalogue.titles[one.item])}
-        lines.append({**named, "score": one.score, "because": _plain(taste, one.item, catalogue, reasons)})
+        lines.append({**named, "score": one.score, "because": _plain(taste, one, catalogue, reasons)})
     return lines
 
 
-def _plain(taste: Taste, item: int, catalogue: Catalogue, most: int) -> dict[str, Any] | None:
-    if taste.shares(item) is None:
+def _plain(taste: Taste, one: Recommendation, catalogue: Catalogue, most: int) -> dict[str, Any] | None:
+    if taste.shares(one.item) is None:
         return None
-    found = explain(taste, item)
+    found = explain(taste, one.item, one.score)
     shown = found.reasons[:most]
     items = [
         {"id": str(catalogue.ids[r.item]), "title": str(catalogue.titles[r.item]), "share": r.share} for r in shown
