@@ -83,6 +83,8 @@ def test_the_table_has_a_line_for_everything(finished: Path) -> None:
     popular, pooled = rows[1], rows[6]
     assert float(popular["full_ndcg@10"]) == pytest.approx(float(pooled["full_ndcg@10"]), abs=0.02)
     text = (finished / "table.md").read_text()
+    assert "| NDCG@10, full ranking | no privacy | privacy.epsilon=2 | privacy.epsilon=8 |\n|---|---|---|---|\n" in text
+    assert "With no privacy, ease reaches NDCG@10" in text and " of the best reference" in text
     for said in ("synthetic users", "excludes selection", "Made by `fedrec study toy`", "a device alone", "epsilon"):
         assert said in text
 

@@ -9,7 +9,7 @@ from fedrec.evaluation.intervals import Interval
 from fedrec.report.verdict import TITLES
 from fedrec.study.cost import Cost, said
 from fedrec.study.plan import METRICS
-from fedrec.study.results import Line, Results
+from fedrec.study.results import Line, Measured, Results
 
 EXCLUDES = (
     "Settings were chosen on exact validation figures of these users: every epsilon excludes selection. Test figures "
@@ -50,6 +50,8 @@ def to_markdown(results: Results, costs: Sequence[Cost], failed: dict[str, str],
         f"Catalogue: {data['catalogue']}. Made by `{command}`."
         if data
         else "No trial has ended.",
+        *(pivot(results, metric) for metric in ("full_ndcg@10", "sampled_hr@10")),
+        against_best(results),
         f"| method | {study.vary} | HR@10 | NDCG@10 | over seeds | over users | HR@10, {results.negatives} sampled "
         "| NDCG@10, sampled | seeds |\n|---|---|---|---|---|---|---|---|---|\n"
         + "\n".join(_row(line) for line in ordered(results)),
@@ -58,7 +60,42 @@ def to_markdown(results: Results, costs: Sequence[Cost], failed: dict[str, str],
         *(said(cost) for cost in costs),
         *(f"Failed: {name}: {why.strip().splitlines()[-1]}" for name, why in failed.items()),
     ]
-    return "\n\n".join(head) + "\n"
+    return "\n\n".join(part for part in head if part) + "\n"
+
+
+def pivot(results: Results, metric: str) -> str:
+    """Return a metric with a column for each value; behind +-, half the 95 % interval over seeds."""
+    study = results.study
+    values: list[float | None] = [*([None] if study.without else []), *sorted(study.values)]
+    kind = f"{results.negatives} sampled" if metric.startswith("sampled") else "full ranking"
+    head = [study.without_label if value is None else f"{study.vary}={value:g}" for value in values]
+    lines = [f"| {metric.partition('_')[2].upper()}, {kind} | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    for method in study.methods:
+        found = {line.value: line.measured[metric] for line in results.of(method)}
+        lines.append(f"| {method} | {' | '.join(_cell(found.get(value)) for value in values)} |")
+    for line in results.lines:
+        if line.reference:
+            empty = " |" * (len(head) - 1)
+            lines.append(f"| {named(line)} | {_cell(line.measured[metric])} |{empty}")
+    return "\n".join(lines)
+
+
+def _cell(one: Measured | None) -> str:
+    if one is None:
+        return ""
+    return f"{one.mean:.4f}" + (f" +- {one.seeds.high - one.seeds.mean:.4f}" if one.seeds else "")
+
+
+def against_best(results: Results) -> str:
+    """Return how the best method without the varied setting compares with the best reference."""
+    methods = [line for line in results.lines if line.value is None and not line.reference]
+    references = [line for line in results.lines if line.reference]
+    if not methods or not references:
+        return ""
+    ours, theirs = (max(some, key=lambda line: line.measured["full_ndcg@10"].mean) for some in (methods, references))
+    a, b = ours.measured["full_ndcg@10"].mean, theirs.measured["full_ndcg@10"].mean
+    reached = f"With {results.study.without_label}, {ours.method} reaches NDCG@10 {a:.4f} by full ranking"
+    return f"{reached}, {a / b:.3f} of the best reference ({named(theirs)}, {b:.4f})."
 
 
 def ordered(results: Results) -> list[Line]:
