@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from client import kept
 from client.home import Home
+from client.installed import environment
 from client.participation import Policy
 from client.status import page
 from fedrec import processes
@@ -39,7 +40,8 @@ def supervise(home: Home, say: Callable[[str], None]) -> None:
     wait = FIRST_WAIT_SECONDS
     while True:
         started = time.monotonic()
-        process = processes.start(command(home), processes.environment(home.path / "flower"), home.path / "flower.log")
+        variables = environment(home, processes.environment(home.path / "flower"))
+        process = processes.start(command(home), variables, home.path / "flower.log")
         try:
             watch(home, process, say)
         finally:

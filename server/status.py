@@ -14,7 +14,7 @@ from server.registry import Registry
 if TYPE_CHECKING:
     from fedrec.rounds import Round, Session
 
-LATE = "no answer before the deadline"
+LATE, LOST = "no answer before the deadline", "Flower says"  # the second: the device went away, or its app was killed
 COUNTED = {
     "round": "The last finished round.",
     "rounds": "Rounds to play.",
@@ -33,7 +33,8 @@ COUNTED = {
 def write_status(home: ServerHome, session: "Session", done: "Sequence[Round]") -> None:
     """Write what the rounds since the start or resume came to; exact, for the operator alone, not for publication."""
     reasons = [reason for report in done for reason in report.rejected.values()]
-    late, declined = reasons.count(LATE), sum(DECLINED in reason for reason in reasons)
+    late = sum(reason == LATE or LOST in reason for reason in reasons)
+    declined = sum(DECLINED in reason for reason in reasons)
     answered = sum(report.answered for report in done)
     values: dict[str, Any] = {
         "at": time.time(),

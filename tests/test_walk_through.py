@@ -92,6 +92,8 @@ def test_the_readmes_walk_through_gives_what_its_simulation_gives(tmp_path: Path
     assert (real / "model.safetensors").read_bytes() == (simulated / "model.safetensors").read_bytes()
     assert "2 of 2 admitted devices are there" in said and "3 rounds" in said
     assert len((real / "rounds.jsonl").read_text().splitlines()) == 3
+    for device in (1, 2):  # nothing that the server delivered was even unpacked
+        assert not list((tmp_path / "walk" / f"device-{device}" / "flower").rglob("*.py"))
     guard = Path(place["GUARD_LOG"])
     assert not guard.exists(), guard.read_text()
 

@@ -1,0 +1,106 @@
+"""What real devices cost on this machine: a server and N devices over TLS, from nothing to a trained model.
+
+    python -m simulations.devices --nodes 10 --engine light --rounds 5
+
+prints one JSON object: seconds of every step, seconds a round, bytes down and up of one device in one round.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fedrec.processes import environment, free_port
+
+
+class Walk:
+    """A folder in which `fedrec` commands run one after the other, each timed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seconds = folder, dict[str, float]()
+        self._variables = environment(folder / "flower") | {
+            "FEDREC_SERVER": str(folder / "server"),
+            "FEDREC_STATE": str(folder / "state"),
+            "FEDREC_PORT": str(free_port()),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def fedrec(self, step: str, *arguments: str) -> None:
+        """Run one command; its time is added to the step's."""
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "fedrec", *arguments], cwd=self.folder, env=self._variables, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(f"fedrec {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - start
+
+
+def walk(folder: Path, nodes: int, engine: str, rounds: int, model: str) -> dict[str, Any]:
+    """Walk from a data set to a trained model on real devices; return what it took."""
+    steps, homes = Walk(folder), [f"device-{n:02d}" for n in range(1, nodes + 1)]
+    start = time.monotonic()
+    steps.fedrec("split", "data", "split", "ml-latest-small", "--devices", str(nodes), "--to", "files")
+    steps.fedrec("server up", "server", "up", "--background")
+    try:
+        files = sorted(path for path in (folder / "files").glob("*.csv") if path.name != "items.csv")
+        authority = "server/certificates/ca.crt"
+        for home, file in zip(homes, files, strict=True):
+            more = ["--ca", authority, "--engine", engine, "--allow-unprotected", "--home", home]
+            steps.fedrec("enroll", "client", "enroll", *more)
+            steps.fedrec("import", "client", "import", str(file), "--home", home)
+        steps.fedrec("admit", "server", "admit", *(f"{home}/device.pub" for home in homes))
+        for home in homes:
+            steps.fedrec("client up", "client", "up", "--background", "--always", "--home", home)
+        settings = [f"model={model}", "privacy=none", f"rounds={rounds}", "name=real"]
+        steps.fedrec("train", "server", "start", "dataset.path=files/items.csv", *settings)
+        whole = time.monotonic() - start
+    finally:
+        for home in homes:
+            if (folder / home / "up.json").exists():
+                steps.fedrec("down", "client", "down", "--home", home)
+        steps.fedrec("down", "server", "down")
+    return {
+        "nodes": nodes,
+        "engine": engine,
+        "model": model,
+        "seconds": steps.seconds,
+        "walk_seconds": whole,
+    } | figures(folder / "runs" / "real")
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """Return what a run folder says of its rounds."""
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    answered = max(1, sum(line["answered"] for line in lines))
+    return {
+        "round_seconds": [round(line["seconds"], 2) for line in lines],
+        "median_round_seconds": statistics.median(line["seconds"] for line in lines),
+        "answered": answered,
+        "bytes_down_per_device_and_round": sum(line["bytes_down"] for line in lines) / answered,
+        "bytes_up_per_device_and_round": sum(line["bytes_up"] for line in lines) / answered,
+    }
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--engine", default="auto", help="auto, torch or light")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="mf")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = walk(Path(folder), options.nodes, options.engine, options.rounds, options.model)
+    print(json.dumps({**found, "load_average": os.getloadavg()[0], "processors": os.cpu_count()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""A device runs its own client app, whatever a server sends."""
+
+import importlib
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
+from flwr.supernode.runtime import run_clientapp
+
+from client import installed
+from client.home import Home
+
+
+def test_flower_still_loads_the_app_by_the_two_names_that_are_replaced() -> None:
+    for name in ("install_from_fab", "get_load_client_app_fn"):
+        assert name in vars(run_clientapp) and name in run_clientapp.run_clientapp.__code__.co_names
+
+
+def test_every_program_that_a_task_could_start_is_replaced(tmp_path: Path) -> None:
+    assert set(TASK_TYPE_TO_COMMAND.values()) == {"flwr-clientapp", *installed.REFUSED}
+    found = installed.environment(Home(tmp_path), {"PATH": "/usr/bin"})
+    first = Path(found["PATH"].split(":")[0])
+    assert {path.name for path in first.iterdir()} == set(TASK_TYPE_TO_COMMAND.values())
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in first.iterdir())
+    done = subprocess.run([first / "flwr-agentapp"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "refused" in done.stderr
+
+
+def test_the_installed_app_is_loaded_and_the_delivered_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from client.app import app
+
+    importlib.import_module("flwr.supernode.cli.flwr_clientapp")  # the package calls a function by its name too
+
+    loaded = []
+
+    def task() -> None:
+        run_clientapp.install_from_fab(b"not even an archive", skip_prompt=True)  # type: ignore[arg-type]
+        loaded.append(run_clientapp.get_load_client_app_fn("", None, True)("id", "version", "hash"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sys.modules["flwr.supernode.cli.flwr_clientapp"], "flwr_clientapp", task)
+    for name in ("install_from_fab", "get_load_client_app_fn"):
+        monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
+    installed.main()
+    assert loaded == [app] and "client.app" in sys.modules
