@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     enroll.add_argument("--again", action="store_true", help="change where it belongs; key and store stay")
     load = commands.add_parser("import", help="take interactions from a CSV: item, and maybe time, value, kind")
     load.add_argument("file")
+    load.add_argument("--columns", metavar="LIST", help="what the file calls them: item=movieId,time=timestamp")
     forget = commands.add_parser("forget", help="forget one item or everything, and what was learned from it")
     what = forget.add_mutually_exclusive_group(required=True)
     what.add_argument("--item", metavar="ID", help="as the catalogue calls it")
@@ -61,10 +62,10 @@ def _enroll(home: Home, options: argparse.Namespace) -> None:
 
 def _import(home: Home, options: argparse.Namespace) -> None:
     from client.store import Event
-    from fedrec.data.device_file import read_device_file
+    from fedrec.data.device_file import mapping, read_device_file
 
     home.enrolment()
-    rows = read_device_file(Path(options.file))
+    rows = read_device_file(Path(options.file), mapping(options.columns))
     store = home.store()
     try:
         new = store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)

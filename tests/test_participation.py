@@ -196,3 +196,17 @@ def test_a_wrong_file_names_its_line_and_nothing_of_it_is_kept(tmp_path: Path, t
     with pytest.raises(FedrecError, match=said):
         run(["import", str(file), "--home", home])
     assert Home(Path(home)).store().history() == []
+
+
+def test_columns_of_other_names_are_mapped_and_the_rest_left_out(tmp_path: Path) -> None:
+    home, file = str(tmp_path / "d"), tmp_path / "ratings.csv"
+    run(["enroll", "--home", home])
+    file.write_text("userId,movieId,rating,timestamp\n7,31,2.5,1260759144\n")
+    with pytest.raises(FedrecError, match="--columns item=NAME"):
+        run(["import", str(file), "--home", home])
+    for columns, said in (("item=movieid", "movieId"), ("itm=movieId", "item"), ("item", "item")):
+        with pytest.raises(FedrecError, match=said):
+            run(["import", str(file), "--home", home, "--columns", columns])
+    run(["import", str(file), "--home", home, "--columns", "item=movieId,time=timestamp,value=rating"])
+    (event,) = Home(Path(home)).store().history()
+    assert (event.item, event.time, event.value, event.kind) == ("31", 1260759144.0, 2.5, "event")

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,30 +20,49 @@ class Row(NamedTuple):
     kind: str
 
 
-def read_device_file(path: Path) -> list[Row]:
-    """Return the rows in file order; whatever is wrong is an error that names file and line."""
+def mapping(text: str | None) -> dict[str, str]:
+    """Return {"item": "movieId"} of "item=movieId,time=timestamp"."""
+    pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
+    for name, equals, theirs in pairs:
+        if name.strip() not in COLUMNS or not equals or not theirs.strip():
+            raise FedrecError(f"--columns {text}: NAME=COLUMN,... is expected.{nearest(name.strip(), COLUMNS)}")
+    return {name.strip(): theirs.strip() for name, _, theirs in pairs}
+
+
+def read_device_file(path: Path, columns: Mapping[str, str] | None = None) -> list[Row]:
+    """Return the rows in file order; whatever is wrong is an error that names file and line.
+
+    `columns` says what the file calls our columns; all that it does not name is then left out.
+    """
     if not path.is_file():
         raise FedrecError(f"{path}: no such file; a CSV with the columns {', '.join(COLUMNS)} is expected")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(_rows(path, csv.reader(file, strict=True)))
+            return list(_rows(path, csv.reader(file, strict=True), columns or {}))
     except (UnicodeDecodeError, csv.Error) as error:
         raise FedrecError(f"{path}: not a CSV file in UTF-8 ({error})") from error
 
 
-def _rows(path: Path, lines: "Iterator[list[str]]") -> Iterator[Row]:
-    names = [name.strip() for name in next(lines, [])]
+def _rows(path: Path, lines: Iterator[list[str]], columns: Mapping[str, str]) -> Iterator[Row]:
+    found = [name.strip() for name in next(lines, [])]
+    for theirs in columns.values():
+        if theirs not in found:
+            raise FedrecError(f"{path}:1: no column '{theirs}'.{nearest(theirs, found)}")
+    ours = {theirs: name for name, theirs in columns.items()}
+    names = [ours.get(name, "" if columns else name) for name in found]
     if "item" not in names:
-        raise FedrecError(f"{path}:1: no column 'item' among {', '.join(names) or 'none'}{nearest('item', names)}")
+        raise FedrecError(
+            f"{path}:1: no column 'item' among {', '.join(found) or 'none'}; --columns item=NAME names it"
+        )
     for name in names:
-        if name not in COLUMNS:
+        if name and name not in COLUMNS:
             raise FedrecError(f"{path}:1: column '{name}' is not known.{nearest(name, COLUMNS)}")
     for number, fields in enumerate(lines, 2):
         if not fields:
             continue
         if len(fields) != len(names):
             raise FedrecError(f"{path}:{number}: {len(fields)} fields where the first line names {len(names)}")
-        yield _row(dict(zip(names, fields, strict=True)), f"{path}:{number}")
+        yield _row({n: f for n, f in zip(names, fields, strict=True) if n}, f"{path}:{number}")
 
 
 def _row(fields: dict[str, str], place: str) -> Row:
