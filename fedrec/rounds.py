@@ -64,6 +64,10 @@ class Spending(Protocol):
         """Return what has been spent so far."""
         ...
 
+    def meaning(self) -> dict[str, Any]:
+        """Return what stands beside the epsilon of a run with a guarantee."""
+        ...
+
     def projection(self, rounds: int) -> float:
         """Return what that many rounds will have spent."""
         ...

@@ -1,4 +1,4 @@
-"""What a composition of Gaussian mechanisms costs, by the privacy loss distributions of dp-accounting (add-remove).
+"""What a composition of Gaussian mechanisms costs, by the privacy loss distributions of dp-accounting.
 
 A composition is kept as `Spent`: how often each (noise multiplier, sampling rate) was used. Gaussians that take part
 every time (rate 1) compose into one Gaussian exactly: 1/z^2 = sum of 1/z_i^2. Every epsilon is an upper bound.
@@ -13,6 +13,7 @@ from dp_accounting import (
     ComposedDpEvent,
     DpEvent,
     GaussianDpEvent,
+    NeighboringRelation,
     NonPrivateDpEvent,
     NoOpDpEvent,
     PoissonSampledDpEvent,
@@ -24,6 +25,8 @@ from fedrec.errors import FedrecError
 
 Spent = frozenset[tuple[float, float, int]]  # (noise multiplier, sampling rate, how often)
 
+ADD_REMOVE, REPLACE_ONE = "add-remove", "replace-one"
+RELATIONS = {ADD_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE, REPLACE_ONE: NeighboringRelation.REPLACE_ONE}
 NOTHING: Spent = frozenset()
 NON_PRIVATE: Spent = frozenset({(0.0, 1.0, 1)})
 FINE, COARSE = 1e-4, 1e-3  # discretisation of privacy losses; the coarse one is at most 1e-3 above and ten times faster
@@ -52,11 +55,15 @@ def epsilon(events: Iterable[tuple[DpEvent, int]], delta: float) -> float:
     return epsilon_of(spent(events), delta)
 
 
-def epsilon_of(total: Spent, delta: float, interval: float = FINE) -> float:
-    """Return epsilon at delta of a composition, an upper bound at every discretisation interval."""
+def epsilon_of(total: Spent, delta: float, interval: float = FINE, relation: str = ADD_REMOVE) -> float:
+    """Return epsilon at delta of a composition, an upper bound at every discretisation interval.
+
+    Noise multipliers are over what adding or removing a unit moves. With `relation` "replace-one" a unit's data become
+    any other, up to twice as far away, wherever it takes part.
+    """
     if not 0 < delta < 1:
         raise FedrecError(f"delta must lie in (0, 1), not {delta}")
-    return 0.0 if not total else _epsilon(total, delta, interval)
+    return 0.0 if not total else _epsilon(total, delta, interval, relation)
 
 
 def running_epsilon(total: Spent, delta: float, limit: float) -> float:
@@ -109,17 +116,18 @@ def _multiplier(z: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(total: Spent, delta: float, interval: float) -> float:
+def _epsilon(total: Spent, delta: float, interval: float, relation: str) -> float:
     if any(z == 0 for z, _, _ in total):
         return math.inf
-    return float(loss_distribution(total, interval).get_epsilon_for_delta(delta))
+    return float(loss_distribution(total, interval, relation).get_epsilon_for_delta(delta))
 
 
-def loss_distribution(total: Spent, interval: float = FINE) -> PrivacyLossDistribution:
+def loss_distribution(total: Spent, interval: float = FINE, relation: str = ADD_REMOVE) -> PrivacyLossDistribution:
     """Return the privacy loss distribution of a composition that spends something finite."""
     merged = _merged(total)
-    interval *= _coarsening(merged)
-    parts = [_base(z, rate, interval) if n == 1 else _base(z, rate, interval).self_compose(n) for z, rate, n in merged]
+    interval *= _coarsening(merged, 1.0 if relation == ADD_REMOVE else 2.0)
+    bases = [(_base(z, rate, interval, relation), n) for z, rate, n in merged]
+    parts = [base if n == 1 else base.self_compose(n) for base, n in bases]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.compose(part)
@@ -133,13 +141,18 @@ def _merged(total: Spent) -> list[tuple[float, float, int]]:
     return [(always**-0.5, 1.0, 1), *sampled] if always else sampled
 
 
-def _coarsening(parts: list[tuple[float, float, int]]) -> float:
-    """Return a power of ten by which to coarsen where losses in the hundreds would fill the memory."""
-    mean = math.fsum(count * rate / (2 * z**2) for z, rate, count in parts)
-    spread = math.sqrt(math.fsum(count * rate / z**2 for z, rate, count in parts))
+def _coarsening(parts: list[tuple[float, float, int]], distance: float) -> float:
+    """Return a power of ten by which to coarsen where losses in the hundreds would fill the memory.
+
+    `distance` is how far a unit can move a sum, in units of what the noise multipliers are over.
+    """
+    mean = distance**2 * math.fsum(count * rate / (2 * z**2) for z, rate, count in parts)
+    spread = distance * math.sqrt(math.fsum(count * rate / z**2 for z, rate, count in parts))
     return 10.0 ** max(0, math.ceil(math.log10((mean + 6 * spread) / 100)))
 
 
 @lru_cache(maxsize=256)
-def _base(z: float, rate: float, interval: float) -> PrivacyLossDistribution:
-    return from_gaussian_mechanism(z, sampling_prob=rate, value_discretization_interval=interval)
+def _base(z: float, rate: float, interval: float, relation: str) -> PrivacyLossDistribution:
+    return from_gaussian_mechanism(
+        z, sampling_prob=rate, value_discretization_interval=interval, neighboring_relation=RELATIONS[relation]
+    )

@@ -31,6 +31,7 @@ from fedrec.privacy.account import (
 from fedrec.privacy.accounting import Spent, composed, epsilon_of, running_epsilon, spent
 from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.ledger_store import Entry, LedgerStore
+from fedrec.privacy.meaning import meaning
 from fedrec.privacy.places import ledger_path
 from fedrec.privacy.population import rows, runs
 
@@ -163,6 +164,10 @@ class Ledger:
                 f"the ledger {self._store.path} does not hold what this run has spent (entry {entry[:12]}...): it was "
                 "moved, deleted or belongs to other users; set FEDREC_STATE to where the run began, or start a new run"
             )
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what stands beside the epsilon of a run with a guarantee: both relations, and an attacker's gain."""
+        return meaning(self.total, self.account, self._counts)
 
     @property
     def total(self) -> Spent:

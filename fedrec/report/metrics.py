@@ -77,6 +77,7 @@ def privacy(session: "Session") -> dict[str, Any]:
         "delta": mechanism.delta_for(session.plan),
         "adversary": terms.adversary,
         "release_set": terms.release_set,
+        **session.ledger.meaning(),
         "selection": "excludes selection: settings were chosen on exact validation figures",
     }
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedrec.privacy.meaning import clause
+
 TITLES = {
     "no_privacy": "the same model, no privacy",
     "popularity": "popularity, pooled data",
@@ -18,9 +20,10 @@ def guarantee(privacy: Mapping[str, Any]) -> str:
     """Return a guarantee in one clause, never as one bare number."""
     if privacy["unit"] == "none":
         return "no privacy guarantee"
+    gain = f"; {clause(privacy, privacy['neighbouring'])}" if "attacker" in privacy else ""
     return (
         f"epsilon {privacy['epsilon']:.2f} (unit: one {privacy['unit']}; {privacy['neighbouring']}; "
-        f"delta {privacy['delta']:.1e}; trusted: the {privacy['trust']} only)"
+        f"delta {privacy['delta']:.1e}; trusted: the {privacy['trust']} only{gain})"
     )
 
 
