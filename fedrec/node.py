@@ -20,7 +20,7 @@ from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.store import MappedStore, PrivateStore
 from fedrec.training.local import first_of
-from fedrec.update import Arrays, Update, total
+from fedrec.update import Arrays, RunningSum, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
@@ -82,7 +82,7 @@ class Node:
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)
-        partial_sums, loss, examples = list[Update](), 0.0, 0
+        summed, loss, examples = RunningSum(), 0.0, 0
         users = cast(list[int], header["devices"])
         # A gateway is noised as a whole: its users can't come in chunks.
         size = len(users) if mechanism.together and experiment.algorithm.trains else CHUNK
@@ -94,11 +94,10 @@ class Node:
             for user, arrays in zip(chunk, joint.private, strict=True):
                 if Update(arrays, 1).finite():
                     store.save(user, arrays, header["round"])
-            partial_sums.append(joint.update)
+            summed.add(joint.update)
             loss, examples = loss + joint.loss, examples + joint.examples
-        like = partial_sums[0].arrays if partial_sums else {}
         random = mechanism.random(experiment.seed, header["round"], self.index, NODE_STREAM)
-        update = mechanism.at_node(total(partial_sums, like), random)
+        update = mechanism.at_node(summed.update(), random)
         exact = {"loss": loss, "examples": examples} if self.exact else {}
         return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
 

@@ -220,7 +220,8 @@ def _stepped(session: Session, at: Standing, total: Update, number: int) -> Stan
     now = mechanism.in_round(mechanism.announced(at.memory))
     random = mechanism.random(session.experiment.seed, number, SERVER_STREAM)
     aggregate = now.finish(total, session.plan, number, random, at.memory)
-    return Standing(session.experiment.algorithm.step(at.state, aggregate), aggregate.memory)
+    algorithm = session.experiment.algorithm.knowing(session.dataset.catalogue)
+    return Standing(algorithm.step(at.state, aggregate), aggregate.memory)
 
 
 def _round(number: int, drawn: int, got: Collected, released: bool, seconds: float) -> Round:

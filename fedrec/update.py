@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.sparse import SparseArray
+
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -29,12 +31,34 @@ class Update:
         return all(bool(np.isfinite(a).all()) for a in self.arrays.values())
 
 
+class RunningSum:
+    """Updates added one by one in float64, so that no more than one of them is held at a time."""
+
+    def __init__(self, like: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """Start from zeros shaped as `like`, or from nothing: then the first update gives names and shapes."""
+        self._sums = {name: np.zeros(array.shape, np.float64) for name, array in (like or {}).items()}
+        self._open, self._count = like is None, 0
+
+    def add(self, update: Update) -> None:
+        """Add an update of the same names and shapes."""
+        if self._open:
+            self._sums = {name: np.zeros(array.shape, np.float64) for name, array in update.arrays.items()}
+            self._open = False
+        self._count += update.count
+        for name, array in update.arrays.items():
+            if isinstance(array, SparseArray):
+                array.add_to(self._sums[name])
+            else:
+                self._sums[name] += array
+
+    def update(self) -> Update:
+        """Return the sum in single precision."""
+        return Update({name: array.astype(np.float32) for name, array in self._sums.items()}, self._count)
+
+
 def total(updates: Iterable[Update], like: Mapping[str, NDArray[np.float32]]) -> Update:
     """Return the sum in the given order, accumulated in float64; zeros shaped as `like` where there is no update."""
-    sums = {name: np.zeros(array.shape, np.float64) for name, array in like.items()}
-    count = 0
+    summed = RunningSum(like)
     for update in updates:
-        count += update.count
-        for name, array in update.arrays.items():
-            sums[name] += array
-    return Update({name: array.astype(np.float32) for name, array in sums.items()}, count)
+        summed.add(update)
+    return summed.update()

@@ -102,7 +102,7 @@ def test_a_noisy_gram_matrix_is_repaired() -> None:
 
 def test_gram_goes_through_its_two_rounds() -> None:
     public = catalogue(12)
-    algorithm, model = GramMatrix(), Ease(public, head=4)
+    algorithm, model = GramMatrix(head=4), Ease(public, head=4)
     state = algorithm.init(model, public)
     assert algorithm.shapes(state) == {"counts": (12,)} and algorithm.rounds(50) == 2
     counts = np.arange(12, dtype=np.float32)

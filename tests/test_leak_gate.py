@@ -159,7 +159,7 @@ def test_federated_ease_is_the_closed_form_on_pooled_data(tmp_path: Path, regula
     """Steck 2019, eq. 8, over the 25 items that most weight falls on, every user's row of length one."""
     size = 25
     state, dataset, _ = finished(
-        tmp_path, "model=ease", f"model.head={size}", f"algorithm.regularisation={regularisation}"
+        tmp_path, "model=ease", f"algorithm.head={size}", f"algorithm.regularisation={regularisation}"
     )
     rows = np.stack([np.isin(np.arange(dataset.devices.items), items).astype(float) for items in pooled(dataset)])
     weight = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(0)

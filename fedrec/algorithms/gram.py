@@ -20,6 +20,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease
+from fedrec.models.head import same_head
 from fedrec.privacy.base import Aggregate
 from fedrec.update import Arrays
 
@@ -59,6 +60,7 @@ def solve(flat: NDArray[np.float32], size: int, regularisation: float) -> NDArra
 class GramMatrix(Statistic):
     """Round 1 sums counts, round 2 Gram matrices over the head of the catalogue by those counts."""
 
+    head: int = 1500
     regularisation: float = 1.0
     count_share: float = 0.1
 
@@ -72,7 +74,9 @@ class GramMatrix(Statistic):
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from no counts and no weights; "stage/gram" says which of the two rounds comes next."""
-        return {**model.shared_arrays(), "stage/gram": np.zeros(1, np.float32)}
+        shared = model.shared_arrays()
+        same_head(self.head, len(shared["head_items"]), len(catalogue))
+        return {**shared, "stage/gram": np.zeros(1, np.float32)}
 
     def rounds(self, rounds: int) -> int:
         """Take two rounds, whatever is asked for."""

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
-
-LARGEST_HEAD = 5000
+from fedrec.models.head import check_head
 
 
 class Ease(Recommender):
@@ -24,10 +22,7 @@ class Ease(Recommender):
     def __init__(self, catalogue: Catalogue, *, head: int = 1500) -> None:
         super().__init__()
         self.items = len(catalogue)
-        if not 0 < head <= LARGEST_HEAD:
-            need = f"; {head:,} would take {head * head * 4 / 2**20:,.0f} MiB" if head > LARGEST_HEAD else ""
-            raise FedrecError(f"model.head={head}: 1 to {LARGEST_HEAD} items expected{need}")
-        size = min(head, len(catalogue))
+        size = check_head(head, len(catalogue), 4.0)
         self.register_buffer("weights", torch.zeros(size, size))
         self.register_buffer("head_items", torch.arange(size, dtype=torch.float32))
         self.register_buffer("counts", torch.zeros(len(catalogue)))

@@ -105,12 +105,14 @@ class LocalStep(Protocol):
 class Aggregate:
     """The sum over the devices that arrived, noised where the mechanism does, and its public denominator.
 
-    `memory` is what the mechanism carries into the next round.
+    `memory` is what the mechanism carries into the next round; `noise_std` is the standard deviation of the noise on
+    every coordinate of the sum, which is public, 0 where there is none.
     """
 
     arrays: Arrays
     denominator: float
     memory: Arrays = field(default_factory=dict[str, NDArray[np.float32]])
+    noise_std: float = 0.0
 
     def mean(self) -> Arrays:
         """Return the arrays over the denominator."""

@@ -126,7 +126,9 @@ class InteractionLevel(Ordinary):
         self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
-        return Aggregate(total.arrays, plan.expected_cohort)
+        statistic = self.sensitivity
+        std = 0.0 if statistic is None else self._multiplier() * statistic * math.sqrt(plan.expected_cohort)
+        return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
 
     def event(self, plan: Plan, round_number: int) -> DpEvent:
         """Return what one participation costs the device that takes part."""

@@ -58,7 +58,7 @@ class UserLevel(Clipped):
     ) -> Aggregate:
         """Return the sum + N(0, (z * clip)^2) on every coordinate, over the expected cohort whoever arrived."""
         std = self._round_multiplier(plan, round_number) * self.clip
-        return Aggregate(noised(total.arrays, std, random), plan.expected_cohort)
+        return Aggregate(noised(total.arrays, std, random), plan.expected_cohort, noise_std=std)
 
     def event(self, plan: Plan, round_number: int) -> DpEvent:
         """Return what one round costs: a Gaussian on a Poisson sample of the users."""

@@ -113,7 +113,7 @@ class UserAdaptive(UserLevel):
         share = float(bit[0] + random.gaussian((1,), std_bit)[0]) / plan.expected_cohort + 0.5
         factor = math.exp(-self.clip_learning_rate * (min(max(share, 0.0), 1.0) - self.target))
         clip = np.array([min(max(self.clip * factor, 1e-12), 1e12)], np.float32)
-        return Aggregate(arrays, plan.expected_cohort, {"clip": clip})
+        return Aggregate(arrays, plan.expected_cohort, {"clip": clip}, noise_std=std_update)
 
 
 def _apart(total: Update) -> tuple[np.ndarray, Update]:

@@ -9,6 +9,7 @@ is asked always answers: two updates lie up to twice the clip apart, so that mu 
 the cohort buys nothing, for the server draws it. Not protected: who is enrolled, and when a device answers.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -69,7 +70,8 @@ class UserLocal(Clipped):
         self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
-        return Aggregate(total.arrays, plan.expected_cohort)
+        std = self.multiplier() * self.clip * math.sqrt(plan.expected_cohort)
+        return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
 
     def event(self, plan: Plan, round_number: int) -> DpEvent:
         """Return what one participation costs its device: replaced, an update moves by twice the clip."""

@@ -1,0 +1,157 @@
+"""Order statistics: what follows what, released once, scored on the device from what it used last.
+
+The score of item j after a history s_1 .. s_n is
+
+    log sum_k decay^k P[s_(n-k), j] - popularity * log counts[j]            over the last `recent` items
+    + longer_weight * (the same over the last `longer` items with its own decay and exponent)
+    + freshness * log(how often j is among the last items of users, over what its counts let expect)
+
+P[i, j] = transitions[i, j] / counts[i]: released estimates where both items are in the head, elsewhere what public
+features and the released counts expect, computed on the device. Nothing about the history leaves it.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Arrays, Recommender, check_sizes
+from fedrec.models.expected import Expectation, sizes
+from fedrec.models.head import check_head
+from fedrec.models.kernels import Block, Rows
+
+LARGEST_TABLE = 10_000  # catalogues up to this many items keep the rows of P that were asked for
+LEAST_EXPECTED, LEAST = 0.1, 0.05  # of what popularity alone expects: no transition is rarer
+LARGEST_EXCESS = 0.95  # of a pair's weight: how one-sided it can be
+
+
+class OrderStatistics(Recommender):
+    """Shares H (H - 1) / 2 released weights of head pairs for either part, two counts [V] and a few coefficients.
+
+    `counts[V]` are positive; `symmetric` and `antisymmetric` are strict upper triangles over the head in units in which
+    popularity alone expects counts[i] counts[j] / sum(counts); `symmetric_weights` and `antisymmetric_weights` are the
+    coefficients of `Expectation`; `freshness[V]` is a logarithm.
+    """
+
+    shared = frozenset(
+        {
+            "counts",
+            "freshness",
+            "head_items",
+            "symmetric",
+            "antisymmetric",
+            "symmetric_weights",
+            "antisymmetric_weights",
+        }
+    )
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        head: int = 1500,
+        recent: int = 10,
+        decay: float = 0.7,
+        popularity: float = 0.45,
+        longer: int = 40,
+        longer_decay: float = 0.95,
+        longer_popularity: float = 0.9,
+        longer_weight: float = 0.5,
+        freshness: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_sizes(recent=recent, decay=decay, longer=longer, longer_decay=longer_decay)
+        self.items, size = len(catalogue), check_head(head, len(catalogue), 8)
+        self.windows = (recent, decay, popularity, 1.0), (longer, longer_decay, longer_popularity, longer_weight)
+        self.freshness_weight, self.catalogue = freshness, catalogue
+        symmetric, antisymmetric = sizes(catalogue)
+        for name, shape in (
+            ("freshness", self.items),
+            ("symmetric", size * (size - 1) // 2),
+            ("antisymmetric", size * (size - 1) // 2),
+            ("symmetric_weights", symmetric),
+            ("antisymmetric_weights", antisymmetric),
+        ):
+            self.register_buffer(name, torch.zeros(shape))
+        self.register_buffer("counts", torch.ones(self.items))
+        self.register_buffer("head_items", torch.arange(size, dtype=torch.float32))
+        self._known: _Released | None = None
+
+    def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy named arrays into the model; what was computed from the old ones is forgotten."""
+        super().load(arrays)
+        self._known = None
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Return a score for every item [V]; without a history, popularity and freshness alone."""
+        past = history.cpu().numpy().astype(np.int64)[::-1]
+        level = np.log(cast(Tensor, self.counts).cpu().numpy().clip(1e-12))
+        score = self.freshness_weight * cast(Tensor, self.freshness).cpu().numpy()
+        if not len(past):
+            return torch.from_numpy((score + level).astype(np.float32)).to(history.device)
+        longest = past[: max(count for count, *_ in self.windows)]
+        rows = self._transitions(longest)
+        for count, decay, exponent, weight in self.windows:
+            factor = (np.float32(decay) ** np.arange(len(past[:count]))).astype(np.float32)
+            score = score + weight * (np.log(factor @ rows[:count] + np.float32(1e-12)) - exponent * level)
+        return torch.from_numpy(score.astype(np.float32)).to(history.device)
+
+    def _transitions(self, items: Rows) -> Block:
+        """Return P[items, :] [n, V]."""
+        if self._known is None:
+            self._known = _Released(self.catalogue, self.shared_arrays())
+        return self._known.rows(items) if self.items > LARGEST_TABLE else self._known.kept_rows(items)
+
+
+class _Released:
+    """What was released, ready to give rows of P."""
+
+    def __init__(self, catalogue: Catalogue, arrays: Arrays) -> None:
+        self.head = arrays["head_items"].astype(np.int64)
+        self.expectation = Expectation(catalogue, arrays["counts"])
+        self.weights = arrays["symmetric_weights"], arrays["antisymmetric_weights"]
+        self.place = np.full(len(catalogue), -1)
+        self.place[self.head] = np.arange(len(self.head))
+        both, ascending = (unfolded(arrays[name], len(self.head)) for name in ("symmetric", "antisymmetric"))
+        self.block = both + both.T + ascending - ascending.T
+
+        # Not touched before a row is written, so that a single device holds no more than its own rows.
+        kept = len(catalogue) if len(catalogue) <= LARGEST_TABLE else 0
+        self._table, self._filled = np.empty((kept, kept), np.float32), np.zeros(kept, bool)
+
+    def kept_rows(self, items: Rows) -> Block:
+        """Return P[items, :] [n, V], each row computed once."""
+        new = np.unique(items[~self._filled[items]])
+        if len(new):
+            self._table[new] = self.rows(new)
+            self._filled[new] = True
+        return self._table[items]
+
+    def rows(self, items: Rows) -> Block:
+        """Return P[items, :] [n, V]."""
+        every = np.arange(len(self.place))
+        both, ascending = self.expectation.expected(self.weights, items, every)
+        base = self.expectation.base(items, every)
+        found = combined(np.maximum(both, LEAST_EXPECTED * base), ascending, base)
+        inside = np.flatnonzero(self.place[items] >= 0)
+        found[np.ix_(inside, self.head)] = self.block[self.place[items[inside]]]
+        found[np.arange(len(items)), items] = 0
+        return found / self.expectation.counts[items, None].astype(np.float32)
+
+
+def unfolded(flat: NDArray[np.float32], size: int) -> Block:
+    """Return a flat strict upper triangle as a matrix [H, H] with zeros elsewhere."""
+    found = np.zeros((size, size), np.float32)
+    found[np.triu_indices(size, 1)] = flat
+    return found
+
+
+def combined(both: Block, ascending: Block, base: Block) -> Block:
+    """Return both parts joined to positive transitions: no pair is wholly one-sided, none rarer than LEAST * base."""
+    both = np.maximum(both, LEAST * base)
+    bound = LARGEST_EXCESS * both
+    return np.maximum(both + np.clip(ascending, -bound, bound), LEAST * base)
