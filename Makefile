@@ -4,12 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run install test test-slow check clean
+.PHONY: run install install-edge stubs test test-slow check clean
 
 run: $(VENV)/installed
 	$(BIN)/fedrec simulate $(ARGS)
 
 install: $(VENV)/installed
+
+# A device without torch: fedrec itself comes without its dependencies, which would bring torch.
+install-edge:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-edge.txt
+	$(BIN)/pip install --quiet --no-deps .
+
+# Makes the gRPC stubs again after a change of client/recommender.proto.
+stubs: $(VENV)/installed-dev
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. client/recommender.proto
 
 # torch comes first, pinned: left to a resolver, it would bring gigabytes of CUDA packages.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -65,7 +65,7 @@ class Desk:
         new, self._taste = self.store.log_event(item, kind, value, at), None
         known = self.ready()
         if known:
-            self.taste()
+            self.taste().scores()  # here, so that the next answer has not to wait for it
         return new, known and item in self.served().rows
 
     def forget(self, item: str | None) -> int:
@@ -139,7 +139,8 @@ class Desk:
     def _made(self, served: Served) -> Taste:
         events = self.store.history()
         settings = json.loads(served.message.header["experiment"])["dataset"]
-        device = device_data(events, served.catalogue, 0, threshold=settings.get("threshold"), split="none")
+        threshold = settings.get("threshold")
+        device = device_data(events, served.catalogue, 0, threshold=threshold, split="none", rows=served.rows)
         self._used = np.array(sorted({served.rows[e.item] for e in events if e.item in served.rows}), np.int64)
         if served.personal is not None:
             return served.personal.taste(device.history, device.values)

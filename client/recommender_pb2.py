@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63lient/recommender.proto\x12\tfedrec.v1\"?\n\x10RecommendRequest\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0f\n\x07\x65xplain\x18\x02 \x01(\x08\x12\x0f\n\x07without\x18\x03 \x03(\t\";\n\x0fRecommendations\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.fedrec.v1.Recommendation\"_\n\x0eRecommendation\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12#\n\x03why\x18\x04 \x01(\x0b\x32\x16.fedrec.v1.Explanation\"\x1e\n\x0e\x45xplainRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\"K\n\x0b\x45xplanation\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x0b\n\x03own\x18\x02 \x01(\x01\x12 \n\x06shares\x18\x03 \x03(\x0b\x32\x10.fedrec.v1.Share\"1\n\x05Share\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x01\"]\n\x05\x45vent\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_time\"+\n\x06Logged\x12\x0b\n\x03new\x18\x01 \x01(\x08\x12\x14\n\x0cin_catalogue\x18\x02 \x01(\x08\"=\n\rForgetRequest\x12\x0e\n\x04item\x18\x01 \x01(\tH\x00\x12\x14\n\neverything\x18\x02 \x01(\x08H\x00\x42\x06\n\x04what\"!\n\tForgotten\x12\x14\n\x0cinteractions\x18\x01 \x01(\x04\"\x0f\n\rStatusRequest\"p\n\x0c\x44\x65viceStatus\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x65xplains\x18\x04 \x01(\x08\x12\r\n\x05items\x18\x05 \x01(\x04\x12\x14\n\x0cinteractions\x18\x06 \x01(\x04\x32\xb9\x02\n\x0bRecommender\x12\x44\n\tRecommend\x12\x1b.fedrec.v1.RecommendRequest\x1a\x1a.fedrec.v1.Recommendations\x12/\n\x08LogEvent\x12\x10.fedrec.v1.Event\x1a\x11.fedrec.v1.Logged\x12<\n\x07\x45xplain\x12\x19.fedrec.v1.ExplainRequest\x1a\x16.fedrec.v1.Explanation\x12\x38\n\x06\x46orget\x12\x18.fedrec.v1.ForgetRequest\x1a\x14.fedrec.v1.Forgotten\x12;\n\x06Status\x12\x18.fedrec.v1.StatusRequest\x1a\x17.fedrec.v1.DeviceStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63lient/recommender.proto\x12\tfedrec.v1\"?\n\x10RecommendRequest\x12\t\n\x01k\x18\x01 \x01(\r\x12\x0f\n\x07\x65xplain\x18\x02 \x01(\x08\x12\x0f\n\x07without\x18\x03 \x03(\t\";\n\x0fRecommendations\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.fedrec.v1.Recommendation\"_\n\x0eRecommendation\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12#\n\x03why\x18\x04 \x01(\x0b\x32\x16.fedrec.v1.Explanation\"\x1e\n\x0e\x45xplainRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\"[\n\x0b\x45xplanation\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x0b\n\x03own\x18\x02 \x01(\x01\x12 \n\x06shares\x18\x03 \x03(\x0b\x32\x10.fedrec.v1.Share\x12\x0e\n\x06others\x18\x04 \x01(\x01\"1\n\x05Share\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x01\"]\n\x05\x45vent\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_time\"+\n\x06Logged\x12\x0b\n\x03new\x18\x01 \x01(\x08\x12\x14\n\x0cin_catalogue\x18\x02 \x01(\x08\"=\n\rForgetRequest\x12\x0e\n\x04item\x18\x01 \x01(\tH\x00\x12\x14\n\neverything\x18\x02 \x01(\x08H\x00\x42\x06\n\x04what\"!\n\tForgotten\x12\x14\n\x0cinteractions\x18\x01 \x01(\x04\"\x0f\n\rStatusRequest\"p\n\x0c\x44\x65viceStatus\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x65xplains\x18\x04 \x01(\x08\x12\r\n\x05items\x18\x05 \x01(\x04\x12\x14\n\x0cinteractions\x18\x06 \x01(\x04\x32\xb9\x02\n\x0bRecommender\x12\x44\n\tRecommend\x12\x1b.fedrec.v1.RecommendRequest\x1a\x1a.fedrec.v1.Recommendations\x12/\n\x08LogEvent\x12\x10.fedrec.v1.Event\x1a\x11.fedrec.v1.Logged\x12<\n\x07\x45xplain\x12\x19.fedrec.v1.ExplainRequest\x1a\x16.fedrec.v1.Explanation\x12\x38\n\x06\x46orget\x12\x18.fedrec.v1.ForgetRequest\x1a\x14.fedrec.v1.Forgotten\x12;\n\x06Status\x12\x18.fedrec.v1.StatusRequest\x1a\x17.fedrec.v1.DeviceStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,21 +40,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINREQUEST']._serialized_start=262
   _globals['_EXPLAINREQUEST']._serialized_end=292
   _globals['_EXPLANATION']._serialized_start=294
-  _globals['_EXPLANATION']._serialized_end=369
-  _globals['_SHARE']._serialized_start=371
-  _globals['_SHARE']._serialized_end=420
-  _globals['_EVENT']._serialized_start=422
-  _globals['_EVENT']._serialized_end=515
-  _globals['_LOGGED']._serialized_start=517
-  _globals['_LOGGED']._serialized_end=560
-  _globals['_FORGETREQUEST']._serialized_start=562
-  _globals['_FORGETREQUEST']._serialized_end=623
-  _globals['_FORGOTTEN']._serialized_start=625
-  _globals['_FORGOTTEN']._serialized_end=658
-  _globals['_STATUSREQUEST']._serialized_start=660
-  _globals['_STATUSREQUEST']._serialized_end=675
-  _globals['_DEVICESTATUS']._serialized_start=677
-  _globals['_DEVICESTATUS']._serialized_end=789
-  _globals['_RECOMMENDER']._serialized_start=792
-  _globals['_RECOMMENDER']._serialized_end=1105
+  _globals['_EXPLANATION']._serialized_end=385
+  _globals['_SHARE']._serialized_start=387
+  _globals['_SHARE']._serialized_end=436
+  _globals['_EVENT']._serialized_start=438
+  _globals['_EVENT']._serialized_end=531
+  _globals['_LOGGED']._serialized_start=533
+  _globals['_LOGGED']._serialized_end=576
+  _globals['_FORGETREQUEST']._serialized_start=578
+  _globals['_FORGETREQUEST']._serialized_end=639
+  _globals['_FORGOTTEN']._serialized_start=641
+  _globals['_FORGOTTEN']._serialized_end=674
+  _globals['_STATUSREQUEST']._serialized_start=676
+  _globals['_STATUSREQUEST']._serialized_end=691
+  _globals['_DEVICESTATUS']._serialized_start=693
+  _globals['_DEVICESTATUS']._serialized_end=805
+  _globals['_RECOMMENDER']._serialized_start=808
+  _globals['_RECOMMENDER']._serialized_end=1121
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,7 @@ NAME = wire.DESCRIPTOR.services_by_name["Recommender"].full_name
 THREADS = 4
 LARGEST_MESSAGE_BYTES = 1 << 20
 DEFAULT_LENGTH, LONGEST = 10, 1000
+SHOWN = 3  # reasons of each recommendation
 STATUS = {
     Unknown: grpc.StatusCode.NOT_FOUND,
     NotReady: grpc.StatusCode.FAILED_PRECONDITION,
@@ -81,7 +82,7 @@ class Service(stubs.RecommenderServicer):
         for one in found:
             line = reply.items.add(id=catalogue.ids[one.item], title=catalogue.titles[one.item], score=one.score)
             if request.explain and taste.shares(one.item) is not None:
-                line.why.CopyFrom(self._in_words(explain(taste, one.item, one.score)))
+                line.why.CopyFrom(self._in_words(explain(taste, one.item, one.score), SHOWN))
         return reply
 
     def _logged(self, item: str, kind: str, value: float, at: float | None) -> Any:
@@ -95,10 +96,12 @@ class Service(stubs.RecommenderServicer):
             raise FedrecError("say what to forget: item, or everything = true")
         return wire.Forgotten(interactions=self._desk.forget(request.item or None))
 
-    def _in_words(self, found: Explanation) -> Any:
+    def _in_words(self, found: Explanation, most: int | None = None) -> Any:
         catalogue = self._desk.served().catalogue
-        told = wire.Explanation(score=found.score, own=found.own)
-        for reason in found.reasons:
+        shown = found.reasons[:most]
+        others = sum(reason.share for reason in found.reasons[len(shown) :])
+        told = wire.Explanation(score=found.score, own=found.own, others=others)
+        for reason in shown:
             told.shares.add(id=catalogue.ids[reason.item], title=catalogue.titles[reason.item], share=reason.share)
         return told
 

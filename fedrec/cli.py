@@ -30,6 +30,7 @@ LIBRARY = {
     "study": "many runs of one plan: privacy-accuracy, or a yaml file of yours; compare RUN RUN...",
     "recommend": "what a finished run recommends to a user, or to somebody who likes some titles, and why",
 }
+LEFT_OUT = {"torch", "hydra", "omegaconf", "scipy", "dp_accounting", "opacus", "pyarrow", "yaml"}  # by install-edge
 
 
 def parser() -> argparse.ArgumentParser:
@@ -170,6 +171,14 @@ def guarded(command: Callable[[], None]) -> None:
         command()
     except FedrecError as error:
         print(f"fedrec: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LEFT_OUT:
+            raise
+        print(
+            f"fedrec: this needs {error.name}, which make install-edge leaves out: make install brings it",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except OSError as error:
         print(f"fedrec: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)

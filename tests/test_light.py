@@ -166,6 +166,12 @@ def test_the_client_trains_and_ranks_where_torch_cannot_be_imported(tmp_path: Pa
     assert done.stdout.split("\n")[0] == "10 ['item.weight', 'item_bias.weight'] 10 light", done.stderr
 
 
+@pytest.mark.parametrize("command", [["simulate"], ["recommend", "run", "--likes", "Heat"]])
+def test_what_needs_torch_says_so_in_one_line(command: list[str]) -> None:
+    done = run_blocked(f"from fedrec.cli import main\nmain({command})")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "make install brings it" in done.stderr
+
+
 def test_the_blocker_blocks() -> None:
     assert "is blocked" in run_blocked("import fedrec.node").stderr
 

@@ -117,10 +117,12 @@ def test_shares_add_up_to_the_score(client: Client) -> None:
     assert told
     for one in told:
         alone = client.stub.Explain(wire.ExplainRequest(item=one.id))
-        for why in (one.why, alone):
-            assert why.score == pytest.approx(one.score, abs=1e-5)
-            assert why.own + sum(share.share for share in why.shares) == pytest.approx(one.score, abs=1e-5)
-            assert {share.id for share in why.shares} == {f"i{n}" for n in range(6)}
+        for why, most in ((one.why, 3), (alone, 6)):
+            assert why.score == pytest.approx(one.score, abs=1e-5) and len(why.shares) == most
+            listed = sum(share.share for share in why.shares)
+            assert why.own + listed + why.others == pytest.approx(one.score, abs=1e-5)
+        assert {share.id for share in alone.shares} == {f"i{n}" for n in range(6)} and alone.others == 0
+        assert [share.id for share in one.why.shares] == [share.id for share in alone.shares][:3]
 
 
 @pytest.mark.parametrize("client", ["neumf"], indirect=True)

@@ -1,6 +1,6 @@
 """What one device trains on: its own events, as the rows of the catalogue that it was given."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -29,14 +29,21 @@ class Interaction(Protocol):
 
 
 def device_data(
-    events: Iterable[Interaction], catalogue: Catalogue, user: int, *, threshold: float | None, split: str
+    events: Iterable[Interaction],
+    catalogue: Catalogue,
+    user: int,
+    *,
+    threshold: float | None,
+    split: str,
+    rows: Mapping[str, int] | None = None,
 ) -> DeviceData:
     """Return a device's history from its events, which come in the order of time.
 
     Like a data set's rows: exact repeats once, ratings below `threshold` dropped and the others 1, items that the
     catalogue lacks left out. `split` is "leave-last-out" (as `fedrec.data.splits`) or "none": train on everything.
+    `rows` are the catalogue's rows by id, for those who have them.
     """
-    row_of = {str(name): row for row, name in enumerate(catalogue.ids)}
+    row_of = rows if rows is not None else {str(name): row for row, name in enumerate(catalogue.ids)}
     distinct = {(row_of[e.item], e.time, e.value): None for e in events if e.item in row_of}
     kept = [(item, value) for item, _, value in distinct if threshold is None or value >= threshold]
     items = np.array([item for item, _ in kept], np.int32)

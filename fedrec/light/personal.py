@@ -6,6 +6,7 @@ trained is served in the same way. Shapes: V items, n items of a history, d dime
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ RATING_RIDGE = 1.0
 STEPS, NEGATIVES, RATE = 60, 4, 0.4  # of the gradient descent on private arrays that no closed form finds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LinearTaste:
     """Matrix factorisation: `parts` [n, d] of the user vector, one for each item of the history, linear in them."""
 
@@ -35,9 +36,13 @@ class LinearTaste:
     own: Floats  # [V]: what each item has without any history
     parts: Floats
 
+    @cached_property
+    def _found(self) -> Floats:
+        return self.vectors @ self.parts.sum(0).astype(self.vectors.dtype) + self.own
+
     def scores(self) -> Floats:
         """Return user . item + what the item has on its own, for every item [V]."""
-        return self.vectors @ self.parts.sum(0).astype(self.vectors.dtype) + self.own
+        return self._found
 
     def shares(self, item: int) -> Floats:
         """Return what each item of the history adds to one item's score [n]."""

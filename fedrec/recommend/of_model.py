@@ -1,6 +1,7 @@
 """Any recommender as it ranks for one person."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,17 +19,21 @@ from fedrec.update import Arrays
 NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelTaste:
     """A recommender, its arrays loaded, and the history [n] of the person that it ranks for."""
 
     model: Recommender
     history: Items
 
-    @torch.no_grad()
+    @cached_property
+    def _found(self) -> Floats:
+        with torch.no_grad():
+            return self.model.scores(self._rows()).cpu().numpy()
+
     def scores(self) -> Floats:
         """Return a score for every item [V]."""
-        return self.model.scores(self._rows()).cpu().numpy()
+        return self._found
 
     @torch.no_grad()
     def shares(self, item: int) -> Floats | None:
