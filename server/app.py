@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrec import cli
+from fedrec import cli, processes
 from fedrec.report.progress import Progress
 from server.nodes import FlowerNodes
 
@@ -36,7 +36,8 @@ def deploy(nodes: FlowerNodes, path: Path) -> None:
     with (path / TOLD).open("a") as told:
         progress = Progress(told)
         try:
-            Deployment(settings, folder, ServerHome.at(None), nodes, progress).carry_out()
+            with processes.only_one(folder.checkpoints, "this run"):
+                Deployment(settings, folder, ServerHome.at(None), nodes, progress).carry_out()
         except Exception as error:
             print(f"{FAILED}{error}", file=told, flush=True)
             print(f"fedrec: {error}", file=sys.stderr)

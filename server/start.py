@@ -20,6 +20,7 @@ TOLD = "progress.log"
 FAILED = "fedrec: "
 LOOK_SECONDS, STATE_SECONDS = 0.5, 15.0
 ENDED = "finished"
+GONE_LOOKS = 2  # in a row, without anybody listening
 
 
 def prepare(home: ServerHome, overrides: Sequence[str], resume: str | None) -> RunFolder:
@@ -76,7 +77,7 @@ def start(home: ServerHome, folder: RunFolder, say: Callable[[str], None]) -> No
 
 def follow(home: ServerHome, run: str, told: Path, say: Callable[[str], None]) -> bool:
     """Say what the run tells, until it has ended; return whether it has, and raise where it failed."""
-    looked, ended = time.monotonic(), False
+    looked, ended, gone = time.monotonic(), False, 0
     with told.open() as file:
         while True:
             for line in iter(file.readline, ""):
@@ -93,6 +94,12 @@ def follow(home: ServerHome, run: str, told: Path, say: Callable[[str], None]) -
             if time.monotonic() - looked > STATE_SECONDS:
                 # Asking takes a while: what the run wrote meanwhile is looked at once more before it counts as ended.
                 ended, looked = state_of(home, run).startswith(ENDED), time.monotonic()
+                gone = 0 if processes.listens(home.address().port) else gone + 1
+                if gone == GONE_LOOKS:
+                    raise FedrecError(
+                        f"the server at {home.address()} is gone, and the run with it: fedrec server up, "
+                        f"then go on with fedrec server start --resume {told.parent}"
+                    )
             time.sleep(LOOK_SECONDS)
 
 

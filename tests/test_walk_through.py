@@ -179,3 +179,15 @@ def test_a_killed_server_resumes_and_its_devices_come_back(tmp_path: Path, place
         status = shell([f"fedrec client status --json --home walk/device-{device}"], tmp_path, place)
         assert json.loads(status)["answered"] <= 4
     finish(tmp_path, place)
+
+
+@pytest.mark.slow
+def test_a_key_that_was_not_admitted_does_not_connect(tmp_path: Path, place: dict[str, str]) -> None:
+    lines = walk_through()
+    last = next(n for n, line in enumerate(lines) if line.startswith("fedrec server admit"))
+    shell([*lines[:last], "fedrec client up --background --always --home walk/device-1"], tmp_path, place)
+    log, end = tmp_path / "walk" / "device-1" / "up.log", time.monotonic() + 120
+    while "did not admit the key" not in log.read_text():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.5)
+    shell(["fedrec client down --home walk/device-1", "fedrec server down --home walk/server"], tmp_path, place)
