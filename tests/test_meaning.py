@@ -70,7 +70,7 @@ def test_an_attackers_gain_is_that_of_the_curve(epsilon: float, caught: float) -
     assert found["finds_at_most"] <= min(1, math.exp(epsilon) * 0.01 + DELTA)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(q=st.sampled_from([0.05, 0.3, 1.0]), z=st.floats(0.6, 8), steps=st.integers(1, 40), fpr=st.floats(1e-3, 0.5))
 def test_no_attacker_beats_the_bound(q: float, z: float, steps: int, fpr: float) -> None:
     """The sum of the noisy counts is one attack; the bound is above it, and more steps never lower it."""
@@ -106,7 +106,7 @@ def test_the_clause_says_both() -> None:
     assert clause(found, "replace-one").startswith("add-remove 2.00")
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     q=st.sampled_from([0.01, 0.1, 0.5, 1.0]),
     z=st.sampled_from([0.7, 1.0, 2.0, 5.0]),

@@ -17,6 +17,7 @@ KNOWN = {
     "user_adaptive.UserAdaptive": ("user", "add-remove", "server"),
     "user_local.UserLocal": ("user", "replace-one", "device"),
     "banded.BandedUserLevel": ("user", "add-remove", "server"),
+    "gateway.GatewayLevel": ("user", "add-remove", "gateway"),
 }
 
 # Algorithms whose rounds all get the same part of the budget.
@@ -84,10 +85,10 @@ def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Pa
     if name == "banded.BandedUserLevel":
         # The bands of two turns of a device don't overlap; the first coefficient is 1.
         return ((z / positive({"coefficients": math.hypot(1.0, *node["coefficients"][1:])}, "coefficients"), 1.0, 1),)
-    if name == "interaction.InteractionLevel" and node.get("sensitivity") is None:
+    if name in ("interaction.InteractionLevel", "gateway.GatewayLevel") and node.get("sensitivity") is None:
         rate, steps = positive(node, "sample_rate"), node["local_steps"]
         if rate > 1 or type(steps) is not int or not 0 < steps < 1 << 30:
-            raise Refused(f"the request asks for {steps} steps on a share of {rate} of this device's data")
+            raise Refused(f"the request asks for {steps} steps on a share of {rate} of the data")
         return ((z, rate, steps),)
     return ((z, 1.0, worth if KNOWN[name][2] == "server" else 1),)
 
