@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run install install-edge stubs test test-slow check clean
+.PHONY: run install install-edge stubs test test-slow mutants check clean
 
 run: $(VENV)/installed
 	$(BIN)/fedrec simulate $(ARGS)
@@ -43,6 +43,10 @@ test: check
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Plants known faults in copies of the tree, and reports which the tests find.
+mutants: $(VENV)/installed-dev
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs dist build .pytest_cache .ruff_cache

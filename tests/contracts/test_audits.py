@@ -1,11 +1,16 @@
 """Every mechanism can be audited by what it promises, and what is measured agrees: no yaml is forgotten."""
 
+import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fedrec.audit.audit import audit
 from fedrec.config import load
+from fedrec.privacy.base import Plan
+from fedrec.update import Update
 from tests.tiny import SMALL
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
@@ -29,7 +34,31 @@ def test_every_mechanism_is_audited(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["mf", "popularity"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
-def test_every_mechanism_is_tight(name: str) -> None:
+def test_every_mechanism_is_tight(name: str, model: str) -> None:
     """The promise of `notes/privacy.md` M14 in full: at least 0.95 of the reported epsilon, at 4 and 8."""
-    assert audit(load([*SMALL, f"privacy={name}", "model=mf"]).experiment).verdict == "holds"
+    assert audit(load([*SMALL, f"privacy={name}", f"model={model}"]).experiment).verdict == "holds"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
+def test_every_round_is_noised(name: str) -> None:
+    """What an audit of all rounds together can't see: two rounds of a hundred with too little noise, or none."""
+    plan = Plan(population=10_000, interactions=10_000, cohort_rate=1.0, rounds=200, trains=True)
+    build_ = load([*SMALL, f"privacy={name}", "model=mf"]).experiment.mechanism
+    mechanism: Any = build_.calibrated(plan, math.inf)
+    shapes = {"item.weight": (300, 1)}
+    memory = mechanism.first_memory(shapes)
+    expected = list[float]()
+    for number in range(1, plan.rounds + 1):
+        now = mechanism.in_round(mechanism.announced(memory))
+        zeros = {n: np.zeros(shape, np.float32) for n, shape in now.shapes(shapes).items()}
+        left = now.at_node(now.release(Update(zeros, 1), now.random(number)), now.random(number))
+        done = now.finish(left, plan, number, now.random(number), memory)
+        memory = done.memory
+        if mechanism.dp_sgd() is not None:
+            assert not done.arrays["item.weight"].any()  # its noise falls in every step of training
+            return
+        expected.append(float(done.arrays["item.weight"].std()) / (now.multiplier() * now.clip))
+    typical = np.median(expected)
+    assert 0.9 < typical < 1.1 and np.all(np.abs(np.array(expected) / typical - 1) < 6 / 600**0.5)

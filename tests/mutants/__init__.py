@@ -1,0 +1,1 @@
+"""Planted faults: each patch breaks one promise, and names the tests that must notice."""
