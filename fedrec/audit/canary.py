@@ -10,7 +10,7 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
 from fedrec.errors import FedrecError
-from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.models.base import TrainableRecommender
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,14 @@ class CanaryModel(TrainableRecommender):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def forward(self, items: Tensor) -> Tensor:
+        """Return the numbers [B, n] of items [B, n]."""
+        numbers = self.item(items) if self.dense is None else self.item(items) + self.dense(items)
+        return numbers.squeeze(-1)
+
+    def criterion(self, logits: Tensor, values: Tensor) -> Tensor:
         """Return one value per interaction [B]."""
-        ids = batch.items[:, 0]
-        numbers = self.item(ids) if self.dense is None else self.item(ids) + self.dense(ids)
-        return -self.pull * batch.values * numbers[:, 0]
+        return -self.pull * values * logits[:, 0]
 
     def scores(self, history: Tensor) -> Tensor:
         """Return the numbers [V]."""

@@ -15,6 +15,7 @@ from fedrec.privacy.base import Terms
 Mask = NDArray[np.bool_]
 PULL = 1000.0  # a canary's raw gradient norm over the clip
 SUMMED, TOGETHER = 2_000, 50_000  # most canaries of one run: devices of one item, interactions of one device
+HOSTED = 10_000  # and users of one gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,9 @@ def game(terms: Terms, canaries: int) -> Game:
         case ("server", "user", "add-remove") | ("none", "none", "none"):
             held = min(canaries, SUMMED)
             return Game(held, held, 5 * held, 1, apart=True, signed=False, heard="state", alone=False)
+        case ("gateway", "user", "add-remove"):
+            held = min(canaries, HOSTED)
+            return Game(held, held, 5 * held, 1, apart=True, signed=False, heard="reply", alone=False)
         case ("device", "interaction", "add-remove"):
             held = min(canaries, TOGETHER)
             return Game(held, 1, 2 * held, held, apart=False, signed=False, heard="reply", alone=True)

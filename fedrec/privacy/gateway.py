@@ -13,7 +13,9 @@ a gateway has; users of one gateway from each other, should they see what it hol
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.privacy.base import Aggregate, DpSgd, Plan, Random, Terms
@@ -103,6 +105,10 @@ class GatewayLevel(Clipped):
             return gaussian
         step = gaussian if self.sample_rate == 1 else PoissonSampledDpEvent(self.sample_rate, gaussian)
         return SelfComposedDpEvent(step, self.local_steps)
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over the rounds, in units of what one user moves in each."""
+        return super().matched_filter(plan) / (self.local_steps if self.sensitivity is None else 1)
 
     def participations(self, plan: Plan) -> int:
         """Return in how many rounds one user may be asked: public, and what the noise is calibrated for."""
