@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from fedrec.audit.canary import Canaries, CanaryModel
+from fedrec.audit.canary import Canaries
 from fedrec.experiment import Experiment
-from fedrec.privacy.base import LocalSettings, Mechanism, Plan
+from fedrec.privacy.base import DpSgd, Mechanism, Plan
 from fedrec.rounds import COHORT_STREAM
+from fedrec.training.examples import Histories
+from fedrec.training.passes import TRAIN_STREAM, samples
 
 UNITS, DRAWS = 400, 4000
 
@@ -34,23 +36,23 @@ def suspicious(document: Mapping[str, Any], draws: int = DRAWS) -> tuple[float, 
 def draw(experiment: Experiment, draws: int) -> tuple[float, Draws]:
     """Return the rate and who was drawn [draws, units], by the code that draws in a run."""
     mechanism, drawn = experiment.mechanism, np.zeros((draws, UNITS), bool)
-    rate = getattr(mechanism, "sample_rate", None)
-    if rate is not None:
-        for number, rows in enumerate(islice(batches(mechanism), draws)):
+    if (public := mechanism.dp_sgd()) is not None:
+        for number, rows in enumerate(islice(batches(mechanism, public), draws)):
             drawn[number, rows] = True
-        return float(rate), drawn
+        return public.sample_rate, drawn
     plan = Plan(UNITS, UNITS, experiment.cohort.rate(UNITS), draws, trains=True)
     for number in range(draws):
         drawn[number, mechanism.draw(plan, number, mechanism.random(experiment.seed, number, COHORT_STREAM))] = True
     return plan.cohort_rate, drawn
 
 
-def batches(mechanism: Mechanism) -> Iterator[NDArray[np.int64]]:
+def batches(mechanism: Mechanism, public: DpSgd) -> Iterator[NDArray[np.int64]]:
     """Yield the rows that a device with UNITS examples draws, step by step, participation by participation."""
-    model = CanaryModel(Canaries(1, UNITS).load().catalogue)
+    histories = Histories.of(Canaries(1, UNITS, each=UNITS).load().devices[0])
     for number in count():
-        random = mechanism.random(0, number)
-        yield from mechanism.on_device(model, LocalSettings(), np.random.default_rng(0), random).batches(UNITS)
+        random = mechanism.random(0, number, TRAIN_STREAM)
+        for drawn in samples(histories, public, 0, UNITS, random):
+            yield drawn.order[0, : drawn.count[0]]
 
 
 def p_values(drawn: Draws, rate: float) -> dict[str, float]:
