@@ -1,32 +1,47 @@
-"""What stands beside every epsilon: one sentence, and the privacy card of a run."""
+"""What stands beside every epsilon: one sentence, and the privacy card of a run.
+
+The card has eleven fields. Where one of them is missing, whatever else it says, it claims nothing.
+"""
 
 import math
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
-from fedrec.privacy.accounting import ACCOUNTANT
+from dp_accounting.gaussian_mechanism import get_sigma_gaussian
+
+from fedrec.privacy.accounting import ACCOUNTANT, Spent, epsilon_of
 from fedrec.privacy.base import Mechanism, Plan, Terms
-from fedrec.privacy.ledger import Ledger
-
-TRUST = {
-    "device": "the device only",
-    "gateway": "the gateway that holds the user's data",
-    "server": "the server",
-    "none": "everybody",
-}
-NOT_PROTECTED = (
-    "who is enrolled",
-    "the catalogue of items",
-    "how much is sent and when",
-    "which rounds were aborted and who was available",
-    "what lies on the device itself",
+from fedrec.privacy.card_words import (
+    ADDED,
+    ENFORCED,
+    MEANING,
+    NOT_PROTECTED,
+    RAW,
+    SAMPLING,
+    SECURE,
+    TITLES,
+    TRUST,
+    UNACCOUNTED,
 )
-SAMPLING = {
-    "device": "sampling of the cohort buys nothing, for the server knows it; each step samples the device's own data",
-    "gateway": "sampling of the cohort buys nothing, for the server knows it; each step samples the gateway's users",
-    "server": "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
-    "none": "no claim rests on it",
-}
+from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.renyi import epsilon_bound
+
+NO_CLAIM = "no DP claim"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a card says that no mechanism knows.
+
+    `released` is what else left the run beside the release set, `choices` what was decided by looking at the data
+    without charging it, `audit` the result of an audit or that there was none, `code` the version that ran.
+    """
+
+    released: str
+    choices: tuple[str, ...]
+    audit: str
+    code: str
 
 
 def sentence(terms: Terms, epsilon: float, delta: float) -> str:
@@ -39,33 +54,104 @@ def sentence(terms: Terms, epsilon: float, delta: float) -> str:
     )
 
 
-def card(mechanism: Mechanism, plan: Plan, ledger: Ledger) -> dict[str, Any]:
-    """Return the privacy card of a run as JSON: numbers without a guarantee are null and the unit is then "none"."""
+def card(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
+    """Return the privacy card of a run as JSON: the claim, its numbers, the eleven fields, and the ledger's rows.
+
+    Numbers without a guarantee are null and the unit is then "none".
+    """
     account, epsilon = ledger.account, ledger.epsilon()
     claim = account.private and math.isfinite(epsilon)
-    return {
-        "claim": sentence(mechanism.terms, epsilon, account.delta) if claim else "no DP claim",
-        "privacy": {
-            "unit": account.unit if claim else "none",
-            "neighbouring": account.neighbouring if claim else "none",
-            "trust": account.trust if claim else "none",
-            "epsilon": epsilon if claim else None,
-            "delta": account.delta if claim else None,
-        },
-        "adversary": mechanism.terms.adversary,
-        "release_set": mechanism.terms.release_set,
+    privacy = {
+        "unit": account.unit if claim else "none",
+        "neighbouring": account.neighbouring if claim else "none",
+        "trust": account.trust if claim else "none",
+        "epsilon": epsilon if claim else None,
+        "delta": account.delta if claim else None,
+    }
+    made = {
+        "claim": sentence(mechanism.terms, epsilon, account.delta) if claim else NO_CLAIM,
+        "privacy": privacy,
+        "fields": fields(mechanism, plan, ledger, facts) if claim else {},
         "mechanism": {"name": account.mechanism, **_public(mechanism)},
-        "sampling": {"rate": plan.cohort_rate, "assumed": mechanism.terms.sampling or SAMPLING[account.trust]},
-        "accountant": {"name": ACCOUNTANT, "version": version("dp-accounting")},
+        "ledger": {"head": ledger.head, "rows": ledger.rows()},
+    }
+    return checked(made)
+
+
+def checked(made: dict[str, Any]) -> dict[str, Any]:
+    """Return the card; one that lacks a field, or a part of one, claims nothing and says what is missing."""
+    lacking = missing(made["fields"])
+    if not lacking:
+        return {**made, "missing": []}
+    nothing = {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+    return {**made, "claim": NO_CLAIM, "privacy": nothing, "missing": lacking}
+
+
+def missing(found: dict[str, Any]) -> list[str]:
+    """Return the names of the fields, and of their parts, that say nothing."""
+    absent = [name for name in TITLES if name not in found]
+    return [*absent, *(path for name, value in found.items() for path in _empty(name, value))]
+
+
+def _empty(path: str, value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        parts = cast(dict[str, Any], value)
+        return [inner for name, part in parts.items() for inner in _empty(f"{path}.{name}", part)]
+    nothing = value is None or value in ("", [], {}, ()) or (isinstance(value, float) and not math.isfinite(value))
+    return [path] if nothing else []
+
+
+def fields(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
+    """Return the eleven fields (`notes/privacy.md` section 8) of a run with a guarantee."""
+    terms, account = mechanism.terms, ledger.account
+    return {
+        "trust": {"trusted": TRUST[terms.trust], "raw_updates": RAW[terms.trust], "adversary": terms.adversary},
+        "unit": {"unit": terms.unit, "enforced": ENFORCED[terms.unit]},
+        "neighbouring": {"relation": terms.neighbouring, "meaning": MEANING[terms.neighbouring]},
+        "released": {"release_set": terms.release_set, "beside_it": facts.released},
+        "noise": {
+            "clip": getattr(mechanism, "clip", None),
+            "noise_multiplier": getattr(mechanism, "noise_multiplier", None),
+            "added": ADDED[terms.trust],
+            "generator": SECURE,
+        },
+        "sampling": {
+            "rate": plan.cohort_rate,
+            "assumed_and_done": terms.sampling or SAMPLING[terms.trust],
+            "epsilon_with_it": ledger.epsilon(),
+            "epsilon_without_it": epsilon_of(unsampled(ledger.total), account.delta),
+        },
+        "accounting": _accounting(mechanism, ledger),
         "composition": {
             "rounds": plan.rounds,
             "participations": account.participations,
-            "population_epsilon": ledger.population_epsilon() if claim else None,
-            "not_included": "tuning, evaluation and the choice of this run among others, unless they are charged here",
+            "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
+            "epsilon_of_all_runs_on_these_users": ledger.population_epsilon(),
+            "not_included": UNACCOUNTED,
         },
         "not_protected": list(NOT_PROTECTED),
-        "ledger": {"head": ledger.head, "rows": ledger.rows()},
+        "choices": list(facts.choices),
+        "evidence": {"audit": facts.audit, "code": facts.code},
     }
+
+
+def _accounting(mechanism: Mechanism, ledger: Ledger) -> dict[str, Any]:
+    account, epsilon = ledger.account, ledger.epsilon()
+    by_hand = getattr(mechanism, "delta", None) is not None
+    return {
+        "accountant": ACCOUNTANT,
+        "version": version("dp-accounting"),
+        "delta": account.delta,
+        "delta_rule": "set by hand" if by_hand else "min(1e-5, N^-1.1) for N privacy units",
+        "cross_check": f"Renyi divergences, an upper bound: {epsilon_bound(ledger.total, account.delta):.4f}",
+        "mu": 1 / float(get_sigma_gaussian(epsilon, account.delta)),
+        "rho_without_sampling": math.fsum(count / (2 * z**2) for z, _, count in unsampled(ledger.total)),
+    }
+
+
+def unsampled(total: Spent) -> Spent:
+    """Return a composition as if everybody took part in everything."""
+    return frozenset((z, 1.0, count) for z, _, count in total)
 
 
 def _public(mechanism: Mechanism) -> dict[str, Any]:
