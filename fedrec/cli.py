@@ -29,6 +29,7 @@ LIBRARY = {
     "report": "one page of a finished run: verdict, table, rounds, privacy card",
     "study": "many runs of one plan: privacy-accuracy, or a yaml file of yours; compare RUN RUN...",
     "recommend": "what a finished run recommends to a user, or to somebody who likes some titles, and why",
+    "privacy": "what was spent, claimed, and would be: ledger, card RUN, project, device",
 }
 LEFT_OUT = {"torch", "hydra", "omegaconf", "scipy", "dp_accounting", "opacus", "pyarrow", "yaml"}  # by install-edge
 
@@ -83,6 +84,8 @@ def library(room: str, arguments: Sequence[str]) -> None:
         from fedrec.recommend import commands
     elif room == "report":
         from fedrec.report import commands
+    elif room == "privacy":
+        from fedrec.privacy import commands
     else:
         from fedrec.study import commands
     commands.run(arguments)

@@ -57,7 +57,8 @@ class RunFolder:
         for folder in own:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, mode=0o700)
-        for name in ("rounds.jsonl", "metrics.json", "privacy_card.json", "model.safetensors", "report.html"):
+        cards = ("privacy_card.json", "privacy_card.md")
+        for name in ("rounds.jsonl", "metrics.json", *cards, "model.safetensors", "report.html"):
             (self.path / name).unlink(missing_ok=True)
         write_durably(self.config, config.encode())
 

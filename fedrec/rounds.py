@@ -72,6 +72,10 @@ class Spending(Protocol):
         """Return what that many rounds will have spent."""
         ...
 
+    def population_projection(self) -> tuple[float, float]:
+        """Return what all runs on these users have spent, and will have when this one ends."""
+        ...
+
     @property
     def head(self) -> str:
         """The hash of the newest row."""

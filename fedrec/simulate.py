@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from safetensors.numpy import save_file
 
-from fedrec import __version__
 from fedrec.checkpoint import load_checkpoint
 from fedrec.config import Settings, read
 from fedrec.data.dataset import Dataset
@@ -21,15 +20,14 @@ from fedrec.experiment import Experiment
 from fedrec.folder import RunFolder
 from fedrec.node import load_dataset
 from fedrec.nodes import Nodes
-from fedrec.privacy.card import card
 from fedrec.privacy.ledger import Ledger
+from fedrec.report.card import card_of, write_card
 from fedrec.report.catalogue import write_catalogue
 from fedrec.report.metrics import metrics
 from fedrec.report.page import write_page
 from fedrec.report.progress import Progress
 from fedrec.rounds import Round, Session, final_state, open_session, run
 
-SIZES = "numbers of users and interactions are those of the data set as published or counted, assumed public"
 NO_PRIVACY = {"_target_": "fedrec.privacy.none.NoPrivacy"}
 POPULARITY = {
     "model": {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True},
@@ -107,7 +105,7 @@ class Job:
         arrays = main.session.experiment.algorithm.broadcast(state)
         save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
         write_catalogue(self.folder.path / "catalogue.parquet", main.session.dataset.catalogue)
-        self.folder.write_json("privacy_card.json", card_of(main.session))
+        write_card(self.folder, card_of(main.session))
 
     def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, Table]]:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
@@ -149,26 +147,10 @@ def open_ledger(
     return ledger
 
 
-def card_of(session: Session) -> dict[str, Any]:
-    """Return the privacy card of a finished run."""
-    made = card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger))
-    return {
-        **made,
-        "catalogue": vocabulary(session.dataset.catalogue.origin),
-        "sizes": SIZES,
-        "code": {"fedrec": __version__},
-    }
-
-
 def last_round(folder: RunFolder) -> int:
     """Return the last round that was made durable."""
     saved = load_checkpoint(folder.checkpoints)
     return saved.round if saved else 0
-
-
-def vocabulary(origin: str) -> str:
-    """Return what the card says of where the list of items comes from."""
-    return origin if origin == "item file" else "taken from interactions, assumed public"
 
 
 def checked(settings: Settings) -> Settings:

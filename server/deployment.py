@@ -11,10 +11,11 @@ from fedrec.config import Settings
 from fedrec.errors import FedrecError
 from fedrec.folder import RunFolder
 from fedrec.nodes import Nodes
+from fedrec.report.card import card_of, write_card
 from fedrec.report.catalogue import write_catalogue
 from fedrec.report.progress import Progress
 from fedrec.rounds import Round, Session, final_state, run
-from fedrec.simulate import card_of, open_ledger
+from fedrec.simulate import open_ledger
 from server.directory import EnrolledDirectory
 from server.home import ServerHome
 from server.registry import Registry
@@ -61,7 +62,7 @@ class Deployment:
         arrays = session.experiment.algorithm.broadcast(state)
         save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
         write_catalogue(self.folder.path / "catalogue.parquet", session.dataset.catalogue)
-        self.folder.write_json("privacy_card.json", card_of(session))
+        write_card(self.folder, card_of(session))
         found = evaluated(session, arrays, number)
         self.folder.write_json("metrics.json", results(session, number, found, time.monotonic() - start))
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401 - what the first optimiser imports, in seconds that each child would pay
 
 from fedrec import simulate as simulate_room
 from fedrec.cli import simulate

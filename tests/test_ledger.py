@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from fedrec.errors import FedrecError, Refused
 from fedrec.privacy.accounting import epsilon, running_epsilon
 from fedrec.privacy.base import Mechanism, Plan
-from fedrec.privacy.card import card, sentence
 from fedrec.privacy.interaction import InteractionLevel
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.ledger_store import FIRST
@@ -342,41 +341,3 @@ def test_killed_at_any_moment_no_release_is_missing(tmp_path: Path) -> None:
     committed = [row["round"] for row in rows if row["status"] == "committed"]
     assert len(committed) == len(set(committed))
     assert sqlite3.connect(ledger_path("people")).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-@pytest.mark.parametrize(
-    ("mechanism", "unit"),
-    [(user(), "user"), (interaction(), "interaction"), (NoPrivacy(), "none")],
-    ids=["u", "i", "n"],
-)
-def test_the_card_says_all_or_claims_nothing(mechanism: Mechanism, unit: str) -> None:
-    ledger = opened(mechanism)
-    play(ledger, 1)
-    found = card(mechanism, PLAN, ledger)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["privacy"]["unit"] == unit
-    assert found["ledger"]["head"] == ledger.head
-    if unit == "none":
-        assert found["claim"] == "no DP claim"
-        assert found["privacy"]["epsilon"] is None
-    else:
-        assert found["privacy"]["epsilon"] == ledger.epsilon()
-        assert unit in found["claim"]
-        assert "add-remove" in found["claim"]
-
-
-def test_a_seeded_run_claims_nothing() -> None:
-    mechanism = user(randomness="seeded")
-    ledger = opened(mechanism)
-    play(ledger, 1)
-    found = card(mechanism, PLAN, ledger)
-    assert found["claim"] == "no DP claim"
-    assert found["privacy"] == {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
-
-
-def test_the_sentence() -> None:
-    assert sentence(InteractionLevel().terms, 8.0, 3.16e-6) == (
-        "epsilon 8.00 (unit: interaction; add-remove; delta 3.2e-06; trust: the device only; against the server and "
-        "everyone after it; covers every update of every round)"
-    )
-    assert sentence(NoPrivacy().terms, math.inf, 1e-5) == "no privacy (epsilon is infinite)"

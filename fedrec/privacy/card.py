@@ -73,7 +73,7 @@ def card(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict
         "privacy": privacy,
         "fields": fields(mechanism, plan, ledger, facts) if claim else {},
         "mechanism": {"name": account.mechanism, **_public(mechanism)},
-        "ledger": {"head": ledger.head, "rows": ledger.rows()},
+        "ledger": {"population": ledger.population, "head": ledger.head, "rows": ledger.rows()},
     }
     return checked(made)
 

@@ -13,7 +13,7 @@ def page(card: dict[str, Any], run: str) -> str:
     if not card["fields"]:
         lines += ["This run has no finite epsilon: nothing bounds what its results tell of a person.", ""]
     for name, title in TITLES.items():
-        if name in card["fields"]:
+        if card["fields"].get(name):
             lines += [f"## {title}", "", *_lines(card["fields"][name]), ""]
     return "\n".join([*lines, *_ledger(card["ledger"])]) + "\n"
 

@@ -48,7 +48,7 @@ SAMPLING = {
     "server": "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
     "none": "no claim rests on it",
 }
-SECURE = "AES in counter mode under a key of the operating system, fresh for each draw; no seed can repeat it"
+SECURE = "the operating system's, asked anew for each draw; no seed can repeat it, and nothing of it is kept"
 UNACCOUNTED = "tuning, evaluation and the choice of this run among others, unless they are charged here"
 NOT_PROTECTED = (
     "who is enrolled",

@@ -8,7 +8,7 @@ where the devices do, each device is charged the rounds that it took part in.
 import hashlib
 import hmac
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from fedrec.privacy.account import (
     check_same,
     counts_of,
     digest,
-    from_lists,
     lose_pending,
     pending_round,
 )
@@ -32,8 +31,9 @@ from fedrec.privacy.accounting import Spent, composed, epsilon_of, running_epsil
 from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.ledger_store import Entry, LedgerStore
 from fedrec.privacy.meaning import meaning
-from fedrec.privacy.places import ledger_path
+from fedrec.privacy.places import ledger_path, population_of
 from fedrec.privacy.population import rows, runs
+from fedrec.privacy.project import projected
 
 
 class Ledger:
@@ -142,11 +142,7 @@ class Ledger:
         """Return what `rounds` rounds from the start will have spent."""
         if not self.account.private:
             return math.inf
-        if self.account.per_device:
-            times = self._mechanism.participations(replace(self._plan, rounds=rounds, shares=None))
-            return epsilon_of(composed([(from_lists(self.account.event), times)]), self.account.delta)
-        events = [(self._mechanism.event(self._plan, number), 1) for number in range(1, rounds + 1)]
-        return epsilon_of(spent(events), self.account.delta)
+        return epsilon_of(projected(self._mechanism, self._plan, rounds), self.account.delta)
 
     def population_epsilon(self) -> float:
         """Return what all runs on this population spent under this unit and relation, at this run's delta.
@@ -156,6 +152,15 @@ class Ledger:
         """
         own = [self.total] if self.account.private else []
         return epsilon_of(composed((part, 1) for part in [*own, *self._other_runs()]), self.account.delta)
+
+    def population_projection(self) -> tuple[float, float]:
+        """Return what all runs on this population have spent so far, and what they will have when this one ends.
+
+        Rounds of this run that were lost come on top of its plan.
+        """
+        others = composed((part, 1) for part in self._other_runs())
+        plan = projected(self._mechanism, self._plan, self._plan.rounds)
+        return self.population_epsilon(), epsilon_of(composed([(others, 1), (plan, 1)]), self.account.delta)
 
     def check_holds(self, entry: str) -> None:
         """Raise `Refused` unless the ledger holds this hash: what a checkpoint stands on was charged here."""
@@ -173,6 +178,11 @@ class Ledger:
     def total(self) -> Spent:
         """The composition that this run has spent."""
         return charged(self.account, self._entries, self._counts)
+
+    @property
+    def population(self) -> str:
+        """Whose privacy is spent."""
+        return population_of(self._store.path)
 
     @property
     def head(self) -> str:

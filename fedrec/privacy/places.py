@@ -25,10 +25,17 @@ def ledger_path(population: str) -> Path:
 
 def populations() -> list[str]:
     """Return the names of the populations that have a ledger here."""
-    return sorted(unquote(path.stem) for path in (state_dir() / "ledger").glob("*.sqlite"))
+    return sorted(population_of(path) for path in (state_dir() / "ledger").glob("*.sqlite"))
+
+
+def population_of(path: Path) -> str:
+    """Return whose ledger a file is."""
+    return unquote(path.name.removesuffix(".sqlite"))
 
 
 def anchor_path(ledger: Path) -> Path:
     """Return where the anchor of a ledger file lies: in FEDREC_ANCHORS, else in `anchors/` of the state folder."""
     folder = os.environ.get("FEDREC_ANCHORS")
-    return (Path(folder) if folder else ledger.parent.parent / "anchors") / f"{ledger.stem}.anchor"
+    return (
+        Path(folder) if folder else ledger.parent.parent / "anchors"
+    ) / f"{ledger.name.removesuffix('.sqlite')}.anchor"

@@ -43,6 +43,7 @@ class Progress:
         self.label, self.rounds = label or "run", session.experiment.rounds
         if session.experiment.mechanism.private:
             self.note(f"{self.label}, after {self.rounds} rounds: {promised(session)}")
+            self.note(f"  {together(session)}")
         self.started, self.told, self.first, self.validation = time.monotonic(), 0.0, 0, None
 
     def round(self, report: "Round") -> None:
@@ -84,3 +85,11 @@ def promised(session: "Session") -> str:
     """Return what a run will have spent at its end, in the words that go with every epsilon."""
     mechanism = session.experiment.mechanism
     return sentence(mechanism.terms, session.ledger.projection(session.plan.rounds), mechanism.delta_for(session.plan))
+
+
+def together(session: "Session") -> str:
+    """Return what all runs on these users will have spent at its end, and what they may."""
+    before, after = session.ledger.population_projection()
+    limit = session.experiment.node()["privacy"].get("population_epsilon")
+    may = "no limit" if limit is None else f"limit {limit:g}"
+    return f"all runs on these users: epsilon {before:.2f} so far, {after:.2f} with this one ({may})"
