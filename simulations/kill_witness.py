@@ -15,6 +15,8 @@ from fedrec.privacy.ledger import Ledger
 from fedrec.rounds import Session
 from fedrec.update import Arrays
 
+NOISY = {"server": "finish", "gateway": "at_node"}  # the method in or after which noise is drawn
+
 
 def digest(arrays: Arrays) -> str:
     """Return the hash of arrays, by name."""
@@ -45,7 +47,7 @@ class Witness:
 def watch(session: Session, witness: Witness) -> None:
     """Let every draw of noise and every release of this process be noted; a draw before it is made."""
     mechanism = session.experiment.mechanism
-    kind, name = type(mechanism), "finish" if mechanism.terms.trust == "server" else "release"
+    kind, name = type(mechanism), NOISY.get(mechanism.terms.trust, "release")
     draw: Callable[..., Any] = getattr(kind, name)
 
     def drawn(*arguments: Any, **named: Any) -> Any:
