@@ -1,10 +1,12 @@
 """`fedrec client up`: a SuperNode with our client app, started again whenever it ends, until it is told to stop."""
 
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from client import kept
 from client.home import Home
@@ -15,7 +17,9 @@ from fedrec import processes
 from fedrec.errors import FedrecError
 from fedrec.exposition import exposed
 
-ALREADY_THERE = 305 & 0xFF  # Flower's exit code of a key whose old session the server still holds
+NOT_LET_IN = "305"  # Flower's code where a server does not admit a key, or takes it for one that is online still
+EXIT_CODE = re.compile(r"Exit Code: (\d+)")
+LOG_TAIL = 4000  # characters
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
 LOOK_SECONDS = 1.0
 
@@ -39,9 +43,9 @@ def supervise(home: Home, say: Callable[[str], None]) -> None:
     """Start the SuperNode again and again, waiting longer each time that it did not last."""
     wait = FIRST_WAIT_SECONDS
     while True:
-        started = time.monotonic()
+        started, log = time.monotonic(), home.path / "flower.log"
         variables = environment(home, processes.environment(home.path / "flower"))
-        process = processes.start(command(home), variables, home.path / "flower.log")
+        process = processes.start(command(home), variables, log)
         try:
             watch(home, process, say)
         finally:
@@ -49,11 +53,16 @@ def supervise(home: Home, say: Callable[[str], None]) -> None:
         lasted = time.monotonic() - started
         wait = FIRST_WAIT_SECONDS if lasted > LONGEST_WAIT_SECONDS else min(2 * wait, LONGEST_WAIT_SECONDS)
         pause = wait * random.uniform(0.8, 1.2)
-        why = "the server still holds this key's last session, or did not admit the key"
-        if process.returncode != ALREADY_THERE:
-            why = f"the SuperNode ended with status {process.returncode}"
-        say(f"{why}; again in {pause:.0f} s")
+        say(f"{why_ended(log, process.returncode)}; again in {pause:.0f} s")
         time.sleep(pause)
+
+
+def why_ended(log: Path, status: int) -> str:
+    """Return in words why the SuperNode ended: its status is always 1, its log says more."""
+    codes = EXIT_CODE.findall(log.read_text(errors="replace")[-LOG_TAIL:])
+    if status == 1 and codes and codes[-1] == NOT_LET_IN:
+        return "the server did not admit this key, or still holds its last session"
+    return f"the SuperNode ended with status {status}, Flower's code {codes[-1] if codes else 'none'}: see {log}"
 
 
 def watch(home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> None:

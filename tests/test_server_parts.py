@@ -17,6 +17,7 @@ import pytest
 
 from client.home import Home
 from client.status import page as device_page
+from client.up import why_ended
 from fedrec import processes
 from fedrec.errors import FedrecError
 from fedrec.exposition import Figure, exposed, text
@@ -157,6 +158,14 @@ def test_one_process_a_home(tmp_path: Path) -> None:
         with pytest.raises(FedrecError, match="up already"), processes.only_one(tmp_path, "this device"):
             pass
     assert processes.running(tmp_path) == {}, "a file that a killed process left is no sign of life"
+
+
+def test_a_device_says_why_it_was_not_let_in(tmp_path: Path) -> None:
+    log = tmp_path / "flower.log"
+    log.write_text("ERROR: Exit Code: 1\n... ERROR : Exit Code: 305\nFailed\n")
+    assert "did not admit" in why_ended(log, 1)
+    log.write_text("killed")
+    assert "status -9" in why_ended(log, -9)
 
 
 def test_prometheus_reads_text() -> None:

@@ -187,7 +187,7 @@ def test_a_key_that_was_not_admitted_does_not_connect(tmp_path: Path, place: dic
     last = next(n for n, line in enumerate(lines) if line.startswith("fedrec server admit"))
     shell([*lines[:last], "fedrec client up --background --always --home walk/device-1"], tmp_path, place)
     log, end = tmp_path / "walk" / "device-1" / "up.log", time.monotonic() + 120
-    while "did not admit the key" not in log.read_text():
+    while "did not admit this key" not in log.read_text():
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.5)
     shell(["fedrec client down --home walk/device-1", "fedrec server down --home walk/server"], tmp_path, place)
