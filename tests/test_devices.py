@@ -251,6 +251,21 @@ def test_a_private_run_on_devices_is_charged_and_hides_who_answered(village: Vil
     assert all(line["answered"] is None and line["bytes_up"] is None for line in lines)
 
 
+@pytest.mark.parametrize("privacy", ["user_adaptive", "user_local", "gateway", "banded", "interaction"])
+def test_every_mechanism_works_on_devices(village: Village, privacy: str) -> None:
+    """Each round is charged, answered through the client app and released; a device is a gateway of one."""
+    more = [f"privacy={privacy}", "privacy.population_epsilon=8", "rounds=2", "privacy.epsilon=4", "cohort.size=2"]
+    for home in village.homes:
+        home.policy.write_text(WILLING.replace('["server", "none"]', '["device", "gateway", "server"]'))
+    folder = village.prepare("name=real", *more)
+    village.deployment(folder).carry_out()
+    lines = [json.loads(text) for text in (folder.path / "exact" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2] and sum(line["answered"] for line in lines) > 0
+    assert all(line["released"] == (line["answered"] > 0) and 0 < line["epsilon"] <= 4.0 + 1e-6 for line in lines)
+    spent = [part for home in village.homes for part in status(home)["privacy"]["spent"]]
+    assert spent and {part["unit"] for part in spent} == {"interaction" if privacy == "interaction" else "user"}
+
+
 def test_without_devices_the_server_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FedrecError, match="server up"):
         server_command(["start", "--home", str(tmp_path / "none")])

@@ -54,7 +54,7 @@ def test_grids_and_shards_do_not_change_the_result(tmp_path: Path, model: str) -
             np.testing.assert_allclose(other[name], array, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(array).max()))
 
 
-@pytest.mark.parametrize("privacy", ["user", "interaction"])
+@pytest.mark.parametrize("privacy", ["user", "user_adaptive", "user_local", "banded", "interaction"])
 def test_seeded_mechanisms_do_not_depend_on_shards_either(tmp_path: Path, privacy: str) -> None:
     base = [*SMALL, f"privacy={privacy}", "privacy.randomness=seeded"]
     overrides = ["model=mf", "model.dim=4", "rounds=2"]
