@@ -171,6 +171,16 @@ def test_a_failed_trial_does_not_take_the_others_with_it(tmp_path: Path, capsys:
         commands.run(["--resume", str(tmp_path / "one"), "rounds=3"])
 
 
+def test_flags_leave_the_overrides_behind_them_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["privacy-accuracy", "--methods", "ease,order", "--values", "1,0.5", "--seeds", "0", "rounds=3"]
+    options, more = commands.parser().parse_known_args(given)
+    assert (options.methods, options.values, options.seeds) == (["ease", "order"], [1, 0.5], [0])
+    assert [*options.overrides, *more] == ["rounds=3"]
+    with pytest.raises(SystemExit):
+        commands.parser().parse_args(["privacy-accuracy", "--seeds", "0.5"])
+    assert "--seeds" in capsys.readouterr().err
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(FedrecError, match=r"pip install 'fedrec\[report\]', or --no-picture"):

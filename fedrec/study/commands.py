@@ -22,6 +22,21 @@ privacy-accuracy comes with fedrec. Trailing key=value overrides hold for every 
 goes on."""
 
 
+def listed(text: str) -> list[str]:
+    """Return the parts of "a,b"."""
+    return [part for part in text.split(",") if part]
+
+
+def numbers(text: str) -> list[float]:
+    """Return the numbers of "1,0.5"."""
+    return [float(part) for part in listed(text)]
+
+
+def seeds(text: str) -> list[int]:
+    """Return the whole numbers of "0,1"."""
+    return [int(part) for part in listed(text)]
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the grammar of running a study."""
     what = "Run a study: privacy-accuracy, or a yaml file."
@@ -29,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("study", nargs="?", help="privacy-accuracy, a yaml file, or: compare RUN RUN...")
     root.add_argument("overrides", nargs="*", metavar="key=value", help="for every trial, e.g. experiment=video")
     root.add_argument("--resume", metavar="STUDY", help="go on with the study in this folder")
-    root.add_argument("--methods", nargs="+", metavar="NAME", help="only these of the study's methods")
-    root.add_argument("--values", nargs="*", type=float, metavar="X", help="other values of what is varied")
-    root.add_argument("--seeds", nargs="+", type=int, metavar="N", help="other seeds")
+    root.add_argument("--methods", type=listed, metavar="A,B", help="only these of the study's methods")
+    root.add_argument("--values", type=numbers, metavar="X,Y", help="other values of what is varied")
+    root.add_argument("--seeds", type=seeds, metavar="N,M", help="other seeds")
     root.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: one a core)")
     root.add_argument("--name", help="of the study's folder under runs/ (default: the study's name and the time)")
     root.add_argument("--output", default="runs", help="where its folder lies (runs)")
