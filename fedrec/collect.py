@@ -86,8 +86,12 @@ def collect(
     shapes: Mapping[str, tuple[int, ...]],
     deadline: float,
     admit: Callable[[Update], Update],
+    double: frozenset[str] = frozenset(),
 ) -> Collected:
-    """Send the requests and sum what `admit` lets count of the replies that pass every check, in order of `hosted`."""
+    """Send the requests and sum what `admit` lets count of the replies that pass every check, in order of `hosted`.
+
+    Arrays named in `double` may come in double precision.
+    """
     good, rejected = dict[int, Message](), dict[int, str]()
     up = 0
     for node, reply in directory.nodes.ask(requests, deadline):
@@ -97,7 +101,7 @@ def collect(
                 raise Rejected("the node was not asked")
             if node in good or node in rejected:
                 raise Rejected("the node answered twice")
-            check_update(reply, requests[node].header, shapes)
+            check_update(reply, requests[node].header, shapes, double)
             good[node] = reply
         except Rejected as reason:
             rejected.setdefault(node, str(reason)) if node not in good else None

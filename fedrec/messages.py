@@ -54,10 +54,16 @@ def unpack(content: bytes) -> Message:
     return Message(cast(dict[str, Any], header), arrays)
 
 
-def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_update(
+    reply: Message,
+    asked: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    double: frozenset[str] = frozenset(),
+) -> None:
     """Raise `Rejected` unless the reply answers this request with exactly these arrays, all of them finite.
 
-    `asked` is the request's header: round, run and the devices asked for.
+    `asked` is the request's header: round, run and the devices asked for; arrays named in `double` may come in double
+    precision.
     """
     header = reply.header
     if "error" in header:
@@ -73,7 +79,7 @@ def check_update(reply: Message, asked: Mapping[str, Any], shapes: Mapping[str, 
     if reply.arrays.keys() != shapes.keys():
         raise Rejected("array names are not those of the model")
     for name, array in reply.arrays.items():
-        if array.dtype != np.float32:
+        if array.dtype != np.float32 and not (name in double and array.dtype == np.float64):
             raise Rejected(f"{name} is not float32")
         if array.shape != shapes[name]:
             raise Rejected(f"{name} has another shape than the model's")

@@ -211,7 +211,7 @@ def _asked(session: Session, at: Standing, present: NDArray[np.int64], number: i
     broadcast = algorithm.broadcast(at.state)
     requests = session.directory.requests("train", present, broadcast, round=number, privacy=announced)
     shapes = mechanism.shapes(algorithm.shapes(at.state))
-    got = collect(session.directory, requests, shapes, deadline, mechanism.admit)
+    got = collect(session.directory, requests, shapes, deadline, mechanism.admit, algorithm.double)
     failed = got.rejected if session.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):
         raise FedrecError(f"round {number}: every node failed; {next(iter(got.rejected.values()))}")

@@ -38,6 +38,7 @@ class RunningSum:
         """Start from zeros shaped as `like`, or from nothing: then the first update gives names and shapes."""
         self._sums = {name: np.zeros(array.shape, np.float64) for name, array in (like or {}).items()}
         self._open, self._count = like is None, 0
+        self._double = set[str]()
 
     def add(self, update: Update) -> None:
         """Add an update of the same names and shapes."""
@@ -46,14 +47,17 @@ class RunningSum:
             self._open = False
         self._count += update.count
         for name, array in update.arrays.items():
+            if array.dtype == np.float64:
+                self._double.add(name)
             if isinstance(array, SparseArray):
                 array.add_to(self._sums[name])
             else:
                 self._sums[name] += array
 
     def update(self) -> Update:
-        """Return the sum in single precision."""
-        return Update({name: array.astype(np.float32) for name, array in self._sums.items()}, self._count)
+        """Return the sum: in single precision, but for arrays that came in double."""
+        kinds = {name: np.float64 if name in self._double else np.float32 for name in self._sums}
+        return Update({name: array.astype(kinds[name]) for name, array in self._sums.items()}, self._count)
 
 
 def total(updates: Iterable[Update], like: Mapping[str, NDArray[np.float32]]) -> Update:

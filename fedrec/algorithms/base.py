@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
@@ -50,6 +50,7 @@ class Algorithm(Protocol):
     accepts: tuple[type[Recommender], ...]  # the models it can work for
     trains: bool  # whether devices train; else they release one bounded statistic a round
     refit: bool  # whether the model is fitted again on train + validation before the test
+    double: frozenset[str]  # the arrays of an update that may come in double precision
 
     def knowing(self, catalogue: Catalogue) -> "Algorithm":
         """Return the algorithm for a server that knows the public catalogue: its steps may use it."""
@@ -116,6 +117,7 @@ class OneByOne:
     """Gives an algorithm `contribute_many` as the loop over its `contribute`: the reference for every faster way."""
 
     __slots__ = ()
+    double: ClassVar[frozenset[str]] = frozenset()
 
     def knowing(self, catalogue: Catalogue) -> Self:
         """Return the algorithm as it is: its steps need no catalogue."""

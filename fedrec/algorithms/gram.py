@@ -22,31 +22,38 @@ from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease
 from fedrec.models.head import same_head
 from fedrec.privacy.base import Aggregate
+from fedrec.sparse import cells
 from fedrec.update import Arrays
 
 
 def bounded_gram(history: NDArray[np.int32], head: NDArray[np.int64], items: int) -> NDArray[np.float32]:
-    """Return the upper triangle, diagonal included, of x x' / (x'x) for the device's items in the head, flat."""
+    """Return the upper triangle, diagonal included, of x x' / (x'x) for the device's items in the head, flat.
+
+    In double precision, so that the sum is the pooled one to the last digits.
+    """
     place = np.full(items, -1)
     place[head] = np.arange(len(head))
     inside = np.sort(place[np.unique(history)])
     inside = inside[inside >= 0]
-    flat = np.zeros(len(head) * (len(head) + 1) // 2, np.float32)
-    if len(inside):
-        row, column = (inside[i] for i in np.triu_indices(len(inside)))
-        flat[row * len(head) - row * (row - 1) // 2 + column - row] = 1 / len(inside)
-    return flat
+    row, column = (inside[i] for i in np.triu_indices(len(inside)))
+    index = row * len(head) - row * (row - 1) // 2 + column - row
+    return cells(index, np.full(len(index), 1 / max(len(inside), 1)), (len(head) * (len(head) + 1) // 2,))
 
 
-def solve(flat: NDArray[np.float32], size: int, regularisation: float) -> NDArray[np.float32]:
+def unfolded_gram(flat: NDArray[np.floating], size: int) -> NDArray[np.float64]:
+    """Return the symmetric matrix [H, H] of a flat upper triangle with its diagonal."""
+    gram = np.zeros((size, size))
+    gram[np.triu_indices(size)] = flat
+    return gram + np.triu(gram, 1).T
+
+
+def solve(flat: NDArray[np.floating], size: int, regularisation: float) -> NDArray[np.float32]:
     """Return EASE's weights [H, H] from the flat upper triangle of the Gram matrix, in double precision.
 
     Noise can leave the matrix without a positive direction; it is brought back to the nearest positive semi-definite
     one first. `regularisation` is in units of the mean diagonal.
     """
-    gram = np.zeros((size, size))
-    gram[np.triu_indices(size)] = flat
-    gram = gram + np.triu(gram, 1).T
+    gram = unfolded_gram(flat, size)
     value, vector = linalg.eigh(gram)
     value = np.maximum(value, 0.0)
     ridge = regularisation * max(float(value.mean()), 1e-12)
@@ -64,6 +71,7 @@ class GramMatrix(Statistic):
     regularisation: float = 1.0
     count_share: float = 0.1
 
+    double: ClassVar[frozenset[str]] = frozenset({"gram"})
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)
 
     def __post_init__(self) -> None:
@@ -94,6 +102,10 @@ class GramMatrix(Statistic):
         """One at user level. One interaction re-weighs a whole history, for which there is no argument here."""
         return 1.0 if unit in ("user", "none") else None
 
+    def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
+        """Return what the model scores by [H, H], from the flat (noised) Gram matrix."""
+        return solve(flat, size, self.regularisation)
+
     def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
         """Expect counts [V] in the first round, a flat triangle [H (H + 1) / 2] in the second."""
         size = len(state["head_items"])
@@ -110,7 +122,7 @@ class GramMatrix(Statistic):
         """Choose the head by the counts, or solve for the weights."""
         size = len(state["head_items"])
         if state["stage/gram"][0]:
-            return {**state, "weights": solve(total.arrays["gram"], size, self.regularisation)}
+            return {**state, "weights": self.weights(total.arrays["gram"], size)}
         counts = total.arrays["counts"]
         head = np.sort(np.argsort(-counts, kind="stable")[:size]).astype(np.float32)
         return {**state, "counts": counts, "head_items": head, "stage/gram": np.ones(1, np.float32)}

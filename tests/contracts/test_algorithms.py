@@ -30,10 +30,18 @@ from tests.tiny import catalogue
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(p.stem for p in (CONF / "algorithm").glob("*.yaml"))
-MODELS = {"counts": ["popularity"], "gram": ["ease"], "order": ["order"]}
+MODELS = {
+    "counts": ["popularity"],
+    "gram": ["ease", "hybrid"],
+    "order": ["order"],
+    "neighbours": ["item_knn"],
+    "ials": ["ials"],
+}
 PAIRS = [(name, model) for name in NAMES for model in MODELS.get(name, ["mf", "content"])]
-SMALLER = {"mf": {"dim": 3}, "ease": {"head": 5}, "order": {"head": 5}}
-HEADS = {"gram": {"head": 5}, "order": {"head": 5}}
+SMALLER = {"mf": {"dim": 3}, "ials": {"dim": 3, "unobserved": 0.3, "regulariser": 0.01}}
+SMALLER |= {model: {"head": 5} for model in ("ease", "hybrid", "order", "item_knn")}
+HEADS = {name: {"head": 5} for name in ("gram", "order", "neighbours")}
+DOUBLE = {"ials": {"squares", "vectors", "uses", "gram", "item_factors"}, "gram": {"gram"}, "neighbours": {"gram"}}
 ITEMS, SEED = 12, 4
 PUBLIC = catalogue(ITEMS)
 MECHANISMS: dict[str, Mechanism] = {
@@ -148,7 +156,8 @@ def test_an_update_has_the_promised_names_and_shapes_in_every_round(case: Case, 
         promised = case.algorithm.shapes(state)
         for made in case.contribute(state, DEVICES, [{} for _ in DEVICES], unit, number):
             assert {name: array.shape for name, array in made.update.arrays.items()} == promised
-            assert all(array.dtype == np.float32 for array in made.update.arrays.values())
+            double = DOUBLE.get(case.name, set[str]())
+            assert all((a.dtype == np.float64) == (n in double) for n, a in made.update.arrays.items())
 
 
 def test_the_state_keeps_its_names_shapes_and_precision(case: Case) -> None:
@@ -160,7 +169,8 @@ def test_the_state_keeps_its_names_shapes_and_precision(case: Case) -> None:
         sent = case.algorithm.broadcast(after)
         assert sent.keys() == case.algorithm.broadcast(before).keys()
         assert sent.keys() >= case.fresh().shared
-    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in states[-1].values())
+    double = DOUBLE.get(case.name, set[str]())
+    assert all((a.dtype == np.float64) == (n in double) and np.isfinite(a).all() for n, a in states[-1].items())
 
 
 def test_a_step_neither_changes_the_state_it_started_from_nor_the_sum(case: Case) -> None:
@@ -245,7 +255,13 @@ def test_what_has_no_bound_gets_no_noise() -> None:
         for unit in ("user", "interaction")
         if case_of(name, model).algorithm.sensitivity(unit) is None
     }
-    assert unbounded == {("gram", "interaction"), ("order", "interaction")}
+    assert unbounded == {
+        ("gram", "interaction"),
+        ("neighbours", "interaction"),
+        ("order", "interaction"),
+        ("ials", "user"),
+        ("ials", "interaction"),
+    }
     for _, unit in unbounded:
         with pytest.raises(Refused, match="no argument"):
             replace(MECHANISMS[unit], noise_multiplier=None).calibrated(PLAN, None)  # type: ignore[type-var]
@@ -281,7 +297,7 @@ def test_one_interaction_moves_no_more_than_the_bound(
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [pair for pair in PAIRS if pair[0] in ("counts", "gram", "order", "fedsgd")]
+    ("name", "model"), [pair for pair in PAIRS if pair[0] in ("counts", "gram", "neighbours", "order", "fedsgd")]
 )
 @settings(max_examples=25, deadline=None)
 @given(history=HISTORIES)

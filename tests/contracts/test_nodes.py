@@ -105,7 +105,7 @@ def test_training_echoes_the_request_and_sums_over_who_was_asked(
             echo = {key: reply.header[key] for key in ("protocol", "run", "round", "hash")}
             assert echo == {"protocol": PROTOCOL, "run": "run", "round": number, "hash": trial[0].hash}
             assert reply.header["count"] == len(asked[node]) > 0
-            check_update(reply, trained[node].header, trial[0].algorithm.shapes(sent))
+            check_update(reply, trained[node].header, trial[0].algorithm.shapes(sent), trial[0].algorithm.double)
             assert reply.header["examples"] == sum(len(trial[1].devices[u].history) for u in asked[node])
             assert any(np.abs(array).max() > 0 for array in reply.arrays.values())
 
