@@ -12,7 +12,7 @@ from fedrec.cli import main
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.light.personal import Personal
-from fedrec.light.solve import SolveWeights, solve_user
+from fedrec.light.solve import LogitStep, SolveWeights, solve_user
 from fedrec.recommend.finished import FinishedRun
 from fedrec.recommend.taste import recommend
 from fedrec.recommend.titles import Titles
@@ -73,6 +73,33 @@ def test_the_closed_form_is_the_minimum(seed: int, used: int, dim: int, unobserv
     halved = solve_user(vectors, targets * ([0.5] + [1] * (used - 1)), every.T @ every, SolveWeights(unobserved, ridge))
     np.testing.assert_allclose(halved[0], parts[0] / 2, atol=1e-12)  # linear: each target moves its own part alone
     np.testing.assert_allclose(halved[1:], parts[1:], atol=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 3), st.floats(0.1, 5), st.floats(0.1, 5))
+def test_the_step_is_newtons_on_the_loss_that_it_states(
+    seed: int, used: int, dim: int, negatives: float, ridge: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, own = rng.normal(size=(9, dim)), rng.normal(size=9)
+    rows = rng.permutation(9)[:used]
+    length = np.mean(np.sum(vectors**2, axis=1))
+
+    def loss(user: np.ndarray) -> float:
+        logits = vectors @ user + own
+        every = negatives * used / 9 * np.logaddexp(0, logits).sum()
+        return float(np.logaddexp(0, -logits[rows]).sum() + every + ridge * length / 2 * user @ user)
+
+    def slope(user: np.ndarray) -> np.ndarray:
+        return np.array([(loss(user + e) - loss(user - e)) / 2e-5 for e in 1e-5 * np.eye(dim)])
+
+    parts = LogitStep(vectors, own, negatives, ridge).parts(rows)
+    user, nobody = parts.sum(0), np.zeros(dim)
+    curved = np.array([(slope(e) - slope(-e)) / 2e-3 for e in 1e-3 * np.eye(dim)])
+    np.testing.assert_allclose(curved @ user, -slope(nobody), rtol=2e-3, atol=2e-4)
+    assert loss(user) < loss(nobody)
+    order = rng.permutation(used)
+    np.testing.assert_allclose(LogitStep(vectors, own, negatives, ridge).parts(rows[order]), parts[order], atol=1e-12)
 
 
 def test_ratings_are_met_and_repeats_count_once() -> None:

@@ -46,7 +46,7 @@ def home_with(path: Path, model: str, events: int = 6) -> Home:
 
 
 def give_model(store: Any, model: str, round_number: int = 3) -> None:
-    experiment, _ = small(f"model={model}", *(["model.head=20"] if model == "ease" else []))
+    experiment, _ = small(f"model={model}", *(["algorithm.head=20"] if model == "ease" else []))
     built, rng = experiment.model(catalogue(ITEMS)), np.random.default_rng(round_number)
     arrays = {n: rng.normal(0, 0.5, a.shape).astype(np.float32) for n, a in built.shared_arrays().items()}
     if "head_items" in arrays:

@@ -16,15 +16,14 @@ from fedrec.light.base import LightModel
 from fedrec.light.experiment import light_model
 from fedrec.light.losses import Floats
 from fedrec.light.mf import MatrixFactorisation
-from fedrec.light.solve import SolveWeights, solve_user
+from fedrec.light.solve import LogitStep, SolveWeights, solve_user
 from fedrec.recommend.taste import Items, Taste
 from fedrec.update import Arrays
 
 # Chosen on the validation items of ml-latest-small, where they rank as well as the vectors that devices had trained.
-MARGIN = 2.0  # how far above its bias a used item's logit should lie
-UNOBSERVED, RIDGE = 0.01, 10.0  # the ridge in units of the mean squared length of an item's vector
-RATING_RIDGE = 1.0
-STEPS, NEGATIVES, RATE = 60, 4, 0.4  # of the gradient descent on private arrays that no closed form finds
+NEGATIVES, RIDGE = 4.0, 3.0  # the ridge in units of the mean squared length of an item's vector
+RATING_RIDGE = 1.0  # likewise, where scores are ratings
+STEPS, DRAWN, RATE = 60, 4, 0.4  # of the gradient descent on private arrays that no closed form finds
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,8 @@ class Personal:
         self.model: LightModel = light_model(node, items)
         self.model.load({name: array for name, array in shared.items() if name in self.model.shared})
         self.model.load(private or {})
-        if isinstance(self.model, MatrixFactorisation):
-            vectors = self.model.arrays["item.weight"].astype(np.float64)
-            self._gram = vectors.T @ vectors
-            self._length = max(float(np.trace(self._gram)) / items, 1e-6)  # a model of zeros has a solution too
+        if isinstance(self.model, MatrixFactorisation) and not self.model.ratings:
+            self._step = LogitStep(self.model.arrays["item.weight"], self._own(self.model), NEGATIVES, RIDGE)
 
     def taste(self, history: Items, values: NDArray[np.float32] | None = None) -> Taste:
         """Return how the model ranks for a history [n] (with ratings [n], where the model learns from them)."""
@@ -85,16 +82,21 @@ class Personal:
             return self._linear(self.model, rows, values)
         return FixedTaste(rows, self._refined(rows, values))
 
+    @staticmethod
+    def _own(model: MatrixFactorisation) -> Floats:
+        return model.arrays["item_bias.weight"][:, 0] + np.float32(model.offset)
+
     def _linear(self, model: MatrixFactorisation, rows: NDArray[np.int64], values: Floats | None) -> LinearTaste:
-        own = model.arrays["item_bias.weight"][:, 0] + np.float32(model.offset)
-        vectors = model.arrays["item.weight"]
+        own, vectors = self._own(model), model.arrays["item.weight"]
         used, first = np.unique(rows, return_index=True)
-        targets, weights = np.full(len(used), MARGIN), SolveWeights(UNOBSERVED, RIDGE * self._length)
+        parts = np.zeros((len(rows), vectors.shape[1]))
         if model.ratings:
             targets = np.ones(len(used)) if values is None else values[first] - own[used]
-            weights = SolveWeights(0.0, RATING_RIDGE * self._length)
-        parts = np.zeros((len(rows), vectors.shape[1]))
-        parts[first] = solve_user(vectors[used], targets, self._gram, weights)
+            length = max(float(np.mean(np.sum(vectors**2, axis=1))), 1e-6)
+            gram, weights = np.zeros((parts.shape[1],) * 2), SolveWeights(0.0, RATING_RIDGE * length)
+            parts[first] = solve_user(vectors[used], targets, gram, weights)
+        else:
+            parts[first] = self._step.parts(used)
         return LinearTaste(rows, vectors, own, parts)
 
     def _refined(self, rows: NDArray[np.int64], values: Floats | None) -> Floats:
@@ -103,7 +105,7 @@ class Personal:
         free, generator = np.setdiff1d(np.arange(model.items), rows), np.random.default_rng(0)
         ratings = np.ones(len(rows), np.float32) if values is None else values
         for _ in range(STEPS if len(rows) else 0):
-            drawn = generator.choice(free, (len(rows), NEGATIVES if len(free) and not model.ratings else 0))
+            drawn = generator.choice(free, (len(rows), DRAWN if len(free) and not model.ratings else 0))
             _, gradients = model.gradients(np.concatenate([rows[:, None], drawn], axis=1), ratings)
             for name in kept:
                 model.arrays[name] = model.arrays[name] - np.float32(RATE / len(rows)) * gradients[name].values

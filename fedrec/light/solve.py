@@ -1,14 +1,17 @@
 """The closed-form user vector: what one device can learn from its own history while everything shared stands still.
 
-The user half of iALS (Rendle, Krichene, Zhang & Koren, "Revisiting the performance of iALS", 2022, eq. 4) on factors
-that were learned in any way. Shapes: n items of a history, V items, d dimensions.
+Squares: the user half of iALS (Rendle, Krichene, Zhang & Koren, "Revisiting the performance of iALS", 2022, eq. 4), for
+scores that are ratings. Logits: the first step of Newton's method for logistic regression (McCullagh & Nelder,
+"Generalized linear models", 1989, section 2.5) from a user without any taste. Both are linear in the history: each item
+of it has its part of the vector. Shapes: n items of a history, V items, d dimensions; double precision.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedrec.light.losses import Floats
+from fedrec.light.base import Items
+from fedrec.light.losses import Floats, sigmoid
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,31 @@ def solve_user(used: Floats, targets: Floats, gram: Floats, weights: SolveWeight
     """Return each used item's part [n, d] of the user vector u, which is their sum: u is linear in the targets [n].
 
     u minimises sum_used (target - u.v)^2 + unobserved * sum_all (u.v)^2 + regulariser * |u|^2, for vectors `used`
-    [n, d] of the history and `gram` [d, d], the sum over all items of v v'. Double precision.
+    [n, d] of the history and `gram` [d, d], the sum over all items of v v'.
     """
     vectors = np.asarray(used, np.float64)
     system = vectors.T @ vectors + weights.unobserved * gram + weights.regulariser * np.eye(vectors.shape[1])
     return np.linalg.solve(system, (vectors * np.asarray(targets, np.float64)[:, None]).T).T
+
+
+class LogitStep:
+    """Newton's first step on the loss that devices train: every used item against all items, `negatives` times as much.
+
+    The loss of a user vector u is sum_used softplus(-(u.v + b)) + negatives * n / V * sum_all softplus(u.v + b) +
+    ridge * L / 2 * |u|^2, b what an item has on its own and L the mean squared length of an item's vector.
+    """
+
+    def __init__(self, vectors: Floats, own: Floats, negatives: float, ridge: float) -> None:
+        every, chance = vectors.astype(np.float64), sigmoid(own.astype(np.float64))
+        self._vectors, self._chance, self._share = vectors, chance, negatives / len(own)
+        self._push = every.T @ chance
+        self._curvature = (every * (chance * (1 - chance))[:, None]).T @ every
+        length = max(float(np.einsum("vd,vd->", every, every)) / len(own), 1e-6)  # zeros have a solution too
+        self._ridge = ridge * length * np.eye(every.shape[1])
+
+    def parts(self, used: Items) -> Floats:
+        """Return each used item's part [n, d] of the user vector, for different item rows [n]."""
+        vectors, chance = self._vectors[used].astype(np.float64), self._chance[used]
+        system = (vectors * (chance * (1 - chance))[:, None]).T @ vectors
+        system += self._share * len(used) * self._curvature + self._ridge
+        return np.linalg.solve(system, (vectors * (1 - chance)[:, None] - self._share * self._push).T).T
