@@ -56,6 +56,7 @@ def test_it_claims_with_all_eleven_fields(made: dict[str, Any]) -> None:
         "trust": "server",
         "epsilon": ledger.epsilon(),
         "delta": 1e-5,
+        **ledger.meaning(),
     }
     assert all(word in made["claim"] for word in ("user", "add-remove", "delta 1.0e-05", "the server"))
     assert made["ledger"]["head"] == ledger.head and made["ledger"]["population"] == "people"

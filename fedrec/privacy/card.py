@@ -25,6 +25,7 @@ from fedrec.privacy.card_words import (
     UNACCOUNTED,
 )
 from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.meaning import clause
 from fedrec.privacy.renyi import epsilon_bound
 
 NO_CLAIM = "no DP claim"
@@ -61,15 +62,18 @@ def card(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict
     """
     account, epsilon = ledger.account, ledger.epsilon()
     claim = account.private and math.isfinite(epsilon)
+    beside = ledger.meaning() if claim else {}
     privacy = {
         "unit": account.unit if claim else "none",
         "neighbouring": account.neighbouring if claim else "none",
         "trust": account.trust if claim else "none",
         "epsilon": epsilon if claim else None,
         "delta": account.delta if claim else None,
+        **beside,
     }
+    said = sentence(mechanism.terms, epsilon, account.delta)
     made = {
-        "claim": sentence(mechanism.terms, epsilon, account.delta) if claim else NO_CLAIM,
+        "claim": f"{said}; {clause(beside, account.neighbouring)}" if claim else NO_CLAIM,
         "privacy": privacy,
         "fields": fields(mechanism, plan, ledger, facts) if claim else {},
         "mechanism": {"name": account.mechanism, **_public(mechanism)},
