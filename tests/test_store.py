@@ -3,10 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.app import app
+from fedrec import rounds
 from fedrec.store import MappedStore
+from server.nodes import FlowerNodes
+from simulations.grid import InProcessGrid
+from tests.tiny import session, small
 
 LIKE = {"user.weight": np.zeros((1, 3), np.float32), "bias": np.zeros(2, np.float32)}
 
@@ -63,3 +69,19 @@ def test_like_a_log_cut_at_the_last_checkpoint(tmp_path_factory, played) -> None
             assert same(store.load(user, number), expected)
         log[user] = arrays(float(number))
         store.save(user, log[user], number)
+
+
+@pytest.mark.parametrize("engine", ["torch", "light"])
+def test_private_arrays_are_on_disk_before_the_checkpoint_that_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    order: list[str] = []
+    flush, save = MappedStore.flush, rounds.save_checkpoint
+    monkeypatch.setattr(MappedStore, "flush", lambda self: (order.append("flush"), flush(self))[1])
+    monkeypatch.setattr(rounds, "save_checkpoint", lambda *a: (order.append("checkpoint"), save(*a))[1])
+    experiment, dataset = small("model=mf", "rounds=2", "evaluation.every=9")
+    nodes = FlowerNodes(InProcessGrid(app, 1, (engine,)))
+    with session(experiment, dataset, tmp_path / "run", nodes) as opened:
+        for _ in rounds.run(opened):
+            assert order[:2] == ["flush", "checkpoint"]
+            order.clear()

@@ -44,6 +44,8 @@ class LightNode:
         kinds = {"hello": self._hello, "train": self._train, "evaluate": self._evaluate}
         echo = {key: request.header[key] for key in ("protocol", "run", "round", "hash")}
         reply = kinds[request.header["kind"]](request, experiment, dataset)
+        for store in self._stores.values():
+            store.flush()  # before the answer leaves: the server's checkpoint will stand on these arrays
         return Message({**echo, **reply.header}, reply.arrays)
 
     def _loaded(self, request: Message) -> tuple[LightExperiment, Dataset]:
