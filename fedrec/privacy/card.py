@@ -107,11 +107,16 @@ def _empty(path: str, value: Any) -> list[str]:
 
 def fields(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
     """Return the eleven fields (`notes/privacy.md` section 8) of a run with a guarantee."""
-    terms, account = mechanism.terms, ledger.account
+    terms, account, told = mechanism.terms, ledger.account, ledger.meaning()
+    attacker = told["attacker"]
     return {
         "trust": {"trusted": TRUST[terms.trust], "raw_updates": RAW[terms.trust], "adversary": terms.adversary},
-        "unit": {"unit": terms.unit, "enforced": ENFORCED[terms.unit]},
-        "neighbouring": {"relation": terms.neighbouring, "meaning": MEANING[terms.neighbouring]},
+        "unit": {"unit": terms.unit, "enforced": ENFORCED["gateway" if terms.trust == "gateway" else terms.unit]},
+        "neighbouring": {
+            "relation": terms.neighbouring,
+            "meaning": MEANING[terms.neighbouring],
+            "epsilon_under_either": told["epsilons"],
+        },
         "released": {"release_set": terms.release_set, "beside_it": facts.released},
         "noise": {
             "clip": getattr(mechanism, "clip", None),
@@ -125,7 +130,11 @@ def fields(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> di
             "epsilon_with_it": ledger.epsilon(),
             "epsilon_without_it": epsilon_of(unsampled(ledger.total), account.delta),
         },
-        "accounting": _accounting(mechanism, ledger),
+        "accounting": {
+            **_accounting(mechanism, ledger),
+            "attacker_finds_at_most": attacker["finds_at_most"],
+            "at_false_alarms": attacker["false_alarms"],
+        },
         "composition": {
             "rounds": plan.rounds,
             "participations": account.participations,

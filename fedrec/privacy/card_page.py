@@ -25,6 +25,8 @@ def _lines(value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in cast(dict[str, Any], value).items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

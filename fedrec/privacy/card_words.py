@@ -35,6 +35,8 @@ ENFORCED = {
     "interaction": "a positive and its negatives are one example, drawn, clipped and noised together on the device; a "
     "statistic has the noise of its own largest change",
     "user": "the whole update of a user is clipped, over all of its arrays, with weight 1; a device is one user",
+    "gateway": "a user's whole batch is one example: its gradient is clipped at the gateway, over all parameters; a "
+    "statistic is clipped for each user",
     "none": "nothing is bounded",
 }
 MEANING = {
