@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fedrec.privacy.base import Mechanism, Plan, Terms
 POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they don't
 CANARIES = {"none": 4_000, "interaction": 200_000, "user": 60_000}  # by unit: what two minutes on two cores allow
 SAMPLED_ROUNDS = 4
+TURNS = 3  # rounds between two turns of a device, where it has turns
 LEAST_RATE = 0.1  # rarer draws would leave too few canaries with anything to show
 
 
@@ -78,12 +79,13 @@ def trials(
     """Return the noise at every point with everybody taking part; where the accountant counts on sampling, that too."""
     if mechanism.terms.unit == "none":
         return [Trial("noise", document(experiment, None, None), plan.trains, canaries)]
-    delta, made = mechanism.delta_for(plan), list[Trial]()
+    delta, made, turns = mechanism.delta_for(plan), list[Trial](), turns_of(mechanism, plan)
     nodes = [document(experiment, point, delta) for point in points]
     for point, node in zip(points, nodes, strict=True):
         # Half as many canaries come as near at 8 as all of them at 4: there, two rounds are as cheap as one here.
         rounds = 1 if point == min(points) < max(points) else 2
-        made.append(Trial("noise", node, plan.trains, round(canaries * min(1.0, 4 / point)), rounds))
+        size = round(canaries * min(1.0, 4 / point))
+        made.append(Trial("noise", node, plan.trains, size, rounds=rounds * turns, turns=turns))
     rates = [max(rate, LEAST_RATE) for _, rate, _ in spent([(mechanism.event(plan, 1), 1)]) if rate < 1]
     for rate in rates[:1]:
         made += [Trial("sampled", one_step(node), plan.trains, canaries, SAMPLED_ROUNDS, rate) for node in nodes]
@@ -93,10 +95,17 @@ def trials(
     return made
 
 
+def turns_of(mechanism: Mechanism, plan: Plan) -> int:
+    """Return 1, or where a trusted server lets devices take turns instead of drawing them, TURNS."""
+    apart = replace(plan, rounds=2 * TURNS, cohort_rate=1 / TURNS, shares=None)
+    return TURNS if mechanism.terms.trust == "server" and mechanism.participations(apart) == 2 else 1
+
+
 def document(experiment: Experiment, epsilon: float | None, delta: float | None) -> dict[str, Any]:
     """Return the experiment's document at an audit point: its own mechanism, with the noise still to be found."""
     node = experiment.node()
-    fresh = {"epsilon": epsilon, "delta": delta, "noise_multiplier": None, "max_participations": None}
+    found = ("noise_multiplier", "max_participations", "bands", "coefficients")
+    fresh = {"epsilon": epsilon, "delta": delta, **dict.fromkeys(found)}
     own = {**node["privacy"], **{key: value for key, value in fresh.items() if key in node["privacy"]}}
     return {**node, "privacy": own, "cohort": {**node["cohort"], "dropout": 0.0, "minimum": 1}}
 

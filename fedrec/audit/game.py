@@ -23,7 +23,8 @@ class Game:
     """`canaries` scores with a unit, and at least as many without, from one run.
 
     `heard` is where the adversary listens: to the released "state", or to each node's "reply"; with `alone` a node
-    hosts one device. `ends` are the means of the score without and with the unit.
+    hosts one device. `ends` are the means of the score without and with the unit. Where devices take turns, `turns`
+    rounds apart, the canaries are those whose turn comes first, and the others are enrolled and never answer.
     """
 
     canaries: int
@@ -35,29 +36,33 @@ class Game:
     heard: str
     alone: bool
     ends: tuple[float, float] = (0.0, 1.0)
+    turns: int = 1
 
     def source(self) -> dict[str, Any]:
         """Return the data of the game as a configuration node."""
         fields = ("devices", "items", "each", "apart", "signed")
         return {"_target_": "fedrec.audit.canary.Canaries", **{name: getattr(self, name) for name in fields}}
 
-    def present(self) -> Mask:
+    def present(self, hosted: NDArray[np.int64]) -> Mask:
         """Return which of the numbers heard [nodes, items] carry a unit; with `signed`, a unit that pulls up."""
         listeners = self.devices if self.alone else 1
         mask = np.zeros((listeners, self.items), bool)
-        mask[:: 2 if self.signed else 1, : self.each * (self.devices if self.apart else 1)] = True
+        if self.apart:
+            mask[:, hosted] = True
+        else:
+            mask[:: 2 if self.signed else 1, : self.each] = True
         return mask
 
-    def absent(self) -> Mask:
+    def absent(self, hosted: NDArray[np.int64]) -> Mask:
         """Return which carry none; with `signed`, one that pulls down instead."""
         if not self.signed:
-            return ~self.present()
+            return ~self.present(hosted)
         mask = np.zeros((self.devices, self.items), bool)
         mask[1::2, : self.each] = True
         return mask
 
 
-def game(terms: Terms, canaries: int) -> Game:
+def game(terms: Terms, canaries: int, turns: int = 1) -> Game:
     """Return the game of these terms with as many of the canaries as one run can hold.
 
     Terms without a game are refused by name.
@@ -65,7 +70,8 @@ def game(terms: Terms, canaries: int) -> Game:
     match terms.trust, terms.unit, terms.neighbouring:
         case ("server", "user", "add-remove") | ("none", "none", "none"):
             held = min(canaries, SUMMED)
-            return Game(held, held, 5 * held, 1, apart=True, signed=False, heard="state", alone=False)
+            devices, items = turns * held, (4 + turns) * held
+            return Game(held, devices, items, 1, apart=True, signed=False, heard="state", alone=False, turns=turns)
         case ("gateway", "user", "add-remove"):
             held = min(canaries, HOSTED)
             return Game(held, held, 5 * held, 1, apart=True, signed=False, heard="reply", alone=False)

@@ -35,9 +35,11 @@ class Seen:
     """What an adversary saw and what was said to be spent.
 
     `heard[rounds, nodes, items]` is weighted by the mechanism's matched filter: its sum over the rounds is the score.
+    `hosted` are the devices that can answer.
     """
 
     heard: NDArray[np.float64]
+    hosted: NDArray[np.int64]
     epsilon: float
     delta: float
     spent: Spent
@@ -46,13 +48,13 @@ class Seen:
 class OneNode:
     """A node that the rounds know as one, or as one for each device, and whose packed replies are overheard."""
 
-    def __init__(self, devices: int, alone: bool) -> None:
-        self._node, self._devices, self._alone = Node(0, 1, exact=True), devices, alone
+    def __init__(self, hosted: NDArray[np.int64], alone: bool) -> None:
+        self._node, self._hosted, self._alone = Node(0, 1, exact=True), hosted, alone
         self.overheard: dict[int, bytes] = {}
 
     def ids(self) -> list[int]:
         """Return 1, or 1 to the number of devices."""
-        return list(range(1, (self._devices if self._alone else 1) + 1))
+        return list(range(1, (len(self._hosted) if self._alone else 1) + 1))
 
     def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Answer each request, and keep the bytes of what was trained."""
@@ -62,7 +64,8 @@ class OneNode:
             reply = greeting if hello and greeting else self._node.answer(request)
             if hello:
                 greeting = reply
-                reply = Message(reply.header, {"devices": np.array([number - 1])}) if self._alone else reply
+                mine = self._hosted[number - 1 : number] if self._alone else self._hosted
+                reply = Message(reply.header, {"devices": mine})
             else:
                 self.overheard[number] = pack(reply)
             yield number, reply
@@ -88,14 +91,17 @@ def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) 
     """Play every round and return what the adversary saw of them, and what the ledger says."""
     experiment = staged(document, game, rounds, trains)
     dataset = load_dataset(experiment)
-    plan, nodes = experiment.plan(dataset), OneNode(game.devices, game.alone)
+    plan = experiment.plan(dataset)
+    hosted = experiment.mechanism.draw(plan, 1, experiment.mechanism.random(0)) if game.turns > 1 else None
+    hosted = np.arange(game.devices) if hosted is None else hosted
+    nodes = OneNode(hosted, game.alone)
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")
         folder.create("{}\n")
         ledger = Ledger.open("canaries", "run", experiment.mechanism, plan, plan.population, None)
         session = open_session(experiment, dataset, nodes, folder, ledger, "train")
         heard = np.stack(list(listen(session, nodes, game)))
-        seen = Seen(heard, ledger.epsilon(), ledger.account.delta, ledger.total)
+        seen = Seen(heard, hosted, ledger.epsilon(), ledger.account.delta, ledger.total)
         ledger.close()
     return seen
 

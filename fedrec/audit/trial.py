@@ -42,7 +42,7 @@ class Finding:
 class Trial:
     """One trial: its kind, the experiment's document at its audit point, how many canaries, and over how many rounds.
 
-    `rate` is that of the sampling.
+    `rate` is that of the sampling; `turns` is how many rounds lie between two turns of a device.
     """
 
     kind: str  # "noise", "sampled" or "sampler"
@@ -51,6 +51,7 @@ class Trial:
     canaries: int
     rounds: int = 2  # enough that what was not composed shows
     rate: float = 1.0
+    turns: int = 1
 
     def run(self) -> Finding:
         """Return what was found; what speaks against the claim is believed once it came up twice, on fresh noise."""
@@ -67,16 +68,18 @@ def plays(trial: Trial) -> tuple[Game, list[Seen]]:
     mechanism: Mechanism = build(trial.document["privacy"], "privacy")
     # Fewer privacy units than 1 / delta, or the mechanism refuses them.
     most = int(0.9 / (trial.document["privacy"].get("delta") or 1e-6))
-    runs = math.ceil(trial.canaries / game(mechanism.terms, min(trial.canaries, most)).canaries)
-    played = game(mechanism.terms, math.ceil(trial.canaries / runs))
-    document = at_rate(trial.document, trial.rate, played.devices)
+    held = game(mechanism.terms, min(trial.canaries, max(1, most // trial.turns)), trial.turns)
+    runs = math.ceil(trial.canaries / held.canaries)
+    played = game(mechanism.terms, math.ceil(trial.canaries / runs), trial.turns)
+    document = at_rate(trial.document, trial.rate / trial.turns, played.devices)
     return played, [observe(document, played, trial.rounds, trial.trains) for _ in range(runs)]
 
 
 def scores(played: Game, seen: list[Seen], score: Callable[[Seen], Numbers]) -> tuple[Numbers, Numbers]:
     """Return the scores without and with a unit over all runs."""
-    each = [score(one) for one in seen]
-    return tuple(np.concatenate([s[mask] for s in each]) for mask in (played.absent(), played.present()))  # pyright: ignore[reportReturnType]
+    absent = [score(one)[played.absent(one.hosted)] for one in seen]
+    present = [score(one)[played.present(one.hosted)] for one in seen]
+    return np.concatenate(absent), np.concatenate(present)
 
 
 def noise(trial: Trial) -> Finding:

@@ -124,6 +124,17 @@ class BandedUserLevel(Clipped):
         """Return how often a device has its turn."""
         return -(-plan.rounds // _separation(plan))
 
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return C'Cp / |Cp|^2 in units of the clip, for the turns p of a device that takes part from round 1 on.
+
+        Whitened by C, what is released is Cp + white noise; no device shows more than one of the first group.
+        """
+        turns = np.zeros(plan.rounds)
+        turns[:: _separation(plan)] = 1
+        seen = np.convolve(self._coefficients(), turns)[: plan.rounds]
+        back = np.convolve(self._coefficients(), seen[::-1])[: plan.rounds][::-1]
+        return back / (seen @ seen) / self.clip
+
     def _coefficients(self) -> NDArray[np.float64]:
         if self.coefficients is None:
             raise FedrecError("the mechanism has no coefficients yet: call calibrated(plan, sensitivity) first")
