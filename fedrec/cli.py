@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="RUN|key=value", help="the folder of a run, or as for simulate"
     )
     auditing.add_argument("--epsilon", type=float, nargs="+", metavar="E", help="the audit points (default: 4 8)")
+    auditing.add_argument("--attacks", action="store_true", help="try two attacks on the configuration's own data")
     auditing.add_argument("--json", action="store_true", help="as JSON")
     data = commands.add_parser("data", help="data sets: list, get, check")
     actions = data.add_subparsers(dest="action", required=True)
@@ -121,8 +122,10 @@ def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int]
 
 def audit(options: argparse.Namespace) -> None:
     """Audit a run or a configuration; a claim that is contradicted gives a status of its own."""
-    from fedrec.audit.command import audit_command
+    from fedrec.audit.command import attack_command, audit_command
 
+    if options.attacks:
+        raise SystemExit(attack_command(options.overrides, options.json))
     raise SystemExit(audit_command(options.overrides, options.epsilon, options.json))
 
 

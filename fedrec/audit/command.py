@@ -2,14 +2,25 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from fedrec.audit.attack import attacks
+from fedrec.audit.attack import lines as attack_lines
 from fedrec.audit.audit import POINTS, audit
 from fedrec.audit.table import lines
 from fedrec.config import Settings, load, read
 from fedrec.errors import FedrecError
 
 CONTRADICTED = 1
+
+
+def attack_command(overrides: Sequence[str], as_json: bool) -> int:
+    """Attack what the mechanism of a run or of a configuration shows of its own data; return the exit status 0."""
+    found = attacks(settings(overrides).experiment)
+    text = json.dumps([asdict(one) for one in found], indent=2) if as_json else "\n".join(attack_lines(found))
+    print(text)
+    return 0
 
 
 def audit_command(overrides: Sequence[str], points: Sequence[float] | None, as_json: bool) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.privacy.accounting import COARSE, Spent, loss_distribution
+from fedrec.privacy.accounting import ADD_REMOVE, COARSE, Spent, loss_distribution
 
 Numbers = NDArray[np.float64]
 LARGEST, POINTS = 60.0, 1201  # epsilons of the curve: further ones bound nothing that a test could measure
@@ -37,12 +37,12 @@ class TradeOff:
         return float(np.sum(np.diff(grid) * self.largest_tpr(grid)[1:]))
 
 
-def trade_off(total: Spent) -> TradeOff:
+def trade_off(total: Spent, relation: str = ADD_REMOVE) -> TradeOff:
     """Return the curve of a composition; of one without any guarantee, that of certainty."""
     epsilons = np.linspace(0, LARGEST, POINTS)
     if not total:
         return TradeOff(epsilons, np.zeros(POINTS))
     if any(z == 0 for z, _, _ in total):
         return TradeOff(epsilons, np.ones(POINTS))
-    deltas = np.asarray(loss_distribution(total, COARSE).get_delta_for_epsilon(list(epsilons)), np.float64)
+    deltas = np.asarray(loss_distribution(total, COARSE, relation).get_delta_for_epsilon(list(epsilons)), np.float64)
     return TradeOff(epsilons, np.clip(deltas, 0, 1))
