@@ -76,7 +76,7 @@ class DpSgd:
 class Random(Protocol):
     """Draws that a guarantee rests on: from the operating system, or seeded in test mode."""
 
-    def gaussian(self, shape: tuple[int, ...], std: float) -> NDArray[np.float64]:
+    def gaussian(self, shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
         """Return independent N(0, std^2) draws, right beyond 8 standard deviations."""
         ...
 

@@ -54,6 +54,11 @@ class Histories:
         row = np.minimum(row, max(len(table.item) - 1, 0))
         return cls(users, table.item[row], table.value[row], sizes)
 
+    def part(self, some: NDArray[np.int64]) -> "Histories":
+        """Return some of the devices, their lines as long as the longest of them."""
+        width = int(self.sizes[some].max(initial=0))
+        return Histories(self.users[some], self.items[some, :width], self.values[some, :width], self.sizes[some])
+
     def real(self) -> NDArray[np.bool_]:
         """Return which entries are real [C, n]."""
         return np.arange(self.items.shape[1]) < self.sizes[:, None]

@@ -1,0 +1,159 @@
+"""The cohort engine: the local training of many devices at once, with the result of `local.train` on each of them.
+
+Devices keep copies of the rows that they can touch only, and of the dense parameters; steps are taken on all of them
+together. With DP-SGD, noise on a row that a device does not read before its next step can wait: the rest of a step of
+plain gradient descent is linear, so that what has piled up is drawn when the row is read, and what is never read once
+for the sum of all devices. That has the law of noise at every step (for centralised training: Ren et al., "LazyDP",
+2024), as long as only the sum is released and nothing but sampled rows is read: hence plain gradient descent alone.
+
+Shapes: C devices, V items, R rows, b examples of a step, k negatives.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrec.errors import Refused
+from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.base import DpSgd, LocalSettings, Mechanism
+from fedrec.training.examples import Histories, Outside, Pass
+from fedrec.training.late import Gaussian, LateNoise
+from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
+from fedrec.training.private import first_private
+from fedrec.training.stack import Contributions, Stack, joined
+from fedrec.training.steps import clipped_step, plain_step
+from fedrec.training.twin import Twin
+from fedrec.training.universe import Numbering, Tile
+from fedrec.update import Arrays
+
+FLOATS = 1 << 19  # of one activation in a step: what a core keeps in its cache
+MOST_DEVICES = 512
+NOISE_STREAM = 8  # keeps the engine's noise apart from the draws of batches
+
+
+def why_not(model: Recommender, settings: LocalSettings, mechanism: Mechanism) -> str | None:
+    """Return why devices can't train at once with this model and mechanism, or None where they can."""
+    if not isinstance(model, TrainableRecommender):
+        return f"{type(model).__name__} does not train"
+    if mechanism.together:
+        return f"{type(mechanism).__name__} trains the users of a node as one"
+    if settings.optimiser != "sgd":
+        return f"algorithm.optimiser={settings.optimiser} is not plain gradient descent"
+    try:
+        Twin(model)
+    except Refused as reason:
+        return str(reason)
+    return None
+
+
+class CohortEngine:
+    """Trains many devices of one model at once; its scratch memory stays with it."""
+
+    def __init__(self, model: TrainableRecommender, settings: LocalSettings) -> None:
+        self._twin, self._settings, self._items = Twin(model), settings, model.items
+        self._outside, self._numbering = Outside(model.items), Numbering()
+        self._negatives = settings.negatives if model.negatives_useful else 0
+        self._private = {name: shape for name, shape in self._twin.shapes.items() if name not in model.shared}
+        self._std = model.private_std
+
+    def first_private(self, seed: int, users: NDArray[np.int64]) -> Arrays:
+        """Return the private arrays [C, ...] that devices start from."""
+        return first_private(self._private, self._std, seed, users)
+
+    @torch.no_grad()
+    def train(
+        self, broadcast: Arrays, histories: Histories, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
+    ) -> Contributions:
+        """Return what the devices contribute after local training in the round of `key`: (seed, round).
+
+        `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
+        """
+        shared = {name: torch.from_numpy(array).to(self._twin.device) for name, array in broadcast.items()}
+        late = self._late(mechanism, histories, key)
+        order, parts = np.argsort(-histories.sizes, kind="stable"), list[Contributions]()
+        for chosen in self._tiles(histories.sizes[order], mechanism.dp_sgd()):
+            some = order[chosen]
+            own = histories.part(some)
+            tile = self._numbering.tile(own, list(self._passes(own, mechanism, key)), self._items)
+            mine = {name: torch.from_numpy(array[some]).to(self._twin.device) for name, array in private.items()}
+            parts.append(self._train_tile(shared, mine, own, tile, (mechanism.dp_sgd(), late)))
+        return joined(parts, late.rest() if late else {})
+
+    def _late(self, mechanism: Mechanism, histories: Histories, key: tuple[int, int]) -> LateNoise | None:
+        public = mechanism.dp_sgd()
+        if public is None:
+            return None
+        random = mechanism.random(*key, *histories.users[:1].tolist(), NOISE_STREAM)
+        rate = self._settings.learning_rate / public.denominator
+        return LateNoise(self._twin, self._items, public, rate, Gaussian(random, self._twin.device))
+
+    def _passes(self, own: Histories, mechanism: Mechanism, key: tuple[int, int]) -> Iterator[Pass]:
+        public = mechanism.dp_sgd()
+        if public is None:
+            return epochs(own, self._settings, self._negatives, self._outside, open_draws(*key))
+        return samples(own, public, self._negatives, self._items, mechanism.random(*key, TRAIN_STREAM))
+
+    def _tiles(self, sizes: NDArray[np.int64], public: DpSgd | None) -> Iterator[slice]:
+        """Yield slices of devices of similar size, so many that a step's activations stay in the cache."""
+        start, places = 0, (1 + self._negatives) * self._twin.width
+        while start < len(sizes):
+            longest = int(sizes[start]) if public else min(int(sizes[start]), self._settings.batch_size)
+            count = min(max(FLOATS // (max(longest, 1) * places), 1), MOST_DEVICES)
+            yield slice(start, start + count)
+            start += count
+
+    def _train_tile(
+        self,
+        shared: dict[str, Tensor],
+        private: dict[str, Tensor],
+        own: Histories,
+        tile: Tile,
+        clipping: tuple[DpSgd | None, LateNoise | None],
+    ) -> Contributions:
+        """Train C devices from their first step to their last."""
+        devices, twin = len(own.users), self._twin
+        items, owner = (torch.from_numpy(a).to(twin.device) for a in (tile.items, tile.owner))
+        before = {name: array[items] if name in twin.by_item else array for name, array in shared.items()}
+        stacked = {
+            n: a.clone() if n in twin.by_item else a.expand(devices, *a.shape).clone() for n, a in before.items()
+        }
+        twin.load({**stacked, **{name: array.clone() for name, array in private.items()}}, items)
+        if clipping[1]:
+            clipping[1].tile(items, devices)
+        loss = self._steps(tile, devices, *clipping)
+        if clipping[1]:
+            clipping[1].end()
+        after = twin.arrays(devices)
+        changes = {name: after[name] - before[name] for name in shared}
+        stack = Stack(
+            catalogue=self._items,
+            count=devices,
+            items=items,
+            owner=owner,
+            rows={name: change for name, change in changes.items() if name in twin.by_item},
+            dense={name: change for name, change in changes.items() if name not in twin.by_item},
+        )
+        kept = {name: after[name].cpu().numpy() for name in self._private}
+        return Contributions(own.users, stack, kept, loss, sum(tile.counts, np.zeros(devices, np.int64)))
+
+    def _steps(self, tile: Tile, devices: int, public: DpSgd | None, late: LateNoise | None) -> NDArray[np.float64]:
+        """Take all steps; return the devices' summed losses [C]."""
+        loss = torch.zeros(devices, dtype=torch.float64, device=self._twin.device)
+        for number, (rows, values, counts) in enumerate(zip(tile.rows, tile.values, tile.counts, strict=True)):
+            x, y, real = (torch.from_numpy(a).to(self._twin.device) for a in (rows, values, counts))
+            if public and late:
+                late.read(x, number)
+                clipped_step(self._twin, (x, y, real), public, self._settings.learning_rate / public.denominator, loss)
+                for layer in self._twin.own_layers():
+                    layer.shake(late.std, late.gaussian)
+            else:
+                for start in range(0, x.shape[1], self._settings.batch_size):
+                    active = int((counts > start).sum())  # a prefix: devices come longest first
+                    part = slice(start, start + self._settings.batch_size)
+                    plain_step(
+                        self._twin, (x[:active, part], y[:active, part], real[:active] - start), self._settings, loss
+                    )
+        return loss.cpu().numpy()

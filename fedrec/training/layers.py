@@ -1,0 +1,226 @@
+"""Layers that hold the parameters of many devices at once: what a model is made of while a cohort trains.
+
+Shapes: C devices of a tile, c of them in a step, b examples of each, n places of an example (its 1+k items, say),
+i inputs, o outputs, R rows of all devices together. A layer's `forward` notes what went in, and its backward pass what
+came back: from the two follow each example's part of the gradient, its norm, and the step, all in closed form
+(Goodfellow, "Efficient per-example gradient computations", 2015; for tables, `notes/privacy.md` section 2.1).
+
+A new kind of layer is one more class here: its parameters stacked, `squares`, `move`, `shake`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedrec.errors import Refused
+
+Gaussian = Callable[[tuple[int, ...], float], Tensor]
+CLIP_SLACK = 1e-6  # Opacus' own: its optimiser divides by the norm + 1e-6
+
+
+class Layer(nn.Module, ABC):
+    """The stacked parameters of one layer; `name` is its place in the model, `kept` its arrays by their full names.
+
+    `first` says that nothing below it learns, so that slopes need not go further down.
+    """
+
+    first: bool = False
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.kept: dict[str, Tensor] = {}
+        self.inputs: Tensor | None = None
+        self.slopes: Tensor | None = None  # of the loss by what the layer gave
+
+    def clear(self) -> None:
+        """Forget the last step."""
+        self.inputs = self.slopes = None
+
+    def note(self, inputs: Tensor) -> None:
+        """Keep what went in; a layer that is called twice in one loss can't be told apart by its examples."""
+        if self.inputs is not None:
+            raise Refused(f"{self.name} is called twice in one loss")
+        self.inputs = inputs
+
+    @abstractmethod
+    def squares(self) -> Tensor:
+        """Return the squared norm [c, b] of each example's part of the gradient."""
+
+    @abstractmethod
+    def move(self, factors: Tensor | None) -> None:
+        """Add the slopes to the parameters, each example's part of them times `factors` [c, b]."""
+
+    def shake(self, std: float, gaussian: Gaussian) -> None:
+        """Add N(0, std^2) to every parameter of every device."""
+        for array in self.kept.values():
+            array += gaussian(tuple(array.shape), std)
+
+
+class _Seen(torch.autograd.Function):
+    """Passes a tensor on, and shows the layer the slope that comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, layer: Layer) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.layer = layer
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None]:
+        ctx.layer.slopes = slopes[0]
+        return None if ctx.layer.first else slopes[0], None
+
+
+def seen(value: Tensor, layer: Layer) -> Tensor:
+    """Return the value, such that the slope of the loss by it ends up in `layer.slopes`."""
+    return cast(Tensor, _Seen.apply(value, layer))
+
+
+class Lookup(Layer):
+    """A table of vectors. `table` [R, d] holds the rows of all devices one after the other.
+
+    With `per_device` rows each, ids name a device's own rows, as in a table of users. Without, ids are places in the
+    table already: the rows of the items that each device can touch.
+    """
+
+    first = True
+
+    def __init__(self, name: str, module: nn.Embedding, per_device: int | None) -> None:
+        super().__init__(name)
+        if module.max_norm is not None or module.scale_grad_by_freq or module.padding_idx is not None:
+            raise Refused(f"{name} has options (max_norm, padding_idx, scale_grad_by_freq) that the engine lacks")
+        self.per_device = per_device
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return vectors [c, b, ..., d] for ids [c, b, ...]."""
+        if ids.dim() < 2:
+            raise Refused(f"{self.name} is read by ids of shape {tuple(ids.shape)}, not [..., example, places]")
+        if self.per_device is not None:
+            first = torch.arange(len(ids), device=ids.device) * self.per_device
+            ids = ids + first.view(-1, *(1,) * (ids.dim() - 1))
+        self.note(ids)
+        out = functional.embedding(ids, self.kept[f"{self.name}.weight"]).requires_grad_()
+        return seen(out, self)
+
+    def squares(self) -> Tensor:
+        """Return squared norms [c, b]: a row that an example reads several times is summed before it is squared."""
+        assert_seen(self)
+        ids, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
+        found = slopes.square().flatten(2).sum(-1)
+        places = ids.flatten(2) if ids.dim() > 2 else ids.unsqueeze(-1)
+        if places.shape[-1] > 1:
+            order = places.sort(dim=-1).values
+            repeats = (order[..., 1:] == order[..., :-1]).any(-1)
+            if bool(repeats.any()):
+                found[repeats] = coalesced(places[repeats], slopes.flatten(2, -2)[repeats])
+        return found
+
+    def move(self, factors: Tensor | None) -> None:
+        """Add to each row what its ids were given."""
+        ids, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
+        if factors is not None:
+            slopes = slopes * factors.view(*factors.shape, *(1,) * (slopes.dim() - 2))
+        table = self.kept[f"{self.name}.weight"]
+        table.index_add_(0, ids.reshape(-1), slopes.reshape(-1, table.shape[1]))
+
+
+def coalesced(places: Tensor, slopes: Tensor) -> Tensor:
+    """Return the squared norm [m] of slopes [m, n, d] summed over equal places [m, n]."""
+    same = (places.unsqueeze(-1) == places.unsqueeze(-2)).to(slopes.dtype)  # [m, n, n]
+    return ((slopes @ slopes.transpose(-1, -2)) * same).sum((-1, -2))
+
+
+class Product(Layer):
+    """A linear layer: weight [C, o, i], bias [C, o]."""
+
+    def __init__(self, name: str, module: nn.Linear) -> None:
+        super().__init__(name)
+        self.biased = module.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return [c, b, ..., o] for inputs [c, b, ..., i]."""
+        if inputs.dim() < 3:
+            raise Refused(f"{self.name} is given a tensor of shape {tuple(inputs.shape)}, not [..., example, inputs]")
+        flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        self.note(inputs.detach())
+        weight = self.kept[f"{self.name}.weight"][: len(flat)]
+        if self.biased:
+            out = torch.baddbmm(self.kept[f"{self.name}.bias"][: len(flat)].unsqueeze(1), flat, weight.mT)
+        else:
+            out = torch.bmm(flat, weight.mT)
+        return seen(out, self).view(*inputs.shape[:-1], -1)
+
+    def _parts(self) -> tuple[Tensor, Tensor]:
+        """Return (inputs [c, b, n, i], slopes [c, b, n, o])."""
+        assert_seen(self)
+        inputs, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
+        c, b = inputs.shape[:2]
+        return inputs.reshape(c, b, -1, inputs.shape[-1]), slopes.reshape(c, b, -1, slopes.shape[-1])
+
+    def squares(self) -> Tensor:
+        """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
+        inputs, slopes = self._parts()
+        places, wide = inputs.shape[2], inputs.shape[3] * slopes.shape[3]
+        if places * (inputs.shape[3] + slopes.shape[3]) <= 2 * wide:
+            found = ((inputs @ inputs.mT) * (slopes @ slopes.mT)).sum((-1, -2))
+        else:
+            found = (slopes.mT @ inputs).square().sum((-1, -2))
+        return found + slopes.sum(2).square().sum(-1) if self.biased else found
+
+    def move(self, factors: Tensor | None) -> None:
+        """Add slopes times inputs."""
+        inputs, slopes = self._parts()
+        if factors is not None:
+            slopes = slopes * factors[..., None, None]
+        inputs, slopes = inputs.flatten(1, 2), slopes.flatten(1, 2)
+        self.kept[f"{self.name}.weight"][: len(inputs)].baddbmm_(slopes.mT, inputs)
+        if self.biased:
+            self.kept[f"{self.name}.bias"][: len(inputs)].add_(slopes.sum(1))
+
+
+class Norm(Layer):
+    """Layer normalisation over the last dimension: weight [C, i], bias [C, i]."""
+
+    def __init__(self, name: str, module: nn.LayerNorm) -> None:
+        super().__init__(name)
+        if len(module.normalized_shape) != 1 or not module.elementwise_affine or module.bias is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise Refused(f"{name} normalises over more than one dimension, or without weight and bias")
+        self.eps = module.eps
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return [c, b, ..., i] for inputs of that shape."""
+        c, between = len(inputs), (1,) * (inputs.dim() - 2)
+        if not between:
+            raise Refused(f"{self.name} is given a tensor of shape {tuple(inputs.shape)}, not [..., example, inputs]")
+        level = functional.layer_norm(inputs, inputs.shape[-1:], eps=self.eps)
+        self.note(level.detach())
+        weight, bias = (self.kept[f"{self.name}.{part}"][:c].view(c, *between, -1) for part in ("weight", "bias"))
+        return seen(level * weight + bias, self)
+
+    def _gradients(self) -> tuple[Tensor, Tensor]:
+        """Return each example's gradients of weight and bias [c, b, i]."""
+        assert_seen(self)
+        level, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
+        c, b, i = *level.shape[:2], level.shape[-1]
+        return (level * slopes).reshape(c, b, -1, i).sum(2), slopes.reshape(c, b, -1, i).sum(2)
+
+    def squares(self) -> Tensor:
+        """Return squared norms [c, b]."""
+        weight, bias = self._gradients()
+        return weight.square().sum(-1) + bias.square().sum(-1)
+
+    def move(self, factors: Tensor | None) -> None:
+        """Add the gradients."""
+        for part, gradient in zip(("weight", "bias"), self._gradients(), strict=True):
+            whole = (gradient if factors is None else gradient * factors.unsqueeze(-1)).sum(1)
+            self.kept[f"{self.name}.{part}"][: len(whole)].add_(whole)
+
+
+def assert_seen(layer: Layer) -> None:
+    """Raise where the loss did not reach a layer that was called: its part of the gradient is then unknown."""
+    if layer.slopes is None:
+        raise Refused(f"the loss does not depend on what {layer.name} gives")

@@ -1,0 +1,131 @@
+"""The cohort engine against the reference: the same mathematics, device by device."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedrec.algorithms.base import RoundContext
+from fedrec.algorithms.fedavg import FedAvg
+from fedrec.data.devices import DeviceTable
+from fedrec.models.base import TrainableRecommender
+from fedrec.models.content import ContentRecommender
+from fedrec.models.mf import MatrixFactorisation
+from fedrec.models.neumf import NeuMF
+from fedrec.privacy.base import Mechanism
+from fedrec.privacy.interaction import InteractionLevel
+from fedrec.privacy.noise import SeededRandom
+from fedrec.privacy.none import NoPrivacy
+from fedrec.training.cohort import CohortEngine
+from fedrec.training.examples import Histories
+from fedrec.training.stack import Contributions
+from fedrec.update import Arrays
+from tests.tiny import catalogue
+
+ITEMS, SEED, ROUND = 60, 3, 2
+SIZES = (1, 0, 7, 30, 2, 120, 5, 64)
+
+
+def table(sizes: tuple[int, ...] = SIZES, items: int = ITEMS) -> DeviceTable:
+    """Devices of one interaction, of none, of more than the catalogue holds; items repeat."""
+    rng = np.random.default_rng(1)
+    start = np.cumsum([0, *sizes])
+    rated = rng.integers(1, 6, start[-1]).astype(np.float32)
+    return DeviceTable(start, start[1:], start[1:], rng.integers(0, items, start[-1]).astype(np.int32), rated, items)
+
+
+MODELS: dict[str, Any] = {
+    "mf bce": lambda: MatrixFactorisation(catalogue(ITEMS), dim=4, scale=0.5),
+    "mf bpr": lambda: MatrixFactorisation(catalogue(ITEMS), dim=4, loss="bpr", scale=0.5),
+    "mf mse": lambda: MatrixFactorisation(catalogue(ITEMS), dim=3, loss="mse", offset=3.5),
+    "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), scale=0.5),
+    "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", scale=0.5),
+    "neumf mse": lambda: NeuMF(catalogue(ITEMS), dim=2, layers=(), loss="mse", offset=3.5),
+    "content": lambda: ContentRecommender(catalogue(ITEMS)),
+}
+TRAININGS = {
+    "minibatches": FedAvg(epochs=3, batch_size=8, learning_rate=0.05, negatives=4),
+    "whole histories": FedAvg(epochs=4, batch_size=10_000, learning_rate=0.1, negatives=2),
+    "a fixed denominator": FedAvg(epochs=2, batch_size=16, learning_rate=0.02, negatives=1, denominator=8.0),
+}
+
+
+class Quiet(SeededRandom):
+    """Seeded draws without noise."""
+
+    def gaussian(self, shape: tuple[int, ...], std: float) -> np.ndarray:
+        return np.zeros(shape)
+
+
+class Silent(InteractionLevel):
+    """Interaction level as it is, with the noise off."""
+
+    def random(self, *key: int) -> Quiet:  # type: ignore[override]
+        return Quiet(*key)
+
+
+def made(name: str, dtype: torch.dtype = torch.float64, seed: int = 5) -> TrainableRecommender:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MODELS[name]()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        return model.to(dtype)
+
+
+def both(
+    name: str, settings: FedAvg, mechanism: Mechanism, devices: DeviceTable, dtype: torch.dtype
+) -> tuple[list[tuple[Arrays, Arrays, float, int]], Contributions]:
+    """Return (change, private arrays, loss, examples) of each device by the reference, and the engine's."""
+    users, model = np.arange(len(devices)), made(name, dtype)
+    engine, sent = CohortEngine(model, settings), model.shared_arrays()
+    like = next(iter(sent.values())).dtype
+    private = {key: array.astype(like) for key, array in engine.first_private(SEED, users).items()}
+    slow = []
+    for user in users.tolist():
+        mine = {key: array[user] for key, array in private.items()}
+        one = settings.contribute(made(name, dtype), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))
+        slow.append((one.update.arrays, one.private, one.loss, one.examples))
+    return slow, engine.train(sent, Histories.at(devices, users), private, mechanism, (SEED, ROUND))
+
+
+def check_equal(slow: list[tuple[Arrays, Arrays, float, int]], fast: Contributions, within: float) -> None:
+    """What every device contributes, keeps and loses agrees `within` that many times its size."""
+    assert sorted(fast.users.tolist()) == list(range(len(slow)))
+    for place, user in enumerate(fast.users.tolist()):
+        change, private, loss, examples = slow[user]
+        mine = fast.stack.one(place).arrays
+        assert mine.keys() == change.keys()
+        size = norm(change)
+        assert norm({name: mine[name] - array for name, array in change.items()}) <= within * size
+        for name, array in private.items():
+            np.testing.assert_allclose(fast.private[name][place], array, atol=within, rtol=within, err_msg=name)
+        assert fast.loss[place] == pytest.approx(loss, rel=10 * within, abs=within) and fast.examples[place] == examples
+
+
+def norm(arrays: Arrays) -> float:
+    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays.values())))
+
+
+PRECISIONS = {torch.float64: 1e-10, torch.float32: 1e-3}  # the mathematics is one; single precision rounds apart
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_it_trains_as_each_device_alone(name: str, training: str, dtype: torch.dtype) -> None:
+    slow, fast = both(name, TRAININGS[training], NoPrivacy(), table(), dtype)
+    check_equal(slow, fast, PRECISIONS[dtype])
+    assert max(np.abs(array).max() for array in slow[5][0].values()) > 1e-3  # there is something to compare
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+@pytest.mark.parametrize("name", MODELS)
+def test_with_the_noise_off_it_clips_as_opacus_does(name: str, rate: float, dtype: torch.dtype) -> None:
+    mechanism = Silent(noise_multiplier=1.0, clip=0.3, sample_rate=rate, local_steps=4, denominator=8.0)
+    settings = FedAvg(learning_rate=0.5, negatives=5)
+    slow, fast = both(name, settings, mechanism, table(), dtype)
+    check_equal(slow, fast, PRECISIONS[dtype])
+    assert any(examples < 4 * size for (*_, examples), size in zip(slow, SIZES, strict=True)) == (rate < 1)
