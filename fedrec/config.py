@@ -18,7 +18,7 @@ from fedrec.errors import FedrecError, nearest
 from fedrec.experiment import Experiment
 
 EXPERIMENT_KEYS = (
-    "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator",
+    "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
 )  # fmt: skip
 # `privacy.clip` is a number, the norm; said with a word, it means how to clip.
 WORDS = {f"privacy.clip={way}": f"privacy.clipping={way}" for way in ("whole", "split")}
@@ -34,6 +34,7 @@ class Schema:
     rounds: int = 1
     seed: int = 0
     accelerator: str = "cpu"
+    engine: str = "auto"
     nodes: int = 2
 
 

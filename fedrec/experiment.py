@@ -14,13 +14,14 @@ from fedrec.build import build, made
 from fedrec.cohort import Cohort
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, Source
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, Refused, nearest
 from fedrec.evaluation.options import Evaluation
 from fedrec.models.base import Recommender
 from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.match import check
 
+ENGINES = ("auto", "reference")  # all devices of a node at once where that is exact; or one by one, as a check
 INIT_STREAM = 11  # keeps the draw of the first model apart from every other
 
 
@@ -38,6 +39,7 @@ class Experiment:
     rounds: int
     seed: int
     accelerator: str
+    engine: str
 
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
@@ -55,6 +57,7 @@ class Experiment:
             rounds=algorithm.rounds(node["rounds"]),
             seed=node["seed"],
             accelerator=accelerator(node["accelerator"]),
+            engine=checked_engine(node["engine"]),
         )
 
     @property
@@ -114,6 +117,13 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed >> np.uint64(1)))
             return made("model", lambda: self.model(catalogue)).to(self.accelerator)
+
+
+def checked_engine(name: str) -> str:
+    """Return the name of an engine; refuse one that does not exist."""
+    if name not in ENGINES:
+        raise FedrecError(f"engine={name} does not exist.{nearest(name, ENGINES)}")
+    return name
 
 
 def accelerator(name: str) -> str:

@@ -13,18 +13,22 @@ from fedrec import __version__
 from fedrec.algorithms.base import Algorithm, Joint, RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.engine import engine_for
 from fedrec.evaluation.device import evaluate_device
 from fedrec.evaluation.table import table
 from fedrec.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.store import MappedStore, PrivateStore
+from fedrec.training.cohort import CohortEngine
+from fedrec.training.examples import Histories
 from fedrec.training.local import first_of
 from fedrec.update import Arrays, RunningSum, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
-CHUNK = 64  # devices whose contributions are held at once
+CHUNK = 64  # devices whose contributions are held at once, one by one
+GROUP = 512  # devices that train at once: what they changed is held together
 
 
 @lru_cache(maxsize=2)
@@ -59,6 +63,7 @@ class Node:
         self.index, self.parts, self.exact = index, parts, exact
         self._models: dict[str, Recommender] = {}
         self._stores: dict[tuple[str, str], MappedStore] = {}
+        self._engines: dict[str, CohortEngine | None] = {}
 
     def answer(self, request: Message) -> Message:
         """Return the reply to a hello, train or evaluate message."""
@@ -84,8 +89,10 @@ class Node:
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)
+        engine, users = self._engine(experiment, model), cast(list[int], header["devices"])
+        if engine is not None and isinstance(store, MappedStore):
+            return self._answer(context, *at_once(engine, store, table_, (users, request.arrays), context))
         summed, loss, examples = RunningSum(), 0.0, 0
-        users = cast(list[int], header["devices"])
         # A gateway is noised as a whole: its users can't come in chunks.
         size = len(users) if mechanism.together and experiment.algorithm.trains else CHUNK
         for first in range(0, len(users), max(size, 1)):
@@ -98,8 +105,11 @@ class Node:
                     store.save(user, arrays, header["round"])
             summed.add(joint.update)
             loss, examples = loss + joint.loss, examples + joint.examples
-        random = mechanism.random(experiment.seed, header["round"], self.index, NODE_STREAM)
-        update = mechanism.at_node(summed.update(), random)
+        return self._answer(context, summed, loss, examples)
+
+    def _answer(self, context: RoundContext, summed: RunningSum, loss: float, examples: int) -> Message:
+        random = context.mechanism.random(context.seed, context.round, self.index, NODE_STREAM)
+        update = context.mechanism.at_node(summed.update(), random)
         exact = {"loss": loss, "examples": examples} if self.exact else {}
         return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
 
@@ -132,6 +142,12 @@ class Node:
             self._models = {experiment.hash: experiment.build_model(dataset.catalogue)}
         return self._models[experiment.hash]
 
+    def _engine(self, experiment: Experiment, model: Recommender) -> CohortEngine | None:
+        # Only for simulated devices: of a real one, a single update leaves.
+        if experiment.hash not in self._engines:
+            self._engines = {experiment.hash: engine_for(experiment, model) if self.exact else None}
+        return self._engines[experiment.hash]
+
     def _store(self, request: Message, experiment: Experiment, dataset: Dataset) -> PrivateStore:
         # A name of its own for each session: a folder that was overwritten meanwhile must not be taken for the old one.
         key, folder = (request.header["run"], request.header["folder"]), request.header["folder"]
@@ -153,3 +169,26 @@ def released(algorithm: Algorithm, asked: Asked) -> Joint:
         updates.append(context.mechanism.release(contribution.update, random))
     loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
     return Joint(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)
+
+
+def at_once(
+    engine: CohortEngine,
+    store: MappedStore,
+    devices: DeviceTable,
+    asked: tuple[list[int], Arrays],
+    context: RoundContext,
+) -> tuple[RunningSum, float, int]:
+    """Return (the sum of what the devices release, loss, examples), trained in groups by the cohort engine."""
+    summed, loss, examples = RunningSum(), 0.0, 0
+    everyone, key = np.array(asked[0], np.int64), (context.seed, context.round)
+    for first in range(0, len(everyone), GROUP):
+        users = everyone[first : first + GROUP]
+        private, found = store.load_many(users, context.round)
+        for name, array in engine.first_private(context.seed, users[~found]).items():
+            private[name][~found] = array
+        made = engine.train(asked[1], Histories.at(devices, users), private, context.mechanism, key)
+        random = context.mechanism.random(*key, int(users[0]), RELEASE_STREAM)
+        summed.add(context.mechanism.release_many(made.stack, random))
+        store.save_many(made.users, made.private, context.round)
+        loss, examples = loss + float(made.loss.sum()), examples + int(made.examples.sum())
+    return summed, loss, examples

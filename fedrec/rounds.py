@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedrec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedrec.collect import Collected, Directory, base_header, collect, evaluate, greet
 from fedrec.data.dataset import Dataset
+from fedrec.engine import reason_for_one_by_one
 from fedrec.errors import BudgetSpent, FedrecError, Refused
 from fedrec.evaluation.table import Table
 from fedrec.experiment import Experiment
@@ -101,6 +102,11 @@ class Session:
     directory: Directory
     ledger: Spending
     part: str  # "train", or "refit" where models learn from train + validation
+
+    @property
+    def one_by_one(self) -> str | None:
+        """Why devices are trained one by one, or None where all of a node are trained at once."""
+        return reason_for_one_by_one(self.experiment, self.experiment.build_model(self.dataset.catalogue))
 
     @property
     def validates(self) -> bool:

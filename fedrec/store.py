@@ -74,6 +74,35 @@ class MappedStore:
         self._values[user, slot, : self._width] = np.concatenate([arrays[name].ravel() for name in self._like])
         self._rounds[user, slot] = round_number
 
+    def load_many(self, users: NDArray[np.int64], before_round: int) -> tuple[Arrays, NDArray[np.bool_]]:
+        """Return (arrays [C, ...], which of the devices have saved any [C]); what was never saved is zero."""
+        rounds = self._rounds[users]
+        usable = np.where((rounds != EMPTY) & (rounds < before_round), rounds, EMPTY)
+        slot = usable.argmax(axis=1)
+        flat = np.array(self._values[users, slot])
+        found = usable[np.arange(len(users)), slot] != EMPTY
+        flat[~found] = 0.0
+        arrays, start = dict[str, NDArray[np.float32]](), 0
+        for name, shape in self._like.items():
+            size = int(np.prod(shape))
+            arrays[name] = flat[:, start : start + size].reshape(len(users), *shape)
+            start += size
+        return arrays, found
+
+    def save_many(self, users: NDArray[np.int64], arrays: Arrays, round_number: int) -> None:
+        """Keep the arrays [C, ...] of many devices as those of that round; a device with a value not finite is left."""
+        if not self._width or not len(users):
+            return
+        flat = np.concatenate([arrays[name].reshape(len(users), -1) for name in self._like], axis=1)
+        good = np.isfinite(flat).all(axis=1)
+        users, flat = users[good], flat[good]
+        rounds = self._rounds[users]
+        again = rounds >= round_number
+        slot = np.where(again.any(axis=1), again.argmax(axis=1), rounds.argmin(axis=1))
+        self._rounds[users, slot] = EMPTY
+        self._values[users, slot, : self._width] = flat
+        self._rounds[users, slot] = round_number
+
     def flush(self) -> None:
         """Bring the files to disk."""
         self._values.flush()

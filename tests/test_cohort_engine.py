@@ -14,9 +14,11 @@ from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.models.neumf import NeuMF
 from fedrec.privacy.base import Mechanism
+from fedrec.privacy.gateway import GatewayLevel
 from fedrec.privacy.interaction import InteractionLevel
 from fedrec.privacy.noise import SeededRandom
 from fedrec.privacy.none import NoPrivacy
+from fedrec.training import cohort
 from fedrec.training.cohort import CohortEngine
 from fedrec.training.examples import Histories
 from fedrec.training.stack import Contributions
@@ -129,3 +131,104 @@ def test_with_the_noise_off_it_clips_as_opacus_does(name: str, rate: float, dtyp
     slow, fast = both(name, settings, mechanism, table(), dtype)
     check_equal(slow, fast, PRECISIONS[dtype])
     assert any(examples < 4 * size for (*_, examples), size in zip(slow, SIZES, strict=True)) == (rate < 1)
+
+
+def test_empty_cohorts_and_rounds_without_examples_are_nothing() -> None:
+    model = made("neumf bce", torch.float32)
+    engine, users = CohortEngine(model, FedAvg(negatives=2)), np.arange(3)
+    sent, devices = model.shared_arrays(), table((0, 0, 0))
+    private = engine.first_private(SEED, users)
+    got = engine.train(sent, Histories.at(devices, users), private, NoPrivacy(), (0, 1))
+    assert got.examples.tolist() == [0, 0, 0] and got.loss.tolist() == [0, 0, 0]
+    assert all(not array.any() for array in got.stack.total(np.ones(3)).arrays.values())
+    for name, array in private.items():
+        np.testing.assert_array_equal(got.private[name], array)
+
+
+def test_company_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever trains beside a device, and however many fit into a tile, it contributes the same."""
+    settings, devices = TRAININGS["minibatches"], table(tuple(range(1, 40)))
+    model = made("neumf bpr")
+    engine, sent = CohortEngine(model, settings), model.shared_arrays()
+
+    def contributed(users: np.ndarray) -> dict[int, Arrays]:
+        private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
+        got = engine.train(sent, Histories.at(devices, users), private, NoPrivacy(), (SEED, ROUND))
+        return {user: got.stack.one(place).arrays for place, user in enumerate(got.users.tolist())}
+
+    everyone = contributed(np.arange(39))
+    monkeypatch.setattr(cohort, "FLOATS", 1)
+    for users in (np.array([38, 3, 17]), np.arange(39)[::-1]):
+        for user, arrays in contributed(users).items():
+            for name, array in arrays.items():
+                np.testing.assert_allclose(array, everyone[user][name], rtol=1e-9, atol=1e-12)
+
+
+def test_one_broken_example_counts_for_nothing() -> None:
+    """An item whose vector is not finite: its examples drop out, as they do with Opacus, and the rest goes on."""
+    settings = FedAvg(learning_rate=0.5, negatives=1)
+    mechanism = Silent(noise_multiplier=1.0, clip=0.3, denominator=8.0)
+    model, devices = made("neumf bce"), table((40, 40))
+    sent = model.shared_arrays()
+    sent["item_mlp.weight"][devices[0].history[0]] = np.nan
+    engine, users = CohortEngine(model, settings), np.arange(2)
+    private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
+    got = engine.train(sent, Histories.at(devices, users), private, mechanism, (SEED, ROUND))
+    for place, user in enumerate(got.users.tolist()):
+        mine = {name: array[user] for name, array in private.items()}
+        one = settings.contribute(made("neumf bce"), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))
+        for name, array in one.update.arrays.items():
+            np.testing.assert_allclose(got.stack.one(place).arrays[name], array, rtol=1e-9, atol=1e-12)
+
+
+class Odd(MatrixFactorisation):
+    """Uses its table past the layer."""
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        return super().forward(items) + self.item.weight.sum()
+
+
+REASONS: dict[str, tuple[Any, FedAvg, Mechanism]] = {
+    "plain gradient descent": (MODELS["mf bce"], FedAvg(optimiser="adam"), NoPrivacy()),
+    "as one": (MODELS["mf bce"], FedAvg(), GatewayLevel(noise_multiplier=1.0)),
+    "seeded noise": (MODELS["mf bce"], FedAvg(), InteractionLevel(noise_multiplier=1.0, randomness="seeded")),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_it_says_why_it_does_not_train_many_at_once(reason: str) -> None:
+    model, settings, mechanism = REASONS[reason]
+    assert reason in str(cohort.why_not(model(), settings, mechanism))
+    assert cohort.why_not(model(), FedAvg(), NoPrivacy()) is None
+
+
+class Wrong(MatrixFactorisation):
+    """Says that it can be stacked, and adds over the wrong dimension."""
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(items)
+        return logits - logits.detach().mean(0, keepdim=True)
+
+
+class Quiescent(MatrixFactorisation):
+    """Does not say whether it can be stacked."""
+
+    stackable = False
+
+
+class Extra(MatrixFactorisation):
+    """Has a parameter outside of its layers."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.shift = torch.nn.Parameter(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Odd, "'weight'"), (Wrong, "other losses"), (Quiescent, "does not say"), (Extra, "shift is a parameter outside")],
+)
+def test_models_that_can_not_be_stacked_are_trained_one_by_one(kind: Any, reason: str) -> None:
+    model = kind(catalogue(ITEMS), dim=2)
+    torch.nn.init.normal_(model.item_bias.weight)
+    assert reason in str(cohort.why_not(model, FedAvg(), NoPrivacy()))

@@ -93,6 +93,27 @@ class Random(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """What many devices contribute, before anything of it leaves: one mechanism bounds all of it at once."""
+
+    @property
+    def count(self) -> int:
+        """How many devices: C."""
+        ...
+
+    def squares(self) -> dict[str, NDArray[np.float64]]:
+        """Return each array's squared norm for every device [C]; not finite where a change is not."""
+        ...
+
+    def total(self, factors: Mapping[str, NDArray[np.float64]] | NDArray[np.float64]) -> Update:
+        """Return the sum over devices, each array of device c times its `factors[c]`, for all arrays or by name."""
+        ...
+
+    def one(self, device: int) -> Update:
+        """Return what one device alone contributes."""
+        ...
+
+
 class LocalStep(Protocol):
     """How a mechanism lets one device train."""
 
@@ -216,6 +237,10 @@ class Mechanism(Protocol):
 
     def release(self, update: Update, random: Random) -> Update:
         """Return what may leave the device of one device's update; a non-finite update becomes zero."""
+        ...
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of what may leave the devices: in law that of `release` on each of them."""
         ...
 
     def at_node(self, total: Update, random: Random) -> Update:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting import checked_delta, default_delta
-from fedrec.privacy.base import LocalSettings, Plan, Random
-from fedrec.privacy.clipping import ClipRule
+from fedrec.privacy.base import Changes, LocalSettings, Plan, Random
+from fedrec.privacy.clipping import ClipRule, group_of
 from fedrec.privacy.noise import source
 from fedrec.privacy.options import check_common, check_positive
 from fedrec.privacy.ordinary import Ordinary
@@ -79,6 +79,18 @@ class Clipped(Ordinary):
     def release(self, update: Update, random: Random) -> Update:
         """Return the update, of count 1, clipped; a non-finite one becomes zero."""
         return replace(self.rule.clipped(update), count=1)
+
+    def factors(self, changes: Changes) -> dict[str, NDArray[np.float64]]:
+        """Return by how much each array of each device [C] is shortened."""
+        squares = changes.squares()
+        groups = {name: group_of(name, self.clipping) for name in squares}
+        sums = {g: np.sum([squares[name] for name in squares if groups[name] == g], axis=0) for g in self.rule.bounds}
+        found = self.rule.factors({group: np.broadcast_to(square, changes.count) for group, square in sums.items()})
+        return {name: found[group] for name, group in groups.items()}
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of the clipped updates."""
+        return changes.total(self.factors(changes))
 
     def admit(self, total: Update) -> Update:
         """Return what the server counts of a node's sum: within `count` clips, so that no node can claim more."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting import checked_delta, default_delta
-from fedrec.privacy.base import Aggregate, DpSgd, LocalSettings, Plan, Random, Terms
+from fedrec.privacy.base import Aggregate, Changes, DpSgd, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
 from fedrec.privacy.options import check_common, check_positive, multiplier_for
 from fedrec.privacy.ordinary import Ordinary
@@ -121,6 +121,13 @@ class InteractionLevel(Ordinary):
             std = self._multiplier() * self.sensitivity
             arrays = {n: (a + random.gaussian(a.shape, std)).astype(np.float32) for n, a in arrays.items()}
         return Update(arrays, 1)
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of trained updates as they are (they are noised already); none that is not finite."""
+        if self.sensitivity is not None:
+            return super().release_many(changes, random)
+        squares = changes.squares().values()
+        return changes.total(np.logical_and.reduce([np.isfinite(square) for square in squares]).astype(np.float64))
 
     def finish(
         self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None

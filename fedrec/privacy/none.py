@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting import default_delta
-from fedrec.privacy.base import Aggregate, LocalSettings, Plan, Random, Terms
+from fedrec.privacy.base import Aggregate, Changes, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
 from fedrec.privacy.ordinary import Ordinary
 from fedrec.privacy.plain import PlainStep
@@ -62,6 +62,12 @@ class NoPrivacy(Ordinary):
         if not update.finite():
             raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
         return update
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum as it is; changes that hold NaN or infinity are an error."""
+        if not all(np.isfinite(square).all() for square in changes.squares().values()):
+            raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
+        return changes.total(np.ones(changes.count))
 
     def finish(
         self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None

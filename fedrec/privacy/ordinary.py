@@ -6,9 +6,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.privacy.base import DpSgd, Plan, Random, Shapes
+from fedrec.privacy.base import Changes, DpSgd, Plan, Random, Shapes
 from fedrec.privacy.sampling import poisson
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, Update, total
 
 
 class Ordinary:
@@ -55,6 +55,15 @@ class Ordinary:
     def dp_sgd(self) -> DpSgd | None:
         """Return None: devices train on shuffled minibatches."""
         return None
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return what may leave one device."""
+        raise NotImplementedError
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of what each device releases, one by one."""
+        each = (self.release(changes.one(place), random) for place in range(changes.count))
+        return total(each, changes.total(np.zeros(changes.count)).arrays)
 
     def at_node(self, total: Update, random: Random) -> Update:
         """Return the node's sum as it is."""

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.base import Aggregate, Plan, Random, Shapes, Terms
+from fedrec.privacy.base import Aggregate, Changes, Plan, Random, Shapes, Terms
 from fedrec.privacy.clipped import noised
 from fedrec.privacy.user import USER_TERMS, UserLevel
 from fedrec.update import Arrays, Update
@@ -92,6 +92,15 @@ class UserAdaptive(UserLevel):
             return replace(clipped, count=1)
         bit = np.array([0.5 if clipped is update else -0.5], np.float32)
         return Update({**clipped.arrays, BIT: bit}, 1)
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of the clipped updates, and that of their bits."""
+        factors = self.factors(changes)
+        total = changes.total(factors)
+        if not self.adapts:
+            return total
+        whole = np.logical_and.reduce([factor == 1 for factor in factors.values()])
+        return Update({**total.arrays, BIT: np.array([whole.sum() - changes.count / 2], np.float32)}, total.count)
 
     def admit(self, total: Update) -> Update:
         """Return what counts of a node's sum: within `count` clips, its bits within half of `count`."""

@@ -15,7 +15,7 @@ from typing import Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
-from fedrec.privacy.base import Aggregate, Plan, Random, Terms
+from fedrec.privacy.base import Aggregate, Changes, Plan, Random, Terms
 from fedrec.privacy.clipped import Clipped, noised
 from fedrec.privacy.options import check_positive, multiplier_for
 from fedrec.privacy.sampling import most_participations
@@ -61,6 +61,12 @@ class UserLocal(Clipped):
         """Return the clipped update + N(0, (z * clip)^2) on every coordinate; a non-finite one is noise alone."""
         clipped = self.rule.clipped(update)
         return Update(noised(clipped.arrays, self.multiplier() * self.clip, random), 1)
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of the clipped updates, noised as much as each of them on its device would make it."""
+        total = super().release_many(changes, random)
+        std = self.multiplier() * self.clip * math.sqrt(changes.count)
+        return Update(noised(total.arrays, std, random), total.count)
 
     def admit(self, total: Update) -> Update:
         """Return the node's sum as it is: noise has no bound."""

@@ -47,7 +47,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "model": experiment.model.func.__module__.rsplit(".", 1)[-1],  # pyright: ignore[reportFunctionMemberAccess]
         "algorithm": type(experiment.algorithm).__module__.rsplit(".", 1)[-1],
         "mechanism": type(experiment.mechanism).__module__.rsplit(".", 1)[-1],
-        "engine": "reference",
+        "engine": "reference" if main.session.one_by_one else "cohort",
         "rounds": main.rounds,
         "seed": experiment.seed,
         "ended_early": None if main.played == experiment.rounds else "another round would have passed the budget",

@@ -44,6 +44,8 @@ class Progress:
         if session.experiment.mechanism.private:
             self.note(f"{self.label}, after {self.rounds} rounds: {promised(session)}")
             self.note(f"  {together(session)}")
+        if session.experiment.algorithm.trains and session.one_by_one:
+            self.note(f"{self.label} trains one device at a time: {session.one_by_one}")
         self.started, self.told, self.first, self.validation = time.monotonic(), 0.0, 0, None
 
     def round(self, report: "Round") -> None:

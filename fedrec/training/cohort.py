@@ -25,7 +25,7 @@ from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
 from fedrec.training.private import first_private
 from fedrec.training.stack import Contributions, Stack, joined
 from fedrec.training.steps import clipped_step, plain_step
-from fedrec.training.twin import Twin
+from fedrec.training.twin import Twin, check
 from fedrec.training.universe import Numbering, Tile
 from fedrec.update import Arrays
 
@@ -40,10 +40,12 @@ def why_not(model: Recommender, settings: LocalSettings, mechanism: Mechanism) -
         return f"{type(model).__name__} does not train"
     if mechanism.together:
         return f"{type(mechanism).__name__} trains the users of a node as one"
+    if mechanism.terms.trust == "device" and not mechanism.private:
+        return "seeded noise is each device's own, and noise for many at once would depend on who is among them"
     if settings.optimiser != "sgd":
         return f"algorithm.optimiser={settings.optimiser} is not plain gradient descent"
     try:
-        Twin(model)
+        check(Twin(model), model)
     except Refused as reason:
         return str(reason)
     return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.errors import Refused
-from fedrec.models.base import TrainableRecommender
+from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.training.layers import Layer, Lookup, Norm, Product
 
 
@@ -95,3 +95,24 @@ class Twin:
     def used(self) -> list[Layer]:
         """Return the layers that the last loss called."""
         return [layer for layer in self.layers.values() if layer.inputs is not None]
+
+
+@torch.no_grad()
+def check(twin: Twin, model: TrainableRecommender) -> None:
+    """Raise `Refused` unless a small stack of two devices has the losses that the model itself gives each of them."""
+    c, b, places = 2, 3, 2
+    items = torch.arange(c * b * places, device=twin.device).reshape(c, b, places) * 7 % model.items
+    values = torch.arange(1.0, 1 + c * b, device=twin.device).reshape(c, b)
+    named = dict(model.named_parameters())
+    stacked = {
+        name: value[items.reshape(-1)] if name in twin.by_item else value.expand(c, *value.shape)
+        for name, value in named.items()
+    }
+    twin.load({name: value.detach().clone() for name, value in stacked.items()}, items.reshape(-1))
+    try:
+        mine = twin.losses(torch.arange(items.numel(), device=twin.device).reshape(items.shape), values).detach()
+        own = torch.stack([model.loss(Batch(items[device], values[device])) for device in range(c)])
+    except (AttributeError, RuntimeError, IndexError, TypeError) as error:
+        raise Refused(f"{type(model).__name__} does not run on many devices at once: {error}") from error
+    if mine.shape != own.shape or not torch.allclose(mine, own, rtol=1e-3, atol=1e-5):
+        raise Refused(f"{type(model).__name__} has other losses on many devices at once: its forward mixes dimensions")

@@ -1,0 +1,26 @@
+"""Which engine trains the devices of an experiment: many at once where that is exact, else one by one."""
+
+from fedrec.algorithms.fedavg import FedAvg
+from fedrec.experiment import Experiment
+from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.training.cohort import CohortEngine, why_not
+
+
+def reason_for_one_by_one(experiment: Experiment, model: Recommender) -> str | None:
+    """Return why the devices of this experiment are trained one by one, or None where all are trained at once."""
+    algorithm = experiment.algorithm
+    if experiment.engine == "reference":
+        return "engine=reference"
+    if not isinstance(algorithm, FedAvg):
+        return f"{type(algorithm).__name__} does not train"
+    return why_not(model, algorithm, experiment.mechanism)
+
+
+def engine_for(experiment: Experiment, model: Recommender) -> CohortEngine | None:
+    """Return the engine that trains all devices of a node at once, None where they are trained one by one."""
+    algorithm = experiment.algorithm
+    if reason_for_one_by_one(experiment, model) is not None:
+        return None
+    if not isinstance(algorithm, FedAvg) or not isinstance(model, TrainableRecommender):
+        return None
+    return CohortEngine(model, algorithm)
