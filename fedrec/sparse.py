@@ -58,6 +58,6 @@ class SparseArray(NDArrayOperatorsMixin):
         total.reshape(-1)[self.index] += self.values
 
 
-def cells(index: NDArray[np.int64], values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def cells(index: NDArray[np.int64], values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the sparse array under the type of the dense one that it can be used for everywhere."""
     return cast(NDArray[np.float32], SparseArray(index, values, shape))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class RunningSum:
 
     def update(self) -> Update:
         """Return the sum: in single precision, but for arrays that came in double."""
-        kinds = {name: np.float64 if name in self._double else np.float32 for name in self._sums}
+        kinds: dict[str, type[Any]] = {n: np.float64 if n in self._double else np.float32 for n in self._sums}
         return Update({name: array.astype(kinds[name]) for name, array in self._sums.items()}, self._count)
 
 
