@@ -22,7 +22,7 @@ from fedrec.privacy.account import from_lists
 from fedrec.privacy.accounting import composed, epsilon_of
 from fedrec.study import commands, worker
 from fedrec.study.cost import costs, read_spent
-from fedrec.study.picture import spread
+from fedrec.study.picture import bars, spread
 from fedrec.study.plan import of
 from fedrec.study.results import collect, over_seeds
 from fedrec.study.run import begin, carry_out, orders_of, resumed, write
@@ -138,7 +138,7 @@ def test_names_are_kept_apart_and_in_order() -> None:
 
 
 def test_one_seed_has_no_interval_over_seeds() -> None:
-    assert over_seeds([0.2]) is None
+    assert over_seeds([0.2]) is None and "no intervals" in bars(1) and "3 seeds" in bars(3)
     interval = over_seeds([1.0, 2.0, 3.0])
     assert interval is not None and interval.high - 2 == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
 

@@ -58,12 +58,17 @@ def caption(results: Results, costs: Sequence[Cost]) -> str:
     deltas = sorted({line.privacy["delta"] for line in results.lines if line.privacy.get("delta") is not None})
     parts = [
         f"{data['name']}{made_up}: {data['users']:,} users, {data['items']:,} items. Split: {data['split']}.",
-        f"Test, ranked among {ranking}; bars are 95 % intervals over {len(study.seeds)} seeds (Student's t).",
+        f"Test, ranked among {ranking}; {bars(len(study.seeds))}.",
         f"Dashed lines in a method's colour: the same with {study.without_label}." if study.without else "",
         f"delta {', '.join(f'{delta:.0e}' for delta in deltas)}. {EXCLUDES}" if deltas else "",
         *(f"All {cost.trials} private trials together: epsilon {cost.epsilon:.1f}." for cost in costs),
     ]
     return "\n".join(textwrap.wrap(" ".join(part for part in parts if part), WIDTH_LETTERS))
+
+
+def bars(seeds: int) -> str:
+    """Return what the bars are."""
+    return "one seed, so no intervals over seeds" if seeds == 1 else f"bars: 95 % over {seeds} seeds (Student's t)"
 
 
 def _method(axes: Any, lines: list[Line], study: Study, colour: str, aside: float) -> list[Name]:
