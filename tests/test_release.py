@@ -80,3 +80,13 @@ def test_the_public_lines_tell_nothing_exact(tmp_path: Path) -> None:
         assert full["loss"] == report.loss is not None and full["answered"] == report.answered
         hidden = ("answered", "rejected", "loss", "validation", "bytes_down", "bytes_up")
         assert all(line[key] is None for key in hidden) and line["cohort"] == 20
+
+
+def test_a_lost_round_of_correlated_noise_is_left_out(tmp_path: Path) -> None:
+    """Each row of the matrix is noised once: a round that was charged and lost is never played again."""
+    banded = [*SMALL, "privacy=banded", "model=mf", "model.dim=4"]
+    experiment, dataset = small("rounds=4", "cohort.size=20", base=banded)
+    with session(experiment, dataset, tmp_path) as opened:
+        opened.ledger.reserve(1)  # and killed here
+    with session(experiment, dataset, tmp_path) as opened:
+        assert [report.round for report in run(opened)] == [2, 3, 4]
