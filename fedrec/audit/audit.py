@@ -107,7 +107,9 @@ def document(experiment: Experiment, epsilon: float | None, delta: float | None)
     found = ("noise_multiplier", "max_participations", "bands", "coefficients")
     fresh = {"epsilon": epsilon, "delta": delta, **dict.fromkeys(found)}
     own = {**node["privacy"], **{key: value for key, value in fresh.items() if key in node["privacy"]}}
-    return {**node, "privacy": own, "cohort": {**node["cohort"], "dropout": 0.0, "minimum": 1}}
+    # On a device and at a gateway it is the reference that runs, every step of it.
+    engine = node["engine"] if experiment.mechanism.terms.trust in ("server", "none") else "reference"
+    return {**node, "privacy": own, "engine": engine, "cohort": {**node["cohort"], "dropout": 0.0, "minimum": 1}}
 
 
 def one_step(node: dict[str, Any]) -> dict[str, Any]:
