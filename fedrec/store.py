@@ -104,6 +104,8 @@ class MappedStore:
         self._rounds[users, slot] = round_number
 
     def flush(self) -> None:
-        """Bring the files to disk."""
+        """Bring the files to disk, where there is anything to keep."""
+        if not self._width:
+            return
         self._values.flush()
         self._rounds.flush()

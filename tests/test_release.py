@@ -90,3 +90,17 @@ def test_a_lost_round_of_correlated_noise_is_left_out(tmp_path: Path) -> None:
         opened.ledger.reserve(1)  # and killed here
     with session(experiment, dataset, tmp_path) as opened:
         assert [report.round for report in run(opened)] == [2, 3, 4]
+
+
+def test_many_devices_at_once_send_as_much_noise_as_one_by_one(tmp_path: Path) -> None:
+    """Every row of the sum holds the noise of every step of every device, whoever read it."""
+    noisy = [*SMALL, "privacy=interaction", "privacy.epsilon=0.5", "privacy.local_steps=3", "model=mf", "model.dim=16"]
+    spread = dict[str, np.ndarray]()
+    for engine in ("auto", "reference"):
+        experiment, dataset = small("rounds=1", f"engine={engine}", base=noisy)
+        nodes = Replies()
+        with session(experiment, dataset, tmp_path / engine, nodes, run=engine) as opened:
+            list(run(opened))
+        spread[engine] = np.sum([reply.arrays["item.weight"] for reply in nodes.kept], axis=0).std(axis=1)
+    assert spread["auto"].mean() == pytest.approx(spread["reference"].mean(), rel=0.1)
+    assert spread["auto"].min() > 0.4 * spread["reference"].mean()
