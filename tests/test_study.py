@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from fedrec import rounds
 from fedrec.errors import FedrecError
 from fedrec.folder import RunFolder
 from fedrec.privacy.account import from_lists
@@ -171,6 +172,32 @@ def test_a_failed_trial_does_not_take_the_others_with_it(tmp_path: Path, capsys:
         commands.run(["--resume", str(tmp_path / "one"), "rounds=3"])
 
 
+@pytest.mark.parametrize("lost_round", [1, 2])
+def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path, lost_round: int) -> None:
+    """A round that a kill interrupted stays charged, and the last can't be paid: half a model is no trial."""
+    study = of({**NODE, "seeds": [0], "values": [8], "without": [], "methods": {"ease": ["model=ease"]}}, "toy")
+    begin(study, tmp_path / "one")
+    (trial,) = study.trials()
+    folder = RunFolder(tmp_path / "one" / "trials" / trial.name)
+    with pytest.MonkeyPatch.context() as patch:
+        real = rounds.play
+
+        def killed(session: Any, state: Any, number: int) -> Any:
+            if number == lost_round:
+                raise KeyboardInterrupt
+            return real(session, state, number)
+
+        patch.setattr(rounds, "play", killed)
+        with pytest.raises(KeyboardInterrupt):
+            worker.trial(folder, list(trial.overrides), io.StringIO())
+    worker.trial(folder, list(trial.overrides), io.StringIO())
+    assert len((folder.path / "rounds.jsonl").read_text().splitlines()) == 2
+    write(study, tmp_path / "one", {}, False, "")
+    (cost,) = json.loads((tmp_path / "one" / "cost.json").read_text())
+    assert cost["trials"] == 2 and cost["epsilon"] > 8.1  # what was lost is part of what the study cost
+    assert [order["folder"] for order in orders_of(study, tmp_path / "one") if order["kind"] == "trial"] == []
+
+
 def test_flags_leave_the_overrides_behind_them_alone(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["privacy-accuracy", "--methods", "ease,order", "--values", "1,0.5", "--seeds", "0", "rounds=3"]
     options, more = commands.parser().parse_known_args(given)
@@ -216,9 +243,9 @@ def test_a_killed_study_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
     begun = [*command, str(path), "--output", str(tmp_path), "--name", "one", "--workers", "2", "--no-picture"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(begun, env=environment, start_new_session=True)
-    rounds = tmp_path / "one" / "trials" / "content-8-seed0" / "rounds.jsonl"
+    lines = tmp_path / "one" / "trials" / "content-8-seed0" / "rounds.jsonl"
     deadline = time.monotonic() + 300
-    while not (rounds.exists() and len(rounds.read_text().splitlines()) > 3):
+    while not (lines.exists() and len(lines.read_text().splitlines()) > 3):
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
@@ -226,10 +253,9 @@ def test_a_killed_study_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
     while alive(first.pid):
         assert time.monotonic() < deadline, "a worker outlived its study"
         time.sleep(0.1)
-    half = len(rounds.read_text().splitlines())
+    half = len(lines.read_text().splitlines())
     done = subprocess.run([*command, "--resume", str(tmp_path / "one"), "--no-picture"], env=environment, check=False)
     assert done.returncode == 0 and half > 3
-    played = len(rounds.read_text().splitlines())
-    assert half <= played and played in (39, 40)  # a round that was lost stays charged, so that the last can't be paid
-    spent = json.loads((rounds.parent / "spent.json").read_text())["total"]
-    assert sum(count for _, _, count in spent) == 40
+    assert half <= 40 and len(lines.read_text().splitlines()) == 40
+    left = list(lines.parent.parent.glob("content-8-seed0.lost*"))
+    assert len(left) <= 1 and all((path / "spent.json").exists() for path in left)

@@ -14,7 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.evaluation.intervals import Interval, paired_interval
 from fedrec.evaluation.table import Table, load, mean_over_seeds
 from fedrec.study.plan import METRICS, of
-from fedrec.study.results import over_seeds
+from fedrec.study.results import finished, over_seeds
 
 FLIPS = 10_000
 APART = ("name", "run", "output", "overwrite", "seed", "nodes", "evaluation.baselines", "evaluation.every")
@@ -107,7 +107,7 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _runs(path: Path) -> list[Path]:
     if (path / "study.json").exists():
         trials = of(json.loads((path / "study.json").read_text()), str(path / "study.json")).trials()
-        runs = [run for trial in trials if ((run := path / "trials" / trial.name) / "metrics.json").exists()]
+        runs = [run for trial in trials if finished(run := path / "trials" / trial.name)]
         if not runs:
             raise FedrecError(f"{path}: no trial of this study has ended yet")
         return runs

@@ -56,6 +56,13 @@ class Results:
         return sorted(found, key=lambda line: -math.inf if line.value is None else line.value)
 
 
+def finished(run: Path) -> dict[str, Any] | None:
+    """Return metrics.json of a run that has played all of its rounds, else None."""
+    path = run / "metrics.json"
+    values: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return values if values is not None and values["ended_early"] is None else None
+
+
 def over_seeds(values: Sequence[float]) -> Interval | None:
     """Return the mean and Student's 95 % interval, None where there are fewer than two values."""
     if len(values) < 2:
@@ -77,8 +84,7 @@ def collect(study: Study, folder: Path) -> Results:
     found: dict[tuple[str, float | None], list[tuple[dict[str, Any], Table]]] = {}
     for trial in study.trials():
         run = folder / "trials" / trial.name
-        if (run / "metrics.json").exists():
-            values = json.loads((run / "metrics.json").read_text())
+        if (values := finished(run)) is not None:
             found.setdefault((trial.method, trial.value), []).append((values, load(run / "exact" / "users.npz")))
     lines = [
         Line(method, value, len(runs), runs[0][0]["privacy"], {m: measured([t for _, t in runs], m) for m in METRICS})

@@ -15,7 +15,7 @@ from fedrec.study.cost import SPENT, Cost, costs, read_spent
 from fedrec.study.picture import draw
 from fedrec.study.plan import Study, of
 from fedrec.study.pool import Order, Pool
-from fedrec.study.results import collect
+from fedrec.study.results import collect, finished
 from fedrec.study.tables import to_csv, to_markdown
 from fedrec.study.watch import Watch
 
@@ -59,7 +59,7 @@ def orders_of(study: Study, folder: Path) -> list[Order]:
         todo.append({**references, "overrides": list(study.shared())})
     for trial in study.trials():
         run = folder / "trials" / trial.name
-        if not (run / SPENT).exists():
+        if not (run / SPENT).exists() or finished(run) is None:
             todo.append({"kind": "trial", "folder": str(run), "overrides": list(trial.overrides)})
     return todo
 
@@ -76,7 +76,7 @@ def carry_out(study: Study, folder: Path, workers: int, watch: TextIO | None = N
 def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, command: str) -> str:
     """Write table.csv, table.md, cost.json and, if wanted, picture.png and picture.svg; return table.md."""
     results = collect(study, folder)
-    spent = costs(read_spent(folder / "trials" / trial.name for trial in study.trials()))
+    spent = costs(read_spent((folder / "trials").iterdir()))
     write_durably(folder / "table.csv", to_csv(results).encode())
     text = to_markdown(results, spent, failed, command)
     write_durably(folder / "table.md", text.encode())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.config import Settings, load, read
 from fedrec.data.dataset import Dataset
-from fedrec.errors import FedrecError
+from fedrec.errors import BudgetSpent, FedrecError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.table import save
 from fedrec.folder import RunFolder
@@ -26,6 +26,7 @@ from fedrec.nodes import LocalNodes
 from fedrec.report.progress import Progress
 from fedrec.simulate import Job, new_run
 from fedrec.study.cost import write_spent
+from fedrec.study.results import finished
 
 if TYPE_CHECKING:
     from fedrec.rounds import Round, Session
@@ -59,7 +60,28 @@ def tell(stream: TextIO, **event: Any) -> None:
 
 
 def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
-    """Run a trial in its folder, from where it stands, and note what it spent."""
+    """Run a trial in its folder, from where it stands, and note what it spent.
+
+    A trial that was killed in the middle of a round has lost that round and can't pay for its last: what is left of it
+    is kept beside the others, as spent, and the trial is run anew.
+    """
+    resumed = folder.config.exists()
+    try:
+        whole = played(folder, overrides, stream)
+    except BudgetSpent:
+        if not resumed:
+            raise
+        write_spent(read(folder.config), folder)
+        whole = False
+    if not whole and resumed:
+        folder.path.rename(next(path for n in range(1, 10_000) if not (path := lost(folder.path, n)).exists()))
+        whole = played(folder, overrides, stream)
+    if not whole:
+        raise FedrecError(f"{folder.path} ended early: another round would have passed the budget")
+
+
+def played(folder: RunFolder, overrides: list[str], stream: TextIO) -> bool:
+    """Run what is still to do of a trial; say whether all of its rounds were played."""
     if folder.config.exists():
         settings = read(folder.config)
     else:
@@ -69,6 +91,12 @@ def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
     if not (folder.path / "metrics.json").exists():
         Job(settings, folder, lambda: LocalNodes(1), Told(stream)).simulate()
     write_spent(settings, folder)
+    return finished(folder.path) is not None
+
+
+def lost(path: Path, number: int) -> Path:
+    """Return where what is left of a trial that could not be ended is kept."""
+    return path.with_name(f"{path.name}.lost{number}")
 
 
 def references(folder: RunFolder, overrides: list[str], names: list[str], stream: TextIO) -> None:
