@@ -9,6 +9,7 @@ for the sum of all devices. That has the law of noise at every step (for central
 Shapes: C devices, V items, R rows, b examples of a step, k negatives.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -102,7 +103,9 @@ class CohortEngine:
         """Yield slices of devices of similar size, so many that a step's activations stay in the cache."""
         start, places = 0, (1 + self._negatives) * self._twin.width
         while start < len(sizes):
-            longest = int(sizes[start]) if public else min(int(sizes[start]), self._settings.batch_size)
+            longest = min(int(sizes[start]), self._settings.batch_size)
+            if public:
+                longest = math.ceil(1.2 * public.sample_rate * int(sizes[start]))
             count = min(max(FLOATS // (max(longest, 1) * places), 1), MOST_DEVICES)
             yield slice(start, start + count)
             start += count
