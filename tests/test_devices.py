@@ -53,7 +53,7 @@ def test_devices_and_their_simulation_end_with_the_same_model(tmp_path: Path, en
     folder = village.prepare("name=real")
     village.deployment(folder).carry_out()
     main(["simulate", *village.overrides("name=simulated", f"dataset.histories={village.files}", "nodes=3"),
-          "evaluation.baselines=[]"])  # fmt: skip
+          "engine=reference", "evaluation.baselines=[]"])  # fmt: skip
     real, simulated = arrays(folder.path), arrays(tmp_path / "runs" / "simulated")
     assert real.keys() == simulated.keys()
     for name, array in simulated.items():

@@ -47,6 +47,10 @@ class Hybrid(Ease):
         )
         return torch.stack([share * standardised(part) for share, part in parts]).sum(dim=0)
 
+    def shares(self, history: Tensor, item: int) -> None:
+        """Return None: scores that are standardised over the catalogue are no sum over the history."""
+        return None
+
 
 def standardised(scores: Tensor) -> Tensor:
     """Return scores of mean 0 and deviation 1; constant ones become 0."""

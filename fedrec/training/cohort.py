@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrec.errors import Refused
+from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import DpSgd, LocalSettings, Mechanism
 from fedrec.training.examples import Histories, Outside, Pass
@@ -74,6 +74,7 @@ class CohortEngine:
 
         `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
         """
+        self._check(broadcast)
         shared = {name: torch.from_numpy(array).to(self._twin.device) for name, array in broadcast.items()}
         late = self._late(mechanism, histories, key)
         order, parts = np.argsort(-histories.sizes, kind="stable"), list[Contributions]()
@@ -84,6 +85,12 @@ class CohortEngine:
             mine = {name: torch.from_numpy(array[some]).to(self._twin.device) for name, array in private.items()}
             parts.append(self._train_tile(shared, mine, own, tile, (mechanism.dp_sgd(), late)))
         return joined(parts, late.rest() if late else {})
+
+    def _check(self, broadcast: Arrays) -> None:
+        for name, array in broadcast.items():
+            expected = self._twin.shapes.get(name, "no such array")
+            if expected != array.shape:
+                raise FedrecError(f"the model can't take {name} of shape {array.shape}: {expected} expected")
 
     def _late(self, mechanism: Mechanism, histories: Histories, key: tuple[int, int]) -> LateNoise | None:
         public = mechanism.dp_sgd()
