@@ -15,6 +15,8 @@ FULL = {"hr@10": 0.07, "ndcg@10": 0.036, "ndcg@10_ci": [0.03, 0.04], "coverage@1
 SAMPLED = {"negatives": 99, "hr@10": 0.68, "ndcg@10": 0.44}
 PRIVACY = {"unit": "interaction", "neighbouring": "add-remove", "trust": "device", "epsilon": 8.0, "delta": 3.2e-6}
 
+UNKNOWN = SimpleNamespace(rounds=3, mechanism=NoPrivacy(), algorithm=SimpleNamespace(trains=True))
+
 
 def found(ndcg: float, low: float, high: float) -> dict[str, Any]:
     return {
@@ -79,7 +81,7 @@ def report(number: int, **changes: Any) -> Round:
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
 def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
     progress = Progress(stream)
-    progress.start("", SimpleNamespace(experiment=SimpleNamespace(rounds=3, mechanism=NoPrivacy())))  # type: ignore[arg-type]
+    progress.start("", SimpleNamespace(experiment=UNKNOWN, one_by_one=None))  # type: ignore[arg-type]
     progress.round(report(1))
     progress.round(report(2, validation=0.02, rejected={2: "emb is not finite"}))
     progress.round(report(3, epsilon=None))
@@ -99,7 +101,7 @@ def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
 
 def test_a_run_that_ends_early_says_so() -> None:
     progress = Progress(io.StringIO())
-    session = SimpleNamespace(experiment=SimpleNamespace(rounds=3, mechanism=NoPrivacy()))
+    session = SimpleNamespace(experiment=UNKNOWN, one_by_one=None)
     progress.start("", session)  # type: ignore[arg-type]
     progress.end(session, [report(2)])  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]
