@@ -23,7 +23,14 @@ from fedrec.privacy.accounting import spent
 from fedrec.privacy.base import Mechanism, Plan, Terms
 
 POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they don't
-CANARIES = {"none": 4_000, "interaction": 200_000, "user": 60_000}  # by unit: what two minutes on two cores allow
+# By trust and unit, what comes near enough: at one gateway and on one device many fit into one run.
+CANARIES = {
+    ("none", "none"): 4_000,
+    ("server", "user"): 60_000,
+    ("gateway", "user"): 200_000,
+    ("device", "user"): 85_000,
+    ("device", "interaction"): 200_000,
+}
 SAMPLED_ROUNDS = 4
 TURNS = 3  # rounds between two turns of a device, where it has turns
 LEAST_RATE = 0.1  # rarer draws would leave too few canaries with anything to show
@@ -68,7 +75,10 @@ def audit(
     calibrated = experiment.calibrated(dataset)
     mechanism, plan = calibrated.mechanism, calibrated.plan(dataset)
     game(mechanism.terms, 1)
-    found = run(trials(experiment, plan, mechanism, points, canaries or CANARIES[mechanism.terms.unit]), jobs)
+    found = run(
+        trials(experiment, plan, mechanism, points, canaries or CANARIES[mechanism.terms.trust, mechanism.terms.unit]),
+        jobs,
+    )
     name, delta = type(mechanism).__name__, mechanism.delta_for(plan)
     return Audit(name, mechanism.terms, delta, plan.trains, tuple(found), time.monotonic() - start)
 

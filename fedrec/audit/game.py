@@ -24,7 +24,8 @@ class Game:
 
     `heard` is where the adversary listens: to the released "state", or to each node's "reply"; with `alone` a node
     hosts one device. `ends` are the means of the score without and with the unit. Where devices take turns, `turns`
-    rounds apart, the canaries are those whose turn comes first, and the others are enrolled and never answer.
+    rounds apart, the canaries are those whose turn comes first; of the others one a turn answers, so that every round
+    releases something, and counts for neither side.
     """
 
     canaries: int
@@ -56,7 +57,7 @@ class Game:
     def absent(self, hosted: NDArray[np.int64]) -> Mask:
         """Return which carry none; with `signed`, one that pulls down instead."""
         if not self.signed:
-            return ~self.present(hosted)
+            return ~self.present(np.arange(self.devices))
         mask = np.zeros((self.devices, self.items), bool)
         mask[1::2, : self.each] = True
         return mask

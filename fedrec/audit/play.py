@@ -20,7 +20,7 @@ from fedrec.folder import RunFolder
 from fedrec.messages import Message, pack, unpack
 from fedrec.node import Node, load_dataset
 from fedrec.privacy.accounting import Spent
-from fedrec.privacy.base import Mechanism
+from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.clipping import ClipRule, group_of
 from fedrec.privacy.ledger import Ledger
 from fedrec.rounds import Session, Standing, first_standing, open_session, play
@@ -35,7 +35,7 @@ class Seen:
     """What an adversary saw and what was said to be spent.
 
     `heard[rounds, nodes, items]` is weighted by the mechanism's matched filter: its sum over the rounds is the score.
-    `hosted` are the devices that can answer.
+    `hosted` are the devices that are canaries.
     """
 
     heard: NDArray[np.float64]
@@ -92,9 +92,8 @@ def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) 
     experiment = staged(document, game, rounds, trains)
     dataset = load_dataset(experiment)
     plan = experiment.plan(dataset)
-    hosted = experiment.mechanism.draw(plan, 1, experiment.mechanism.random(0)) if game.turns > 1 else None
-    hosted = np.arange(game.devices) if hosted is None else hosted
-    nodes = OneNode(hosted, game.alone)
+    hosted, others = hosts(experiment.mechanism, plan, game)
+    nodes = OneNode(np.union1d(hosted, others), game.alone)
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")
         folder.create("{}\n")
@@ -104,6 +103,14 @@ def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) 
         seen = Seen(heard, hosted, ledger.epsilon(), ledger.account.delta, ledger.total)
         ledger.close()
     return seen
+
+
+def hosts(mechanism: Mechanism, plan: Plan, game: Game) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the devices that are canaries, and others that only keep the rounds going."""
+    if game.turns == 1:
+        return np.arange(game.devices), np.arange(0)
+    groups = [mechanism.draw(plan, number, mechanism.random(0)) for number in range(1, game.turns + 1)]
+    return groups[0], np.array([group[0] for group in groups[1:]])
 
 
 def listen(session: Session, nodes: OneNode, game: Game) -> Iterator[NDArray[np.float64]]:

@@ -15,7 +15,7 @@ from tests.tiny import SMALL
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-CANARIES = {"none": 100, "interaction": 20_000, "user": 2500}
+CANARIES = {"none": 100, "interaction": 20_000, "user": 1600}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -29,6 +29,7 @@ def test_every_mechanism_is_audited(name: str) -> None:
         return
     assert found.verdict in ("holds", "loose")
     noise = found.findings[0]
+    # Not far below: the bound itself lies a fifth below the truth with so few canaries.
     assert 0.7 * noise.reported < noise.measured <= noise.reported <= 8.0
 
 
