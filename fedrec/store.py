@@ -33,6 +33,7 @@ class MappedStore:
 
     def __init__(self, folder: Path, users: int, like: Mapping[str, NDArray[np.float32]]) -> None:
         """Open or create the files under `folder`; `like` gives names and shapes of one device's arrays."""
+        self.folder = folder
         self._like = {name: array.shape for name, array in sorted(like.items())}
         self._width = sum(int(np.prod(shape)) for shape in self._like.values())
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
