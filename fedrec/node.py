@@ -14,15 +14,14 @@ from fedrec.algorithms.base import Algorithm, Joint, RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.engine import engine_for
-from fedrec.evaluation.device import evaluate_device
-from fedrec.evaluation.table import table
+from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message
-from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.models.base import Recommender
+from fedrec.ranked import Kept, evaluate_devices
 from fedrec.store import MappedStore, PrivateStore
 from fedrec.training.cohort import CohortEngine
 from fedrec.training.examples import Histories
-from fedrec.training.local import first_of
 from fedrec.update import Arrays, RunningSum, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
@@ -64,6 +63,7 @@ class Node:
         self._models: dict[str, Recommender] = {}
         self._stores: dict[tuple[str, str], MappedStore] = {}
         self._engines: dict[str, CohortEngine | None] = {}
+        self._books: dict[str, CandidateBook] = {}
 
     def answer(self, request: Message) -> Message:
         """Return the reply to a hello, train or evaluate message."""
@@ -113,29 +113,23 @@ class Node:
         exact = {"loss": loss, "examples": examples} if self.exact else {}
         return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
 
-    @torch.no_grad()
     def _evaluate(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         if not self.exact:
             return Message({"error": "exact results do not leave a real device"})
         header, part = request.header, request.header["part"]
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
+        if not isinstance(store, MappedStore):
+            raise TypeError("only simulated devices are evaluated together")
         model.load({name: array for name, array in request.arrays.items() if name in model.shared})
-        fresh, rows = model.private_arrays(), []
-        for user in header["devices"]:
-            device = dataset.devices[user]
-            if fresh:
-                model.load(store.load(user, header["round"] + 1) or self._first(model, experiment, user))
-            history = device.history if part == "validation" else device.known
-            scores = model.scores(torch.from_numpy(history.astype(np.int64)).to(experiment.accelerator))
-            row = evaluate_device(
-                scores.cpu().numpy(), device, part, experiment.evaluation, model.ratings, type(model).__name__
-            )
-            if row is not None:
-                rows.append(row)
-        return Message({"count": len(rows)}, table(rows, experiment.evaluation.cutoffs))
+        kept = Kept(store, header["round"] + 1, experiment.seed)
+        asked = np.array(header["devices"], np.int64), part
+        rows = evaluate_devices(model, kept, self._book(experiment, dataset), asked, experiment.accelerator)
+        return Message({"count": len(rows["user"])}, rows)
 
-    def _first(self, model: Recommender, experiment: Experiment, user: int) -> Arrays:
-        return first_of(model, experiment.seed, user) if isinstance(model, TrainableRecommender) else {}
+    def _book(self, experiment: Experiment, dataset: Dataset) -> CandidateBook:
+        if experiment.hash not in self._books:
+            self._books = {experiment.hash: CandidateBook(dataset.devices, experiment.evaluation)}
+        return self._books[experiment.hash]
 
     def _model(self, experiment: Experiment, dataset: Dataset) -> Recommender:
         if experiment.hash not in self._models:

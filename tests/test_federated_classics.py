@@ -92,7 +92,7 @@ def test_the_hybrid_adds_what_it_says() -> None:
     features = both.get_buffer("features")
     taste = 0.9 * features[2] + features[5]
     difference = both.scores(history) - alone.scores(history)
-    torch.testing.assert_close(difference, 0.7 * standardised(features @ taste), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(difference, 0.7 * standardised((features @ taste)[None])[0], atol=1e-5, rtol=1e-4)
     popular = Hybrid(public, head=12, content=0.0, popularity=1.0)
     popular.load({"counts": arrays["counts"]})
     assert popular.scores(torch.empty(0, dtype=torch.long)).argmax() == 11

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.evaluation.options import Evaluation
 
 Items = NDArray[np.int32]
+Part = Literal["validation", "test"]
 
 
 def draw(device: DeviceData, items: int, options: Evaluation) -> tuple[Items, Items]:
@@ -31,6 +33,21 @@ def draw(device: DeviceData, items: int, options: Evaluation) -> tuple[Items, It
     generator = np.random.default_rng(np.random.SeedSequence((options.seed, device.user)))
     drawn = generator.choice(left, parts * each, replace=False).astype(np.int32)
     return (drawn[:each], drawn[each:]) if published is None else (published, drawn)
+
+
+class CandidateBook:
+    """The candidates of the devices of a population, each device's drawn once."""
+
+    def __init__(self, devices: DeviceTable, options: Evaluation) -> None:
+        self.devices, self.options = devices, options
+        self._drawn: dict[int, tuple[Items, Items]] = {}
+
+    def of(self, user: int, part: Part) -> Items:
+        """Return the candidates of one device."""
+        if user not in self._drawn:
+            self._drawn[user] = draw(self.devices[user], self.devices.items, self.options)
+        test, validation = self._drawn[user]
+        return test if part == "test" else validation
 
 
 def digest(candidates: Iterable[NDArray[np.integer]]) -> str:

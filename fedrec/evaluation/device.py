@@ -1,19 +1,16 @@
 """The evaluation of one device, on the device."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
-from fedrec.evaluation.candidates import draw
+from fedrec.evaluation.candidates import Part, draw
 from fedrec.evaluation.metrics import Sums, device_sums
 from fedrec.evaluation.options import HEADLINE, Evaluation
 from fedrec.evaluation.ranking import Ranks, Scores, check_scores, full_ranks, sampled_ranks, top_items
-
-Part = Literal["validation", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,11 @@ def history_of(device: DeviceData, part: Part) -> NDArray[np.int32]:
     return device.history if part == "validation" else device.known
 
 
+def generator_of(options: Evaluation, user: int) -> np.random.Generator:
+    """Return the source that decides between items tied at the end of a device's list."""
+    return np.random.default_rng(np.random.SeedSequence((options.seed, user, 1)))
+
+
 def evaluate_device(
     scores: Scores, device: DeviceData, part: Part, options: Evaluation, ratings: bool = False, model: str = "the model"
 ) -> Row | None:
@@ -56,13 +58,12 @@ def evaluate_device(
     known = history_of(device, part)
     test, validation = draw(device, len(scores), options)
     candidates = test if part == "test" else validation
-    generator = np.random.default_rng(np.random.SeedSequence((options.seed, device.user, 1)))
     return Row(
         user=device.user,
         full=full_ranks(scores, targets, known),
         sampled=sampled_ranks(scores, targets, candidates),
         candidates=len(candidates),
-        top=top_items(scores, np.setdiff1d(known, targets), HEADLINE, generator),
+        top=top_items(scores, np.setdiff1d(known, targets), HEADLINE, generator_of(options, device.user)),
         squared_error=_squared_error(scores, device) if ratings and part == "test" else None,
     )
 

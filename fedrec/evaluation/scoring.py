@@ -6,26 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceTable
-from fedrec.evaluation.device import Part, Row, evaluate_device, history_of
+from fedrec.evaluation.batch import Users, batches, evaluate_batch, with_targets
+from fedrec.evaluation.candidates import CandidateBook, Part
+from fedrec.evaluation.device import history_of
 from fedrec.evaluation.options import Evaluation
 from fedrec.evaluation.ranking import Scores
-from fedrec.evaluation.table import Table, table
+from fedrec.evaluation.table import Table, join, table
 
 ScoreMany = Callable[[Sequence[NDArray[np.int32]]], Scores]
-BATCH = 256
 
 
 def evaluate_many(
     score_many: ScoreMany, devices: DeviceTable, part: Part, options: Evaluation, model: str = "the model"
 ) -> Table:
     """Return the rows of all devices that `options` chooses; `score_many(histories)` gives scores [B, V]."""
-    chosen = options.chosen(len(devices))
-    rows: list[Row | None] = []
-    for first in range(0, len(chosen), BATCH):
-        batch = [devices[int(user)] for user in chosen[first : first + BATCH]]
-        scores = score_many([history_of(device, part) for device in batch])
-        rows += [
-            evaluate_device(line, device, part, options, model=model)
-            for line, device in zip(scores, batch, strict=True)
-        ]
-    return table([row for row in rows if row is not None], options.cutoffs)
+
+    def score(users: Users) -> Scores:
+        return score_many([history_of(devices[user], part) for user in users.tolist()])
+
+    return evaluate_users(score, options.chosen(len(devices)), part, CandidateBook(devices, options), model)
+
+
+def evaluate_users(
+    score: Callable[[Users], Scores], users: Users, part: Part, book: CandidateBook, model: str = "the model"
+) -> Table:
+    """Return the rows of those of the users who have something held out; `score(users)` gives scores [B, V]."""
+    users = with_targets(book.devices, users, part)
+    tables = [evaluate_batch(score(batch), batch, part, book, model) for batch in batches(users, book.devices.items)]
+    return join(tables) if tables else table([], book.options.cutoffs)

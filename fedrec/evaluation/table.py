@@ -69,15 +69,19 @@ def load(path: Path) -> Table:
         return {name: file[name] for name in file.files}
 
 
+def columns(kind: str, ranks: Ranks, targets: NDArray[np.int64], cutoffs: tuple[int, ...]) -> Table:
+    """Return the columns "full_..." or "sampled_..." [B] of devices that have `targets[B]` targets each, in order."""
+    found = metrics(ranks, cutoffs)
+    for name in ("hr", "ndcg"):
+        found[f"{name}@{HEADLINE}_pessimistic"] = pessimistic(name, ranks, HEADLINE)
+    found["tied"] = (ranks.tied > 0).astype(np.float64)
+    row = np.repeat(np.arange(len(targets)), targets)
+    return {f"{kind}_{name}": np.bincount(row, value, len(targets)) / targets for name, value in found.items()}
+
+
 def _ranking(kind: str, ranks: Sequence[Ranks], cutoffs: tuple[int, ...]) -> Table:
     joined = Ranks(
         np.concatenate([np.empty(0, np.int64), *(one.above for one in ranks)]),
         np.concatenate([np.empty(0, np.int64), *(one.tied for one in ranks)]),
     )
-    columns = metrics(joined, cutoffs)
-    for name in ("hr", "ndcg"):
-        columns[f"{name}@{HEADLINE}_pessimistic"] = pessimistic(name, joined, HEADLINE)
-    columns["tied"] = (joined.tied > 0).astype(np.float64)
-    targets = np.array([len(one.above) for one in ranks], np.int64)
-    row = np.repeat(np.arange(len(ranks)), targets)
-    return {f"{kind}_{name}": np.bincount(row, value, len(ranks)) / targets for name, value in columns.items()}
+    return columns(kind, joined, np.array([len(one.above) for one in ranks], np.int64), cutoffs)

@@ -5,7 +5,7 @@ Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,19 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V], on the device, from its own history [n] in the order of time."""
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices from their histories and private arrays [C, ...].
+
+        The loop over `scores`, after which the private arrays are those of the last device. A model that overrides it
+        gives the same scores to rounding;"""
+        own, found = self.state_dict(keep_vars=True), list[Tensor]()
+        for device, history in enumerate(histories):
+            with torch.no_grad():
+                for name, array in private.items():
+                    own[name].copy_(array[device])
+            found.append(self.scores(history))
+        return torch.stack(found)
 
     def shares(self, history: Tensor, item: int) -> Tensor | None:
         """Return what each item of the history [n] adds to one item's score [n]; None where the score is no such sum.

@@ -5,6 +5,7 @@ devices learn together is one number an item, so that little has to be hidden by
 never leaves. Shapes: B examples, 1+k items of each, V items, F features.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -70,6 +71,17 @@ class ContentRecommender(TrainableRecommender):
         last = features[history[-self.recent :]]  # [n, F]
         taste = self._weights(len(last)) @ last if len(last) else torch.zeros_like(features[0])
         return self.item_bias.weight[:, 0] + self.strength * (features @ taste)
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices: their tastes [C, F] at once."""
+        features = cast(Tensor, self.features)
+        last = torch.nn.utils.rnn.pad_sequence(
+            [history[-self.recent :].flip(0) for history in histories], batch_first=True, padding_value=-1
+        )  # [C, n], the newest first
+        weight = self._weights(last.shape[1]).flip(0) * (last >= 0)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-30)
+        taste = (weight.unsqueeze(1) @ features[last.clamp(min=0)]).squeeze(1)
+        return torch.addmm(self.item_bias.weight[:, 0], taste, features.T, alpha=self.strength)
 
     def _weights(self, count: int) -> Tensor:
         """Return what each of the last `count` items weighs, the newest last: they sum to 1."""

@@ -1,5 +1,6 @@
 """EASE: a closed-form item-item model (Steck, "Embarrassingly shallow autoencoders for sparse data", 2019)."""
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -29,13 +30,22 @@ class Ease(Recommender):
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V]; items outside the head rank below it, by their count."""
+        return self.scores_many([history], {})[0]
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices."""
+        return self.item_scores(histories)
+
+    def item_scores(self, histories: Sequence[Tensor]) -> Tensor:
+        """Return what EASE itself makes of the histories [C, V]."""
         counts, head = cast(Tensor, self.counts), cast(Tensor, self.head_items).long()
-        used = torch.zeros(len(counts), device=counts.device)
-        used[history] = 1.0
-        inside = used[head] @ cast(Tensor, self.weights)
+        used = torch.zeros(len(histories), len(counts), device=counts.device)
+        for row, history in zip(used, histories, strict=True):
+            row[history] = 1.0
+        inside = used[:, head] @ cast(Tensor, self.weights)
         spread = (counts.max() - counts.min()).clamp(min=1e-12)
-        scores = inside.min() - 2.0 + (counts - counts.min()) / spread
-        scores[head] = inside
+        scores = inside.amin(1, keepdim=True) - 2.0 + (counts - counts.min()) / spread
+        scores[:, head] = inside
         return scores
 
     def shares(self, history: Tensor, item: int) -> Tensor | None:

@@ -1,5 +1,6 @@
 """A hybrid: what users used together (EASE), popularity, and what items have in common by their public features."""
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -34,18 +35,22 @@ class Hybrid(Ease):
         self.content, self.popularity, self.recent, self.decay = content, popularity, recent, decay
         self.register_buffer("features", torch.from_numpy(feature_vectors(catalogue, centres)), persistent=False)
 
-    def scores(self, history: Tensor) -> Tensor:
-        """Return a score for every item [V]."""
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices."""
         features, counts = cast(Tensor, self.features), cast(Tensor, self.counts)
+        tastes = torch.stack([self._taste(history) for history in histories])
+        parts = (
+            (1.0, self.item_scores(histories)),
+            (self.content, tastes @ features.T),
+            (self.popularity, torch.log1p(counts.clamp(min=0)).unsqueeze(0)),
+        )
+        return sum((share * standardised(part) for share, part in parts), torch.zeros(()))
+
+    def _taste(self, history: Tensor) -> Tensor:
+        features = cast(Tensor, self.features)
         last = features[history[-self.recent :]]
         weight = self.decay ** torch.arange(len(last) - 1, -1, -1, device=features.device, dtype=features.dtype)
-        taste = weight @ last if len(last) else torch.zeros_like(features[0])
-        parts = (
-            (1.0, super().scores(history)),
-            (self.content, features @ taste),
-            (self.popularity, torch.log1p(counts.clamp(min=0))),
-        )
-        return torch.stack([share * standardised(part) for share, part in parts]).sum(dim=0)
+        return weight @ last if len(last) else torch.zeros_like(features[0])
 
     def shares(self, history: Tensor, item: int) -> None:
         """Return None: scores that are standardised over the catalogue are no sum over the history."""
@@ -53,5 +58,6 @@ class Hybrid(Ease):
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Return scores of mean 0 and deviation 1; constant ones become 0."""
-    return (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-6)
+    """Return scores [C, V] of mean 0 and deviation 1 in each row; constant ones become 0."""
+    deviation = scores.std(dim=1, correction=0, keepdim=True).clamp(min=1e-6)
+    return (scores - scores.mean(dim=1, keepdim=True)) / deviation

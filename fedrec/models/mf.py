@@ -4,6 +4,9 @@ Koren, Bell & Volinsky, "Matrix factorization techniques for recommender systems
 changes no ranking. Shapes: B examples, 1+k items of each, V items, d dimensions.
 """
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
@@ -42,3 +45,7 @@ class MatrixFactorisation(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         """Return user . item + bias for every item [V]; the history has shaped the user vector, nothing else."""
         return self.item.weight @ self.user.weight[0] + self.item_bias.weight[:, 0] + self.offset
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices, whose user vectors are `private` [C, 1, d]."""
+        return torch.addmm(self.item_bias.weight[:, 0] + self.offset, private["user.weight"][:, 0], self.item.weight.T)

@@ -3,8 +3,9 @@
 Shapes: B examples, 1+k items of each, V items, d dimensions of each half.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +61,23 @@ class NeuMF(TrainableRecommender):
         """Return the logit of every item [V]; the history has shaped the user vectors, nothing else."""
         items = torch.arange(self.item_gmf.num_embeddings, device=self.item_gmf.weight.device)
         return self(items.unsqueeze(0)).squeeze(0)
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices, whose user vectors are `private` [C, 1, d].
+
+        What the first layer makes of the items is computed once for all devices, a device's own part is added to it.
+        """
+        dim, first = self.item_mlp.embedding_dim, self.layers[0]
+        weight, bias = cast(Tensor, first.weight), cast(Tensor, first.bias)
+        items = torch.addmm(bias, self.item_mlp.weight, weight[:, dim:].T)  # [V, h]
+        own = private["user_mlp.weight"][:, 0] @ weight[:, :dim].T  # [C, h]
+        product, rest = self.output.weight[0, :dim], self.output.weight[:, dim:]
+        found = torch.addmm(
+            self.output.bias + self.offset, private["user_gmf.weight"][:, 0] * product, self.item_gmf.weight.T
+        )
+        for device in range(len(own)):
+            hidden = torch.relu(items + own[device])
+            for layer in self.layers[1:]:
+                hidden = torch.relu(layer(hidden))
+            found[device] += (hidden @ rest.T)[:, 0]
+        return found

@@ -1,5 +1,6 @@
 """Popularity: every user is recommended what most users used."""
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -22,6 +23,10 @@ class Popularity(Recommender):
     def scores(self, history: Tensor) -> Tensor:
         """Return the counts [V], whatever the history."""
         return cast(Tensor, self.counts)
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the counts [C, V], the same for all C devices."""
+        return cast(Tensor, self.counts).expand(len(histories), -1)
 
     def shares(self, history: Tensor, item: int) -> Tensor:
         """Return zeros [n]: the history adds nothing."""

@@ -63,6 +63,26 @@ def test_scores_every_item_with_a_number(model: Recommender) -> None:
         assert scores.shape == (ITEMS,) and bool(torch.isfinite(scores).all())
 
 
+def test_many_devices_score_as_each_of_them(name: str, model: Recommender) -> None:
+    """Also with an empty history, with repeats, and with private arrays that differ."""
+    generator = torch.Generator().manual_seed(4)
+    for array in model.state_dict(keep_vars=True).values():
+        if array.is_floating_point():
+            with torch.no_grad():
+                array += 0.3 * torch.rand(array.shape, generator=generator) * (array.dim() > 1)
+    histories = [torch.tensor(history) for history in ([1, 4, 5, 9], [2], list[int](), [3, 3, 0, 3, *range(12)])]
+    histories = [history.long() for history in histories]
+    private = {
+        array: torch.randn(4, *value.shape, generator=generator) for array, value in model.private_arrays().items()
+    }
+    with torch.no_grad():
+        expected = list[torch.Tensor]()
+        for place, history in enumerate(histories):
+            model.load({array: value[place].numpy() for array, value in private.items()})
+            expected.append(model.scores(history))
+        torch.testing.assert_close(model.scores_many(histories, private), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_loading_what_was_read_changes_nothing_and_wrong_arrays_are_named(model: Recommender) -> None:
     arrays = {**model.shared_arrays(), **model.private_arrays()}
     model.load(arrays)
