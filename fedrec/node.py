@@ -21,7 +21,7 @@ from fedrec.models.base import Recommender
 from fedrec.ranked import Kept, evaluate_devices
 from fedrec.store import MappedStore, PrivateStore
 from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Histories
+from fedrec.training.examples import Chosen
 from fedrec.update import Arrays, RunningSum, Update, total
 
 RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
@@ -180,7 +180,7 @@ def at_once(
         private, found = store.load_many(users, context.round)
         for name, array in engine.first_private(context.seed, users[~found]).items():
             private[name][~found] = array
-        made = engine.train(asked[1], Histories.at(devices, users), private, context.mechanism, key)
+        made = engine.train(asked[1], Chosen(devices, users), private, context.mechanism, key)
         random = context.mechanism.random(*key, int(users[0]), RELEASE_STREAM)
         summed.add(context.mechanism.release_many(made.stack, random))
         store.save_many(made.users, made.private, context.round)

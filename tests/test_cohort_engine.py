@@ -20,7 +20,7 @@ from fedrec.privacy.noise import SeededRandom
 from fedrec.privacy.none import NoPrivacy
 from fedrec.training import cohort
 from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Histories
+from fedrec.training.examples import Chosen
 from fedrec.training.stack import Contributions
 from fedrec.update import Arrays
 from tests.tiny import catalogue
@@ -89,7 +89,7 @@ def both(
         mine = {key: array[user] for key, array in private.items()}
         one = settings.contribute(made(name, dtype), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))
         slow.append((one.update.arrays, one.private, one.loss, one.examples))
-    return slow, engine.train(sent, Histories.at(devices, users), private, mechanism, (SEED, ROUND))
+    return slow, engine.train(sent, Chosen(devices, users), private, mechanism, (SEED, ROUND))
 
 
 def check_equal(slow: list[tuple[Arrays, Arrays, float, int]], fast: Contributions, within: float) -> None:
@@ -138,7 +138,7 @@ def test_empty_cohorts_and_rounds_without_examples_are_nothing() -> None:
     engine, users = CohortEngine(model, FedAvg(negatives=2)), np.arange(3)
     sent, devices = model.shared_arrays(), table((0, 0, 0))
     private = engine.first_private(SEED, users)
-    got = engine.train(sent, Histories.at(devices, users), private, NoPrivacy(), (0, 1))
+    got = engine.train(sent, Chosen(devices, users), private, NoPrivacy(), (0, 1))
     assert got.examples.tolist() == [0, 0, 0] and got.loss.tolist() == [0, 0, 0]
     assert all(not array.any() for array in got.stack.total(np.ones(3)).arrays.values())
     for name, array in private.items():
@@ -153,7 +153,7 @@ def test_company_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
     def contributed(users: np.ndarray) -> dict[int, Arrays]:
         private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
-        got = engine.train(sent, Histories.at(devices, users), private, NoPrivacy(), (SEED, ROUND))
+        got = engine.train(sent, Chosen(devices, users), private, NoPrivacy(), (SEED, ROUND))
         return {user: got.stack.one(place).arrays for place, user in enumerate(got.users.tolist())}
 
     everyone = contributed(np.arange(39))
@@ -173,7 +173,7 @@ def test_one_broken_example_counts_for_nothing() -> None:
     sent["item_mlp.weight"][devices[0].history[0]] = np.nan
     engine, users = CohortEngine(model, settings), np.arange(2)
     private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
-    got = engine.train(sent, Histories.at(devices, users), private, mechanism, (SEED, ROUND))
+    got = engine.train(sent, Chosen(devices, users), private, mechanism, (SEED, ROUND))
     for place, user in enumerate(got.users.tolist()):
         mine = {name: array[user] for name, array in private.items()}
         one = settings.contribute(made("neumf bce"), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))

@@ -19,7 +19,7 @@ from fedrec.models.mf import MatrixFactorisation
 from fedrec.privacy.interaction import InteractionLevel
 from fedrec.training import late
 from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Histories
+from fedrec.training.examples import Chosen
 from tests.tiny import catalogue
 
 ITEMS, STEPS, RATE, CLIP, Z, DENOMINATOR = 12, 3, 0.5, 0.2, 1.3, 4.0
@@ -59,7 +59,7 @@ def devices(*lines: list[int]) -> DeviceTable:
 def sums(model: TrainableRecommender, table: DeviceTable, times: int) -> dict[str, np.ndarray]:
     """Return the sum of the devices' changes, `times` over with fresh draws: [times, ...] by name."""
     engine, users, sent = CohortEngine(model, SETTINGS), np.arange(len(table)), model.shared_arrays()
-    private, own = engine.first_private(0, users), Histories.at(table, users)
+    private, own = engine.first_private(0, users), Chosen(table, users)
     found = [
         MECHANISM.release_many(
             engine.train(sent, own, private, MECHANISM, (0, 1 + n)).stack, MECHANISM.random(n)

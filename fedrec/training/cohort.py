@@ -20,11 +20,11 @@ from torch import Tensor
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import DpSgd, LocalSettings, Mechanism
-from fedrec.training.examples import Histories, Outside, Pass
+from fedrec.training.examples import Chosen, Histories, Outside, Pass
 from fedrec.training.late import Gaussian, LateNoise
 from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
 from fedrec.training.private import first_private
-from fedrec.training.stack import Contributions, Stack, joined
+from fedrec.training.stack import Contributions, Stack, Tiled, joined
 from fedrec.training.steps import clipped_step, plain_step
 from fedrec.training.twin import Twin, check
 from fedrec.training.universe import Numbering, Tile
@@ -68,7 +68,7 @@ class CohortEngine:
 
     @torch.no_grad()
     def train(
-        self, broadcast: Arrays, histories: Histories, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
+        self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
     ) -> Contributions:
         """Return what the devices contribute after local training in the round of `key`: (seed, round).
 
@@ -76,11 +76,11 @@ class CohortEngine:
         """
         self._check(broadcast)
         shared = {name: torch.from_numpy(array).to(self._twin.device) for name, array in broadcast.items()}
-        late = self._late(mechanism, histories, key)
-        order, parts = np.argsort(-histories.sizes, kind="stable"), list[Contributions]()
-        for chosen in self._tiles(histories.sizes[order], mechanism.dp_sgd()):
-            some = order[chosen]
-            own = histories.part(some)
+        late, sizes = self._late(mechanism, chosen, key), chosen.sizes
+        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions]()
+        for tile_ in self._tiles(sizes[order], mechanism.dp_sgd()):
+            some = order[tile_]
+            own = chosen.part(some)
             tile = self._numbering.tile(own, list(self._passes(own, mechanism, key)), self._items)
             mine = {name: torch.from_numpy(array[some]).to(self._twin.device) for name, array in private.items()}
             parts.append(self._train_tile(shared, mine, own, tile, (mechanism.dp_sgd(), late)))
@@ -92,11 +92,11 @@ class CohortEngine:
             if expected != array.shape:
                 raise FedrecError(f"the model can't take {name} of shape {array.shape}: {expected} expected")
 
-    def _late(self, mechanism: Mechanism, histories: Histories, key: tuple[int, int]) -> LateNoise | None:
+    def _late(self, mechanism: Mechanism, chosen: Chosen, key: tuple[int, int]) -> LateNoise | None:
         public = mechanism.dp_sgd()
         if public is None:
             return None
-        random = mechanism.random(*key, *histories.users[:1].tolist(), NOISE_STREAM)
+        random = mechanism.random(*key, *chosen.users[:1].tolist(), NOISE_STREAM)
         rate = self._settings.learning_rate / public.denominator
         return LateNoise(self._twin, self._items, public, rate, Gaussian(random, self._twin.device))
 
@@ -128,9 +128,9 @@ class CohortEngine:
         """Train C devices from their first step to their last."""
         devices, twin = len(own.users), self._twin
         items, owner = (torch.from_numpy(a).to(twin.device) for a in (tile.items, tile.owner))
-        before = {name: array[items] if name in twin.by_item else array for name, array in shared.items()}
         stacked = {
-            n: a.clone() if n in twin.by_item else a.expand(devices, *a.shape).clone() for n, a in before.items()
+            n: a.index_select(0, items) if n in twin.by_item else a.expand(devices, *a.shape).clone()
+            for n, a in shared.items()
         }
         twin.load({**stacked, **{name: array.clone() for name, array in private.items()}}, items)
         if clipping[1]:
@@ -139,8 +139,11 @@ class CohortEngine:
         if clipping[1]:
             clipping[1].end()
         after = twin.arrays(devices)
-        changes = {name: after[name] - before[name] for name in shared}
-        stack = Stack(
+        changes = {
+            name: after[name].sub_(before.index_select(0, items) if name in twin.by_item else before)
+            for name, before in shared.items()
+        }
+        tiled = Tiled(
             catalogue=self._items,
             count=devices,
             items=items,
@@ -149,7 +152,7 @@ class CohortEngine:
             dense={name: change for name, change in changes.items() if name not in twin.by_item},
         )
         kept = {name: after[name].cpu().numpy() for name in self._private}
-        return Contributions(own.users, stack, kept, loss, sum(tile.counts, np.zeros(devices, np.int64)))
+        return Contributions(own.users, Stack((tiled,)), kept, loss, sum(tile.counts, np.zeros(devices, np.int64)))
 
     def _steps(self, tile: Tile, devices: int, public: DpSgd | None, late: LateNoise | None) -> NDArray[np.float64]:
         """Take all steps; return the devices' summed losses [C]."""

@@ -54,14 +54,26 @@ class Histories:
         row = np.minimum(row, max(len(table.item) - 1, 0))
         return cls(users, table.item[row], table.value[row], sizes)
 
-    def part(self, some: NDArray[np.int64]) -> "Histories":
-        """Return some of the devices, their lines as long as the longest of them."""
-        width = int(self.sizes[some].max(initial=0))
-        return Histories(self.users[some], self.items[some, :width], self.values[some, :width], self.sizes[some])
-
     def real(self) -> NDArray[np.bool_]:
         """Return which entries are real [C, n]."""
         return np.arange(self.items.shape[1]) < self.sizes[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Some users of a table, whose histories are copied out a part at a time: none is padded to the longest of all."""
+
+    table: DeviceTable
+    users: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How long the histories are [C]."""
+        return self.table.validation_from[self.users] - self.table.start[self.users]
+
+    def part(self, some: NDArray[np.int64]) -> Histories:
+        """Return the histories of some of the devices, by place, their lines as long as the longest of them."""
+        return Histories.at(self.table, self.users[some])
 
 
 @dataclass(frozen=True, slots=True)

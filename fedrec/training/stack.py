@@ -16,12 +16,14 @@ from fedrec.update import Arrays, Update
 ROWS = 1 << 14  # taken at a time, so that what is made of them stays in the cache
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """The changes of C devices. Row r is a change of item `items[r]` by device `owner[r]`, each pair once.
+Factors = Mapping[str, NDArray[np.float64]] | NDArray[np.float64]
 
-    `rows` holds changes [R, ...] of arrays with `catalogue` items, `dense` changes [C, ...] of the others; `late` what
-    is to be added to the sum besides: noise that no device's own steps would ever have read, drawn once for all.
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """The changes of the C devices of a tile. Row r is a change of item `items[r]` by device `owner[r]`, each pair once.
+
+    `rows` holds changes [R, ...] of arrays with `catalogue` items, `dense` changes [C, ...] of the others.
     """
 
     catalogue: int
@@ -30,7 +32,6 @@ class Stack:
     owner: Tensor
     rows: dict[str, Tensor]
     dense: dict[str, Tensor]
-    late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def squares(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
@@ -43,32 +44,24 @@ class Stack:
             found[name] = change.flatten(1).double().square().sum(1).cpu().numpy()
         return found
 
-    def total(self, factors: Mapping[str, NDArray[np.float64]] | NDArray[np.float64]) -> Update:
-        """Return the sum over devices, each array of device c times its `factors[c]`, in double precision.
+    def zeros(self) -> dict[str, Tensor]:
+        """Return sums over no device: [V, ...] for arrays of items, in double precision."""
+        found = {name: change.new_zeros(self.catalogue, *change.shape[1:]) for name, change in self.rows.items()}
+        found |= {name: change.new_zeros(change.shape[1:]) for name, change in self.dense.items()}
+        return {name: array.double() for name, array in found.items()}
 
-        `factors` [C] are for all arrays, or by name. What has factor 0 counts for nothing, be it finite or not.
-        """
-        sums = dict[str, Tensor]()
+    def add_to(self, sums: dict[str, Tensor], factors: Mapping[str, NDArray[np.float64]]) -> None:
+        """Add every device's changes, times its factors [C] by name; what has factor 0 adds nothing, finite or not."""
+        there = {name: torch.from_numpy(factor).to(self.items.device) for name, factor in factors.items()}
         for name, change in self.rows.items():
-            factor = self._factor(factors, name)
-            into = self.late[name].clone() if name in self.late else self._zeros(change)
             for start in range(0, len(change), ROWS):
                 part = slice(start, start + ROWS)
-                into.index_add_(0, self.items[part], _times(change[part], factor[self.owner[part]]))
-            sums[name] = into
+                sums[name].index_add_(0, self.items[part], _times(change[part], there[name][self.owner[part]]))
         for name, change in self.dense.items():
-            sums[name] = _times(change, self._factor(factors, name)).sum(0)
-        return Update({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
-
-    def _zeros(self, change: Tensor) -> Tensor:
-        return torch.zeros(self.catalogue, *change.shape[1:], dtype=torch.float64, device=change.device)
-
-    def _factor(self, factors: Mapping[str, NDArray[np.float64]] | NDArray[np.float64], name: str) -> Tensor:
-        found = factors[name] if isinstance(factors, Mapping) else factors
-        return torch.from_numpy(np.asarray(found, np.float64)).to(self.items.device)
+            sums[name] += _times(change, there[name]).sum(0)
 
     def one(self, device: int) -> Update:
-        """Return what one device alone contributes, dense, without what is late."""
+        """Return what one device alone contributes, dense."""
         own = self.owner == device
         arrays: Arrays = {}
         for name, change in self.rows.items():
@@ -77,9 +70,50 @@ class Stack:
         return Update({**arrays, **{name: change[device].cpu().numpy() for name, change in self.dense.items()}}, 1)
 
 
-def finite(stack: Stack) -> NDArray[np.float64]:
-    """Return 1 for each device whose changes are all numbers, else 0 [C]."""
-    return np.logical_and.reduce([np.isfinite(square) for square in stack.squares().values()]).astype(np.float64)
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The changes of the C devices of some tiles, one after the other.
+
+    `late` is what is to be added to the sum besides: noise that no device's own steps would ever have read, drawn once
+    for all.
+    """
+
+    tiles: tuple[Tiled, ...]
+    late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def starts(self) -> list[int]:
+        """The first device of each tile, and C."""
+        return np.cumsum([0, *(tile.count for tile in self.tiles)]).tolist()
+
+    @property
+    def count(self) -> int:
+        """How many devices: C."""
+        return self.starts[-1]
+
+    def squares(self) -> dict[str, NDArray[np.float64]]:
+        """Return each array's squared norm for every device [C]; not finite where a change is not."""
+        found = [tile.squares() for tile in self.tiles]
+        return {name: np.concatenate([squares[name] for squares in found]) for name in found[0]}
+
+    def total(self, factors: Factors) -> Update:
+        """Return the sum over devices, each array of device c times its `factors[c]`, in double precision.
+
+        `factors` [C] are for all arrays, or by name. What has factor 0 counts for nothing, be it finite or not.
+        """
+        sums = self.tiles[0].zeros()
+        for name, noise in self.late.items():
+            sums[name] += noise
+        starts = self.starts
+        for tile, first, end in zip(self.tiles, starts, starts[1:], strict=False):
+            own = {n: (factors[n] if isinstance(factors, Mapping) else factors)[first:end] for n in sums}
+            tile.add_to(sums, {name: np.asarray(factor, np.float64) for name, factor in own.items()})
+        return Update({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
+
+    def one(self, device: int) -> Update:
+        """Return what one device alone contributes, dense, without what is late."""
+        tile = int(np.searchsorted(self.starts, device, side="right")) - 1
+        return self.tiles[tile].one(device - self.starts[tile])
 
 
 def _times(change: Tensor, factor: Tensor) -> Tensor:
@@ -104,20 +138,9 @@ class Contributions:
 
 def joined(parts: Sequence[Contributions], late: dict[str, Tensor]) -> Contributions:
     """Return the contributions of all parts as one, `late` the noise that their sum has still to get."""
-    stacks = [part.stack for part in parts]
-    starts = np.cumsum([0, *(stack.count for stack in stacks)]).tolist()
-    stack = Stack(
-        catalogue=stacks[0].catalogue,
-        count=starts[-1],
-        items=torch.cat([stack.items for stack in stacks]),
-        owner=torch.cat([stack.owner + start for stack, start in zip(stacks, starts, strict=False)]),
-        rows={name: torch.cat([stack.rows[name] for stack in stacks]) for name in stacks[0].rows},
-        dense={name: torch.cat([stack.dense[name] for stack in stacks]) for name in stacks[0].dense},
-        late=late,
-    )
     return Contributions(
         users=np.concatenate([part.users for part in parts]),
-        stack=stack,
+        stack=Stack(tuple(tile for part in parts for tile in part.stack.tiles), late),
         private={name: np.concatenate([part.private[name] for part in parts]) for name in parts[0].private},
         loss=np.concatenate([part.loss for part in parts]),
         examples=np.concatenate([part.examples for part in parts]),
