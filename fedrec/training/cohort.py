@@ -22,6 +22,7 @@ from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import DpSgd, LocalSettings, Mechanism
 from fedrec.training.examples import Chosen, Histories, Outside, Pass
 from fedrec.training.late import Gaussian, LateNoise
+from fedrec.training.memory import keep_freed_memory
 from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
 from fedrec.training.private import first_private
 from fedrec.training.stack import Contributions, Stack, Tiled, joined
@@ -61,6 +62,7 @@ class CohortEngine:
         self._negatives = settings.negatives if model.negatives_useful else 0
         self._private = {name: shape for name, shape in self._twin.shapes.items() if name not in model.shared}
         self._std = model.private_std
+        keep_freed_memory()
 
     def first_private(self, seed: int, users: NDArray[np.int64]) -> Arrays:
         """Return the private arrays [C, ...] that devices start from."""

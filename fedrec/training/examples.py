@@ -99,7 +99,7 @@ def shuffled(random: Keyed, histories: Histories, number: int, batch: int) -> ND
     words = random.keyed(histories.users, _index(ORDER, number, slots[None])) >> np.uint64(1)
     words[~histories.real()] = np.iinfo(np.uint64).max
     # Where all of a device fits into a batch, alone it would have kept its order: so it does in company.
-    return np.where((histories.sizes > batch)[:, None], np.argsort(words, axis=1, kind="stable"), slots)
+    return np.where((histories.sizes > batch)[:, None], np.argsort(words, axis=1), slots)
 
 
 def poisson(

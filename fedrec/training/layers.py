@@ -37,6 +37,9 @@ class Layer(nn.Module, ABC):
         self.inputs: Tensor | None = None
         self.slopes: Tensor | None = None  # of the loss by what the layer gave
 
+    # A layer holds no parameters of torch's own, and is written to four times a step: without nn.Module's detour.
+    __setattr__ = object.__setattr__
+
     def clear(self) -> None:
         """Forget the last step."""
         self.inputs = self.slopes = None
@@ -83,8 +86,8 @@ def seen(value: Tensor, layer: Layer) -> Tensor:
 class Lookup(Layer):
     """A table of vectors. `table` [R, d] holds the rows of all devices one after the other.
 
-    With `per_device` rows each, ids name a device's own rows, as in a table of users. Without, ids are places in the
-    table already: the rows of the items that each device can touch.
+    With `per_device` rows each, ids name a device's own rows. Without, ids are places in the table already: the rows
+    of the items that each device can touch.
     """
 
     first = True
@@ -127,6 +130,37 @@ class Lookup(Layer):
         table = self.kept[f"{self.name}.weight"]
         # Contiguous, because `index_add_` is five times slower on a part of a wider tensor than this copy and it.
         table.index_add_(0, ids.reshape(-1), slopes.reshape(-1, table.shape[1]).contiguous())
+
+
+class Own(Lookup):
+    """A table of one row for each device, its user's say: all ids are 0, and nothing need be looked up."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the devices' rows [c, b, ..., d] for ids [c, b, ...]."""
+        if ids.dim() < 2:
+            raise Refused(f"{self.name} is read by ids of shape {tuple(ids.shape)}, not [..., example, places]")
+        self.note(ids)
+        table = self.kept[f"{self.name}.weight"][: len(ids)]
+        rows = table.view(len(ids), *(1,) * (ids.dim() - 1), -1).detach().requires_grad_()
+        return seen(rows.expand(*ids.shape, -1), self)
+
+    def squares(self) -> Tensor:
+        """Return squared norms [c, b]: an example's slopes are all on the one row."""
+        assert_seen(self)
+        return self._slopes().square().sum(-1)
+
+    def move(self, factors: Tensor | None) -> None:
+        """Add the slopes of all examples."""
+        slopes, table = self._slopes(), self.kept[f"{self.name}.weight"]
+        if factors is not None:
+            table[: len(slopes)].add_(torch.bmm(factors.unsqueeze(1), slopes).squeeze(1))
+        else:
+            table[: len(slopes)].add_(slopes.sum(1))
+
+    def _slopes(self) -> Tensor:
+        """Return each example's slopes [c, b, d]."""
+        slopes = cast(Tensor, self.slopes)
+        return slopes if slopes.dim() == 3 else slopes.flatten(2, -2).sum(2)
 
 
 def coalesced(places: Tensor, slopes: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.training.layers import Layer, Lookup, Norm, Product
+from fedrec.training.layers import Layer, Lookup, Norm, Own, Product
 
 
 class Twin:
@@ -45,7 +45,9 @@ class Twin:
 
     def _layer(self, name: str, module: nn.Module) -> Layer | None:
         if type(module) is nn.Embedding:
-            return Lookup(name, module, None if f"{name}.weight" in self.by_item else module.num_embeddings)
+            if f"{name}.weight" in self.by_item:
+                return Lookup(name, module, None)
+            return Own(name, module, 1) if module.num_embeddings == 1 else Lookup(name, module, module.num_embeddings)
         if type(module) is nn.Linear:
             return Product(name, module)
         return Norm(name, module) if type(module) is nn.LayerNorm else None

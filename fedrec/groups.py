@@ -1,0 +1,86 @@
+"""The devices of a node train in groups, a group on each thread: the sum is the same for any number of threads."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedrec.algorithms.base import RoundContext
+from fedrec.data.devices import DeviceTable
+from fedrec.store import MappedStore
+from fedrec.training.cohort import CohortEngine
+from fedrec.training.examples import Chosen
+from fedrec.update import Arrays, RunningSum, Update
+
+RELEASE_STREAM = 1  # keeps what a device draws for its release apart from the draws of its training
+MOST, LEAST = 512, 50  # devices of a group: what they changed is held together
+PIECES = 4  # groups of a cohort that would fit into fewer
+THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are
+Trained = tuple[Update, float, int]
+Total = tuple[RunningSum, float, int]
+
+
+def groups(users: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the users in groups, whose sizes follow from how many users there are, never from the machine."""
+    many = max(-(-len(users) // MOST), min(PIECES, len(users) // LEAST), 1)
+    return [part for part in np.array_split(users, many) if len(part)]
+
+
+class Groups:
+    """Trains devices by cohort engines, one on each of `threads` threads; `engine` makes one."""
+
+    def __init__(self, engine: Callable[[], CohortEngine], threads: int | None = None) -> None:
+        self._make, self._threads = engine, THREADS if threads is None else threads
+        self._free, self._made = SimpleQueue[CohortEngine](), 0
+
+    def contribute(
+        self, store: MappedStore, devices: DeviceTable, asked: tuple[NDArray[np.int64], Arrays], context: RoundContext
+    ) -> Total:
+        """Return (the sum of what the devices `asked[0]` release, loss, examples), trained from the arrays `asked[1]`.
+
+        The groups' sums are added in their order, whichever is done first.
+        """
+        parts = groups(asked[0])
+        threads = max(min(self._threads, len(parts)), 1)
+        for _ in range(threads - self._made):
+            self._free.put(self._make())
+        self._made = max(self._made, threads)
+
+        def trained(users: NDArray[np.int64]) -> Trained:
+            engine = self._free.get()
+            try:
+                return train_group(engine, store, Chosen(devices, users), asked[1], context)
+            finally:
+                self._free.put(engine)
+
+        if threads == 1:
+            return added(map(trained, parts))
+        with ThreadPoolExecutor(threads) as pool:
+            return added(pool.map(trained, parts))
+
+
+def train_group(
+    engine: CohortEngine, store: MappedStore, chosen: Chosen, broadcast: Arrays, context: RoundContext
+) -> Trained:
+    """Let the devices of a group train and keep what is private; return (the sum of what they release, loss, examples)."""
+    key = (context.seed, context.round)
+    private, found = store.load_many(chosen.users, context.round)
+    for name, array in engine.first_private(context.seed, chosen.users[~found]).items():
+        private[name][~found] = array
+    made = engine.train(broadcast, chosen, private, context.mechanism, key)
+    random = context.mechanism.random(*key, int(chosen.users[0]), RELEASE_STREAM)
+    update = context.mechanism.release_many(made.stack, random)
+    store.save_many(made.users, made.private, context.round)
+    return update, float(made.loss.sum()), int(made.examples.sum())
+
+
+def added(parts: Iterable[Trained]) -> Total:
+    """Return what all parts come to, added in their order."""
+    summed, loss, examples = RunningSum(), 0.0, 0
+    for update, part_loss, part_examples in parts:
+        summed.add(update)
+        loss, examples = loss + part_loss, examples + part_examples
+    return summed, loss, examples
