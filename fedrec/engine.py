@@ -2,6 +2,7 @@
 
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.experiment import Experiment
+from fedrec.groups import Groups
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.training.cohort import CohortEngine, why_not
 
@@ -16,11 +17,11 @@ def reason_for_one_by_one(experiment: Experiment, model: Recommender) -> str | N
     return why_not(model, algorithm, experiment.mechanism)
 
 
-def engine_for(experiment: Experiment, model: Recommender) -> CohortEngine | None:
-    """Return the engine that trains all devices of a node at once, None where they are trained one by one."""
+def groups_for(experiment: Experiment, model: Recommender) -> Groups | None:
+    """Return what trains all devices of a node at once, None where they are trained one by one."""
     algorithm = experiment.algorithm
     if reason_for_one_by_one(experiment, model) is not None:
         return None
     if not isinstance(algorithm, FedAvg) or not isinstance(model, TrainableRecommender):
         return None
-    return CohortEngine(model, algorithm)
+    return Groups(lambda: CohortEngine(model, algorithm))

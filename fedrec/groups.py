@@ -65,7 +65,7 @@ class Groups:
 def train_group(
     engine: CohortEngine, store: MappedStore, chosen: Chosen, broadcast: Arrays, context: RoundContext
 ) -> Trained:
-    """Let the devices of a group train and keep what is private; return (the sum of what they release, loss, examples)."""
+    """Return (the sum of what the devices of a group release, loss, examples); what is private is kept."""
     key = (context.seed, context.round)
     private, found = store.load_many(chosen.users, context.round)
     for name, array in engine.first_private(context.seed, chosen.users[~found]).items():

@@ -13,21 +13,19 @@ from fedrec import __version__
 from fedrec.algorithms.base import Algorithm, Joint, RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.engine import engine_for
+from fedrec.engine import groups_for
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment import Experiment
+from fedrec.groups import RELEASE_STREAM, Groups
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender
 from fedrec.ranked import Kept, evaluate_devices
 from fedrec.store import MappedStore, PrivateStore
-from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Chosen
 from fedrec.update import Arrays, RunningSum, Update, total
 
-RELEASE_STREAM, NODE_STREAM = 1, 2  # keep a device's own noise and a node's apart from the draws of its training
+NODE_STREAM = 2  # keeps a node's noise apart from the draws of its devices
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
 CHUNK = 64  # devices whose contributions are held at once, one by one
-GROUP = 512  # devices that train at once: what they changed is held together
 
 
 @lru_cache(maxsize=2)
@@ -62,7 +60,7 @@ class Node:
         self.index, self.parts, self.exact = index, parts, exact
         self._models: dict[str, Recommender] = {}
         self._stores: dict[tuple[str, str], MappedStore] = {}
-        self._engines: dict[str, CohortEngine | None] = {}
+        self._groups: dict[str, Groups | None] = {}
         self._books: dict[str, CandidateBook] = {}
 
     def answer(self, request: Message) -> Message:
@@ -89,9 +87,10 @@ class Node:
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)
-        engine, users = self._engine(experiment, model), cast(list[int], header["devices"])
-        if engine is not None and isinstance(store, MappedStore):
-            return self._answer(context, *at_once(engine, store, table_, (users, request.arrays), context))
+        groups, users = self._grouped(experiment, model), cast(list[int], header["devices"])
+        if groups is not None and isinstance(store, MappedStore):
+            asked = np.array(users, np.int64), request.arrays
+            return self._answer(context, *groups.contribute(store, table_, asked, context))
         summed, loss, examples = RunningSum(), 0.0, 0
         # A gateway is noised as a whole: its users can't come in chunks.
         size = len(users) if mechanism.together and experiment.algorithm.trains else CHUNK
@@ -136,11 +135,11 @@ class Node:
             self._models = {experiment.hash: experiment.build_model(dataset.catalogue)}
         return self._models[experiment.hash]
 
-    def _engine(self, experiment: Experiment, model: Recommender) -> CohortEngine | None:
+    def _grouped(self, experiment: Experiment, model: Recommender) -> Groups | None:
         # Only for simulated devices: of a real one, a single update leaves.
-        if experiment.hash not in self._engines:
-            self._engines = {experiment.hash: engine_for(experiment, model) if self.exact else None}
-        return self._engines[experiment.hash]
+        if experiment.hash not in self._groups:
+            self._groups = {experiment.hash: groups_for(experiment, model) if self.exact else None}
+        return self._groups[experiment.hash]
 
     def _store(self, request: Message, experiment: Experiment, dataset: Dataset) -> PrivateStore:
         # A name of its own for each session: a folder that was overwritten meanwhile must not be taken for the old one.
@@ -163,26 +162,3 @@ def released(algorithm: Algorithm, asked: Asked) -> Joint:
         updates.append(context.mechanism.release(contribution.update, random))
     loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
     return Joint(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)
-
-
-def at_once(
-    engine: CohortEngine,
-    store: MappedStore,
-    devices: DeviceTable,
-    asked: tuple[list[int], Arrays],
-    context: RoundContext,
-) -> tuple[RunningSum, float, int]:
-    """Return (the sum of what the devices release, loss, examples), trained in groups by the cohort engine."""
-    summed, loss, examples = RunningSum(), 0.0, 0
-    everyone, key = np.array(asked[0], np.int64), (context.seed, context.round)
-    for first in range(0, len(everyone), GROUP):
-        users = everyone[first : first + GROUP]
-        private, found = store.load_many(users, context.round)
-        for name, array in engine.first_private(context.seed, users[~found]).items():
-            private[name][~found] = array
-        made = engine.train(asked[1], Chosen(devices, users), private, context.mechanism, key)
-        random = context.mechanism.random(*key, int(users[0]), RELEASE_STREAM)
-        summed.add(context.mechanism.release_many(made.stack, random))
-        store.save_many(made.users, made.private, context.round)
-        loss, examples = loss + float(made.loss.sum()), examples + int(made.examples.sum())
-    return summed, loss, examples

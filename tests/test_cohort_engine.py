@@ -133,6 +133,15 @@ def test_with_the_noise_off_it_clips_as_opacus_does(name: str, rate: float, dtyp
     assert any(examples < 4 * size for (*_, examples), size in zip(slow, SIZES, strict=True)) == (rate < 1)
 
 
+@pytest.mark.parametrize("name", ["mf bpr", "neumf bce", "content"])
+def test_a_device_of_two_thousand_interactions_trains_as_it_would_alone(name: str) -> None:
+    """Beside one of a single interaction: many steps of one, of which the other takes the first alone."""
+    devices, settings = table((2000, 1)), FedAvg(epochs=2, batch_size=32, learning_rate=0.05, negatives=2)
+    check_equal(*both(name, settings, NoPrivacy(), devices, torch.float64), 1e-10)
+    rare = Silent(noise_multiplier=1.0, clip=0.3, sample_rate=0.02, local_steps=20, denominator=8.0)
+    check_equal(*both(name, settings, rare, devices, torch.float64), 1e-10)
+
+
 def test_empty_cohorts_and_rounds_without_examples_are_nothing() -> None:
     model = made("neumf bce", torch.float32)
     engine, users = CohortEngine(model, FedAvg(negatives=2)), np.arange(3)

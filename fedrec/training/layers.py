@@ -37,8 +37,9 @@ class Layer(nn.Module, ABC):
         self.inputs: Tensor | None = None
         self.slopes: Tensor | None = None  # of the loss by what the layer gave
 
-    # A layer holds no parameters of torch's own, and is written to four times a step: without nn.Module's detour.
-    __setattr__ = object.__setattr__
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute as any object does: nn.Module looks for parameters of its own first, of which none is here."""
+        object.__setattr__(self, name, value)
 
     def clear(self) -> None:
         """Forget the last step."""

@@ -21,7 +21,7 @@ Factors = Mapping[str, NDArray[np.float64]] | NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Tiled:
-    """The changes of the C devices of a tile. Row r is a change of item `items[r]` by device `owner[r]`, each pair once.
+    """The changes of a tile of C devices. Row r is a change of item `items[r]` by device `owner[r]`, each pair once.
 
     `rows` holds changes [R, ...] of arrays with `catalogue` items, `dense` changes [C, ...] of the others.
     """

@@ -1,0 +1,93 @@
+"""Groups of devices on threads: the same sum and the same private arrays for any number of threads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.algorithms.base import RoundContext
+from fedrec.algorithms.fedavg import FedAvg
+from fedrec.data.devices import DeviceTable
+from fedrec.errors import FedrecError
+from fedrec.groups import LEAST, MOST, Groups, Total, groups
+from fedrec.models.mf import MatrixFactorisation
+from fedrec.privacy.base import Mechanism
+from fedrec.privacy.none import NoPrivacy
+from fedrec.privacy.user import UserLevel
+from fedrec.store import MappedStore
+from fedrec.training.cohort import CohortEngine
+from tests.tiny import catalogue
+
+ITEMS, USERS = 30, 230
+MECHANISMS: dict[str, Mechanism] = {"none": NoPrivacy(), "user": UserLevel(noise_multiplier=1.0, clip=0.05)}
+
+
+def model() -> MatrixFactorisation:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return MatrixFactorisation(catalogue(ITEMS), dim=3)
+
+
+def table() -> DeviceTable:
+    rng = np.random.default_rng(2)
+    start = np.cumsum([0, *rng.integers(0, 40, USERS)])
+    items = rng.integers(0, ITEMS, start[-1]).astype(np.int32)
+    return DeviceTable(start, start[1:], start[1:], items, np.ones(start[-1], np.float32), ITEMS)
+
+
+def trained(threads: int, mechanism: Mechanism, folder: Path, users: np.ndarray) -> tuple[Total, MappedStore]:
+    """Two rounds, of which the second starts from what the first kept."""
+    own, asked = model(), FedAvg(epochs=2, batch_size=8, learning_rate=0.1, negatives=2)
+    store = MappedStore(folder / str(threads), USERS, own.private_arrays())
+    nodes = Groups(lambda: CohortEngine(own, asked), threads)
+    for number in (1, 2):
+        context = RoundContext(number, 7, mechanism)
+        total = nodes.contribute(store, table(), (users, own.shared_arrays()), context)
+    return total, store
+
+
+@pytest.mark.parametrize("kind", MECHANISMS)
+def test_threads_change_no_bit(kind: str, tmp_path: Path) -> None:
+    users = np.arange(0, USERS)
+    assert len(groups(users)) == 4
+    (one, loss, examples), kept = trained(1, MECHANISMS[kind], tmp_path, users)
+    assert one.update().norm() > 0.01 and one.update().count == USERS
+    for threads in (2, 3, 9):
+        (many, *rest), store = trained(threads, MECHANISMS[kind], tmp_path, users)
+        assert rest == [loss, examples]
+        for name, array in one.update().arrays.items():
+            np.testing.assert_array_equal(many.update().arrays[name], array)
+        np.testing.assert_array_equal(
+            store.load_many(users, 3)[0]["user.weight"], kept.load_many(users, 3)[0]["user.weight"]
+        )
+
+
+def test_groups_together_are_what_their_devices_are_alone(tmp_path: Path) -> None:
+    whole = trained(2, NoPrivacy(), tmp_path / "whole", np.arange(USERS))[0]
+    parts = [trained(1, NoPrivacy(), tmp_path / str(n), np.arange(n, USERS, 3))[0] for n in range(3)]
+    assert sum(part[2] for part in parts) == whole[2]
+    for name, array in whole[0].update().arrays.items():
+        np.testing.assert_allclose(sum(part[0].update().arrays[name] for part in parts), array, atol=1e-6)
+
+
+def test_what_goes_wrong_on_a_thread_is_raised(tmp_path: Path) -> None:
+    broken = {**model().shared_arrays(), "nonsense": np.zeros(1, np.float32)}
+    store = MappedStore(tmp_path, USERS, model().private_arrays())
+    nodes = Groups(lambda: CohortEngine(model(), FedAvg()), 2)
+    for _ in range(3):  # no engine is lost by it
+        with pytest.raises(FedrecError, match="nonsense"):
+            nodes.contribute(store, table(), (np.arange(USERS), broken), RoundContext(1, 0, NoPrivacy()))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5000))
+def test_groups_hold_everybody_once_and_are_of_nearly_one_size(users: int) -> None:
+    parts = groups(np.arange(users) * 3)
+    np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0, np.int64)]), np.arange(users) * 3)
+    sizes = [len(part) for part in parts]
+    assert not sizes or (
+        max(sizes) <= MOST and max(sizes) - min(sizes) <= 1 and (len(sizes) == 1 or min(sizes) >= LEAST - 1)
+    )
