@@ -61,6 +61,7 @@ def _enroll(home: Home, options: argparse.Namespace) -> None:
 
 
 def _import(home: Home, options: argparse.Namespace) -> None:
+    from client.forget import expire
     from client.store import Event
     from fedrec.data.device_file import mapping, read_device_file
 
@@ -69,6 +70,7 @@ def _import(home: Home, options: argparse.Namespace) -> None:
     store = home.store()
     try:
         new = store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
+        expire(home, store)
         kept = f"{len(store.history()):,} kept in {store.path}"
         print(f"{new:,} new interactions of {len(rows):,} in {options.file}; {kept}")
     finally:
@@ -77,12 +79,15 @@ def _import(home: Home, options: argparse.Namespace) -> None:
 
 def _forget(home: Home, options: argparse.Namespace) -> None:
     home.enrolment()
+    from client.forget import forget
+
     store = home.store()
     try:
-        gone = store.forget(None if options.everything else options.item)
+        gone, found = forget(store, None if options.everything else options.item)
         if not gone and not options.everything:
             raise FedrecError(f"--item {options.item}: this device knows of no such item; nothing was changed")
-        print(f"{gone:,} interactions forgotten, and the private vector with them; {len(store.history()):,} kept")
+        private = "found again from those that are left" if found else "forgotten too: training begins it afresh"
+        print(f"{gone:,} interactions forgotten, {len(store.history()):,} kept; the private vector is {private}")
     finally:
         store.close()
 

@@ -4,6 +4,7 @@ Nothing that is asked or logged here leaves the device. Torch is imported only f
 """
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import kept
-from client.store import DeviceStore
+from client.forget import expire, forget
+from client.home import Home
+from client.store import DeviceStore, Event
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.own import device_data
 from fedrec.errors import FedrecError
@@ -20,6 +23,8 @@ from fedrec.light.personal import Personal
 from fedrec.messages import Message
 from fedrec.recommend.taste import Explanation, Recommendation, Taste, explain, recommend
 from fedrec.recommend.titles import Titles
+
+NEVER = -1  # a connection does not notice its own writes: after them, it looks as if for the first time
 
 
 class NotReady(FedrecError):
@@ -45,7 +50,8 @@ class Desk:
 
     def __init__(self, store: DeviceStore) -> None:
         self.store = store
-        self._seen = -1
+        self._seen, self._stamps = NEVER, dict[str, bytes]()
+        self._events: list[Event] | None = None
         self._served: Served | None = None
         self._taste: Taste | None = None
         self._used = np.empty(0, np.int64)
@@ -62,28 +68,49 @@ class Desk:
 
     def log_event(self, item: str, kind: str, value: float, at: float | None) -> tuple[bool, bool]:
         """Remember an interaction; return (whether it was new, whether the catalogue has the item)."""
-        new, self._taste = self.store.log_event(item, kind, value, at), None
+        event = Event(item, time.time() if at is None else at, kind, value)
+        new, self._taste = bool(self.store.log_events([event])), None
+        if self._events and self._events[-1].time <= event.time:
+            self._events += [event] * new
+        else:
+            self._events = None
+        return new, self.warm() and item in self.served().rows
+
+    def warm(self) -> bool:
+        """Take in what is new, so that the next answer has not to wait for it; say whether there is a model."""
         known = self.ready()
         if known:
-            self.taste().scores()  # here, so that the next answer has not to wait for it
-        return new, known and item in self.served().rows
+            self.taste().scores()
+        return known
 
     def forget(self, item: str | None) -> int:
         """Forget one item's interactions, or with None everything; return how many."""
-        gone = self.store.forget(item)
-        self._seen, self._served = -1, None  # the private arrays are gone too
+        gone, _ = forget(self.store, item)
+        self._seen = NEVER
+        return gone
+
+    def expire(self, home: Home) -> int:
+        """Forget what is older than this home's policy lets it be; return how many interactions."""
+        gone = expire(home, self.store)
+        self._seen = NEVER if gone else self._seen
         return gone
 
     def status(self) -> dict[str, Any]:
         """Return what there is to recommend from; names no item."""
-        counted = {"interactions": len(self.store.history())}
-        if not self.ready():
+        ready, counted = self.ready(), {"interactions": len(self.events())}
+        if not ready:
             return counted
         served, header = self.served(), self.served().message.header
         target = str(json.loads(header["experiment"])["model"]["_target_"])
         explains = self.taste().shares(0) is not None
         named = {"run": header["run"], "round": header["round"], "model": target.rpartition(".")[2]}
         return {**counted, **named, "explains": explains, "items": len(served.catalogue)}
+
+    def events(self) -> list[Event]:
+        """Return the interactions in the order of time, as of the last look at the store."""
+        if self._events is None:
+            self._events = self.store.history()
+        return self._events
 
     def row(self, item: str) -> int:
         """Return the row of an item of the catalogue by its id; an unknown one is an error with the nearest."""
@@ -122,13 +149,24 @@ class Desk:
         (version,) = self.store.connection.execute("pragma data_version").fetchone()
         if version == self._seen:
             return
-        self._seen, self._taste = version, None
-        message, catalogue = kept.model(self.store), kept.catalogue(self.store)
+        self._seen, self._taste, self._events = version, None, None
+        stamps = kept.stamps(self.store)
+        if self._served is not None and stamps == self._stamps:
+            return
+        message, catalogue = kept.model(self.store), self._catalogue(stamps)
+        self._stamps = stamps
         if message is None or catalogue is None:
             self._served = None
-        elif self._served is None or message.header != self._served.message.header:
-            rows = {str(name): row for row, name in enumerate(catalogue.ids)}
-            self._served = Served(message, catalogue, rows, self._personal(message, catalogue))
+            return
+        rows = {str(name): row for row, name in enumerate(catalogue.ids)}
+        self._served = Served(message, catalogue, rows, self._personal(message, catalogue))
+
+    def _catalogue(self, stamps: dict[str, bytes]) -> Catalogue | None:
+        """Return the catalogue, read again only where it is another one."""
+        names = (f"catalogue{kept.STAMP}", kept.OLDER)
+        if self._served is not None and all(stamps.get(name) == self._stamps.get(name) for name in names):
+            return self._served.catalogue
+        return kept.model_catalogue(self.store)
 
     def _personal(self, message: Message, catalogue: Catalogue) -> Personal | None:
         node = json.loads(message.header["experiment"])["model"]
@@ -137,7 +175,7 @@ class Desk:
         return Personal(node, len(catalogue), message.arrays, private) if light else None
 
     def _made(self, served: Served) -> Taste:
-        events = self.store.history()
+        events = self.events()
         settings = json.loads(served.message.header["experiment"])["dataset"]
         threshold = settings.get("threshold")
         device = device_data(events, served.catalogue, 0, threshold=threshold, split="none", rows=served.rows)

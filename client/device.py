@@ -5,6 +5,7 @@ from typing import Any
 
 from client import kept
 from client.engine import chosen
+from client.forget import expire
 from client.home import Home
 from client.own import Buffered, own_dataset, train_on
 from client.participation import Policy, why_not
@@ -13,7 +14,7 @@ from fedrec import __version__
 from fedrec.consent.consent import Consent, Declined
 from fedrec.consent.policy import Policy as Allowed
 from fedrec.data import wire
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import Refused
 from fedrec.keys import device_id, sign
 from fedrec.messages import PROTOCOL, Message, unpack
 
@@ -71,7 +72,7 @@ class Device:
             consent_of(self.home).charge(request.header)
         except Declined as reason:
             return declined(store, str(reason))
-        store.expire(self._retention())
+        expire(self.home, store)
         seen, private = store.generation(), Buffered(kept.DevicePrivate(store, run))
         start = time.monotonic()
         reply = self._engine(store, request, private)(request)
@@ -107,12 +108,6 @@ class Device:
 
     def _sharing(self) -> dict[str, Any]:
         return self.home.table("sharing")
-
-    def _retention(self) -> float | None:
-        days = self.home.table("store").get("retention_days")
-        if days is None or (isinstance(days, int | float) and not isinstance(days, bool) and days > 0):
-            return days
-        raise FedrecError(f"{self.home.policy}: store.retention_days={days}: a number of days above 0 is expected")
 
 
 def declined(store: DeviceStore, reason: str) -> Message:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.messages import Message, pack, unpack
 from fedrec.update import Arrays
 
+STAMP, OLDER = " stamp", "model's catalogue"
 KEPT_ROUNDS = 2  # the newest, and the one before it: what a repeated round starts from
 
 
@@ -39,6 +41,7 @@ class DevicePrivate:
             connection.execute("delete from private where run != ? or round >= ?", [self._run, round_number])
             connection.execute("insert into private values (?, ?, ?)", [self._run, round_number, content])
             connection.execute("delete from private where round <= ?", [round_number - KEPT_ROUNDS])
+            stamp(self._store, "private")
 
 
 def newest_private(store: DeviceStore) -> Arrays:
@@ -89,7 +92,9 @@ def digest(request: Message) -> str:
 
 def keep_model(store: DeviceStore, request: Message) -> None:
     """Keep the model that a request brought: what this device recommends from."""
-    keep(store, "model", Message({k: request.header[k] for k in ("run", "round", "experiment")}, request.arrays))
+    with store.transaction() as connection:
+        keep(store, "model", Message({k: request.header[k] for k in ("run", "round", "experiment")}, request.arrays))
+        connection.execute("delete from kept where name = ?", [OLDER])
 
 
 def model(store: DeviceStore) -> Message | None:
@@ -98,14 +103,26 @@ def model(store: DeviceStore) -> Message | None:
 
 
 def keep_catalogue(store: DeviceStore, message: Message) -> None:
-    """Keep the catalogue that the server sent."""
+    """Keep the catalogue that the server sent; a model that came before it keeps the one that it belongs to."""
     wire.decode(message.header, message.arrays)
-    keep(store, "catalogue", message)
+    with store.transaction() as connection:
+        connection.execute(
+            "insert or ignore into kept select ?, content from kept where name = 'catalogue' "
+            "and exists (select 1 from kept where name = 'model')",
+            [OLDER],
+        )
+        keep(store, "catalogue", message)
 
 
 def catalogue(store: DeviceStore) -> Catalogue | None:
-    """Return the catalogue that the server sent, if any."""
+    """Return the catalogue that the server sent last, if any: what the next round trains on."""
     message = kept(store, "catalogue")
+    return None if message is None else wire.decode(message.header, message.arrays)
+
+
+def model_catalogue(store: DeviceStore) -> Catalogue | None:
+    """Return the catalogue that the kept model belongs to: the last one, or the one before it until a model follows."""
+    message = kept(store, OLDER) or kept(store, "catalogue")
     return None if message is None else wire.decode(message.header, message.arrays)
 
 
@@ -113,12 +130,26 @@ def keep(store: DeviceStore, name: str, message: Message) -> None:
     """Keep a message under a name, over what was there."""
     with store.transaction() as connection:
         connection.execute("insert or replace into kept values (?, ?)", [name, pack(message)])
+        stamp(store, name)
 
 
 def kept(store: DeviceStore, name: str) -> Message | None:
     """Return the message kept under a name, or None."""
     row = store.connection.execute("select content from kept where name = ?", [name]).fetchone()
     return unpack(row[0]) if row else None
+
+
+def stamp(store: DeviceStore, name: str) -> None:
+    """Write that what is kept under a name has changed, for those who would not read all of it to see that."""
+    store.connection.execute("insert or replace into kept values (?, ?)", [f"{name}{STAMP}", os.urandom(8)])
+
+
+def stamps(store: DeviceStore) -> dict[str, bytes]:
+    """Return what changes with the model, the catalogue and the private arrays, by name; {} before the first."""
+    named = ("generation", *(f"{name}{STAMP}" for name in ("model", "catalogue", "private")))
+    small = store.connection.execute("select name, content from kept where name in (?, ?, ?, ?)", named)
+    older = store.connection.execute("select name, x'' from kept where name = ?", [OLDER])
+    return dict([*small, *older])
 
 
 def note(store: DeviceStore, text: str) -> None:

@@ -1,7 +1,9 @@
 """`fedrec client serve`: the device's recommender as a gRPC service for the apps on this device, and nobody else."""
 
+import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -17,10 +19,11 @@ from client import recommender_pb2_grpc as stubs
 from client.desk import Desk, NotReady, Unknown
 from client.home import Home
 from fedrec.errors import FedrecError, Refused
-from fedrec.recommend.taste import Explanation, explain
+from fedrec.recommend.taste import Explanation, Reasons
 
 NAME = wire.DESCRIPTOR.services_by_name["Recommender"].full_name
 THREADS = 4
+LOOK_SECONDS, EXPIRE_SECONDS = 1.0, 3600.0
 LARGEST_MESSAGE_BYTES = 1 << 20
 DEFAULT_LENGTH, LONGEST = 10, 1000
 SHOWN = 3  # reasons of each recommendation
@@ -36,8 +39,20 @@ class Service(stubs.RecommenderServicer):
     """The five calls, answered by one thread that alone touches the store."""
 
     def __init__(self, home: Home) -> None:
+        self._home, self._expires = home, 0.0
         self._thread = ThreadPoolExecutor(1)
         self._desk: Desk = self._thread.submit(lambda: Desk(home.store())).result()
+
+    def look(self) -> None:
+        """Take in what is new, and forget what is too old, before somebody asks."""
+        self._thread.submit(self._look).result()
+
+    def _look(self) -> None:
+        with contextlib.suppress(FedrecError):  # whoever asks is told
+            if time.monotonic() >= self._expires:
+                self._expires = time.monotonic() + EXPIRE_SECONDS
+                self._desk.expire(self._home)
+            self._desk.warm()
 
     def close(self) -> None:
         """Close the store and end the thread."""
@@ -77,12 +92,13 @@ class Service(stubs.RecommenderServicer):
         if request.k > LONGEST:
             raise FedrecError(f"k={request.k}: at most {LONGEST} expected")
         found = self._desk.recommend(request.k or DEFAULT_LENGTH, list(request.without))
-        taste, catalogue = self._desk.taste(), self._desk.served().catalogue
+        catalogue, told = self._desk.served().catalogue, Reasons(self._desk.taste()) if request.explain else None
         reply = wire.Recommendations()
         for one in found:
             line = reply.items.add(id=catalogue.ids[one.item], title=catalogue.titles[one.item], score=one.score)
-            if request.explain and taste.shares(one.item) is not None:
-                line.why.CopyFrom(self._in_words(explain(taste, one.item, one.score), SHOWN))
+            why = told and told.of(one.item, one.score, SHOWN)
+            if why:
+                line.why.CopyFrom(self._in_words(why))
         return reply
 
     def _logged(self, item: str, kind: str, value: float, at: float | None) -> Any:
@@ -96,12 +112,10 @@ class Service(stubs.RecommenderServicer):
             raise FedrecError("say what to forget: item, or everything = true")
         return wire.Forgotten(interactions=self._desk.forget(request.item or None))
 
-    def _in_words(self, found: Explanation, most: int | None = None) -> Any:
+    def _in_words(self, found: Explanation) -> Any:
         catalogue = self._desk.served().catalogue
-        shown = found.reasons[:most]
-        others = sum(reason.share for reason in found.reasons[len(shown) :])
-        told = wire.Explanation(score=found.score, own=found.own, others=others)
-        for reason in shown:
+        told = wire.Explanation(score=found.score, own=found.own, others=found.others)
+        for reason in found.reasons:
             told.shares.add(id=catalogue.ids[reason.item], title=catalogue.titles[reason.item], share=reason.share)
         return told
 
@@ -183,7 +197,8 @@ def serve(home: Home, address: str | None, say: Callable[[str], None]) -> None:
         try:
             named = place if place.startswith("unix:") else f"{place.rpartition(':')[0]}:{port}"
             say(f"Recommendations for apps on this device at {named}; Ctrl-C stops it")
-            server.wait_for_termination()
+            while server.wait_for_termination(LOOK_SECONDS):
+                service.look()
         finally:
             server.stop(grace=1.0).wait()
             service.close()

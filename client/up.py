@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client import kept
+from client.forget import expire
 from client.home import Home
 from client.installed import environment
 from client.participation import Policy
@@ -21,7 +22,7 @@ NOT_LET_IN = "305"  # Flower's code where a server does not admit a key, or take
 EXIT_CODE = re.compile(r"Exit Code: (\d+)")
 LOG_TAIL = 4000  # characters
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, EXPIRE_SECONDS = 1.0, 3600.0
 
 
 def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: int | None = None) -> None:
@@ -69,8 +70,11 @@ def watch(home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], N
     """Say what the device does until the SuperNode ends."""
     store = home.store()
     try:
-        last = noted(store)
+        last, expires = noted(store), 0.0
         while process.poll() is None:
+            if time.monotonic() >= expires:
+                expires = time.monotonic() + EXPIRE_SECONDS
+                say_expired(home, store, say)
             now = noted(store)
             if now and now != last:
                 say(now[0])
@@ -78,6 +82,17 @@ def watch(home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], N
             time.sleep(LOOK_SECONDS)
     finally:
         store.close()
+
+
+def say_expired(home: Home, store: "kept.DeviceStore", say: Callable[[str], None]) -> None:
+    """Forget what is too old, also on a device that never trains."""
+    try:
+        gone = expire(home, store)
+    except FedrecError as error:
+        say(str(error))
+        return
+    if gone:
+        say(f"{gone:,} interactions older than policy.toml's retention_days forgotten")
 
 
 def noted(store: "kept.DeviceStore") -> tuple[str, float] | None:

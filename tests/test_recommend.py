@@ -65,12 +65,13 @@ def test_the_closed_form_is_the_minimum(seed: int, used: int, dim: int, unobserv
         seen = np.sum((targets - vectors @ user) ** 2)
         return float(seen + unobserved * np.sum((every @ user) ** 2) + ridge * user @ user)
 
-    parts = solve_user(vectors, targets, every.T @ every, SolveWeights(unobserved, ridge))
+    parts = solve_user(vectors, targets, every.T @ every, SolveWeights(unobserved, ridge)).parts()
     assert parts.shape == (used, dim)
     best = loss(parts.sum(0))
     for _ in range(20):
         assert loss(parts.sum(0) + rng.normal(0, 0.1, dim)) >= best - 1e-9
-    halved = solve_user(vectors, targets * ([0.5] + [1] * (used - 1)), every.T @ every, SolveWeights(unobserved, ridge))
+    fewer = targets * ([0.5] + [1] * (used - 1))
+    halved = solve_user(vectors, fewer, every.T @ every, SolveWeights(unobserved, ridge)).parts()
     np.testing.assert_allclose(halved[0], parts[0] / 2, atol=1e-12)  # linear: each target moves its own part alone
     np.testing.assert_allclose(halved[1:], parts[1:], atol=1e-12)
 
@@ -93,13 +94,17 @@ def test_the_step_is_newtons_on_the_loss_that_it_states(
     def slope(user: np.ndarray) -> np.ndarray:
         return np.array([(loss(user + e) - loss(user - e)) / 2e-5 for e in 1e-5 * np.eye(dim)])
 
-    parts = LogitStep(vectors, own, negatives, ridge).parts(rows)
+    solved = LogitStep(vectors, own, negatives, ridge).of(rows)
+    parts = solved.parts()
+    np.testing.assert_allclose(solved.user, parts.sum(0), atol=1e-10)
+    np.testing.assert_allclose(solved.shares(vectors[0]), parts @ vectors[0], atol=1e-10)
     user, nobody = parts.sum(0), np.zeros(dim)
     curved = np.array([(slope(e) - slope(-e)) / 2e-3 for e in 1e-3 * np.eye(dim)])
     np.testing.assert_allclose(curved @ user, -slope(nobody), rtol=2e-3, atol=2e-4)
     assert loss(user) < loss(nobody)
     order = rng.permutation(used)
-    np.testing.assert_allclose(LogitStep(vectors, own, negatives, ridge).parts(rows[order]), parts[order], atol=1e-12)
+    again = LogitStep(vectors, own, negatives, ridge).of(rows[order])
+    np.testing.assert_allclose(again.parts(), parts[order], atol=1e-10)
 
 
 def test_ratings_are_met_and_repeats_count_once() -> None:

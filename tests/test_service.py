@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from client import kept
 from client import recommender_pb2 as wire
 from client import recommender_pb2_grpc as stubs
+from client.desk import Desk
 from client.home import Enrolment, Home
 from client.kept import DevicePrivate
 from client.service import Service, checked_address, started
@@ -45,9 +46,9 @@ def home_with(path: Path, model: str, events: int = 6) -> Home:
     return home
 
 
-def give_model(store: Any, model: str, round_number: int = 3) -> None:
+def give_model(store: Any, model: str, round_number: int = 3, items: int = ITEMS) -> None:
     experiment, _ = small(f"model={model}", *(["algorithm.head=20"] if model == "ease" else []))
-    built, rng = experiment.model(catalogue(ITEMS)), np.random.default_rng(round_number)
+    built, rng = experiment.model(catalogue(items)), np.random.default_rng(round_number)
     arrays = {n: rng.normal(0, 0.5, a.shape).astype(np.float32) for n, a in built.shared_arrays().items()}
     if "head_items" in arrays:
         arrays["head_items"] = np.arange(20, dtype=np.float32)
@@ -137,9 +138,9 @@ def test_forgetting_brings_items_back_and_leaves_nothing_learned(client: Client)
     store = client.home.store()
     DevicePrivate(store, "r").save(0, {"user.weight": np.ones((1, 32), np.float32)}, 3)
     assert client.stub.Forget(wire.ForgetRequest(item="i2")).interactions == 1
-    assert "i2" in client.ids(40) and not kept.newest_private(store)
+    assert "i2" in client.ids(40) and not np.array_equal(kept.newest_private(store)["user.weight"], np.ones((1, 32)))
     assert client.stub.Forget(wire.ForgetRequest(everything=True)).interactions == 5
-    assert len(client.ids(40)) == ITEMS and not store.history()
+    assert len(client.ids(40)) == ITEMS and not store.history() and not kept.newest_private(store)
     store.close()
     code, said = refused(lambda: client.stub.Forget(wire.ForgetRequest()))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "everything = true" in said
@@ -154,6 +155,61 @@ def test_a_new_round_and_events_of_other_processes_are_seen(client: Client) -> N
     store.log_event(now)
     store.close()
     assert now not in client.ids(40)
+
+
+def ranked(client: Client) -> list[tuple[str, float]]:
+    return [(one.id, one.score) for one in client.stub.Recommend(wire.RecommendRequest(k=40)).items]
+
+
+def test_events_that_come_late_or_twice_count_as_if_read_from_the_store(client: Client) -> None:
+    for item, at in (("i9", 100.0), ("i8", 2.5), ("i9", 100.0), ("i7", 100.0), ("i7", 50.0)):
+        client.stub.LogEvent(wire.Event(item=item, time=at))
+    desk = Desk(client.home.store())
+    assert desk.events() == client.service._desk.events() and len(desk.events()) == 10
+    assert ranked(client) == [(f"i{one.item}", one.score) for one in desk.recommend(40, [])]
+    desk.store.close()
+
+
+def test_model_and_catalogue_are_read_again_only_where_they_changed(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.ids()
+    read, store = list[str](), client.home.store()
+    real_model, real_catalogue = kept.model, kept.model_catalogue
+    monkeypatch.setattr(kept, "model", lambda s: (read.append("model"), real_model(s))[1])
+    monkeypatch.setattr(kept, "model_catalogue", lambda s: (read.append("catalogue"), real_catalogue(s))[1])
+    kept.note(store, "declined")
+    store.log_event("i33")
+    assert "i33" not in client.ids(40) and read == []
+    give_model(store, "mf", 5)
+    assert client.stub.Status(wire.StatusRequest()).round == 5 and read == ["model"]
+    kept.keep_catalogue(store, Message(*catalogues.encode(catalogue(ITEMS + 1))))
+    read.clear()
+    assert client.stub.Status(wire.StatusRequest()).items == ITEMS and read == ["model", "catalogue"]
+    store.close()
+
+
+def test_a_model_is_served_with_its_own_catalogue_until_another_follows(tmp_path: Path) -> None:
+    """A run on other items sends its catalogue first: what is here already goes on, also after a restart."""
+    home = home_with(tmp_path / "h", "mf")
+    store = home.store()
+    before, client = Desk(store).recommend(5, []), Client(home)
+    served = client.ids()
+    for items in (ITEMS + 1, ITEMS + 2):
+        kept.keep_catalogue(store, Message(*catalogues.encode(catalogue(items))))
+        assert Desk(store).recommend(5, []) == before and Desk(store).forget("i20") == 0
+        assert client.ids() == served
+    give_model(store, "mf", 4, ITEMS + 2)
+    assert len(Desk(store).recommend(100, [])) == len(client.ids(100)) == ITEMS + 2 - 6
+    client.close()
+    assert kept.model_catalogue(store) is not None and kept.kept(store, kept.OLDER) is None
+
+
+def test_what_is_too_old_is_forgotten_without_any_training(client: Client) -> None:
+    client.home.policy.write_text("[store]\nretention_days = 1\n")
+    client.stub.LogEvent(wire.Event(item="i30"))
+    client.service.look()
+    assert client.stub.Status(wire.StatusRequest()).interactions == 1 and len(client.ids(40)) == ITEMS - 1
 
 
 def test_status_counts_and_names_no_item(client: Client) -> None:

@@ -66,6 +66,12 @@ def _uneven(document: Mapping[str, Any]) -> int:
     return 1 if name in EVEN else max(2, int(document["rounds"]))
 
 
+def unit_of(node: Mapping[str, Any]) -> str | None:
+    """Return the unit of the mechanism that a document describes; None for one that a device does not know."""
+    known = KNOWN.get(str(node["_target_"]).removeprefix("fedrec.privacy."))
+    return None if known is None else known[0]
+
+
 def _asked(node: Mapping[str, Any], worth: int) -> Asked:
     name = str(node["_target_"]).removeprefix("fedrec.privacy.")
     if name not in KNOWN:

@@ -16,7 +16,7 @@ from fedrec.light.base import LightModel
 from fedrec.light.experiment import light_model
 from fedrec.light.losses import Floats
 from fedrec.light.mf import MatrixFactorisation
-from fedrec.light.solve import LogitStep, SolveWeights, solve_user
+from fedrec.light.solve import LogitStep, Solved, SolveWeights, solve_user
 from fedrec.recommend.taste import Items, Taste
 from fedrec.update import Arrays
 
@@ -28,24 +28,27 @@ STEPS, DRAWN, RATE = 60, 4, 0.4  # of the gradient descent on private arrays tha
 
 @dataclass(frozen=True)
 class LinearTaste:
-    """Matrix factorisation: `parts` [n, d] of the user vector, one for each item of the history, linear in them."""
+    """Matrix factorisation: the user vector in the parts of the history's items, linear in them."""
 
     history: Items
     vectors: Floats  # [V, d]
     own: Floats  # [V]: what each item has without any history
-    parts: Floats
+    solved: Solved  # of the different items of the history
+    first: NDArray[np.int64]  # where in the history each of them is first
 
     @cached_property
     def _found(self) -> Floats:
-        return self.vectors @ self.parts.sum(0).astype(self.vectors.dtype) + self.own
+        return self.vectors @ self.solved.user.astype(self.vectors.dtype) + self.own
 
     def scores(self) -> Floats:
         """Return user . item + what the item has on its own, for every item [V]."""
         return self._found
 
     def shares(self, item: int) -> Floats:
-        """Return what each item of the history adds to one item's score [n]."""
-        return self.parts @ self.vectors[item]
+        """Return what each item of the history adds to one item's score [n]; what comes again adds nothing more."""
+        found = np.zeros(len(self.history))
+        found[self.first] = self.solved.shares(self.vectors[item])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +83,39 @@ class Personal:
         rows = history.astype(np.int64)
         if isinstance(self.model, MatrixFactorisation):
             return self._linear(self.model, rows, values)
-        return FixedTaste(rows, self._refined(rows, values))
+        return FixedTaste(rows, self._refined(rows, values)[1])
+
+    def private(self, history: Items, values: NDArray[np.float32] | None = None) -> Arrays:
+        """Return the private arrays that a history asks for, by the names and shapes that training starts from."""
+        rows = history.astype(np.int64)
+        if isinstance(self.model, MatrixFactorisation):
+            used, first = np.unique(rows, return_index=True)
+            found = self._solved(self.model, used, None if values is None else values[first])
+            return {"user.weight": found.user.astype(np.float32)[None]}
+        return self._refined(rows, values)[0]
 
     @staticmethod
     def _own(model: MatrixFactorisation) -> Floats:
         return model.arrays["item_bias.weight"][:, 0] + np.float32(model.offset)
 
     def _linear(self, model: MatrixFactorisation, rows: NDArray[np.int64], values: Floats | None) -> LinearTaste:
-        own, vectors = self._own(model), model.arrays["item.weight"]
         used, first = np.unique(rows, return_index=True)
-        parts = np.zeros((len(rows), vectors.shape[1]))
-        if model.ratings:
-            targets = np.ones(len(used)) if values is None else values[first] - own[used]
-            length = max(float(np.mean(np.sum(vectors**2, axis=1))), 1e-6)
-            gram, weights = np.zeros((parts.shape[1],) * 2), SolveWeights(0.0, RATING_RIDGE * length)
-            parts[first] = solve_user(vectors[used], targets, gram, weights)
-        else:
-            parts[first] = self._step.parts(used)
-        return LinearTaste(rows, vectors, own, parts)
+        ratings = None if values is None else values[first]
+        return LinearTaste(
+            rows, model.arrays["item.weight"], self._own(model), self._solved(model, used, ratings), first
+        )
 
-    def _refined(self, rows: NDArray[np.int64], values: Floats | None) -> Floats:
-        """Return the scores after gradient descent on the private arrays alone, from those that the model has now."""
+    def _solved(self, model: MatrixFactorisation, used: NDArray[np.int64], ratings: Floats | None) -> Solved:
+        if not model.ratings:
+            return self._step.of(used)
+        own, vectors = self._own(model), model.arrays["item.weight"]
+        targets = np.ones(len(used)) if ratings is None else ratings - own[used]
+        length = max(float(np.mean(np.sum(vectors**2, axis=1))), 1e-6)
+        gram, weights = np.zeros((vectors.shape[1],) * 2), SolveWeights(0.0, RATING_RIDGE * length)
+        return solve_user(vectors[used], targets, gram, weights)
+
+    def _refined(self, rows: NDArray[np.int64], values: Floats | None) -> tuple[Arrays, Floats]:
+        """Return (private arrays, scores) after gradient descent on them alone, from those that the model has now."""
         model, kept = self.model, self.model.private_arrays()
         free, generator = np.setdiff1d(np.arange(model.items), rows), np.random.default_rng(0)
         ratings = np.ones(len(rows), np.float32) if values is None else values
@@ -109,6 +124,6 @@ class Personal:
             _, gradients = model.gradients(np.concatenate([rows[:, None], drawn], axis=1), ratings)
             for name in kept:
                 model.arrays[name] = model.arrays[name] - np.float32(RATE / len(rows)) * gradients[name].values
-        found = model.scores(rows)
+        refined, found = model.private_arrays(), model.scores(rows)
         model.load(kept)
-        return found
+        return refined, found

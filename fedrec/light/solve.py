@@ -7,6 +7,7 @@ of it has its part of the vector. Shapes: n items of a history, V items, d dimen
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -22,15 +23,36 @@ class SolveWeights:
     regulariser: float
 
 
-def solve_user(used: Floats, targets: Floats, gram: Floats, weights: SolveWeights) -> Floats:
-    """Return each used item's part [n, d] of the user vector u, which is their sum: u is linear in the targets [n].
+@dataclass(frozen=True)
+class Solved:
+    """A user vector, `inverse` [d, d] @ the sum of `pulls` [n, d]: one pull from each item of the history."""
+
+    pulls: Floats
+    inverse: Floats
+
+    @cached_property
+    def user(self) -> Floats:
+        """The user vector [d]."""
+        return self.inverse @ self.pulls.sum(0)
+
+    def parts(self) -> Floats:
+        """Return each item's part [n, d] of the user vector, which is their sum."""
+        return self.pulls @ self.inverse.T
+
+    def shares(self, vector: Floats) -> Floats:
+        """Return what each item's part adds [n] to u . vector, without making the parts."""
+        return self.pulls @ (self.inverse.T @ vector)
+
+
+def solve_user(used: Floats, targets: Floats, gram: Floats, weights: SolveWeights) -> Solved:
+    """Return the user vector u in the parts of the used items: u is linear in the targets [n].
 
     u minimises sum_used (target - u.v)^2 + unobserved * sum_all (u.v)^2 + regulariser * |u|^2, for vectors `used`
     [n, d] of the history and `gram` [d, d], the sum over all items of v v'.
     """
     vectors = np.asarray(used, np.float64)
     system = vectors.T @ vectors + weights.unobserved * gram + weights.regulariser * np.eye(vectors.shape[1])
-    return np.linalg.solve(system, (vectors * np.asarray(targets, np.float64)[:, None]).T).T
+    return Solved(vectors * np.asarray(targets, np.float64)[:, None], np.linalg.inv(system))
 
 
 class LogitStep:
@@ -48,9 +70,9 @@ class LogitStep:
         length = max(float(np.einsum("vd,vd->", every, every)) / len(own), 1e-6)  # zeros have a solution too
         self._ridge = ridge * length * np.eye(every.shape[1])
 
-    def parts(self, used: Items) -> Floats:
-        """Return each used item's part [n, d] of the user vector, for different item rows [n]."""
+    def of(self, used: Items) -> Solved:
+        """Return the user vector in the parts of the used items, for different item rows [n]."""
         vectors, chance = self._vectors[used].astype(np.float64), self._chance[used]
         system = (vectors * (chance * (1 - chance))[:, None]).T @ vectors
         system += self._share * len(used) * self._curvature + self._ridge
-        return np.linalg.solve(system, (vectors * (1 - chance)[:, None] - self._share * self._push).T).T
+        return Solved(vectors * (1 - chance)[:, None] - self._share * self._push, np.linalg.inv(system))

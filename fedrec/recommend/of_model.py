@@ -57,11 +57,16 @@ def taste_of(
     shared = {name: array for name, array in arrays.items() if name in model.shared}
     model.load(shared)
     if isinstance(model, TrainableRecommender) and model.private_arrays():
-        if not private:
-            context = RoundContext(number + 1, experiment.seed, NoPrivacy())
-            private = experiment.algorithm.contribute(model, arrays, _newcomer(rows), {}, context).private
-        model.load(shared | private)
+        model.load(shared | (private or private_of(experiment, model, arrays, _newcomer(rows), number)))
     return ModelTaste(model, rows)
+
+
+def private_of(experiment: Experiment, model: Recommender, arrays: Arrays, device: DeviceData, number: int) -> Arrays:
+    """Return the private arrays of a device that joins after round `number`; empty for a model that has none."""
+    if not isinstance(model, TrainableRecommender) or not model.private_arrays():
+        return {}
+    context = RoundContext(number + 1, experiment.seed, NoPrivacy())
+    return experiment.algorithm.contribute(model, arrays, device, {}, context).private
 
 
 def _newcomer(rows: NDArray[np.int32]) -> DeviceData:

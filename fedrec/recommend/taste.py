@@ -49,11 +49,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A score taken apart: `own` is what the item has without any history; own + all reasons = score."""
+    """A score taken apart: `own` is what the item has without any history; own + all reasons + others = score."""
 
     score: float
     own: float
-    reasons: tuple[Reason, ...]  # one for each different item of the history, the largest share first
+    reasons: tuple[Reason, ...]  # different items of the history, the largest share first
+    others: float = 0.0  # the sum of the shares that are not listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,45 @@ def recommend(taste: Taste, k: int, without: Items | None = None) -> list[Recomm
     return [Recommendation(int(item), float(scores[item])) for item in best]
 
 
-def explain(taste: Taste, item: int, score: float | None = None) -> Explanation:
-    """Return how one item's score (where known already: `score`) comes about; `Refused` for a model that can't say."""
-    shares = taste.shares(item)
-    if shares is None:
+class Reasons:
+    """The reasons of one taste's scores, item by item: what all of them need is found once."""
+
+    def __init__(self, taste: Taste) -> None:
+        self._taste = taste
+        self._items, self._place = np.unique(taste.history, return_inverse=True)
+
+    def of(self, item: int, score: float | None = None, most: int | None = None) -> Explanation | None:
+        """Return how an item's score (where known already: `score`) comes about, by its `most` largest shares or all.
+
+        None for a model that can't say.
+        """
+        shares = self._taste.shares(item)
+        if shares is None:
+            return None
+        score = float(self._taste.scores()[item]) if score is None else score
+        summed = np.bincount(self._place, shares, len(self._items))
+        order = largest(summed, len(summed) if most is None else most)
+        reasons = tuple(Reason(int(self._items[row]), float(summed[row])) for row in order)
+        whole = float(summed.sum())
+        others = whole - sum(reason.share for reason in reasons) if len(order) < len(summed) else 0.0
+        return Explanation(score, score - whole, reasons, others)
+
+
+def largest(values: Floats, most: int) -> NDArray[np.int64]:
+    """Return where the `most` largest values are, the largest first, equal ones in their order."""
+    if most >= len(values):
+        return np.argsort(-values, kind="stable")
+    last = np.partition(values, len(values) - most)[len(values) - most]
+    found = np.flatnonzero(values >= last)
+    return found[np.argsort(-values[found], kind="stable")][:most]
+
+
+def explain(taste: Taste, item: int) -> Explanation:
+    """Return how one item's score comes about, by all items of the history; `Refused` for a model that can't say."""
+    found = Reasons(taste).of(item)
+    if found is None:
         raise Refused("this model can't say why: its score for this item is not a sum over the items of a history")
-    score = float(taste.scores()[item]) if score is None else score
-    items, place = np.unique(taste.history, return_inverse=True)
-    summed = np.bincount(place, shares, len(items))
-    order = np.argsort(-summed, kind="stable")
-    reasons = tuple(Reason(int(items[row]), float(summed[row])) for row in order)
-    return Explanation(score, score - float(summed.sum()), reasons)
+    return found
 
 
 def described(
@@ -98,19 +127,17 @@ def described(
 
     `because` holds the item's `own` part of the score, the largest shares, and the sum of all `others`.
     """
-    lines = list[dict[str, Any]]()
+    told, lines = Reasons(taste), list[dict[str, Any]]()
     for rank, one in enumerate(found, 1):
         named = {"rank": rank, "id": str(catalogue.ids[one.item]), "title": str(catalogue.titles[one.item])}
-        lines.append({**named, "score": one.score, "because": _plain(taste, one, catalogue, reasons)})
+        why = _plain(told.of(one.item, one.score, reasons), catalogue)
+        lines.append({**named, "score": one.score, "because": why})
     return lines
 
 
-def _plain(taste: Taste, one: Recommendation, catalogue: Catalogue, most: int) -> dict[str, Any] | None:
-    if taste.shares(one.item) is None:
+def _plain(found: Explanation | None, catalogue: Catalogue) -> dict[str, Any] | None:
+    if found is None:
         return None
-    found = explain(taste, one.item, one.score)
-    shown = found.reasons[:most]
-    items = [
-        {"id": str(catalogue.ids[r.item]), "title": str(catalogue.titles[r.item]), "share": r.share} for r in shown
-    ]
-    return {"own": found.own, "items": items, "others": sum(r.share for r in found.reasons[most:])}
+    ids, titles = catalogue.ids, catalogue.titles
+    items = [{"id": str(ids[r.item]), "title": str(titles[r.item]), "share": r.share} for r in found.reasons]
+    return {"own": found.own, "items": items, "others": found.others}
