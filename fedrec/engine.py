@@ -1,10 +1,15 @@
 """Which engine trains the devices of an experiment: many at once where that is exact, else one by one."""
 
+import copy
+
 from fedrec.algorithms.fedavg import FedAvg
+from fedrec.algorithms.sequences import SequenceGradients
 from fedrec.experiment import Experiment
 from fedrec.groups import Groups
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.training.cohort import CohortEngine, why_not
+from fedrec.models.sequence import SequentialRecommender
+from fedrec.training.cohort import CohortEngine, own_noise, why_not
+from fedrec.training.sequences import SequenceEngine
 
 
 def reason_for_one_by_one(experiment: Experiment, model: Recommender) -> str | None:
@@ -12,6 +17,8 @@ def reason_for_one_by_one(experiment: Experiment, model: Recommender) -> str | N
     algorithm = experiment.algorithm
     if experiment.engine == "reference":
         return "engine=reference"
+    if isinstance(algorithm, SequenceGradients):
+        return own_noise(experiment.mechanism)
     if not isinstance(algorithm, FedAvg):
         return f"{type(algorithm).__name__} does not train"
     return why_not(model, algorithm, experiment.mechanism)
@@ -22,6 +29,8 @@ def groups_for(experiment: Experiment, model: Recommender) -> Groups | None:
     algorithm = experiment.algorithm
     if reason_for_one_by_one(experiment, model) is not None:
         return None
-    if not isinstance(algorithm, FedAvg) or not isinstance(model, TrainableRecommender):
-        return None
-    return Groups(lambda: CohortEngine(model, algorithm))
+    if isinstance(algorithm, SequenceGradients) and isinstance(model, SequentialRecommender):
+        return Groups(lambda: SequenceEngine(copy.deepcopy(model), algorithm.negatives))
+    if isinstance(algorithm, FedAvg) and isinstance(model, TrainableRecommender):
+        return Groups(lambda: CohortEngine(model, algorithm))
+    return None

@@ -100,6 +100,11 @@ class Experiment:
             check_groups(getattr(mechanism, "clipping", "whole"), model.shared_arrays(), type(model).__name__)
         sensitivity = algorithm.sensitivity(mechanism.terms.unit)
         check(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
+        if mechanism.together and algorithm.trains and not algorithm.together:
+            raise Refused(
+                f"{type(algorithm).__name__} can't train the users of a gateway as one: take privacy=user, or "
+                "another model="
+            )
         if mechanism.terms.unit == "interaction" and self.node()["dataset"].get("minimum", 1) > 1:
             raise Refused(
                 "dataset.minimum drops users by how many interactions they have: at interaction level a single one "

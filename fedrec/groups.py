@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.data.devices import DeviceTable
+from fedrec.privacy.base import Changes, Mechanism
 from fedrec.store import MappedStore
-from fedrec.training.cohort import CohortEngine
 from fedrec.training.examples import Chosen
+from fedrec.training.stack import Contributions
 from fedrec.update import Arrays, RunningSum, Update
 
 RELEASE_STREAM = 1  # keeps what a device draws for its release apart from the draws of its training
@@ -29,12 +31,29 @@ def groups(users: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [part for part in np.array_split(users, many) if len(part)]
 
 
-class Groups:
-    """Trains devices by cohort engines, one on each of `threads` threads; `engine` makes one."""
+class Engine(Protocol):
+    """Trains many devices at once, with the result of each alone."""
 
-    def __init__(self, engine: Callable[[], CohortEngine], threads: int | None = None) -> None:
+    def first_private(self, seed: int, users: NDArray[np.int64]) -> Arrays:
+        """Return the private arrays [C, ...] that devices start from."""
+        ...
+
+    def train(
+        self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
+    ) -> Contributions[Changes]:
+        """Return what the devices contribute in the round of `key`: (seed, round).
+
+        The losses may be known only once a sum has been asked for.
+        """
+        ...
+
+
+class Groups:
+    """Trains devices by engines, one on each of `threads` threads; `engine` makes one."""
+
+    def __init__(self, engine: Callable[[], Engine], threads: int | None = None) -> None:
         self._make, self._threads = engine, THREADS if threads is None else threads
-        self._free, self._made = SimpleQueue[CohortEngine](), 0
+        self._free, self._made = SimpleQueue[Engine](), 0
 
     def contribute(
         self, store: MappedStore, devices: DeviceTable, asked: tuple[NDArray[np.int64], Arrays], context: RoundContext
@@ -63,7 +82,7 @@ class Groups:
 
 
 def train_group(
-    engine: CohortEngine, store: MappedStore, chosen: Chosen, broadcast: Arrays, context: RoundContext
+    engine: Engine, store: MappedStore, chosen: Chosen, broadcast: Arrays, context: RoundContext
 ) -> Trained:
     """Return (the sum of what the devices of a group release, loss, examples); what is private is kept."""
     key = (context.seed, context.round)

@@ -51,6 +51,7 @@ class Algorithm(Protocol):
     trains: bool  # whether devices train; else they release one bounded statistic a round
     refit: bool  # whether the model is fitted again on train + validation before the test
     double: frozenset[str]  # the arrays of an update that may come in double precision
+    together: bool  # whether the users of a gateway can train as one
 
     def knowing(self, catalogue: Catalogue) -> "Algorithm":
         """Return the algorithm for a server that knows the public catalogue: its steps may use it."""
@@ -118,6 +119,7 @@ class OneByOne:
 
     __slots__ = ()
     double: ClassVar[frozenset[str]] = frozenset()
+    together: ClassVar[bool] = False
 
     def knowing(self, catalogue: Catalogue) -> Self:
         """Return the algorithm as it is: its steps need no catalogue."""

@@ -26,6 +26,7 @@ class FedAvg(LocalSettings, OneByOne):
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (TrainableRecommender,)
     trains: ClassVar[bool] = True
+    together: ClassVar[bool] = True
     refit: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -21,7 +21,13 @@ KNOWN = {
 }
 
 # Algorithms whose rounds all get the same part of the budget.
-EVEN = ("fedavg.FedAvg", "fedadam.FedAdam", "fedadagrad.FedAdagrad", "counts.ItemCounts")
+EVEN = (
+    "fedavg.FedAvg",
+    "fedadam.FedAdam",
+    "fedadagrad.FedAdagrad",
+    "sequences.SequenceGradients",
+    "counts.ItemCounts",
+)
 
 
 @dataclass(frozen=True, slots=True)

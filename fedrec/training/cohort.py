@@ -42,14 +42,21 @@ def why_not(model: Recommender, settings: LocalSettings, mechanism: Mechanism) -
         return f"{type(model).__name__} does not train"
     if mechanism.together:
         return f"{type(mechanism).__name__} trains the users of a node as one"
-    if mechanism.terms.trust == "device" and not mechanism.private:
-        return "seeded noise is each device's own, and noise for many at once would depend on who is among them"
+    if (reason := own_noise(mechanism)) is not None:
+        return reason
     if settings.optimiser != "sgd":
         return f"algorithm.optimiser={settings.optimiser} is not plain gradient descent"
     try:
         check(Twin(model), model)
     except Refused as reason:
         return str(reason)
+    return None
+
+
+def own_noise(mechanism: Mechanism) -> str | None:
+    """Return why noise can't be drawn for many devices at once, or None where it can, or where there is none."""
+    if mechanism.terms.trust == "device" and not mechanism.private:
+        return "seeded noise is each device's own, and noise for many at once would depend on who is among them"
     return None
 
 
@@ -71,7 +78,7 @@ class CohortEngine:
     @torch.no_grad()
     def train(
         self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
-    ) -> Contributions:
+    ) -> Contributions[Stack]:
         """Return what the devices contribute after local training in the round of `key`: (seed, round).
 
         `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
@@ -79,7 +86,7 @@ class CohortEngine:
         self._check(broadcast)
         shared = {name: torch.from_numpy(array).to(self._twin.device) for name, array in broadcast.items()}
         late, sizes = self._late(mechanism, chosen, key), chosen.sizes
-        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions]()
+        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[Stack]]()
         for tile_ in self._tiles(sizes[order], mechanism.dp_sgd()):
             some = order[tile_]
             own = chosen.part(some)
@@ -126,7 +133,7 @@ class CohortEngine:
         own: Histories,
         tile: Tile,
         clipping: tuple[DpSgd | None, LateNoise | None],
-    ) -> Contributions:
+    ) -> Contributions[Stack]:
         """Train C devices from their first step to their last."""
         devices, twin = len(own.users), self._twin
         items, owner = (torch.from_numpy(a).to(twin.device) for a in (tile.items, tile.owner))

@@ -5,14 +5,17 @@ Shapes: C devices, R rows that they touched together, V items.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrec.privacy.base import Changes
 from fedrec.update import Arrays, Update
 
+Kind = TypeVar("Kind", bound=Changes, covariant=True)
 ROWS = 1 << 14  # taken at a time, so that what is made of them stays in the cache
 
 
@@ -126,17 +129,17 @@ def _times(change: Tensor, factor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Contributions:
+class Contributions(Generic[Kind]):
     """What C devices contribute, their new private arrays [C, ...], exact losses [C]: sums over `examples` [C]."""
 
     users: NDArray[np.int64]
-    stack: Stack
+    stack: Kind
     private: Arrays
     loss: NDArray[np.float64]
     examples: NDArray[np.int64]
 
 
-def joined(parts: Sequence[Contributions], late: dict[str, Tensor]) -> Contributions:
+def joined(parts: Sequence[Contributions[Stack]], late: dict[str, Tensor]) -> Contributions[Stack]:
     """Return the contributions of all parts as one, `late` the noise that their sum has still to get."""
     return Contributions(
         users=np.concatenate([part.users for part in parts]),

@@ -1,0 +1,110 @@
+"""SASRec: self-attention over the items used last (Kang & McAuley, "Self-attentive sequential recommendation", 2018).
+
+Differs from the paper in what later work found better: layers are normalised before, not after, each sublayer, and the
+loss is the cross-entropy over the catalogue, sampled (Klenitskiy & Vasilev, "Turning dross into gold loss", 2023). Any
+leading dimensions: C devices or none. Shapes: n positions, d dimensions, k negatives, V items, h heads.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
+from fedrec.models.base import check_sizes
+from fedrec.models.sequence import SequentialRecommender, Windows
+
+NEVER = -1e9  # a logit of what must not be chosen: infinity would make 0 * infinity of its slope
+
+
+class Block(nn.Module):
+    """Causal self-attention, then two layers for each position alone; both add to what came in."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_layers = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attend, self.attended = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.widen, self.narrow = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., n, d] for [..., n, d]; position t depends on positions up to t alone."""
+        x = x + self.attended(self._mixed(self.attend(self.before_attention(x))))
+        return x + self.narrow(functional.gelu(self.widen(self.before_layers(x))))
+
+    def _mixed(self, projected: Tensor) -> Tensor:
+        n, width = projected.shape[-2], projected.shape[-1] // 3
+        parts = projected.unflatten(-1, (3, self.heads, width // self.heads)).movedim(-3, 0)  # [3, ..., n, h, d / h]
+        query, key, value = parts.transpose(-2, -3)  # [..., h, n, d / h]
+        weight = query @ key.mT / math.sqrt(width // self.heads)
+        later = torch.ones(n, n, dtype=torch.bool, device=projected.device).triu(1)
+        mixed = weight.masked_fill(later, NEVER).softmax(-1) @ value
+        return mixed.transpose(-2, -3).flatten(-2)
+
+
+class SASRec(SequentialRecommender):
+    """The whole model is shared: what is personal about a device is its history, which it reads when it ranks.
+
+    logit of an item after a window = state of the window's last position . item + item_bias.
+    """
+
+    by_item = frozenset({"item.weight", "item_bias.weight"})
+
+    def __init__(
+        self, catalogue: Catalogue, *, dim: int = 64, window: int = 128, blocks: int = 2, heads: int = 1
+    ) -> None:
+        super().__init__()
+        check_sizes(dim=dim, window=window, blocks=blocks, heads=heads)
+        if dim % heads:
+            raise FedrecError(f"model.heads={heads} must divide model.dim={dim}")
+        self.items, self.window, self.dim = len(catalogue), window, dim
+        self.item, self.item_bias = nn.Embedding(self.items, dim), nn.Embedding(self.items, 1)
+        self.position = nn.Embedding(window, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(blocks))
+        self.after = nn.LayerNorm(dim)
+        for table in (self.item, self.position):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.zeros_(self.item_bias.weight)
+        self.shared = frozenset(name for name, _ in self.named_parameters())
+
+    def states(self, vectors: Tensor) -> Tensor:
+        """Return the state [..., n, d] after each position for the vectors [..., n, d] of the items there."""
+        x = vectors * math.sqrt(self.dim) + self.position.weight[: vectors.shape[-2]]
+        for block in self.blocks:
+            x = block(x)
+        return self.after(x)
+
+    def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return each device's summed cross-entropy: the next item against the device's negatives.
+
+        A negative is one of k uniform draws that stand for all V items: each counts V / k times. Where one is the very
+        item that comes next, it counts for nothing there.
+        """
+        n = windows.items.shape[-1] - 1
+        vectors, biases = rows["item.weight"], rows["item_bias.weight"].squeeze(-1)
+        states, target = self.states(vectors[..., :n, :]), windows.items[..., 1:]
+        right = (states * vectors[..., 1 : n + 1, :]).sum(-1) + biases[..., 1 : n + 1]  # [..., n]
+        wrong = states @ vectors[..., n + 1 :, :].mT + biases[..., None, n + 1 :]  # [..., n, k]
+        wrong = wrong.masked_fill(windows.negatives.unsqueeze(-2) == target.unsqueeze(-1), NEVER)
+        others = wrong.logsumexp(-1) + math.log(self.items / windows.negatives.shape[-1])
+        losses = torch.logaddexp(right, others) - right
+        there = torch.arange(n, device=losses.device) < windows.real.unsqueeze(-1)
+        return torch.where(there, losses, 0.0).sum(-1)
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Return a logit for every item [V] to come after the history [n]."""
+        if not len(history):
+            return self.item_bias.weight[:, 0]
+        state = self.states(self.item(history[-self.window :]))[-1]
+        return self.item.weight @ state + self.item_bias.weight[:, 0]
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices; shorter histories are filled up behind, where nothing looks."""
+        last = [history[-self.window :] for history in histories]
+        lines = nn.utils.rnn.pad_sequence([*last, last[0].new_zeros(1)], batch_first=True)[:-1]
+        lengths = torch.tensor([len(history) for history in last], device=lines.device)
+        states = self.states(self.item(lines))[torch.arange(len(last)), (lengths - 1).clamp(min=0)]
+        return self.item_bias.weight[:, 0] + (states * (lengths > 0).unsqueeze(1)) @ self.item.weight.T
