@@ -208,7 +208,7 @@ def test_a_small_step_along_what_devices_send_lowers_their_loss() -> None:
     before = float(losses(model, drawn).sum())
     arrays = at_once(NoPrivacy()).stack.total(np.ones(len(SIZES))).arrays
     sent = model.shared_arrays()
-    model.load({name: array + np.float32(1e-4) * arrays[name] for name, array in sent.items()})
+    model.load({name: (array + 1e-4 * arrays[name]).astype(array.dtype) for name, array in sent.items()})
     assert float(losses(model, drawn).sum()) < before
 
 
