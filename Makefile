@@ -39,7 +39,7 @@ check: $(VENV)/installed-dev
 
 test: check
 	$(BIN)/python -m pytest tests/test_imports.py
-	$(BIN)/python -m pytest --ignore tests/test_imports.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_imports.py
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

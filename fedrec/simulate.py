@@ -26,7 +26,9 @@ from fedrec.report.catalogue import write_catalogue
 from fedrec.report.metrics import metrics
 from fedrec.report.page import write_page
 from fedrec.report.progress import Progress
-from fedrec.rounds import Round, Session, final_state, open_session, run
+from fedrec.rounds import run
+from fedrec.session import Session, open_session
+from fedrec.told import Round, final_state
 
 NO_PRIVACY = {"_target_": "fedrec.privacy.none.NoPrivacy"}
 POPULARITY = {

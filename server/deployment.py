@@ -14,8 +14,10 @@ from fedrec.nodes import Nodes
 from fedrec.report.card import card_of, write_card
 from fedrec.report.catalogue import write_catalogue
 from fedrec.report.progress import Progress
-from fedrec.rounds import Round, Session, final_state, run
+from fedrec.rounds import run
+from fedrec.session import Session
 from fedrec.simulate import open_ledger
+from fedrec.told import Round, final_state
 from server.directory import EnrolledDirectory
 from server.home import ServerHome
 from server.registry import Registry

@@ -5,7 +5,7 @@ from typing import Any
 from fedrec.collect import EVALUATE_SECONDS
 from fedrec.evaluation.metrics import Sums
 from fedrec.report.metrics import CONTRACT_BASELINES, privacy
-from fedrec.rounds import Session
+from fedrec.session import Session
 from fedrec.update import Arrays
 from server.directory import EnrolledDirectory
 

@@ -12,7 +12,8 @@ from server.home import ServerHome
 from server.registry import Registry
 
 if TYPE_CHECKING:
-    from fedrec.rounds import Round, Session
+    from fedrec.session import Session
+    from fedrec.told import Round
 
 LATE, LOST = "no answer before the deadline", "Flower says"  # the second: the device went away, or its app was killed
 COUNTED = {

@@ -22,7 +22,9 @@ from fedrec.folder import RunFolder
 from fedrec.node import load_dataset
 from fedrec.nodes import LocalNodes
 from fedrec.privacy.ledger import Ledger
-from fedrec.rounds import final_state, open_session, run
+from fedrec.rounds import run
+from fedrec.session import open_session
+from fedrec.told import final_state
 
 COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
 

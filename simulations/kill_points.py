@@ -23,8 +23,8 @@ ROOM = Path(fedrec.__file__).parent
 TRACED = {
     str(ROOM / name)
     for name in (
-        "rounds.py", "checkpoint.py", "folder.py", "store.py", "node.py", "collect.py", "privacy/ledger.py",
-        "privacy/ledger_store.py", "privacy/account.py", "privacy/anchor.py", "privacy/tampering.py", "privacy/user.py",
+        "rounds.py", "session.py", "told.py", "checkpoint.py", "folder.py", "store.py", "node.py", "collect.py",
+        "privacy/ledger.py", "privacy/ledger_store.py", "privacy/account.py", "privacy/anchor.py", "privacy/tampering.py", "privacy/user.py",
         "privacy/clipped.py", "privacy/noise.py", "privacy/interaction.py",
     )
 }  # fmt: skip

@@ -12,7 +12,7 @@ from fedrec import rounds
 from fedrec.checkpoint import Checkpoint
 from fedrec.privacy.accounting import epsilon_of, spent
 from fedrec.privacy.ledger import Ledger
-from fedrec.rounds import Session
+from fedrec.session import Session
 from fedrec.update import Arrays
 
 NOISY = {"server": "finish", "gateway": "at_node"}  # the method in or after which noise is drawn

@@ -31,7 +31,8 @@ from fedrec.node import load_dataset
 from fedrec.nodes import LocalNodes
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.places import ledger_path
-from fedrec.rounds import Session, open_session, run
+from fedrec.rounds import run
+from fedrec.session import Session, open_session
 from simulations.kill_points import kill_at, kill_at_line, points
 from simulations.kill_witness import Verdict, Witness, judge, watch
 

@@ -19,7 +19,8 @@ from fedrec.evaluation.table import Table
 from fedrec.experiment import Experiment
 from fedrec.node import load_dataset
 from fedrec.nodes import LocalNodes
-from fedrec.rounds import final_state, run
+from fedrec.rounds import run
+from fedrec.told import final_state
 from tests.tiny import session
 
 SEEDS = (0, 1, 2)

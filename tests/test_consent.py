@@ -24,7 +24,8 @@ from fedrec.errors import FedrecError, Refused
 from fedrec.node import load_dataset
 from fedrec.privacy.accounting import composed, epsilon_of, spent
 from fedrec.privacy.renyi import epsilon_bound
-from fedrec.rounds import Round, final_state, run
+from fedrec.rounds import run
+from fedrec.told import Round, final_state
 from server.nodes import FlowerNodes
 from simulations.grid import InProcessGrid
 from tests.tiny import SMALL, session, small

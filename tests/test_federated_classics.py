@@ -15,7 +15,9 @@ from fedrec.evaluation.baselines.scorer import pooled
 from fedrec.models.hybrid import Hybrid, standardised
 from fedrec.models.ials import Ials
 from fedrec.nodes import LocalNodes
-from fedrec.rounds import final_state, first_state, run
+from fedrec.rounds import run
+from fedrec.session import first_state
+from fedrec.told import final_state
 from fedrec.update import Arrays
 from tests.tiny import SMALL, catalogue, session, small
 

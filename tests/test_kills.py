@@ -14,7 +14,7 @@ import pytest
 from fedrec.checkpoint import Checkpoint
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.user import UserLevel
-from fedrec.rounds import Session
+from fedrec.session import Session
 from simulations import kills as room
 from simulations.kill_points import points
 from simulations.kill_witness import Verdict, Witness, judge

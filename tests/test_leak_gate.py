@@ -25,7 +25,8 @@ from fedrec.evaluation.table import table
 from fedrec.models.base import Recommender
 from fedrec.nodes import LocalNodes
 from fedrec.privacy.none import NoPrivacy
-from fedrec.rounds import final_state, run
+from fedrec.rounds import run
+from fedrec.told import final_state
 from fedrec.training.examples import Histories, Keyed, Outside
 from fedrec.update import Arrays
 from tests.tiny import catalogue, session, small

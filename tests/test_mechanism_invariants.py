@@ -11,7 +11,8 @@ from fedrec.messages import Message
 from fedrec.nodes import LocalNodes, Nodes
 from fedrec.privacy.clipping import ClipRule
 from fedrec.privacy.ordinary import Ordinary
-from fedrec.rounds import Round, final_state, run
+from fedrec.rounds import run
+from fedrec.told import Round, final_state
 from fedrec.update import Update
 from tests.tiny import SMALL, session, small
 

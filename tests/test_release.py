@@ -12,7 +12,8 @@ from fedrec.errors import FedrecError
 from fedrec.messages import Message
 from fedrec.node import Node
 from fedrec.nodes import LocalNodes
-from fedrec.rounds import final_state, run
+from fedrec.rounds import run
+from fedrec.told import final_state
 from tests.tiny import SMALL, session, small
 
 USER = [*SMALL, "privacy=user", "model=mf", "model.dim=4"]

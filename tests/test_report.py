@@ -9,7 +9,7 @@ import pytest
 from fedrec.privacy.none import NoPrivacy
 from fedrec.report.progress import Progress
 from fedrec.report.verdict import guarantee, table, verdict
-from fedrec.rounds import Round
+from fedrec.told import Round
 
 FULL = {"hr@10": 0.07, "ndcg@10": 0.036, "ndcg@10_ci": [0.03, 0.04], "coverage@10": 0.15}
 SAMPLED = {"negatives": 99, "hr@10": 0.68, "ndcg@10": 0.44}

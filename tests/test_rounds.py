@@ -11,7 +11,8 @@ from fedrec.config import load
 from fedrec.errors import FedrecError, Refused
 from fedrec.messages import Message
 from fedrec.nodes import LocalNodes, Nodes
-from fedrec.rounds import Round, final_state, run
+from fedrec.rounds import run
+from fedrec.told import Round, final_state
 from server.nodes import FlowerNodes
 from simulations.grid import InProcessGrid
 from tests.tiny import SMALL, session, small

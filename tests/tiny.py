@@ -14,7 +14,7 @@ from fedrec.folder import RunFolder
 from fedrec.node import load_dataset
 from fedrec.nodes import LocalNodes, Nodes
 from fedrec.privacy.ledger import Ledger
-from fedrec.rounds import Session, open_session
+from fedrec.session import Session, open_session
 
 SMALL = ["dataset=synthetic", "dataset.users=40", "dataset.items=60", "dataset.interactions=900"]
 FREE = [*SMALL, "privacy=none"]

@@ -25,7 +25,8 @@ from fedrec.node import load_dataset
 from fedrec.privacy.accounting import ADD_REMOVE, REPLACE_ONE, Spent
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.tradeoff import trade_off
-from fedrec.rounds import first_standing, open_session, play
+from fedrec.rounds import play
+from fedrec.session import first_standing, open_session
 
 Numbers = NDArray[np.float64]
 FALSE_ALARMS = 0.01

@@ -23,7 +23,8 @@ from fedrec.privacy.accounting import Spent
 from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.clipping import ClipRule, group_of
 from fedrec.privacy.ledger import Ledger
-from fedrec.rounds import Session, Standing, first_standing, open_session, play
+from fedrec.rounds import play
+from fedrec.session import Session, Standing, first_standing, open_session
 
 TRAINING = {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 1.0, "batch_size": 1 << 30}
 COUNTING = {"_target_": "fedrec.algorithms.counts.ItemCounts"}

@@ -11,7 +11,7 @@ from fedrec.privacy.card_page import page
 from fedrec.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
-    from fedrec.rounds import Session
+    from fedrec.session import Session
 
 SIZES = "numbers of users and interactions are those of the data set as published or counted, assumed public"
 SELECTION = "settings were chosen on exact validation figures, if at all: epsilon excludes selection"

@@ -12,7 +12,7 @@ from fedrec.evaluation.table import Table
 from fedrec.folder import EXACT_LABEL
 
 if TYPE_CHECKING:
-    from fedrec.rounds import Session
+    from fedrec.session import Session
     from fedrec.simulate import Trained
 
 CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")

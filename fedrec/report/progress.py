@@ -10,7 +10,8 @@ from fedrec.data.dataset import Dataset
 from fedrec.privacy.card import sentence
 
 if TYPE_CHECKING:
-    from fedrec.rounds import Round, Session
+    from fedrec.session import Session
+    from fedrec.told import Round
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
 

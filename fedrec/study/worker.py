@@ -29,7 +29,8 @@ from fedrec.study.cost import write_spent
 from fedrec.study.results import finished
 
 if TYPE_CHECKING:
-    from fedrec.rounds import Round, Session
+    from fedrec.session import Session
+    from fedrec.told import Round
 
 
 @dataclass(slots=True)

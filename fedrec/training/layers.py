@@ -38,7 +38,7 @@ class Layer(nn.Module, ABC):
         self.slopes: Tensor | None = None  # of the loss by what the layer gave
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute as any object does: nn.Module looks for parameters of its own first, of which none is here."""
+        """Set an attribute as any object does: nn.Module looks for parameters first, of which none is here."""
         object.__setattr__(self, name, value)
 
     def clear(self) -> None:
