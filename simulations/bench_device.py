@@ -1,8 +1,9 @@
 """What a device needs: `python -m simulations.bench_device` measures memory, imports and the recommender's answers.
 
 Memory and imports: each engine in a process of its own, a device of 165 interactions on a catalogue of ML-1M's size
-(3,706 items), MF of 32 dimensions, through the same `Device` that a SuperNode starts. Answers: the service in a process
-of its own on a Unix socket, 62,000 items of 64 dimensions, 200 interactions. The data are drawn; sizes decide the cost.
+(3,706 items), MF of 32 dimensions, through the same `Device`, beside the same part of Flower as in the process that a
+SuperNode starts for a message. Answers: the service in a process of its own on a Unix socket, 62,000 items of 64
+dimensions, 200 interactions. The data are drawn; sizes decide the cost.
 """
 
 import argparse
@@ -47,6 +48,8 @@ import client.app
 {imports}
 end, loaded = clock(), memory("VmRSS")
 if len(sys.argv) > 1:
+    from client import installed
+    installed.loaded()
     from client.device import Device
     from client.home import Home
     from fedrec.messages import unpack

@@ -13,6 +13,8 @@ from flwr.supernode.runtime import run_clientapp
 from client import installed
 from client.home import Home
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_flower_still_loads_the_app_by_the_two_names_that_are_replaced() -> None:
     for name in ("install_from_fab", "get_load_client_app_fn"):
@@ -45,3 +47,42 @@ def test_the_installed_app_is_loaded_and_the_delivered_one_is_not(monkeypatch: p
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
     installed.main()
     assert loaded == [app] and "client.app" in sys.modules
+
+
+LEAN = """
+import sys
+from client import installed
+program, run = installed.loaded()
+assert callable(program.flwr_clientapp) and {"install_from_fab", "get_load_client_app_fn"} <= vars(run).keys()
+sys.argv = ["flwr-clientapp", "--help"]
+try:
+    program.flwr_clientapp()
+except SystemExit as end:
+    assert not end.code
+servers = ("sqlalchemy", "uvicorn", "fastapi.routing", "flwr.supernode.cli.flower_supernode")
+print([name for name in servers if name in sys.modules])
+"""
+
+
+def test_a_task_loads_none_of_the_servers() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAN], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_a_flower_that_wants_more_gets_it() -> None:
+    """Where something is taken from a module that was left out, all is loaded as Flower does."""
+    broken = """
+import sys
+from client import installed
+real = installed.leave_out
+def too_much():
+    real()
+    del sys.modules["fastapi"].status
+installed.leave_out = too_much
+program, run = installed.loaded()
+from fastapi import FastAPI
+from flwr.supercore.error import http_error_translator
+print(callable(program.flwr_clientapp), callable(run.run_clientapp), callable(http_error_translator))
+"""
+    done = subprocess.run([sys.executable, "-c", broken], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True True True"], done.stderr
