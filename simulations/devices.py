@@ -6,6 +6,7 @@ prints one JSON object: seconds of every step, seconds a round, bytes down and u
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -33,40 +35,51 @@ class Walk:
 
     def fedrec(self, step: str, *arguments: str) -> None:
         """Run one command; its time is added to the step's."""
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "fedrec", *arguments], cwd=self.folder, env=self._variables, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"fedrec {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        start, process = time.monotonic(), self.began(*arguments)
+        said, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"fedrec {' '.join(arguments)}: {said}")
         self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - start
+
+    def began(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Begin one command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedrec", *arguments], cwd=self.folder, env=self._variables, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def settle(steps: Walk, nodes: int, engine: str) -> Generator[list[Path]]:
+    """Bring up a server and as many devices, each with the films of one real user; stop them at the end."""
+    homes = [steps.folder / f"device-{n:02d}" for n in range(1, nodes + 1)]
+    steps.fedrec("split", "data", "split", "ml-latest-small", "--devices", str(nodes), "--to", "files")
+    files = sorted(path for path in (steps.folder / "files").glob("*.csv") if path.name != "items.csv")
+    try:
+        steps.fedrec("server up", "server", "up", "--background")
+        authority = "server/certificates/ca.crt"
+        for home, file in zip(homes, files, strict=True):
+            more = ["--ca", authority, "--engine", engine, "--allow-unprotected", "--home", str(home)]
+            steps.fedrec("enroll", "client", "enroll", *more)
+            steps.fedrec("import", "client", "import", str(file), "--home", str(home))
+        steps.fedrec("admit", "server", "admit", *(f"{home}/device.pub" for home in homes))
+        for home in homes:
+            steps.fedrec("client up", "client", "up", "--background", "--always", "--home", str(home))
+        yield homes
+    finally:
+        for home in homes:
+            if (home / "up.json").exists():
+                steps.fedrec("down", "client", "down", "--home", str(home))
+        steps.fedrec("down", "server", "down")
 
 
 def walk(folder: Path, nodes: int, engine: str, rounds: int, model: str) -> dict[str, Any]:
     """Walk from a data set to a trained model on real devices; return what it took."""
-    steps, homes = Walk(folder), [f"device-{n:02d}" for n in range(1, nodes + 1)]
-    start = time.monotonic()
-    steps.fedrec("split", "data", "split", "ml-latest-small", "--devices", str(nodes), "--to", "files")
-    steps.fedrec("server up", "server", "up", "--background")
-    try:
-        files = sorted(path for path in (folder / "files").glob("*.csv") if path.name != "items.csv")
-        authority = "server/certificates/ca.crt"
-        for home, file in zip(homes, files, strict=True):
-            more = ["--ca", authority, "--engine", engine, "--allow-unprotected", "--home", home]
-            steps.fedrec("enroll", "client", "enroll", *more)
-            steps.fedrec("import", "client", "import", str(file), "--home", home)
-        steps.fedrec("admit", "server", "admit", *(f"{home}/device.pub" for home in homes))
-        for home in homes:
-            steps.fedrec("client up", "client", "up", "--background", "--always", "--home", home)
+    steps, start = Walk(folder), time.monotonic()
+    with settle(steps, nodes, engine):
         settings = [f"model={model}", "privacy=none", f"rounds={rounds}", "name=real"]
         steps.fedrec("train", "server", "start", "dataset.path=files/items.csv", *settings)
         whole = time.monotonic() - start
-    finally:
-        for home in homes:
-            if (folder / home / "up.json").exists():
-                steps.fedrec("down", "client", "down", "--home", home)
-        steps.fedrec("down", "server", "down")
     return {
         "nodes": nodes,
         "engine": engine,

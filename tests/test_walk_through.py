@@ -191,3 +191,18 @@ def test_a_key_that_was_not_admitted_does_not_connect(tmp_path: Path, place: dic
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.5)
     shell(["fedrec client down --home walk/device-1", "fedrec server down --home walk/server"], tmp_path, place)
+
+
+@pytest.mark.slow
+def test_whatever_is_killed_no_update_counts_twice_and_nothing_is_charged_to_nobody(
+    tmp_path: Path, place: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "simulations.device_kills", "--kills", "1", "--seed", "3"]
+    environment = {**place, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["kills"] == {"client app": 1, "SuperNode": 1, "SuperLink": 1} and found["runs_completed"] == 3
+    assert found["updates_counted"] > 3 and found["rounds_charged"] >= found["rounds_released"] > 3
+    for name in ("updates_counted_twice", "rounds_charged_to_nobody", "devices_charged_twice", "rounds_released_twice"):
+        assert found[name] == 0
