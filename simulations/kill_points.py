@@ -24,8 +24,8 @@ TRACED = {
     str(ROOM / name)
     for name in (
         "rounds.py", "session.py", "told.py", "checkpoint.py", "folder.py", "store.py", "node.py", "collect.py",
-        "privacy/ledger.py", "privacy/ledger_store.py", "privacy/account.py", "privacy/anchor.py", "privacy/tampering.py", "privacy/user.py",
-        "privacy/clipped.py", "privacy/noise.py", "privacy/interaction.py",
+        "privacy/ledger.py", "privacy/ledger_store.py", "privacy/account.py", "privacy/anchor.py",
+        "privacy/tampering.py", "privacy/user.py", "privacy/clipped.py", "privacy/noise.py", "privacy/interaction.py",
     )
 }  # fmt: skip
 
