@@ -11,6 +11,7 @@ from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.evaluation.table import Table, join
 from fedrec.experiment import Experiment
+from fedrec.hosted import Hosted, among, apart, first_of, hosted_by
 from fedrec.messages import PROTOCOL, Message, Rejected, check_update
 from fedrec.nodes import Nodes
 from fedrec.update import Arrays, Update, total
@@ -35,13 +36,13 @@ class Directory:
     """Which node hosts which devices, and the header that every request of a run starts from."""
 
     nodes: Nodes
-    hosted: dict[int, NDArray[np.int64]]
+    hosted: dict[int, Hosted]
     header: dict[str, Any]
     simulated: bool = True  # then a failure of every node is a mistake; of real devices it is a bad hour
 
     def requests(self, kind: str, devices: NDArray[np.int64], arrays: Arrays, **more: Any) -> dict[int, Message]:
         """Return one request for each node that hosts some of the devices."""
-        found = {node: np.intersect1d(rows, devices) for node, rows in self.hosted.items()}
+        found = {node: among(rows, devices) for node, rows in self.hosted.items()}
         return {
             node: Message({**self.header, "kind": kind, "devices": rows.tolist(), **more}, arrays)
             for node, rows in found.items()
@@ -64,20 +65,19 @@ def base_header(experiment: Experiment, run: str, folder: str) -> dict[str, Any]
 def greet(nodes: Nodes, header: dict[str, Any]) -> Directory:
     """Ask every node which devices it hosts; a node with another version of fedrec is an error that names it."""
     requests = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
-    hosted = dict[int, NDArray[np.int64]]()
+    hosted = dict[int, Hosted]()
     for node, reply in nodes.ask(requests, HELLO_SECONDS):
         if "error" in reply.header:
             raise FedrecError(f"node {node} can't take part: {reply.header['error']}")
         if reply.header.get("fedrec") != __version__:
             raise FedrecError(f"node {node} runs fedrec {reply.header.get('fedrec')}, the server {__version__}")
-        hosted[node] = reply.arrays["devices"].astype(np.int64)
+        hosted[node] = hosted_by(reply, node)
     if not hosted:
         raise FedrecError("no node answered; start one, or use the in-process grid (fedrec simulate)")
-    everyone = np.concatenate(list(hosted.values()))
-    if len(np.unique(everyone)) != len(everyone):
+    if not apart(list(hosted.values())):
         raise FedrecError("two nodes say that they host the same device")
     # Flower names nodes at random; ordered by their devices, sums come out the same on every grid.
-    return Directory(nodes, dict(sorted(hosted.items(), key=lambda pair: int(pair[1].min(initial=1 << 62)))), header)
+    return Directory(nodes, dict(sorted(hosted.items(), key=lambda pair: first_of(pair[1]))), header)
 
 
 def collect(

@@ -93,6 +93,7 @@ def train_group(
     random = context.mechanism.random(*key, int(chosen.users[0]), RELEASE_STREAM)
     update = context.mechanism.release_many(made.stack, random)
     store.save_many(made.users, made.private, context.round)
+    chosen.table.let_go()
     return update, float(made.loss.sum()), int(made.examples.sum())
 
 

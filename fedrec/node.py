@@ -78,8 +78,8 @@ class Node:
         return loaded(request.header["experiment"])
 
     def _hello(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
-        devices = np.arange(self.index, dataset.interactions.users, self.parts)
-        return Message({"fedrec": __version__, "protocol": PROTOCOL, "torch": version("torch")}, {"devices": devices})
+        mine = [self.index, dataset.interactions.users, self.parts]
+        return Message({"fedrec": __version__, "protocol": PROTOCOL, "torch": version("torch"), "range": mine})
 
     def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         header = request.header

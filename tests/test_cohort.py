@@ -7,6 +7,7 @@ from fedrec.cohort import Cohort
 from fedrec.errors import FedrecError
 from fedrec.privacy.base import Plan
 from fedrec.privacy.noise import SeededRandom
+from fedrec.privacy.sampling import poisson
 from fedrec.privacy.user import UserLevel
 
 
@@ -27,6 +28,33 @@ def test_draws_are_poisson() -> None:
     assert 0.85 < sizes.var() / 18 < 1.15  # a cohort of fixed size would give 0
     pair = np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]
     assert abs(pair) < 4 / np.sqrt(rounds)
+
+
+@pytest.mark.parametrize(("population", "rate"), [(1, 0.5), (3, 0.999999), (7, 0.3), (40, 0.02), (5, 1e-12), (6, 1.0)])
+def test_every_device_is_drawn_at_the_rate_in_every_company(population: int, rate: float) -> None:
+    """The first and the last device too; and all pairs of neighbours as often as independent draws would."""
+    plan, rounds = Plan(population, 0, rate, 1, trains=True), 20_000
+    drawn, random = np.zeros((rounds, population)), SeededRandom(4, population)
+    for number in range(rounds):
+        rows = poisson(plan, random)
+        assert np.all(np.diff(rows) > 0)
+        drawn[number, rows] = 1
+    sigma = np.sqrt(rate * (1 - rate) / rounds) + 1e-12
+    assert np.abs(drawn.mean(0) - rate).max() <= 5 * sigma
+    both = (drawn[:, 1:] * drawn[:, :-1]).mean(0)
+    assert np.abs(both - rate**2).max(initial=0) <= 5 * np.sqrt(rate**2 / rounds) * max(1 - rate**2, 1e-6) ** 0.5 + 1e-9
+
+
+def test_a_small_cohort_of_many_devices_is_drawn_without_going_through_them() -> None:
+    asked = list[int]()
+
+    class Counted(SeededRandom):
+        def uniform(self, size: int) -> np.ndarray:
+            asked.append(size)
+            return super().uniform(size)
+
+    rows = poisson(Plan(10**9, 0, 1e-6, 1, trains=True), Counted(1))
+    assert 850 < len(rows) < 1150 and rows[-1] < 10**9 and sum(asked) < 2500
 
 
 def test_dropout_removes_its_share_and_repeats_itself() -> None:

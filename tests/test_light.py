@@ -146,7 +146,7 @@ hello = here.answer(Message({**header, "kind": "hello", "devices": []}))
 model = here.answer
 from fedrec.light.experiment import LightExperiment
 twin = LightExperiment.from_json(header["experiment"]).model(60)
-asked = {**header, "kind": "train", "round": 1, "devices": hello.arrays["devices"].tolist()}
+asked = {**header, "kind": "train", "round": 1, "devices": list(range(*hello.header["range"]))}
 reply = here.answer(Message(asked, twin.shared_arrays()))
 rows = here.answer(Message({**asked, "kind": "evaluate", "part": "validation"}, twin.shared_arrays()))
 print(reply.header["count"], sorted(reply.arrays), rows.header["count"], hello.header["engine"])

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import FlatInteractions, Interactions
 from fedrec.data.links import Links, no_links
 
 
@@ -19,7 +19,7 @@ class Dataset:
 
     name: str
     population: str
-    interactions: Interactions
+    interactions: Interactions | FlatInteractions
     catalogue: Catalogue
     devices: DeviceTable
     split: str

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.mapped import let_go
+
 LEAVE_LAST_OUT = "leave-last-out"
 
 
@@ -71,6 +73,10 @@ class DeviceTable:
 
     def __iter__(self) -> Iterator[DeviceData]:
         return (self[user] for user in range(len(self)))
+
+    def let_go(self) -> None:
+        """Give back what of mapped files was read so far."""
+        let_go(self.item, self.value)
 
     def refitted(self) -> "DeviceTable":
         """Return the same devices with validation joined to the history: for models refitted before the test."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedrec.data.dataset import Dataset
 from fedrec.data.device_file import COLUMNS
+from fedrec.data.interactions import FlatInteractions
 from fedrec.data.item_file import write_items
 from fedrec.errors import FedrecError
 
@@ -14,6 +15,8 @@ from fedrec.errors import FedrecError
 def hand_out(dataset: Dataset, devices: int, folder: Path) -> list[str]:
     """Write items.csv and one CSV for each of the first users; return what was written, one line each."""
     table = dataset.interactions
+    if isinstance(table, FlatInteractions):
+        raise FedrecError(f"{dataset.name} has no times to hand out: choose another data set")
     if not 1 <= devices <= table.users:
         raise FedrecError(f"--devices {devices}: {dataset.name} has {table.users} users")
     folder.mkdir(parents=True, exist_ok=True)

@@ -41,3 +41,28 @@ class Interactions:
     def users(self) -> int:
         """How many users there are, those without any interaction included."""
         return len(self.user_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class FlatInteractions:
+    """Interactions that lie as devices hold them, without time or value: user u has `item[start[u]:start[u + 1]]`.
+
+    Users have no names but their numbers. Nothing here is larger than what a device's own history takes.
+    """
+
+    start: NDArray[np.int64]
+    item: NDArray[np.int32]
+    items: int
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return len(self.start) - 1
+
+    @property
+    def user_ids(self) -> NDArray[np.str_]:
+        """The numbers of all users as text."""
+        return np.arange(self.users).astype(str)

@@ -53,8 +53,8 @@ class LightNode:
         return loaded(request.header["experiment"])
 
     def _hello(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
-        devices = np.arange(self.index, dataset.interactions.users, self.parts)
-        return Message({"fedrec": __version__, "protocol": PROTOCOL, "engine": "light"}, {"devices": devices})
+        mine = [self.index, dataset.interactions.users, self.parts]
+        return Message({"fedrec": __version__, "protocol": PROTOCOL, "engine": "light", "range": mine})
 
     def _train(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         header, model = request.header, experiment.model(len(dataset.catalogue))

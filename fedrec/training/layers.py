@@ -201,7 +201,9 @@ class Product(Layer):
         """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
         inputs, slopes = self._parts()
         places, wide = inputs.shape[2], inputs.shape[3] * slopes.shape[3]
-        if places * (inputs.shape[3] + slopes.shape[3]) <= 2 * wide:
+        if places == 1:
+            found = inputs.square().sum((-1, -2)) * slopes.square().sum((-1, -2))
+        elif places * (inputs.shape[3] + slopes.shape[3]) <= 2 * wide:
             found = ((inputs @ inputs.mT) * (slopes @ slopes.mT)).sum((-1, -2))
         else:
             found = (slopes.mT @ inputs).square().sum((-1, -2))

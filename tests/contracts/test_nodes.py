@@ -21,6 +21,7 @@ from fedrec.collect import base_header
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError
 from fedrec.experiment import Experiment
+from fedrec.hosted import hosted_by
 from fedrec.messages import PROTOCOL, Message, check_update, pack
 from fedrec.nodes import LocalNodes, Nodes
 from fedrec.update import Arrays
@@ -62,7 +63,7 @@ def first(trial: tuple[Experiment, Dataset]) -> Arrays:
 
 def hosted(nodes: Nodes, header: dict[str, Any]) -> dict[int, list[int]]:
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
-    return {node: reply.arrays["devices"].tolist() for node, reply in nodes.ask(hello, LONG)}
+    return {node: list(hosted_by(reply, node)) for node, reply in nodes.ask(hello, LONG)}
 
 
 def requests(
@@ -86,7 +87,7 @@ def test_every_device_lives_on_exactly_one_node(
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
     replies = dict(nodes.ask(hello, LONG))
     assert replies.keys() == hello.keys()
-    everyone = np.concatenate([reply.arrays["devices"] for reply in replies.values()])
+    everyone = np.concatenate([hosted_by(reply, node) for node, reply in replies.items()])
     assert sorted(everyone.tolist()) == list(range(trial[1].interactions.users))
     for reply in replies.values():
         assert reply.header["fedrec"] == __version__ and reply.header["protocol"] == PROTOCOL
