@@ -28,7 +28,7 @@ from fedrec.report.page import write_page
 from fedrec.report.progress import Progress
 from fedrec.rounds import run
 from fedrec.session import Session, open_session
-from fedrec.told import Round, final_state
+from fedrec.told import final_state
 
 NO_PRIVACY = {"_target_": "fedrec.privacy.none.NoPrivacy"}
 POPULARITY = {
@@ -81,12 +81,10 @@ class Job:
         ledger = open_ledger(self.settings, experiment, dataset, folder, self._twin_name(folder))
         session = open_session(experiment, dataset, self.nodes(), folder, ledger, part)
         self.progress.start(label, session)
-        done = list[Round]()
         for report in run(session):
-            done.append(report)
             self.progress.round(report)
         trained = time.monotonic()
-        self.progress.end(session, done)
+        self.progress.end(session, last_round(folder))
         number, state = final_state(session)
         rows = session.evaluate(state, "test", number)
         validation = session.evaluate(state, "validation", number) if session.validates else None

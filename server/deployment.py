@@ -16,7 +16,7 @@ from fedrec.report.catalogue import write_catalogue
 from fedrec.report.progress import Progress
 from fedrec.rounds import run
 from fedrec.session import Session
-from fedrec.simulate import open_ledger
+from fedrec.simulate import last_round, open_ledger
 from fedrec.told import Round, final_state
 from server.directory import EnrolledDirectory
 from server.home import ServerHome
@@ -59,7 +59,7 @@ class Deployment:
             done.append(report)
             self.progress.round(report)
             write_status(self.home, session, done)
-        self.progress.end(session, done)
+        self.progress.end(session, last_round(self.folder))
         number, state = final_state(session)
         arrays = session.experiment.algorithm.broadcast(state)
         save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fedrec.privacy.none import NoPrivacy
+from fedrec.report.metrics import ended_early
 from fedrec.report.progress import Progress
 from fedrec.report.verdict import guarantee, table, verdict
 from fedrec.told import Round
@@ -57,6 +58,14 @@ def test_synthetic_users_are_named_as_such() -> None:
     assert "(synthetic users)" in verdict(made)
 
 
+def test_a_run_that_ended_early_says_so_in_its_verdict() -> None:
+    """A statistic of two rounds that lost its second one has counts alone: nobody may take it for the model."""
+    whole = values(found(0.02, 0.01, 0.02), {})
+    assert verdict({**whole, "ended_early": ended_early(2, 2)}) == verdict(whole)
+    said = verdict({**whole, "ended_early": ended_early(1, 2)})
+    assert said.startswith(verdict(whole)) and "Not the whole run: it ended after 1 of 2 rounds" in said
+
+
 def test_the_table_has_a_line_a_method_and_names_pooled_data() -> None:
     made = values(found(0.02, 0.01, 0.02), found(0.04, -0.01, 0.0))
     made["baselines"]["ials"] = found(0.037, -0.01, 0.01)
@@ -103,5 +112,5 @@ def test_a_run_that_ends_early_says_so() -> None:
     progress = Progress(io.StringIO())
     session = SimpleNamespace(experiment=UNKNOWN, one_by_one=None)
     progress.start("", session)  # type: ignore[arg-type]
-    progress.end(session, [report(2)])  # type: ignore[arg-type]
+    progress.end(session, 2)  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]

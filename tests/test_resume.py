@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fedrec import rounds
 from fedrec.cli import main
 from fedrec.errors import FedrecError
+from fedrec.rounds import Round, Session, Standing
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +78,38 @@ def test_a_killed_private_run_stays_charged_and_within_its_budget(tmp_path: Path
     assert charged[0] > 0 and card
     values = json.loads((tmp_path / "out" / "run" / "metrics.json").read_text())
     assert 0 < values["privacy"]["epsilon"] <= 8.0 + 1e-6
+
+
+def test_a_statistic_that_lost_its_second_round_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted between the counts and the pairs, the charge of the pairs is gone: the verdict must not hide it."""
+    play = rounds.play
+
+    def stopped(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
+        if number == 2:
+            raise KeyboardInterrupt
+        return play(session, at, number)
+
+    monkeypatch.setattr(rounds, "play", stopped)
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "simulate",
+                *SMALL,
+                "model=order",
+                "privacy=user",
+                "evaluation.baselines=[]",
+                f"output={tmp_path}",
+                "name=one",
+            ]
+        )
+    monkeypatch.setattr(rounds, "play", play)
+    capsys.readouterr()
+    main(["simulate", "--resume", str(tmp_path / "one")])
+    told = capsys.readouterr()
+    assert "ended after 1 of 2 rounds" in told.out and "ends after round 1 of 2" in told.err
+    assert "ended after 1 of 2 rounds" in (tmp_path / "one" / "report.html").read_text()
 
 
 def test_a_killed_banded_run_leaves_lost_rounds_out(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ CANARIES = {
     ("none", "none"): 4_000,
     ("server", "user"): 60_000,
     ("gateway", "user"): 200_000,
-    ("device", "user"): 85_000,
+    ("device", "user"): 50_000,
     ("device", "interaction"): 200_000,
 }
 SAMPLED_ROUNDS = 4

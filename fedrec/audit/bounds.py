@@ -44,9 +44,16 @@ def errors(absent: np.ndarray, present: np.ndarray, threshold: float) -> Errors:
 def epsilon_at_least(found: Errors, delta: float, alpha: float = ALPHA) -> float:
     """Return a lower bound on the epsilon of a Gaussian mechanism, right with probability 1 - alpha.
 
-    The two error rates bound the distance mu = Phi^-1(1 - FPR) - Phi^-1(FNR) of its two outputs from below.
+    The two error rates bound the distance mu = Phi^-1(1 - FPR) - Phi^-1(FNR) of its two outputs from below. With as
+    many absent units as present ones their mean does, for no threshold errs less than Phi(-mu / 2) on average; it is
+    bounded as one binomial rate, because a sum of unlike binomials is no wider (Hoeffding, "On the distribution of the
+    number of successes in independent trials", 1956).
     """
-    mu = float(-norm.ppf(found.fpr_at_most(alpha / 2)) - norm.ppf(found.fnr_at_most(alpha / 2)))
+    if found.absent == found.present:
+        wrong = found.false_positives + found.false_negatives
+        mu = float(-2 * norm.ppf(_at_most(wrong, found.absent + found.present, alpha)))
+    else:
+        mu = float(-norm.ppf(found.fpr_at_most(alpha / 2)) - norm.ppf(found.fnr_at_most(alpha / 2)))
     return float(get_epsilon_gaussian(1 / mu, delta)) if mu > 0 else 0.0
 
 

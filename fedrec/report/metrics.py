@@ -50,7 +50,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "engine": "reference" if main.session.one_by_one else "cohort",
         "rounds": main.rounds,
         "seed": experiment.seed,
-        "ended_early": None if main.played == experiment.rounds else "another round would have passed the budget",
+        "ended_early": ended_early(main.played, experiment.rounds),
         "refit": experiment.algorithm.refit,
         "release": EXACT_LABEL,
         "sampled_caution": SAMPLED_CAUTION,
@@ -62,6 +62,13 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
     }
+
+
+def ended_early(played: int, rounds: int) -> str | None:
+    """Return why a run was over before its last round, and after which; None where it was not."""
+    if played == rounds:
+        return None
+    return f"after {played} of {rounds} rounds: another would have passed the budget (lost rounds stay charged)"
 
 
 def privacy(session: "Session") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
@@ -75,11 +74,11 @@ class Progress:
         ]
         return "  ".join(part for part in parts if part)
 
-    def end(self, session: "Session", done: Sequence["Round"]) -> None:
-        """Say so where a run ended before its last round."""
-        if done and done[-1].round < session.experiment.rounds:
+    def end(self, session: "Session", played: int) -> None:
+        """Say so where a run ended before its last round; `played` is the last one that is durable."""
+        if played < session.experiment.rounds:
             self.note(
-                f"{self.label} ends after round {done[-1].round} of {session.experiment.rounds}: another round would "
+                f"{self.label} ends after round {played} of {session.experiment.rounds}: another round would "
                 "pass the budget (rounds lost in a crash stay charged)"
             )
 

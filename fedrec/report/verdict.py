@@ -47,7 +47,8 @@ def verdict(values: Mapping[str, Any]) -> str:
         cost = f"so privacy costs {100 * (1 - ours / max(free, 1e-9)):.0f} %" if ours < free else "no less than that"
         sure = "" if gap["high"] < 0 else ", a difference within the noise of these users"
         text += f"; without privacy it reaches {free:.4f}, {cost}{sure}"
-    return text + "."
+    early = values.get("ended_early")
+    return f"{text}.{f' Not the whole run: it ended {early}.' if early else ''}"
 
 
 def table(values: Mapping[str, Any]) -> str:

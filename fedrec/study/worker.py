@@ -51,7 +51,7 @@ class Told(Progress):
         """Tell the share of rounds that is done."""
         tell(self.stream, event="round", done=report.round / self.rounds)
 
-    def end(self, session: "Session", done: Any) -> None:
+    def end(self, session: "Session", played: int) -> None:
         """Leave an early end to the run's metrics."""
 
 
