@@ -58,7 +58,7 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, mode=0o700)
         cards = ("privacy_card.json", "privacy_card.md")
-        for name in ("rounds.jsonl", "metrics.json", *cards, "model.safetensors", "report.html"):
+        for name in ("rounds.jsonl", "metrics.json", "audit.json", *cards, "model.safetensors", "report.html"):
             (self.path / name).unlink(missing_ok=True)
         write_durably(self.config, config.encode())
 

@@ -7,10 +7,16 @@ from pathlib import Path
 
 from fedrec.audit.attack import attacks
 from fedrec.audit.attack import lines as attack_lines
-from fedrec.audit.audit import POINTS, audit
+from fedrec.audit.audit import POINTS, Audit, audit
+from fedrec.audit.record import keep, kept
 from fedrec.audit.table import lines
 from fedrec.config import Settings, load, read
 from fedrec.errors import FedrecError
+from fedrec.experiment import Experiment
+from fedrec.folder import RunFolder
+from fedrec.node import load_dataset
+from fedrec.report.card import cite_audit
+from fedrec.report.page import write_page
 
 CONTRADICTED = 1
 
@@ -29,9 +35,25 @@ def audit_command(overrides: Sequence[str], points: Sequence[float] | None, as_j
         raise FedrecError(
             "--epsilon: audit points lie between 0.5 and 20; outside, no number of canaries says anything"
         )
-    found = audit(settings(overrides).experiment, tuple(points or POINTS))
+    experiment = settings(overrides).experiment
+    found = audit(experiment, tuple(points or POINTS))
     print(json.dumps(found.json(), indent=2) if as_json else "\n".join(lines(found)))
+    path = noted(found, experiment, next((Path(text) for text in overrides if "=" not in text), None))
+    if not as_json:
+        print(f"Kept for the privacy card: {path}")
     return CONTRADICTED if found.verdict == "contradicted" else 0
+
+
+def noted(found: Audit, experiment: Experiment, run: Path | None) -> Path:
+    """Keep an audit of a run or of settings; the card of a run that is over cites it from now on."""
+    calibrated = experiment.calibrated(load_dataset(experiment))
+    path = keep(found.json(), calibrated, run)
+    record = kept(calibrated, path.parent)
+    if run is not None and record is not None and (run / "privacy_card.json").exists():
+        cite_audit(RunFolder(run), record)
+        if (run / "metrics.json").exists():
+            write_page(RunFolder(run))
+    return path
 
 
 def settings(overrides: Sequence[str]) -> Settings:

@@ -36,13 +36,15 @@ class Facts:
     """What a card says that no mechanism knows.
 
     `released` is what else left the run beside the release set, `choices` what was decided by looking at the data
-    without charging it, `audit` the result of an audit or that there was none, `code` the version that ran.
+    without charging it, `audit` the result of an audit or that there was none and `audit_verdict` its verdict, `code`
+    the version that ran.
     """
 
     released: str
     choices: tuple[str, ...]
     audit: str
     code: str
+    audit_verdict: str = "none"
 
 
 def sentence(terms: Terms, epsilon: float, delta: float) -> str:
@@ -92,9 +94,11 @@ def checked(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def missing(found: dict[str, Any]) -> list[str]:
-    """Return the names of the fields, and of their parts, that say nothing."""
+    """Return the names of the fields, and of their parts, that say nothing; so does evidence that contradicts."""
     absent = [name for name in TITLES if name not in found]
-    return [*absent, *(path for name, value in found.items() for path in _empty(name, value))]
+    empty = [path for name, value in found.items() for path in _empty(name, value)]
+    against = isinstance(found.get("evidence"), dict) and found["evidence"].get("audit_verdict") == "contradicted"
+    return [*absent, *empty, *(["evidence.audit_verdict"] if against else [])]
 
 
 def _empty(path: str, value: Any) -> list[str]:
@@ -144,7 +148,7 @@ def fields(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> di
         },
         "not_protected": list(NOT_PROTECTED),
         "choices": list(facts.choices),
-        "evidence": {"audit": facts.audit, "code": facts.code},
+        "evidence": {"audit": facts.audit, "audit_verdict": facts.audit_verdict, "code": facts.code},
     }
 
 
