@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedrec.apps import app_folder
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, Refused, nearest
 from fedrec.experiment import Experiment
 
 EXPERIMENT_KEYS = (
@@ -127,9 +127,15 @@ def check_keys(overrides: Sequence[str]) -> None:
         if value not in groups[key]:
             raise FedrecError(f"{key}={value} does not exist.{nearest(str(value), groups[key])}")
         choices.append(text)
-    known = flat(cast(Mapping[str, Any], OmegaConf.to_container(compose("config", choices))))
+    config = compose("config", choices)
+    known = flat(cast(Mapping[str, Any], OmegaConf.to_container(config)))
     for override in parsed:
         key = override.key_or_group
+        if key == "privacy.clipping" and key not in known:
+            raise Refused(
+                f"{key}={override.value()}: {config.privacy._target_.rsplit('.', 1)[-1]} bounds an example's "
+                "gradient as a whole, or nothing; clips apart go with privacy=user, user_adaptive, user_local or banded"
+            )
         if key not in known and key not in groups and not key.startswith("hydra") and not override.is_add():
             raise FedrecError(f"{key} does not exist.{nearest(key, known)}")
 

@@ -123,6 +123,13 @@ def test_split_costs_what_whole_costs() -> None:
     assert split.noise_multiplier == whole.noise_multiplier
 
 
+@pytest.mark.parametrize("privacy", ["interaction", "gateway", "none"])
+def test_split_is_refused_by_name_where_examples_are_clipped(privacy: str) -> None:
+    for words in ("privacy.clip=split", "privacy.clipping=split"):
+        with pytest.raises(Refused, match=r"privacy\.clipping=split: (Interaction|Gateway|No)\w+ bounds an example's"):
+            load([*SMALL, "model=neumf", f"privacy={privacy}", words])
+
+
 def test_split_is_refused_where_there_is_one_group() -> None:
     with pytest.raises(Refused, match="MatrixFactorisation shares item rows only"):
         calibrated("model=mf", "privacy=user", "privacy.clipping=split")

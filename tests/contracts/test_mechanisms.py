@@ -65,6 +65,7 @@ def calibrated(name: str, plan: Plan, **settings: Any) -> Mechanism:
 
 
 NAMES = [path.stem for path in sorted(CONF.glob("*.yaml"))]
+SPLIT = ["user", "user_adaptive", "user_local", "banded"]
 USER = [name for name in NAMES if name.startswith(("user", "gateway", "banded"))]
 
 
@@ -233,6 +234,34 @@ def test_user_level_bounds_any_device(name: str, values: np.ndarray, plan: str) 
         np.testing.assert_allclose(flat(released) / clip, values / np.linalg.norm(values), atol=1e-6)
     else:
         np.testing.assert_allclose(flat(released), values.astype(np.float32), atol=1e-10)
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("name", SPLIT)
+def test_split_bounds_items_and_dense_parameters_apart(name: str, values: np.ndarray) -> None:
+    """M2: c1 and c2 each hold, and so does sqrt(c1^2 + c2^2), which is what the noise is made for."""
+    plan, settings = PLANS["some, trained"], {"clipping": "split", "dense_share": 0.2}
+    whole, split = calibrated(name, plan), calibrated(name, plan, **settings)
+    assert split.event(plan, 1) == whole.event(plan, 1)
+    mechanism: Any = replace(split, noise_multiplier=1e-12)  # type: ignore[type-var]
+    update = vector(values)
+    arrays = mechanism.release(update, mechanism.random()).arrays
+    clipped = False
+    for array, bound in (("item.a", 0.8**0.5), ("b", 0.2**0.5)):
+        norm, released = (float(np.linalg.norm(a.astype(np.float64))) for a in (update.arrays[array], arrays[array]))
+        assert released <= bound * (1 + 1e-6)
+        clipped = clipped or not norm <= bound
+        if np.isfinite(np.asarray(values, np.float32)).all():
+            assert released == pytest.approx(min(norm, bound), rel=1e-5, abs=1e-9)
+    assert BIT not in arrays or arrays[BIT][0] == (-0.5 if clipped else 0.5)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_split_noises_every_coordinate_as_whole_does(name: str) -> None:
+    case = made(name, PLANS["some, trained"], clipping="split", dense_share=0.2)
+    noise = np.stack([released_sum(case, [vector(np.zeros(6))]) for _ in range(800)])
+    std = expected_std(case, 1, 1)
+    assert noise.std(0) == pytest.approx(np.full(6, std), rel=0.15)
 
 
 def test_interaction_level_bounds_one_interaction() -> None:
