@@ -26,6 +26,7 @@ TRACED = {
         "rounds.py", "session.py", "told.py", "checkpoint.py", "folder.py", "store.py", "node.py", "collect.py",
         "privacy/ledger.py", "privacy/ledger_store.py", "privacy/account.py", "privacy/anchor.py",
         "privacy/tampering.py", "privacy/user.py", "privacy/clipped.py", "privacy/noise.py", "privacy/interaction.py",
+        "privacy/user_adaptive.py", "privacy/user_local.py", "privacy/banded.py", "privacy/gateway.py",
     )
 }  # fmt: skip
 
@@ -39,9 +40,14 @@ class Point:
     after: bool
 
 
+def leaves(mechanism: Mechanism) -> str:
+    """Return the method through which all goes that leaves devices which train at once: a gateway's sum, or theirs."""
+    return "at_node" if mechanism.together else "release_many"
+
+
 def points(mechanism: Mechanism) -> dict[str, Point]:
     """Return the named points of a round, in the order in which a round passes them, those of opening a run last."""
-    kind = type(mechanism)
+    kind, saves = type(mechanism), "save" if mechanism.together else "save_many"
     return {
         "before it is reserved": Point(Ledger, "reserve", False),
         "an entry written, not committed": Point(LedgerStore, "append", True),
@@ -50,9 +56,10 @@ def points(mechanism: Mechanism) -> dict[str, Point]:
         "reserved": Point(Ledger, "reserve", True),
         "cohort drawn": Point(kind, "draw", True),
         "nodes not yet asked": Point(rounds, "collect", False),
-        "private vectors not yet saved": Point(MappedStore, "save", False),
-        "private vectors saved": Point(MappedStore, "save", True),
-        "a device's update released": Point(kind, "release", True),
+        "private vectors not yet saved": Point(MappedStore, saves, False),
+        "private vectors saved": Point(MappedStore, saves, True),
+        "an answer not yet released": Point(kind, leaves(mechanism), False),
+        "an answer released": Point(kind, leaves(mechanism), True),
         "answers in": Point(rounds, "collect", True),
         "before the server's noise": Point(kind, "finish", False),
         "after the server's noise": Point(kind, "finish", True),

@@ -14,8 +14,7 @@ from fedrec.privacy.accounting import epsilon_of, spent
 from fedrec.privacy.ledger import Ledger
 from fedrec.session import Session
 from fedrec.update import Arrays
-
-NOISY = {"server": "finish", "gateway": "at_node"}  # the method in or after which noise is drawn
+from simulations.kill_points import leaves
 
 
 def digest(arrays: Arrays) -> str:
@@ -47,7 +46,8 @@ class Witness:
 def watch(session: Session, witness: Witness) -> None:
     """Let every draw of noise and every release of this process be noted; a draw before it is made."""
     mechanism = session.experiment.mechanism
-    kind, name = type(mechanism), NOISY.get(mechanism.terms.trust, "release")
+    # The method in which noise is drawn, or through which goes what was noised before.
+    kind, name = type(mechanism), "finish" if mechanism.terms.trust == "server" else leaves(mechanism)
     draw: Callable[..., Any] = getattr(kind, name)
 
     def drawn(*arguments: Any, **named: Any) -> Any:
@@ -117,8 +117,10 @@ def judge(session: Session, witness: Witness, kills: int, most: int, errors: int
     states = {(line["charge"], line["bytes"]) for line in lines if line["what"] == "release"}
     released = {(line["round"], line["charge"]) for line in lines if line["what"] == "release"}
     noises = [line["bytes"] for line in lines if line["what"] == "noise"]
-    event = session.experiment.mechanism.event(session.plan, 1)
-    cost = epsilon_of(spent([(event, len({charge for charge, _ in drawn}))]), assert_ledger.account.delta)
+    numbers = {row["hash"]: row["round"] for row in assert_ledger.rows()}
+    played = [numbers[charge] for charge in {charge for charge, _ in drawn} & numbers.keys()]
+    events = [(session.experiment.mechanism.event(session.plan, number), 1) for number in played]
+    cost = epsilon_of(spent(events), assert_ledger.account.delta)
     return Verdict(
         kills=kills,
         charged=len(charges),

@@ -12,7 +12,8 @@ import pytest
 from fedrec import rounds
 from fedrec.cli import main
 from fedrec.errors import FedrecError
-from fedrec.rounds import Round, Session, Standing
+from fedrec.session import Session, Standing
+from fedrec.told import Round
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent
