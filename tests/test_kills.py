@@ -121,7 +121,7 @@ def test_the_judge_counts_what_is_charged_too_much(scene: tuple[Session, Witness
 
 @pytest.mark.parametrize("privacy", ["user", "user_local", "gateway"])
 def test_noise_that_comes_back_after_a_kill_is_caught(privacy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """I3, its fault planted wherever noise is drawn: it follows from seed and round, so that a resumed round repeats it."""
+    """I3, its fault planted wherever noise is drawn: it follows from seed and round, so a resumed round repeats it."""
     for module in (clipped, gateway):
         monkeypatch.setattr(module, "source", lambda randomness, key: SeededRandom(*key), raising=False)
     number = list(points(UserLevel())).index("checkpoint not yet written")
