@@ -49,6 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command; mistakes are `FedrecError`s."""
     options = parser().parse_args(arguments)
     home = Home.at(options.home)
+    processes.check_owner(home.path)
     called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down, "serve": _serve}
     {**called, "status": _status, "health": _health}[options.command](home, options)
 

@@ -1,5 +1,6 @@
 """`fedrec client status`: in words, whether this device trains, and why not."""
 
+import socket
 import time
 from datetime import datetime
 from typing import Any
@@ -13,10 +14,12 @@ from fedrec import processes
 from fedrec.exposition import Figure, text
 from fedrec.keys import device_id
 
+CONNECT_SECONDS = 3.0
+
 
 def status(home: Home, system: System | None = None) -> dict[str, Any]:
     """Return what `fedrec client status --json` prints; no item is named in it."""
-    enrolment, store = home.enrolment(), home.store()
+    enrolment, store, running = home.enrolment(), home.store(), processes.running(home.path)
     try:
         found = findings(Policy.of(home), system or System(), datetime.now())
         against = [said for allowed, said in found if not allowed]
@@ -26,7 +29,8 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
             "device": device_id(home.public_key.read_bytes()),
             "home": str(home.path),
             "server": enrolment.server,
-            "up": bool(processes.running(home.path)),
+            "up": bool(running),
+            "trouble": trouble(enrolment.server, running),
             "may_train": not against,
             "conditions": [{"allowed": allowed, "said": said} for allowed, said in found],
             "why": ", ".join(against) or None,
@@ -40,13 +44,25 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
         store.close()
 
 
+def trouble(server: str, running: dict[str, Any]) -> str | None:
+    """Return what keeps a device that is up from its server: what ended it last, or that nobody listens there."""
+    if not running or running.get("trouble"):
+        return running.get("trouble")
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"the server {server} does not answer ({error.strerror or 'no answer'}); it is tried again and again"
+    return None
+
+
 def in_words(values: dict[str, Any]) -> list[str]:
     """Return the status as lines for a person."""
     if not values["up"]:
         state = f"not training: not up (fedrec client up --home {values['home']})"
         state += f"; and {values['why']}" if values["why"] else ""
-    elif values["why"]:
-        state = f"not training: {values['why']}"
+    elif against := [text for text in (values["trouble"], values["why"]) if text]:
+        state = f"not training: {'; and '.join(against)}"
     else:
         state = "ready: trains when the server asks"
     lines = [state, *(f"  {'yes' if c['allowed'] else 'no '}  {c['said']}" for c in values["conditions"])]

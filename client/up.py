@@ -22,7 +22,7 @@ NOT_LET_IN = "305"  # Flower's code where a server does not admit a key, or take
 EXIT_CODE = re.compile(r"Exit Code: (\d+)")
 LOG_TAIL = 4000  # characters
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
-LOOK_SECONDS, EXPIRE_SECONDS = 1.0, 3600.0
+LOOK_SECONDS, EXPIRE_SECONDS, SETTLED_SECONDS = 1.0, 3600.0, 15.0
 
 
 def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: int | None = None) -> None:
@@ -34,27 +34,31 @@ def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: i
         try:
             say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; Flower's log: {home.path / 'flower.log'}")
             with exposed(metrics, lambda: page(home)):
-                supervise(home, say)
+                supervise(home, say, lambda trouble: processes.say_up(home.path, only_when=only_when, trouble=trouble))
         finally:
             processes.say_down(home.path)
     say("Stopped.")
 
 
-def supervise(home: Home, say: Callable[[str], None]) -> None:
-    """Start the SuperNode again and again, waiting longer each time that it did not last."""
+def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None], None]) -> None:
+    """Start the SuperNode again and again, waiting longer each time that it did not last.
+
+    `tell` gets what is wrong, for `fedrec client status`, and None once a SuperNode has lasted for a while.
+    """
     wait = FIRST_WAIT_SECONDS
     while True:
         started, log = time.monotonic(), home.path / "flower.log"
         variables = environment(home, processes.environment(home.path / "flower"))
         process = processes.start(command(home), variables, log)
         try:
-            watch(home, process, say)
+            watch(home, process, say, tell)
         finally:
             processes.stop(process)
         lasted = time.monotonic() - started
         wait = FIRST_WAIT_SECONDS if lasted > LONGEST_WAIT_SECONDS else min(2 * wait, LONGEST_WAIT_SECONDS)
         pause = wait * random.uniform(0.8, 1.2)
-        say(f"{why_ended(log, process.returncode)}; again in {pause:.0f} s")
+        tell(why := why_ended(log, process.returncode))
+        say(f"{why}; again in {pause:.0f} s")
         time.sleep(pause)
 
 
@@ -66,15 +70,20 @@ def why_ended(log: Path, status: int) -> str:
     return f"the SuperNode ended with status {status}, Flower's code {codes[-1] if codes else 'none'}: see {log}"
 
 
-def watch(home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> None:
+def watch(
+    home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], None], tell: Callable[[str | None], None]
+) -> None:
     """Say what the device does until the SuperNode ends."""
     store = home.store()
     try:
-        last, expires = noted(store), 0.0
+        last, expires, settled = noted(store), 0.0, time.monotonic() + SETTLED_SECONDS
         while process.poll() is None:
             if time.monotonic() >= expires:
                 expires = time.monotonic() + EXPIRE_SECONDS
                 say_expired(home, store, say)
+            if time.monotonic() >= settled:
+                settled = float("inf")
+                tell(None)
             now = noted(store)
             if now and now != last:
                 say(now[0])

@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -42,6 +43,17 @@ def environment(flower_home: Path) -> dict[str, str]:
         "PATH": programs,
         "PYTHONPATH": os.pathsep.join(paths),
     }
+
+
+def check_owner(folder: Path) -> None:
+    """Refuse to work in another user's folder: its own service could not read what is written there."""
+    if not folder.exists() or (owner := folder.stat().st_uid) == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"'#{owner}'"
+    raise FedrecError(f"{folder} belongs to user {name}: run this as that user (sudo -u {name} fedrec ...)")
 
 
 def program(name: str) -> str:

@@ -39,6 +39,7 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command; mistakes are `FedrecError`s."""
     options = parser().parse_args(arguments)
     home = ServerHome.at(options.home)
+    processes.check_owner(home.path)
     {"up": _up, "down": _down, "admit": _admit, "start": _start, "status": _status}[options.command](home, options)
 
 

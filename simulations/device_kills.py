@@ -2,7 +2,7 @@
 
 The client app of a device, its SuperNode and the server's SuperLink get `kill -9` at random moments while a device
 works on a message; one kill a run. Every run is then finished, by itself or by `fedrec server up` and `fedrec server
-start --resume`; one that lost a round to a kill ends a round early, for lost rounds stay charged. Printed as JSON: kills
+start --resume`; one that lost a round to a kill ends a round early: lost rounds stay charged. Printed as JSON: kills
 that hit, runs completed, and from the ledgers of the server and of every device: updates counted twice, devices charged
 twice for a round, rounds charged to nobody. About a minute a kill.
 """

@@ -14,6 +14,7 @@ from client.status import in_words, status
 from client.system import System
 from fedrec import processes
 from fedrec.errors import FedrecError
+from fedrec.exposition import exposed
 from tests.devices import WILLING
 
 NOON = datetime(2026, 1, 1, 12, 30)
@@ -129,6 +130,21 @@ def test_what_the_running_client_was_told_goes_over_the_file(tmp_path: Path) -> 
         processes.say_up(home.path, only_when="idle")
         assert Policy.of(home) == Policy(idle=True, charging=False, unmetered=False)
     assert Policy.of(home) == Policy(idle=False)
+
+
+def test_a_device_that_has_lost_its_server_says_so(tmp_path: Path) -> None:
+    home, port = Home(tmp_path / "d"), processes.free_port()
+    run(["enroll", "--home", str(home.path), "--server", f"127.0.0.1:{port}"])
+    home.policy.write_text(WILLING)
+    with processes.only_one(home.path, "this device"):
+        processes.say_up(home.path, only_when="always", trouble=None)
+        said = in_words(status(home))[0]
+        assert said.startswith(f"not training: the server 127.0.0.1:{port} does not answer")
+        with exposed(port, lambda: ""):
+            assert in_words(status(home))[0] == "ready: trains when the server asks"
+            processes.say_up(home.path, only_when="hours=0-24", trouble="the server did not admit this key")
+            assert in_words(status(home))[0] == "not training: the server did not admit this key"
+    assert "not up" in in_words(status(home))[0]
 
 
 def test_a_device_from_key_to_forgetting_by_its_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

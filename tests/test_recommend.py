@@ -1,6 +1,9 @@
 """Titles as people write them, the command, and the closed form against a slow oracle."""
 
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.light.personal import Personal
 from fedrec.light.solve import LogitStep, SolveWeights, solve_user
+from fedrec.recommend.commands import newest
 from fedrec.recommend.finished import FinishedRun
 from fedrec.recommend.taste import recommend
 from fedrec.recommend.titles import Titles
@@ -156,6 +160,22 @@ def test_the_command_prints_titles_reasons_and_json(tmp_path: Path, capsys: pyte
     main(["recommend", "--likes", titles[3], "--json", folder])
     found = json.loads(capsys.readouterr().out)
     assert [item["title"] for item in found["history"]] == [titles[3]] and len(found["recommendations"]) == 10
+
+
+def test_without_a_folder_the_newest_run_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FedrecError, match="holds no finished run"):
+        newest()
+    made = finished("popularity", tmp_path / "made").folder.path
+    for age, name in ((10, "old"), (0, "new"), (20, "older")):
+        shutil.copytree(made, Path("runs") / name)
+        changed = time.time() - age
+        os.utime(Path("runs") / name / "model.safetensors", (changed, changed))
+    capsys.readouterr()
+    main(["recommend", "--user", "0", "-k", "2"])
+    assert capsys.readouterr().out.startswith(f"By the newest run, {Path('runs') / 'new'}.\nFrom ")
 
 
 MISTAKES = {

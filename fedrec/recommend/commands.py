@@ -20,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
         prog="fedrec recommend",
         description="Recommend from the model of a run folder. Nothing that is asked leaves this machine.",
     )
-    root.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    root.add_argument(
+        "run", metavar="RUN", nargs="?", help="the folder of a finished run (default: the newest in runs/)"
+    )
     person = root.add_mutually_exclusive_group(required=True)
     person.add_argument("--user", metavar="ID", help="a user of the run's data set, e.g. 42")
     person.add_argument("--likes", metavar="TITLES", help="for somebody new: 'Toy Story, Heat' (or with semicolons)")
@@ -34,13 +36,22 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     if options.k < 1:
         raise FedrecError(f"-k {options.k}: at least 1 expected")
-    finished = FinishedRun.open(Path(options.run))
+    finished = FinishedRun.open(newest() if options.run is None else Path(options.run))
     taste = person(finished, options.user, options.likes)
     lines = described(recommend(taste, options.k), taste, finished.catalogue)
     if options.json:
         print(json.dumps({"history": history(finished, taste), "recommendations": lines}, indent=2))
     else:
+        print("" if options.run else f"By the newest run, {finished.folder.path}.\n", end="")
         print("\n".join(shown(finished, taste, lines)))
+
+
+def newest(output: Path = Path("runs")) -> Path:
+    """Return the folder of the run that was finished last; none is an error."""
+    models = sorted(output.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise FedrecError(f"{output.absolute()} holds no finished run: name one, or run fedrec simulate first")
+    return models[-1].parent
 
 
 def person(finished: FinishedRun, user: str | None, likes: str | None) -> Taste:
