@@ -63,9 +63,10 @@ def own_noise(mechanism: Mechanism) -> str | None:
 class CohortEngine:
     """Trains many devices of one model at once; its scratch memory stays with it."""
 
-    def __init__(self, model: TrainableRecommender, settings: LocalSettings) -> None:
+    def __init__(self, model: TrainableRecommender, settings: LocalSettings, outside: Outside | None = None) -> None:
+        """Draw negatives by `outside`, where it is given, instead of outside of the train items: to study samplers."""
         self._twin, self._settings, self._items = Twin(model), settings, model.items
-        self._outside, self._numbering = Outside(model.items), Numbering()
+        self._outside, self._numbering = outside or Outside(model.items), Numbering()
         self._negatives = settings.negatives if model.negatives_useful else 0
         self._private = {name: shape for name, shape in self._twin.shapes.items() if name not in model.shared}
         self._std = model.private_std
