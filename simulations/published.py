@@ -80,7 +80,7 @@ class Setting:
         """Return scores [users, V] by each device's own copy of the item table: what it got and what it changed."""
         own, bias = made.private["score.weight"][:, 0], made.private["score_bias.weight"][:, 0]
         found = np.zeros((users, self.devices.items), np.float32)
-        found[made.users] = own @ table["item.weight"].T * self.model.stretch + bias
+        found[made.users] = np.float32(self.model.stretch) * (own @ table["item.weight"].T) + bias
         for tile, first in zip(made.stack.tiles, made.stack.starts, strict=False):
             owner = tile.owner.numpy() + first
             moved = (tile.rows["item.weight"].numpy() * own[owner]).sum(1) * self.model.stretch

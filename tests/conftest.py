@@ -4,7 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from fedrec.models import text
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +35,14 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test a ledger and a data folder of its own."""
     monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("FEDREC_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture(autouse=True)
+def no_language_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let hashed words stand for what a language model says, but in tests that ask for it: it is an extra, and slow."""
+    if "language_model" not in request.keywords:
+        monkeypatch.setattr(text, "encode", said_in_words)
+
+
+def said_in_words(said: list[str], encoder: str) -> NDArray[np.float32]:
+    return text.words(said)

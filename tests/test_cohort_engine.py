@@ -13,6 +13,7 @@ from fedrec.models.base import TrainableRecommender
 from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.models.neumf import NeuMF
+from fedrec.models.pfedrec import PFedRec
 from fedrec.privacy.base import Mechanism
 from fedrec.privacy.gateway import GatewayLevel
 from fedrec.privacy.interaction import InteractionLevel
@@ -44,6 +45,7 @@ MODELS: dict[str, Any] = {
     "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), scale=0.5),
     "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", scale=0.5),
     "neumf mse": lambda: NeuMF(catalogue(ITEMS), dim=2, layers=(), loss="mse", offset=3.5),
+    "pfedrec": lambda: PFedRec(catalogue(ITEMS), dim=4, scale=0.5, item_rate=9.0),
     "content": lambda: ContentRecommender(catalogue(ITEMS)),
 }
 TRAININGS = {

@@ -38,6 +38,7 @@ PUBLIC = catalogue(ITEMS)
 MODELS: dict[str, dict[str, Any]] = {
     "mf": {"_target_": "fedrec.models.mf.MatrixFactorisation", "dim": 8},
     "neumf": {"_target_": "fedrec.models.neumf.NeuMF", "dim": 4, "layers": [8, 4]},
+    "pfedrec": {"_target_": "fedrec.models.pfedrec.PFedRec", "dim": 8, "scale": 0.1},
 }
 TRAINING = {
     "_target_": "fedrec.algorithms.fedavg.FedAvg",

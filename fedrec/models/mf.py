@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import TrainableRecommender, check_sizes
 from fedrec.models.losses import loss_named
+from fedrec.models.text import start_warm
 
 
 class MatrixFactorisation(TrainableRecommender):
@@ -24,7 +25,14 @@ class MatrixFactorisation(TrainableRecommender):
     stackable = True
 
     def __init__(
-        self, catalogue: Catalogue, *, dim: int = 32, loss: str = "bce", offset: float = 0.0, scale: float = 0.1
+        self,
+        catalogue: Catalogue,
+        *,
+        dim: int = 32,
+        loss: str = "bce",
+        offset: float = 0.0,
+        scale: float = 0.1,
+        warm_start: str | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, scale=scale)
@@ -36,6 +44,7 @@ class MatrixFactorisation(TrainableRecommender):
         self.criterion = loss_named(loss)
         nn.init.normal_(self.item.weight, std=scale)
         nn.init.zeros_(self.item_bias.weight)
+        start_warm(self.item, catalogue, scale, warm_start)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

@@ -15,9 +15,8 @@ from torch.nn import functional
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.models.base import check_sizes
-from fedrec.models.sequence import SequentialRecommender, Windows
-
-NEVER = -1e9  # a logit of what must not be chosen: infinity would make 0 * infinity of its slope
+from fedrec.models.sequence import NEVER, SequentialRecommender, Windows, filled, next_item_losses
+from fedrec.models.text import start_warm
 
 
 class Block(nn.Module):
@@ -54,7 +53,14 @@ class SASRec(SequentialRecommender):
     by_item = frozenset({"item.weight", "item_bias.weight"})
 
     def __init__(
-        self, catalogue: Catalogue, *, dim: int = 64, window: int = 128, blocks: int = 2, heads: int = 1
+        self,
+        catalogue: Catalogue,
+        *,
+        dim: int = 64,
+        window: int = 128,
+        blocks: int = 2,
+        heads: int = 1,
+        warm_start: str | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, window=window, blocks=blocks, heads=heads)
@@ -68,6 +74,7 @@ class SASRec(SequentialRecommender):
         for table in (self.item, self.position):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.item_bias.weight)
+        start_warm(self.item, catalogue, 0.02, warm_start)
         self.shared = frozenset(name for name, _ in self.named_parameters())
 
     def states(self, vectors: Tensor) -> Tensor:
@@ -78,21 +85,10 @@ class SASRec(SequentialRecommender):
         return self.after(x)
 
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
-        """Return each device's summed cross-entropy: the next item against the device's negatives.
-
-        A negative is one of k uniform draws that stand for all V items: each counts V / k times. Where one is the very
-        item that comes next, it counts for nothing there.
-        """
-        n = windows.items.shape[-1] - 1
+        """Return each device's summed cross-entropy of the next item."""
         vectors, biases = rows["item.weight"], rows["item_bias.weight"].squeeze(-1)
-        states, target = self.states(vectors[..., :n, :]), windows.items[..., 1:]
-        right = (states * vectors[..., 1 : n + 1, :]).sum(-1) + biases[..., 1 : n + 1]  # [..., n]
-        wrong = states @ vectors[..., n + 1 :, :].mT + biases[..., None, n + 1 :]  # [..., n, k]
-        wrong = wrong.masked_fill(windows.negatives.unsqueeze(-2) == target.unsqueeze(-1), NEVER)
-        others = wrong.logsumexp(-1) + math.log(self.items / windows.negatives.shape[-1])
-        losses = torch.logaddexp(right, others) - right
-        there = torch.arange(n, device=losses.device) < windows.real.unsqueeze(-1)
-        return torch.where(there, losses, 0.0).sum(-1)
+        states = self.states(vectors[..., : windows.items.shape[-1] - 1, :])
+        return next_item_losses(states, vectors, biases, windows, self.items)
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a logit for every item [V] to come after the history [n]."""
@@ -103,8 +99,6 @@ class SASRec(SequentialRecommender):
 
     def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
         """Return the scores [C, V] of C devices; shorter histories are filled up behind, where nothing looks."""
-        last = [history[-self.window :] for history in histories]
-        lines = nn.utils.rnn.pad_sequence([*last, last[0].new_zeros(1)], batch_first=True)[:-1]
-        lengths = torch.tensor([len(history) for history in last], device=lines.device)
-        states = self.states(self.item(lines))[torch.arange(len(last)), (lengths - 1).clamp(min=0)]
+        lines, lengths = filled(histories, self.window)
+        states = self.states(self.item(lines))[torch.arange(len(lines)), (lengths - 1).clamp(min=0)]
         return self.item_bias.weight[:, 0] + (states * (lengths > 0).unsqueeze(1)) @ self.item.weight.T

@@ -3,14 +3,17 @@
 Shapes: C devices, n positions of a window, k negatives of each device, V items.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedrec.models.base import Recommender
+
+NEVER = -1e9  # a logit of what must not be chosen: infinity would make 0 * infinity of its slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,26 @@ class SequentialRecommender(Recommender):
 
         `rows` holds, for every array of `by_item`, its rows of `windows.touched()` [C, n + 1 + k, ...].
         """
+
+
+def next_item_losses(states: Tensor, vectors: Tensor, biases: Tensor, windows: Windows, items: int) -> Tensor:
+    """Return each device's cross-entropy of the next item against its negatives, summed over its positions [C].
+
+    The logit of an item is states [C, n, d] . vectors [C, n + 1 + k, d] + biases [C, n + 1 + k]. A negative is one of k
+    uniform draws that stand for all V `items`: each counts V / k times. Where one is the very item that comes next, it
+    counts for nothing there.
+    """
+    n, target = states.shape[-2], windows.items[..., 1:]
+    right = (states * vectors[..., 1 : n + 1, :]).sum(-1) + biases[..., 1 : n + 1]  # [..., n]
+    wrong = states @ vectors[..., n + 1 :, :].mT + biases[..., None, n + 1 :]  # [..., n, k]
+    wrong = wrong.masked_fill(windows.negatives.unsqueeze(-2) == target.unsqueeze(-1), NEVER)
+    others = wrong.logsumexp(-1) + math.log(items / windows.negatives.shape[-1])
+    there = torch.arange(n, device=states.device) < windows.real.unsqueeze(-1)
+    return torch.where(there, torch.logaddexp(right, others) - right, 0.0).sum(-1)
+
+
+def filled(histories: Sequence[Tensor], window: int) -> tuple[Tensor, Tensor]:
+    """Return the last `window` items of each history, filled up behind [C, n], and how many of them are real [C]."""
+    last = [history[-window:] for history in histories]
+    lines = torch.nn.utils.rnn.pad_sequence([*last, last[0].new_zeros(1)], batch_first=True)[:-1]
+    return lines, torch.tensor([len(history) for history in last], device=lines.device)

@@ -15,8 +15,9 @@ from fedrec.privacy.none import NoPrivacy
 from tests.tiny import FREE, catalogue
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-TRAINED = ("content", "mf", "neumf")
+TRAINED = ("content", "mf", "neumf", "pfedrec")
 PRIVATE = {"mf": {"user.weight"}, "neumf": {"user_gmf.weight", "user_mlp.weight"}, "content": {"user.weight"}}
+PRIVATE["pfedrec"] = {"score.weight", "score_bias.weight"}
 ITEMS = 12
 
 
