@@ -42,7 +42,8 @@ class Directory:
 
     def requests(self, kind: str, devices: NDArray[np.int64], arrays: Arrays, **more: Any) -> dict[int, Message]:
         """Return one request for each node that hosts some of the devices."""
-        found = {node: among(rows, devices) for node, rows in self.hosted.items()}
+        ascending = np.unique(devices)
+        found = {node: among(rows, ascending) for node, rows in self.hosted.items()}
         return {
             node: Message({**self.header, "kind": kind, "devices": rows.tolist(), **more}, arrays)
             for node, rows in found.items()

@@ -26,9 +26,14 @@ def hosted_by(reply: Message, node: int) -> Hosted:
 
 
 def among(hosted: Hosted, devices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those of the devices, ascending, that are hosted: for a range, without going through it."""
+    """Return those of the devices (ascending), ascending, that are hosted: for a range, without going through it.
+
+    Rows are looked up in the devices, not merged with them: with a node a device, that would take their number squared.
+    """
     if isinstance(hosted, np.ndarray):
-        return np.intersect1d(hosted, devices)
+        rows = np.unique(hosted)
+        place = np.minimum(np.searchsorted(devices, rows), len(devices) - 1)
+        return rows[devices[place] == rows] if len(devices) else rows[:0]
     inside = (devices >= hosted.start) & (devices < hosted.stop) & ((devices - hosted.start) % hosted.step == 0)
     return np.unique(devices[inside])
 
