@@ -99,7 +99,7 @@ def together(setting: Setting, leaky: bool) -> Callable[[int], Floats]:
         for name, array in made.private.items():
             private[name][made.users] = array
         change = made.stack.total(np.ones(made.stack.count)).arrays["item.weight"]
-        table["item.weight"] = table["item.weight"] + change / np.float32(len(users))
+        table["item.weight"] = (table["item.weight"] + change / len(users)).astype(np.float32)
         return found
 
     return play
