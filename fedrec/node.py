@@ -71,6 +71,7 @@ class Node:
         reply = kinds[request.header["kind"]](request, experiment, dataset)
         for store in self._stores.values():
             store.flush()  # before the answer leaves: the server's checkpoint will stand on these arrays
+        dataset.devices.let_go()
         return Message({**echo, **reply.header}, reply.arrays)
 
     def _loaded(self, request: Message) -> tuple[Experiment, Dataset]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.mapped import let_go
 from fedrec.update import Arrays
 
 EMPTY = 0  # what a fresh file holds; rounds count from 1
@@ -110,3 +111,4 @@ class MappedStore:
             return
         self._values.flush()
         self._rounds.flush()
+        let_go(self._values, self._rounds)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedrec.config import load
+from fedrec.data import devices
 from fedrec.data.datasets.synthetic_large import SyntheticLarge, ranks_of
 from fedrec.data.devices import DeviceTable
 from fedrec.data.hand_out import hand_out
@@ -101,3 +102,10 @@ def test_a_run_on_them_evaluates_the_sample_asked_for(tmp_path: Path) -> None:
     settings, folder = new_run(load(overrides))
     values = Job(settings, folder, lambda: LocalNodes(2), Progress()).simulate()
     assert values["dataset"]["users"] == 3000 and values["rounds"] == 2 and 0 < values["test"]["full"]["hr@10"] < 1
+
+
+def test_items_are_counted_as_going_through_every_history_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = drawn(tmp_path / "data")
+    known = np.bincount(table.refitted().train_rows()[1], minlength=800)
+    monkeypatch.setattr(devices, "BLOCK", 1000)
+    np.testing.assert_array_equal(table.known_counts(), known)

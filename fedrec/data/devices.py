@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fedrec.data.mapped import let_go
 
 LEAVE_LAST_OUT = "leave-last-out"
+BLOCK = 1 << 13  # users whose rows are gone through at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,22 @@ class DeviceTable:
 
     def let_go(self) -> None:
         """Give back what of mapped files was read so far."""
-        let_go(self.item, self.value)
+        let_go(self.item, self.value, self.start, self.validation_from, self.test_from)
 
     def refitted(self) -> "DeviceTable":
         """Return the same devices with validation joined to the history: for models refitted before the test."""
         return replace(self, validation_from=self.test_from)
+
+    def known_counts(self) -> NDArray[np.int64]:
+        """Return how often each item stands before the tests [V], a part of the population at a time."""
+        counts = np.zeros(self.items, np.int64)
+        for first in range(0, len(self), BLOCK):
+            users = slice(first, first + BLOCK)
+            start, end, test = self.start[:-1][users], self.start[1:][users], self.test_from[users]
+            held = np.arange(start[0], end[-1]) >= np.repeat(test, end - start)
+            counts += np.bincount(self.item[start[0] : end[-1]][~held], minlength=self.items)
+            self.let_go()
+        return counts
 
     def train_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """Return (user, item, value) of every history row: pooled data, for centralised baselines only."""

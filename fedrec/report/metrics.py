@@ -22,7 +22,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
     """Return the content of metrics.json; figures are exact, the guarantee covers the released model alone."""
     session, experiment = main.session, main.session.experiment
     dataset, options = session.dataset, experiment.evaluation
-    counts = np.bincount(dataset.devices.refitted().train_rows()[1], minlength=len(dataset.catalogue))
+    counts = dataset.devices.known_counts()
     lines = session.folder.exact_rounds()
     train_seconds = sum(line["seconds"] for line in lines)
     drawn = session.plan.expected_cohort * len(lines)  # who really was drawn stays in exact/
