@@ -51,6 +51,7 @@ def evaluate_devices(
         scores = found.cpu().numpy()
         if model.ratings and part == "test":
             errors.append(squared_errors(scores, book.devices, some))
+        book.devices.let_go()
         return scores
 
     rows = evaluate_users(score, users, part, book, type(model).__name__)

@@ -104,7 +104,9 @@ def test_a_run_on_them_evaluates_the_sample_asked_for(tmp_path: Path) -> None:
     assert values["dataset"]["users"] == 3000 and values["rounds"] == 2 and 0 < values["test"]["full"]["hr@10"] < 1
 
 
-def test_items_are_counted_as_going_through_every_history_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_items_are_counted_as_going_through_every_history_would(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     table = drawn(tmp_path / "data")
     known = np.bincount(table.refitted().train_rows()[1], minlength=800)
     monkeypatch.setattr(devices, "BLOCK", 1000)

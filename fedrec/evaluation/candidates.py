@@ -1,7 +1,7 @@
 """Sampled candidates: drawn once per device from a fixed seed, apart for validation and test."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from fedrec.evaluation.options import Evaluation
 
 Items = NDArray[np.int32]
 Part = Literal["validation", "test"]
+BLOCK = 64  # devices whose mapped pages may be held at a time
 
 
 def draw(device: DeviceData, items: int, options: Evaluation) -> tuple[Items, Items]:
@@ -61,5 +62,11 @@ def digest(candidates: Iterable[NDArray[np.integer]]) -> str:
 
 def candidates_digest(devices: DeviceTable, options: Evaluation) -> str:
     """Return the digest of the test candidates of the devices that are evaluated."""
-    chosen = (devices[int(user)] for user in options.chosen(len(devices)))
-    return digest(draw(device, devices.items, options)[0] for device in chosen)
+
+    def drawn() -> Iterator[Items]:
+        for place, user in enumerate(options.chosen(len(devices)).tolist()):
+            if place % BLOCK == 0:
+                devices.let_go()
+            yield draw(devices[user], devices.items, options)[0]
+
+    return digest(drawn())

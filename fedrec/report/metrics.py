@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fedrec.evaluation.candidates import candidates_digest
 from fedrec.evaluation.intervals import paired_interval
 from fedrec.evaluation.result import SAMPLED_CAUTION, result
