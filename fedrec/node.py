@@ -36,6 +36,7 @@ def loaded(document: str) -> tuple[Experiment, Dataset]:
 
 
 _datasets: dict[str, Dataset] = {}
+_groups: dict[str, Groups | None] = {}  # of the last experiment; the nodes of a process share its scratch memory
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -60,7 +61,6 @@ class Node:
         self.index, self.parts, self.exact = index, parts, exact
         self._models: dict[str, Recommender] = {}
         self._stores: dict[tuple[str, str], MappedStore] = {}
-        self._groups: dict[str, Groups | None] = {}
         self._books: dict[str, CandidateBook] = {}
 
     def answer(self, request: Message) -> Message:
@@ -138,9 +138,12 @@ class Node:
 
     def _grouped(self, experiment: Experiment, model: Recommender) -> Groups | None:
         # Only for simulated devices: of a real one, a single update leaves.
-        if experiment.hash not in self._groups:
-            self._groups = {experiment.hash: groups_for(experiment, model) if self.exact else None}
-        return self._groups[experiment.hash]
+        if not self.exact:
+            return None
+        if experiment.hash not in _groups:
+            _groups.clear()
+            _groups[experiment.hash] = groups_for(experiment, model)
+        return _groups[experiment.hash]
 
     def _store(self, request: Message, experiment: Experiment, dataset: Dataset) -> PrivateStore:
         # A name of its own for each session: a folder that was overwritten meanwhile must not be taken for the old one.

@@ -41,7 +41,7 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     from server.nodes import FlowerNodes
     from simulations.grid import InProcessGrid
 
-    imported, marks, rounds = resident("VmRSS"), [(time.perf_counter(), time.process_time())], list[Round]()
+    marks, rounds = [(time.perf_counter(), time.process_time())], list[Round]()
 
     class Timed(Progress):
         def round(self, report: Round) -> None:
@@ -58,6 +58,8 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     overrides += [f"privacy={options.privacy}", f"rounds={options.rounds + 1}", f"evaluation.users={options.evaluate}"]
     overrides += ["evaluation.every=1000000", "evaluation.baselines=[]", f"output={folder}", "name=run"]
     settings, run = new_run(load([*overrides, *options.overrides]))
+    _ = settings.experiment  # imports the classes that the settings name
+    imported = resident("VmRSS")
     start = time.perf_counter()
     values = Job(settings, run, lambda: FlowerNodes(InProcessGrid(app, 2)), Timed()).simulate()
     whole = [round_.seconds * options.cohort / max(round_.cohort, 1) for round_ in rounds[1:]]

@@ -33,6 +33,7 @@ from fedrec.update import Arrays
 
 FLOATS = 1 << 19  # of one activation in a step: what a core keeps in its cache
 MOST_DEVICES = 512
+SLOTS = 1 << 22  # pairs of a device and an item that a tile may have: looking them up takes 32 MiB
 NOISE_STREAM = 8  # keeps the engine's noise apart from the draws of batches
 
 
@@ -123,7 +124,8 @@ class CohortEngine:
             longest = min(int(sizes[start]), self._settings.batch_size)
             if public:
                 longest = math.ceil(1.2 * public.sample_rate * int(sizes[start]))
-            count = min(max(FLOATS // (max(longest, 1) * places), 1), MOST_DEVICES)
+            count = min(FLOATS // (max(longest, 1) * places), SLOTS // self._items, MOST_DEVICES)
+            count = max(count, 1)
             yield slice(start, start + count)
             start += count
 
