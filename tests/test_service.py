@@ -1,6 +1,8 @@
 """The device's recommender over gRPC: answers from the device's own store, for this machine alone."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import stat
@@ -295,6 +297,25 @@ def test_addresses_of_this_machine_pass_and_nonsense_is_named() -> None:
         checked_address("unix:/" + "x" * 120)
 
 
+def network_sockets(pid: int) -> list[str]:
+    """Return the sockets of a process that are not local to the machine's files."""
+    inodes = {
+        line.split()[9]
+        for kind in ("tcp", "tcp6", "udp", "udp6")
+        for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]
+    }
+    opened = list[str]()
+    for path in list(Path(f"/proc/{pid}/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            opened.append(os.readlink(path))
+    return [name for name in opened if name.startswith("socket:[") and name[8:-1] in inodes]
+
+
+def test_a_network_socket_would_be_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)):
+        assert len(network_sockets(os.getpid())) >= 1
+
+
 def test_the_command_serves_until_it_is_told_to_stop_and_survives_kill(tmp_path: Path) -> None:
     home = home_with(tmp_path / "h", "mf")
     address = f"unix:{home.path / 'recommend.sock'}"
@@ -306,6 +327,7 @@ def test_the_command_serves_until_it_is_told_to_stop_and_survives_kill(tmp_path:
                 grpc.channel_ready_future(channel).result(timeout=60)
                 stub = stubs.RecommenderStub(channel)
                 assert len(stub.Recommend(wire.RecommendRequest(k=3)).items) == 3
+                assert not network_sockets(process.pid)
                 stub.LogEvent(wire.Event(item=f"i{10 + number}"))
         finally:
             process.send_signal(number)
