@@ -7,6 +7,7 @@ dimensions, 200 interactions. The data are drawn; sizes decide the cost.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -120,20 +121,37 @@ def client(engine: str, repeats: int) -> dict[str, float]:
     return {**seconds, "flwr_and_numpy_mib": runs[0][4], "imported_mib": runs[0][5], "training_peak_mib": runs[0][6]}
 
 
-def timed(call: Callable[[], Any], times: int, before: Callable[[], Any] | None = None) -> dict[str, float]:
-    """Return the median and the 99th percentile of a call, in milliseconds, after 20 calls that don't count.
+def processor_ms(process: int) -> float:
+    """Return how long the threads of a process have had a processor, in milliseconds."""
+    found = 0
+    for path in list(Path(f"/proc/{process}/task").iterdir()):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += int((path / "schedstat").read_text().split()[0])
+    return found / 1e6
 
-    `before` is called before each of them, and its time is none of theirs.
+
+def timed(
+    process: int, call: Callable[[], Any], times: int, before: Callable[[], Any] | None = None
+) -> dict[str, float]:
+    """Return percentiles of a call in milliseconds, and of what it took of the service's processor time.
+
+    The second hardly depends on what else the machine does. 20 calls don't count; the time of `before`, which is
+    called before each, is not a call's.
     """
-    taken = list[float]()
+    taken, worked = list[float](), list[float]()
     for number in range(-20, times):
         if before is not None:
             before()
-        start = time.perf_counter()
+        had, begun = processor_ms(process), time.perf_counter()
         call()
         if number >= 0:
-            taken.append(1000 * (time.perf_counter() - start))
-    return {"p50_ms": float(np.percentile(taken, 50)), "p99_ms": float(np.percentile(taken, 99)), "calls": times}
+            taken.append(1000 * (time.perf_counter() - begun))
+            worked.append(processor_ms(process) - had)
+    return {
+        **{f"p{p}_ms": float(np.percentile(taken, p)) for p in (50, 99)},
+        **{f"processor_p{p}_ms": float(np.percentile(worked, p)) for p in (50, 99)},
+        "calls": times,
+    }
 
 
 def service(times: int) -> dict[str, Any]:
@@ -159,11 +177,11 @@ def service(times: int) -> dict[str, Any]:
 
                 few = max(1, times // 4)
                 found = {
-                    "recommend": timed(lambda: stub.Recommend(plain), times),
-                    "recommend_with_reasons": timed(lambda: stub.Recommend(told), times),
-                    "log_event": timed(event, few),
-                    "recommend_right_after_an_event": timed(lambda: stub.Recommend(plain), few, event),
-                    "with_reasons_right_after_an_event": timed(lambda: stub.Recommend(told), few, event),
+                    "recommend": timed(process.pid, lambda: stub.Recommend(plain), times),
+                    "recommend_with_reasons": timed(process.pid, lambda: stub.Recommend(told), times),
+                    "log_event": timed(process.pid, event, few),
+                    "recommend_right_after_an_event": timed(process.pid, lambda: stub.Recommend(plain), few, event),
+                    "with_reasons_right_after_an_event": timed(process.pid, lambda: stub.Recommend(told), few, event),
                 }
                 lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
                 peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
@@ -181,7 +199,8 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.insert(0, str(app_folder()))
     clients = {engine: client(engine, options.repeats) for engine in ENGINES}
-    print(json.dumps({"clients": clients, "service": service(options.calls)}, indent=2))
+    found = {"clients": clients, "service": service(options.calls), "load_average": os.getloadavg()[0]}
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
