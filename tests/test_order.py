@@ -17,7 +17,7 @@ from fedrec.algorithms.smooth import Prior, regression
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.expected import Expectation, sizes
-from fedrec.models.order import OrderStatistics
+from fedrec.models.order import OrderStatistics, Window
 from fedrec.privacy.base import Aggregate, Plan
 from fedrec.privacy.user import UserLevel
 from fedrec.privacy.user_adaptive import UserAdaptive
@@ -173,7 +173,7 @@ def test_scores_are_those_of_the_formula() -> None:
     rng = np.random.default_rng(5)
     histories = [rng.integers(0, ITEMS, 12) for _ in range(30)]
     state = fitted(OrderSums(head=7).knowing(PUBLIC), histories, noise=0.3)
-    model = OrderStatistics(PUBLIC, head=7, recent=2, longer=4)
+    model = OrderStatistics(PUBLIC, head=7, near=Window(2, 0.7, 0.45), far=Window(4, 0.95, 0.9, 0.5))
     model.load({name: array for name, array in state.items() if name in model.shared})
     history = torch.tensor([3, 8, 1, 9, 4])
     rows = np.stack([model._transitions(np.array([item]))[0] for item in (4, 9, 1, 8)]).astype(float)
@@ -190,7 +190,7 @@ def test_only_order_tells_what_comes_next(order: bool, first: bool) -> None:
     """Everybody goes round the items in one direction: the next item and the one before are used together alike."""
     histories = [np.arange(start, start + 6) % ITEMS for start in range(ITEMS)] * 5
     state = fitted(replace(ready(window=2), order=order), histories, noise=0.05)
-    model = OrderStatistics(PUBLIC, head=ITEMS, recent=1, longer=1)
+    model = OrderStatistics(PUBLIC, head=ITEMS, near=Window(1, 0.7, 0.45), far=Window(1, 0.95, 0.9, 0.5))
     model.load({name: array for name, array in state.items() if name in model.shared})
     scores = [model.scores(torch.tensor([item])).numpy() for item in range(ITEMS)]
     gaps = [line[(item + 1) % ITEMS] - line[item - 1] for item, line in enumerate(scores)]

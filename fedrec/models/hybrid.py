@@ -11,6 +11,8 @@ from fedrec.models.base import check_sizes
 from fedrec.models.ease import Ease
 from fedrec.models.features import feature_vectors
 
+CENTRES = 60  # bumps over the range of a numeric feature
+
 
 class Hybrid(Ease):
     """Adds three scores, each with mean 0 and deviation 1 over the catalogue, on the device.
@@ -28,12 +30,11 @@ class Hybrid(Ease):
         popularity: float = 0.2,
         recent: int = 10,
         decay: float = 0.9,
-        centres: int = 60,
     ) -> None:
         super().__init__(catalogue, head=head)
-        check_sizes(recent=recent, decay=decay, centres=centres)
+        check_sizes(recent=recent, decay=decay)
         self.content, self.popularity, self.recent, self.decay = content, popularity, recent, decay
-        self.register_buffer("features", torch.from_numpy(feature_vectors(catalogue, centres)), persistent=False)
+        self.register_buffer("features", torch.from_numpy(feature_vectors(catalogue, CENTRES)), persistent=False)
 
     def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
         """Return the scores [C, V] of C devices."""

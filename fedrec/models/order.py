@@ -2,8 +2,8 @@
 
 The score of item j after a history s_1 .. s_n is
 
-    log sum_k decay^k P[s_(n-k), j] - popularity * log counts[j]            over the last `recent` items
-    + longer_weight * (the same over the last `longer` items with its own decay and exponent)
+    log sum_k decay^k P[s_(n-k), j] - popularity * log counts[j]            over the `near` window of last items
+    + weight * (the same over the `far` window with its own decay and exponent)
     + freshness * log(how often j is among the last items of users, over what its counts let expect)
 
 P[i, j] = transitions[i, j] / counts[i]: released estimates where both items are in the head, elsewhere what public
@@ -11,6 +11,7 @@ features and the released counts expect, computed on the device. Nothing about t
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -27,6 +28,19 @@ from fedrec.models.kernels import Block, Rows
 LARGEST_TABLE = 10_000  # catalogues up to this many items keep the rows of P that were asked for
 LEAST_EXPECTED, LEAST = 0.1, 0.05  # of what popularity alone expects: no transition is rarer
 LARGEST_EXCESS = 0.95  # of a pair's weight: how one-sided it can be
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The last `items` of a history: each older one weighs `decay` of the next, counts are raised to `popularity`."""
+
+    items: int
+    decay: float
+    popularity: float
+    weight: float = 1.0
+
+
+NEAR, FAR = Window(10, 0.7, 0.45), Window(40, 0.95, 0.9, 0.5)
 
 
 class OrderStatistics(Recommender):
@@ -54,19 +68,15 @@ class OrderStatistics(Recommender):
         catalogue: Catalogue,
         *,
         head: int = 1500,
-        recent: int = 10,
-        decay: float = 0.7,
-        popularity: float = 0.45,
-        longer: int = 40,
-        longer_decay: float = 0.95,
-        longer_popularity: float = 0.9,
-        longer_weight: float = 0.5,
+        near: Window = NEAR,
+        far: Window = FAR,
         freshness: float = 0.5,
     ) -> None:
         super().__init__()
-        check_sizes(recent=recent, decay=decay, longer=longer, longer_decay=longer_decay)
+        for name, window in (("near", near), ("far", far)):
+            check_sizes(**{f"{name}.items": window.items, f"{name}.decay": window.decay})
         self.items, size = len(catalogue), check_head(head, len(catalogue), 8)
-        self.windows = (recent, decay, popularity, 1.0), (longer, longer_decay, longer_popularity, longer_weight)
+        self.windows = near, far
         self.freshness_weight, self.catalogue = freshness, catalogue
         symmetric, antisymmetric = sizes(catalogue)
         for name, shape in (
@@ -93,11 +103,12 @@ class OrderStatistics(Recommender):
         score = self.freshness_weight * cast(Tensor, self.freshness).cpu().numpy()
         if not len(past):
             return torch.from_numpy((score + level).astype(np.float32)).to(history.device)
-        longest = past[: max(count for count, *_ in self.windows)]
+        longest = past[: max(window.items for window in self.windows)]
         rows = self._transitions(longest)
-        for count, decay, exponent, weight in self.windows:
-            factor = (np.float32(decay) ** np.arange(len(past[:count]))).astype(np.float32)
-            score = score + weight * (np.log(factor @ rows[:count] + np.float32(1e-12)) - exponent * level)
+        for one in self.windows:
+            factor = (np.float32(one.decay) ** np.arange(len(past[: one.items]))).astype(np.float32)
+            nearness = np.log(factor @ rows[: one.items] + np.float32(1e-12))
+            score = score + one.weight * (nearness - one.popularity * level)
         return torch.from_numpy(score.astype(np.float32)).to(history.device)
 
     def _transitions(self, items: Rows) -> Block:
