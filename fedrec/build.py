@@ -87,8 +87,9 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     lists = [kind for kind in kinds if get_origin(kind) in (tuple, Sequence)]
     if lists and not (value is None and NoneType in kinds):
         return checked_list(value, get_args(lists[0])[0], where)
-    if isinstance(value, Mapping) and "_target_" in value:
-        return build(cast(Mapping[str, Any], value), where)
+    nested = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if "_target_" in nested:
+        return build(nested, where)
     if any(kind not in SCALARS for kind in kinds):
         return value
     if type(value) in kinds or (type(value) is int and float in kinds):
