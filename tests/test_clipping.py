@@ -79,6 +79,8 @@ def test_a_node_cannot_claim_more_than_its_devices(rule: ClipRule, size: float, 
     admitted = UserLevel(clip=rule.norm, clipping=rule.way, dense_share=0.3).admit(lying)
     assert admitted.count == count
     assert admitted.norm() <= count * rule.norm * (1 + 1e-5) + 1e-20
+    slightly = Update({name: array * np.float32(1.05) for name, array in admitted.arrays.items()}, count)
+    assert rule.admitted(slightly).norm() <= count * rule.norm * (1 + 1e-5) + 1e-20
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.way)

@@ -79,6 +79,15 @@ def test_noise_is_never_used_twice(tmp_path: Path, name: str) -> None:
     assert likeness(*seeded) > 0.99 * len(seeded[0]) ** 0.5
 
 
+@pytest.mark.parametrize("name", PRIVATE)
+def test_stopped_and_resumed_it_ends_as_it_would_have(tmp_path: Path, name: str) -> None:
+    """I4: in test mode a run that goes on from its checkpoint ends bit-identical, memory of the mechanism included."""
+    settings = ["privacy.randomness=seeded", "cohort.size=20"]
+    whole = played(tmp_path / "whole", name, *settings)[1]
+    played(tmp_path / "parts", name, *settings, stop=1)
+    np.testing.assert_array_equal(played(tmp_path / "parts", name, *settings)[1], whole)
+
+
 class Huge:
     """Passes messages on, but node 2 sends a hundred million times what it should, and says that it is one device."""
 
