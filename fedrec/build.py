@@ -81,15 +81,19 @@ def checked_list(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
     return tuple(checked(element, kind, f"{where}[{n}]") for n, element in enumerate(cast(list[Any], value)))
 
 
+def is_node(value: Any) -> bool:
+    """Return whether a value describes an object of its own."""
+    return isinstance(value, Mapping) and "_target_" in value
+
+
 def checked(value: Any, hint: Any, where: str) -> Any:
     """Return the value if it is of the kind that the constructor declares, a list as a tuple; else say what is."""
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     lists = [kind for kind in kinds if get_origin(kind) in (tuple, Sequence)]
     if lists and not (value is None and NoneType in kinds):
         return checked_list(value, get_args(lists[0])[0], where)
-    nested = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    if "_target_" in nested:
-        return build(nested, where)
+    if is_node(value):
+        return build(value, where)
     if any(kind not in SCALARS for kind in kinds):
         return value
     if type(value) in kinds or (type(value) is int and float in kinds):
