@@ -2,8 +2,9 @@
 
     python -m simulations.ray --nodes 2 dataset=ml-100k dataset.path=DIR rounds=3
 
-runs the same two apps as `fedrec simulate`, a shard of the devices on each simulated node. Needs `pip install
-'fedrec[ray]'` and a checkout, whose pyproject.toml `flwr run` reads.
+runs the same two apps as `fedrec simulate`, a shard of the devices on each simulated node; with --cluster, on the
+workers of a Ray cluster that runs already, on one machine or several. Needs `pip install 'fedrec[ray]'` and a
+checkout, whose pyproject.toml `flwr run` reads.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def main() -> None:
     """Run the apps and return Flower's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=2, help="shards, one Ray actor each")
+    parser.add_argument("--cluster", help="address of a Ray cluster that runs already, such as 10.0.0.1:6379")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     overrides = list(options.overrides)
@@ -99,9 +101,11 @@ def main() -> None:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {**os.environ, **OFFLINE, "FLWR_HOME": folder, "PATH": path}
         with superlink(environment, Path(folder)):
-            size = (
-                f"--num-supernodes {options.nodes} --client-resources-num-cpus 1 --init-args-num-cpus {options.nodes}"
-            )
+            size = f"--num-supernodes {options.nodes} --client-resources-num-cpus 1"
+            if options.cluster:
+                environment["RAY_ADDRESS"] = options.cluster  # where Ray itself looks for a cluster that runs already
+            else:
+                size += f" --init-args-num-cpus {options.nodes}"
             status = flower(f"federation simulation-config @none/default sim {size}", environment)
             text = f"overrides='{' '.join(overrides)}'"
             status = status or flower("run", environment, str(ROOT), "sim", "--stream", "-c", text)
