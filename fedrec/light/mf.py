@@ -18,7 +18,14 @@ class MatrixFactorisation(LightModel):
     shared = frozenset({"item.weight", "item_bias.weight"})
 
     def __init__(
-        self, items: int, *, dim: int = 32, loss: str = "bce", offset: float = 0.0, scale: float = 0.1
+        self,
+        items: int,
+        *,
+        dim: int = 32,
+        loss: str = "bce",
+        offset: float = 0.0,
+        scale: float = 0.1,
+        warm_start: str | None = None,  # what the server's first item vectors come from: devices receive them anyway
     ) -> None:
         shapes = {"user.weight": (1, dim), "item.weight": (items, dim), "item_bias.weight": (items, 1)}
         super().__init__(items, shapes, loss, scale)
