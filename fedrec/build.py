@@ -93,7 +93,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     if lists and not (value is None and NoneType in kinds):
         return checked_list(value, get_args(lists[0])[0], where)
     if is_node(value):
-        return build(value, where)
+        return build(cast("Mapping[str, Any]", value), where)
     if any(kind not in SCALARS for kind in kinds):
         return value
     if type(value) in kinds or (type(value) is int and float in kinds):
