@@ -13,7 +13,8 @@ from fedrec.folder import RunFolder
 from fedrec.node import load_dataset
 from fedrec.privacy.base import Aggregate
 from fedrec.privacy.ledger import Ledger
-from fedrec.rounds import first_standing, open_session, play
+from fedrec.rounds import play
+from fedrec.session import first_standing, open_session
 from fedrec.store import MappedStore
 from fedrec.training.cohort import CohortEngine
 from server.nodes import FlowerNodes

@@ -1,0 +1,62 @@
+"""The benchmarks run, and their figures follow from what was measured; how fast anything is, no test says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulations.bench_engine import __main__ as command
+from simulations.bench_engine.job import spread_out
+from simulations.bench_engine.ours import engine, flower
+from simulations.bench_engine.table import Ratio, Row, show
+from simulations.bench_engine.task import Task
+from simulations.bench_scale import show as show_scale
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_round_of_ours_trains_the_devices_of_the_job(
+    private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "state"))
+    rng, offsets = np.random.default_rng(0), np.arange(0, 31 * 70, 70)
+    (tmp_path / "bench").mkdir()
+    np.savez(
+        tmp_path / "bench" / "job-tiny.npz",
+        offsets=offsets,
+        items=rng.integers(0, 40, offsets[-1]).astype(np.int32),
+        labels=rng.integers(0, 2, offsets[-1]).astype(np.float32),
+        n_items=40,
+    )
+    task = Task(tmp_path, "tiny", 30, private, 2)
+    for name, system in {"engine": engine, "flower": flower}.items():
+        play = system(task, tmp_path / name)
+        assert [play(), play()] == [30 * 70] * 2
+
+
+def test_ratios_are_of_medians_and_a_row_that_is_missing_gives_none() -> None:
+    fast = Row("fast", "", "d", 1, wall=[[10.0, 30.0], [20.0]], cpu=[[40.0], [40.0]])
+    slow = Row("slow", "", "d", 1, wall=[[2.0], [4.0]], cpu=[[4.0], [4.0]])
+    made = Ratio("fast / slow", "fast", "slow", 5).of({"fast": fast, "slow": slow})
+    assert made is not None and made["ratio"] == pytest.approx(20 / 3) and made["range"] == [5, 10]
+    assert made["cpu_ratio"] == 10 and "6.67" in show([fast, slow], [made])
+    assert Ratio("fast / gone", "fast", "gone", 5).of({"fast": fast}) is None
+
+
+def test_every_ratio_names_rows_that_are_measured() -> None:
+    options = type("Options", (), {"threads": 2, "ray": "python", "pfl": "python", "only": None})()
+    names = {row.name for row in command.rows(options)}
+    assert all({ratio.over, ratio.under} <= names for ratio in command.RATIOS)
+
+
+def test_a_few_devices_stand_for_all_sizes() -> None:
+    assert spread_out(np.array([50, 10, 40, 20, 30, 60]), 3).tolist() == [3, 2, 5]
+
+
+def test_scale_is_judged_by_the_largest_population() -> None:
+    row = {"interactions": 1, "evaluate_seconds": 1.0, "total_seconds": 2.0, "peak_bytes": 1 << 30}
+    rows = [
+        {**row, "users": n, "seconds_a_round": [s, s, s], "cpu_seconds_a_round": [s], "bytes_a_user": b}
+        for n, s, b in ((10, 1.0, 9000.0), (1000, 1.1, 650.0))
+    ]
+    shown = show_scale(rows, 100)
+    assert ": 1.10 (at most 1.2 asked)" in shown and ": 650.00 (at most 700 asked)" in shown
