@@ -24,7 +24,8 @@ from fedrec.privacy.base import Aggregate, Changes, Mechanism
 from fedrec.privacy.interaction import InteractionLevel
 from fedrec.privacy.none import NoPrivacy
 from fedrec.privacy.user import UserLevel
-from fedrec.rounds import final_state, run
+from fedrec.rounds import run
+from fedrec.told import final_state
 from fedrec.training import sequences
 from fedrec.training.examples import Chosen, Histories
 from fedrec.training.passes import open_draws
