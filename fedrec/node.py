@@ -118,8 +118,6 @@ class Node:
             return Message({"error": "exact results do not leave a real device"})
         header, part = request.header, request.header["part"]
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
-        if not isinstance(store, MappedStore):
-            raise TypeError("only simulated devices are evaluated together")
         model.load({name: array for name, array in request.arrays.items() if name in model.shared})
         kept = Kept(store, header["round"] + 1, experiment.seed)
         asked = np.array(header["devices"], np.int64), part

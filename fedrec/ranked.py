@@ -1,5 +1,6 @@
 """The evaluation of the devices that a node hosts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from fedrec.evaluation.ranking import Scores
 from fedrec.evaluation.scoring import evaluate_users
 from fedrec.evaluation.table import Table
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.store import MappedStore
+from fedrec.store import MappedStore, PrivateStore
 from fedrec.training.private import first_private
 from fedrec.update import Arrays
 
@@ -22,18 +23,32 @@ from fedrec.update import Arrays
 class Kept:
     """The private arrays of devices as they were before `round`; of one that never trained, the first of its seed."""
 
-    store: MappedStore
+    store: PrivateStore
     round: int
     seed: int
 
     def of(self, model: Recommender, users: Users) -> Arrays:
         """Return the private arrays [C, ...] of some devices."""
         shapes = {name: array.shape for name, array in model.private_arrays().items()}
-        arrays, found = self.store.load_many(users, self.round)
+        arrays, found = stacked(self.store, users, self.round, shapes)
         if isinstance(model, TrainableRecommender):
             for name, array in first_private(shapes, model.private_std, self.seed, users[~found]).items():
                 arrays[name][~found] = array
         return arrays
+
+
+def stacked(
+    store: PrivateStore, users: Users, before_round: int, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Arrays, NDArray[np.bool_]]:
+    """Return (arrays [C, ...], which of the devices have saved any [C]) of any store; what was never saved is zero."""
+    if isinstance(store, MappedStore):
+        return store.load_many(users, before_round)
+    rows = [store.load(user, before_round) for user in users.tolist()]
+    arrays = {
+        name: np.array([row.get(name, np.zeros(shape)) for row in rows], np.float32).reshape(len(rows), *shape)
+        for name, shape in shapes.items()
+    }
+    return arrays, np.array([bool(row) for row in rows], np.bool_)
 
 
 @torch.no_grad()
