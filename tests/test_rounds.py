@@ -197,6 +197,7 @@ def test_best_needs_no_privacy(tmp_path: Path) -> None:
 def test_every_yaml_of_an_algorithm_runs(tmp_path: Path) -> None:
     folder = Path(__file__).parent.parent / "conf" / "algorithm"
     model = {"counts": "popularity", "gram": "ease", "ials": "ials", "neighbours": "item_knn", "order": "order"}
+    model["sequences"] = "sasrec"
     for path in sorted(folder.glob("*.yaml")):
         rounds, state = played(
             tmp_path / path.stem,
