@@ -81,7 +81,7 @@ def test_many_devices_score_as_each_of_them(name: str, model: Recommender) -> No
         for place, history in enumerate(histories):
             model.load({array: value[place].numpy() for array, value in private.items()})
             expected.append(model.scores(history))
-        torch.testing.assert_close(model.scores_many(histories, private), torch.stack(expected), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.scores_many(histories, private), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_loading_what_was_read_changes_nothing_and_wrong_arrays_are_named(model: Recommender) -> None:
