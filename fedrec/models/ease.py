@@ -39,7 +39,7 @@ class Ease(Recommender):
     def item_scores(self, histories: Sequence[Tensor]) -> Tensor:
         """Return what EASE itself makes of the histories [C, V]."""
         counts, head = cast(Tensor, self.counts), cast(Tensor, self.head_items).long()
-        used = torch.zeros(len(histories), len(counts), device=counts.device)
+        used = counts.new_zeros(len(histories), len(counts))
         for row, history in zip(used, histories, strict=True):
             row[history] = 1.0
         inside = used[:, head] @ cast(Tensor, self.weights)

@@ -65,8 +65,9 @@ def test_scores_every_item_with_a_number(model: Recommender) -> None:
 
 
 def test_many_devices_score_as_each_of_them(name: str, model: Recommender) -> None:
-    """Also with an empty history, with repeats, and with private arrays that differ."""
+    """Also with an empty history, with repeats, and with private arrays that differ; in double precision."""
     generator = torch.Generator().manual_seed(4)
+    model.double()
     for array in model.state_dict(keep_vars=True).values():
         if array.is_floating_point():
             with torch.no_grad():
@@ -74,14 +75,15 @@ def test_many_devices_score_as_each_of_them(name: str, model: Recommender) -> No
     histories = [torch.tensor(history) for history in ([1, 4, 5, 9], [2], list[int](), [3, 3, 0, 3, *range(12)])]
     histories = [history.long() for history in histories]
     private = {
-        array: torch.randn(4, *value.shape, generator=generator) for array, value in model.private_arrays().items()
+        array: torch.randn(4, *value.shape, generator=generator).double()
+        for array, value in model.private_arrays().items()
     }
     with torch.no_grad():
         expected = list[torch.Tensor]()
         for place, history in enumerate(histories):
             model.load({array: value[place].numpy() for array, value in private.items()})
             expected.append(model.scores(history))
-        torch.testing.assert_close(model.scores_many(histories, private), torch.stack(expected), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.scores_many(histories, private), torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
 def test_loading_what_was_read_changes_nothing_and_wrong_arrays_are_named(model: Recommender) -> None:
