@@ -152,3 +152,27 @@ class OneByOne:
     ) -> Joint | None:
         """Return None: each device contributes for itself."""
         return None
+
+
+class Training(OneByOne):
+    """What algorithms have in common whose devices change the model itself, round after round."""
+
+    __slots__ = ()
+    trains: ClassVar[bool] = True
+    refit: ClassVar[bool] = False
+
+    def rounds(self, rounds: int) -> int:
+        """Take as many rounds as asked for."""
+        return rounds
+
+    def shares(self, rounds: int) -> tuple[float, ...] | None:
+        """Spend the budget evenly."""
+        return None
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        """Send the shared arrays; what the server keeps for its own steps has a name with a slash."""
+        return {name: array for name, array in state.items() if "/" not in name}
+
+    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
+        """An update changes exactly what was broadcast."""
+        return {name: array.shape for name, array in self.broadcast(state).items()}

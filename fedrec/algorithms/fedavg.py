@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.base import Contribution, Joint, OneByOne, RoundContext
+from fedrec.algorithms.base import Contribution, Joint, RoundContext, Training
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
@@ -19,15 +19,13 @@ from fedrec.update import Arrays, Update
 
 
 @dataclass(frozen=True, slots=True)
-class FedAvg(LocalSettings, OneByOne):
+class FedAvg(LocalSettings, Training):
     """Local training, then model += server_learning_rate * mean change over the public denominator."""
 
     server_learning_rate: float = 1.0
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (TrainableRecommender,)
-    trains: ClassVar[bool] = True
     together: ClassVar[bool] = True
-    refit: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("negatives", 0)):
@@ -53,25 +51,9 @@ class FedAvg(LocalSettings, OneByOne):
         if isinstance(model, TrainableRecommender) and model.negatives_useful and self.negatives == 0:
             raise FedrecError("algorithm.negatives=0: this loss compares a positive with at least 1 negative")
 
-    def rounds(self, rounds: int) -> int:
-        """Take as many rounds as asked for."""
-        return rounds
-
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
-        """Spend the budget evenly."""
-        return None
-
-    def broadcast(self, state: Arrays) -> Arrays:
-        """Send the shared arrays; what the server keeps for its own steps has a name with a slash."""
-        return {name: array for name, array in state.items() if "/" not in name}
-
     def sensitivity(self, unit: str) -> float | None:
         """A trained change is unbounded by itself: the mechanism's clip bounds it, at either unit."""
         return math.inf
-
-    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
-        """An update changes exactly what was broadcast."""
-        return {name: array.shape for name, array in self.broadcast(state).items()}
 
     def contribute(
         self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.base import Contribution, OneByOne, RoundContext
+from fedrec.algorithms.base import Contribution, RoundContext, Training
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, Refused
@@ -25,7 +25,7 @@ TAKEN = "steps/taken"
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceGradients(OneByOne):
+class SequenceGradients(Training):
     """A device sends minus the gradient of its loss over a window of its history, drawn anew each round.
 
     `negatives` are the items that it compares with. The server's learning rate rises over `warm_up` rounds, and falls
@@ -41,8 +41,6 @@ class SequenceGradients(OneByOne):
     tau: float = 1e-8
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (SequentialRecommender,)
-    trains: ClassVar[bool] = True
-    refit: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, least in (("negatives", 1), ("warm_up", 0), ("decay_over", 1)):
@@ -62,28 +60,12 @@ class SequenceGradients(OneByOne):
         moments = {f"{kind}/{name}": np.zeros_like(a) for name, a in shared.items() for kind in ("first", "second")}
         return {**shared, **moments, TAKEN: np.zeros(1, np.float32)}
 
-    def rounds(self, rounds: int) -> int:
-        """Take as many rounds as asked for."""
-        return rounds
-
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
-        """Spend the budget evenly."""
-        return None
-
-    def broadcast(self, state: Arrays) -> Arrays:
-        """Send the shared arrays; what the server keeps for its own steps has a name with a slash."""
-        return {name: array for name, array in state.items() if "/" not in name}
-
     def sensitivity(self, unit: str) -> float | None:
         """The mechanism's clip bounds a device's whole gradient.
 
         Nothing bounds what one interaction changes: it stands in the window of every later position.
         """
         return None if unit == "interaction" else math.inf
-
-    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
-        """A gradient has the shapes of what was broadcast."""
-        return {name: array.shape for name, array in self.broadcast(state).items()}
 
     def contribute(
         self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
