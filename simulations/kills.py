@@ -38,7 +38,7 @@ from simulations.kill_witness import Verdict, Witness, judge, watch
 
 BATCH = 100  # kills on one ledger
 LINES, SECONDS = 4000, 0.4  # a random kill comes within so many lines or so long
-LONGEST_SECONDS = 20.0  # a child that never comes to its point is killed then
+LONGEST_SECONDS = 120.0  # a child that never comes to its point is killed then
 TINY = [
     "dataset=synthetic", "dataset.users=12", "dataset.items=16", "dataset.interactions=150", "model=mf", "model.dim=2",
     "algorithm=fedsgd", "rounds=100000", "evaluation.every=1000000", "evaluation.baselines=[]",

@@ -1,16 +1,26 @@
-"""What every test may rely on: shared data where there is some, a ledger of its own, and no way out of the machine."""
+"""What every test may rely on: shared data where there is some, a ledger and draws of its own, no way off the host."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from fedrec.models import text
+from tests.chance import drawn_for
 
 ROOT = Path(__file__).parent.parent
+settings.load_profile("same")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Draw the same in every run of a test, fixtures of its module included."""
+    with drawn_for(item.nodeid, system_noise="system_noise" in item.keywords):
+        return (yield)
 
 
 def shared_root() -> Path:

@@ -140,9 +140,9 @@ def test_noise_falls_on_every_coordinate_whoever_was_sampled(histories: list[lis
     made, model = GatewayLevel(sample_rate=rate, local_steps=2).calibrated(PLAN, math.inf), MODELS["mf"]()
     made = replace(made, clip=1e-6, noise_multiplier=2e6)  # noise of 2, users of nothing
     devices = [device(user, history) for user, history in enumerate(histories)]
-    draws = np.stack([together(model, made, devices).change["item.weight"].ravel() for _ in range(80)])
-    assert draws.std() == pytest.approx(2 * 2**0.5, rel=0.06)
-    assert (draws.std(0) > 0.65 * 2 * 2**0.5).all()
+    draws = np.stack([together(model, made, devices).change["item.weight"].ravel() for _ in range(120)])
+    assert draws.std() == pytest.approx(2 * 2**0.5, rel=0.08)
+    assert (draws.std(0) > 0.6 * 2 * 2**0.5).all()
 
 
 def test_noise_never_repeats_and_in_test_mode_does() -> None:

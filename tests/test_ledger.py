@@ -317,21 +317,33 @@ def endless(path: Path, mechanism: Mechanism, plan: Plan) -> None:
             ledger.commit(number, SOME)
 
 
+def written(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().split()]
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_killed_at_any_moment_no_release_is_missing(tmp_path: Path) -> None:
     plan, kills, path = replace(PLAN, rounds=100_000), 30, tmp_path / "releases"
+    path.touch()
     mechanism = user(plan)
     epsilon([(GaussianDpEvent(3.0), 1)], 1e-5)
     chance = random.Random(0)
     for _ in range(kills):
         child = os.fork()
         if child == 0:
-            endless(path, mechanism, plan)
-        time.sleep(chance.uniform(0.03, 0.15))
+            try:
+                endless(path, mechanism, plan)
+            finally:
+                os._exit(1)
+        before = len(written(path))
+        while len(written(path)) < before + 2:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     rows = opened(mechanism, plan=plan).rows()
-    released = [int(line) for line in path.read_text().split()]
+    released = written(path)
     charged = [row["round"] for row in rows]
     assert len(released) > kills
     assert len(set(charged)) >= len(set(released))

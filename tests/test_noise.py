@@ -1,4 +1,7 @@
-"""Noise: the right law, nothing left un-noised, and no stream twice."""
+"""Noise: the right law, nothing left un-noised, and no stream twice.
+
+Drawn from the operating system, so every bound lies where an honest source passes it in all but 1e-7 of the runs.
+"""
 
 import os
 
@@ -10,6 +13,7 @@ from fedrec.errors import FedrecError
 from fedrec.privacy.noise import BLOCK, SeededRandom, Stream, SystemRandom, WordSource, source
 
 SOURCES = [SystemRandom(), SeededRandom(1, 2)]
+pytestmark = pytest.mark.system_noise
 
 
 class Words(WordSource):
@@ -29,14 +33,14 @@ class Words(WordSource):
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
 def test_gaussians_follow_the_normal_law(random: WordSource) -> None:
     draws = random.gaussian((1_000_000,), 1.0)
-    assert stats.kstest(draws, "norm").pvalue > 1e-4
+    assert stats.kstest(draws, "norm").pvalue > 1e-8
     n = len(draws)
-    assert abs(draws.mean()) < 5 / n**0.5
-    assert abs(draws.var() - 1) < 5 * (2 / n) ** 0.5
-    assert abs((draws**4).mean() - 3) < 5 * (96 / n) ** 0.5
-    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / n**0.5
+    assert abs(draws.mean()) < 6 / n**0.5
+    assert abs(draws.var() - 1) < 6 * (2 / n) ** 0.5
+    assert abs((draws**4).mean() - 3) < 6 * (96 / n) ** 0.5
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 6 / n**0.5
     pairs = draws[: 2 * BLOCK].reshape(2, BLOCK)
-    assert abs(np.corrcoef(pairs**2)[0, 1]) < 5 / BLOCK**0.5
+    assert abs(np.corrcoef(pairs**2)[0, 1]) < 6 / BLOCK**0.5
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
@@ -49,8 +53,8 @@ def test_tails_hold_what_they_should(random: WordSource) -> None:
             found[sigma] += int((draws > sigma).sum())
     for sigma, count in found.items():
         expected = 2 * stats.norm.sf(sigma) * size * batches
-        assert stats.poisson.cdf(count, expected) > 1e-5
-        assert stats.poisson.sf(count - 1, expected) > 1e-5
+        assert stats.poisson.cdf(count, expected) > 1e-8
+        assert stats.poisson.sf(count - 1, expected) > 1e-8
 
 
 def test_the_largest_and_smallest_words_give_finite_draws_beyond_eight_sigma() -> None:
@@ -78,7 +82,7 @@ def test_the_tail_meets_the_body_without_a_gap_or_a_step() -> None:
     for low, high in ((edge - 0.2, edge - 0.05), (edge - 0.05, edge), (edge, edge + 0.05), (edge + 0.05, edge + 0.2)):
         expected = 2 * (stats.norm.sf(low) - stats.norm.sf(high)) * len(draws)
         count = int(((draws > low) & (draws <= high)).sum())
-        assert abs(count - expected) < 5 * expected**0.5
+        assert abs(count - expected) < 6 * expected**0.5
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
@@ -87,8 +91,9 @@ def test_every_length_is_noised_to_its_end(random: WordSource) -> None:
         draws = random.gaussian((length,), 1.0)
         assert draws.shape == (length,)
         assert draws.dtype == np.float32
-        assert np.count_nonzero(draws) == length
-        assert len(np.unique(draws)) > 0.99 * length
+        assert draws[-1] != 0
+        assert np.count_nonzero(draws) >= length - 2  # one draw in 2^32 is a zero
+        assert len(np.unique(draws)) >= 0.99 * length - 3  # and two are the same in single precision now and then
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (2, 3), (3, 1, 5)])
@@ -100,7 +105,7 @@ def test_every_shape(shape: tuple[int, ...]) -> None:
 
 def test_last_coordinate_has_the_full_variance() -> None:
     last = np.array([SystemRandom().gaussian((7,), 3.0)[-1] for _ in range(20_000)])
-    assert abs(last.var() / 9 - 1) < 5 * (2 / len(last)) ** 0.5
+    assert abs(last.var() / 9 - 1) < 6 * (2 / len(last)) ** 0.5
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
@@ -108,7 +113,7 @@ def test_uniforms_are_uniform(random: WordSource) -> None:
     draws = random.uniform(200_000)
     assert draws.min() >= 0
     assert draws.max() < 1
-    assert stats.kstest(draws, "uniform").pvalue > 1e-4
+    assert stats.kstest(draws, "uniform").pvalue > 1e-8
     assert random.uniform(0).shape == (0,)
     assert np.count_nonzero(np.mod(draws * 2**32, 1)) > 199_000  # more than 32 bits
 
@@ -118,7 +123,7 @@ def test_two_sources_share_no_stream() -> None:
     streams = [SeededRandom(*key).gaussian((2_000,), 1.0) for key in keys]
     streams += [SystemRandom().gaussian((2_000,), 1.0) for _ in range(3)]
     correlations = np.corrcoef(streams)[np.triu_indices(len(streams), 1)]
-    assert np.abs(correlations).max() < 5 / 2_000**0.5
+    assert np.abs(correlations).max() < 8 / 2_000**0.5
 
 
 def test_a_seeded_source_repeats_and_moves_on() -> None:
@@ -150,7 +155,7 @@ def test_a_fork_draws_its_own() -> None:
         theirs = np.frombuffer(pipe.read(20), np.float32)
     os.waitpid(child, 0)
     assert len(theirs) == 5
-    assert not np.isin(theirs, random.gaussian((5,), 1.0)).any()
+    assert np.isin(theirs, random.gaussian((5,), 1.0)).sum() <= 1
 
 
 @pytest.mark.parametrize("std", [-1.0, float("nan"), float("inf")])

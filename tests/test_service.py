@@ -324,14 +324,14 @@ def test_the_command_serves_until_it_is_told_to_stop_and_survives_kill(tmp_path:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             with grpc.insecure_channel(address) as channel:
-                grpc.channel_ready_future(channel).result(timeout=60)
+                grpc.channel_ready_future(channel).result(timeout=240)
                 stub = stubs.RecommenderStub(channel)
                 assert len(stub.Recommend(wire.RecommendRequest(k=3)).items) == 3
                 assert not network_sockets(process.pid)
                 stub.LogEvent(wire.Event(item=f"i{10 + number}"))
         finally:
             process.send_signal(number)
-            said = process.communicate(timeout=30)[0]
+            said = process.communicate(timeout=120)[0]
     assert process.returncode == 0 and "Recommendations for apps on this device at unix:" in said
     store = home.store()
     assert len(store.history()) == 8

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ from fedrec.folder import RunFolder
 from fedrec.privacy.account import from_lists
 from fedrec.privacy.accounting import composed, epsilon_of
 from fedrec.study import commands, worker
+from fedrec.study import watch as watch_room
 from fedrec.study.cost import costs, read_spent
 from fedrec.study.picture import bars, spread
 from fedrec.study.plan import of
@@ -144,9 +146,10 @@ def test_one_seed_has_no_interval_over_seeds() -> None:
     assert interval is not None and interval.high - 2 == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
 
 
-def test_progress_says_what_is_left() -> None:
+def test_progress_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    watch = Watch(4, stream, started=time.monotonic() - 60)
+    monkeypatch.setattr(watch_room, "time", SimpleNamespace(monotonic=lambda: 1060.0))
+    watch = Watch(4, stream, started=1000.0)
     watch.share("runs/a", 0.5)
     watch.ended("runs/a", None)
     watch.ended("runs/b", "Traceback\nValueError: no")

@@ -48,18 +48,22 @@ def test_the_clip_converges_to_the_quantile_from_anywhere(start: float, target: 
 
 
 def test_update_and_bit_together_cost_what_is_accounted() -> None:
-    """The two Gaussians that are released, measured on their bytes, compose to the multiplier of the event."""
+    """The two Gaussians that are released, measured on their bytes, compose to the multiplier of the event.
+
+    The update's deviation is known to 0.32 %, the bit's to 0.91 %: each tolerance is more than six standard errors.
+    """
     mechanism = adaptive(epsilon=4.0, bit_share=0.2, clip=0.3)
     memory = mechanism.first_memory({})
     now = mechanism.in_round(mechanism.announced(memory))
-    empty = Update({"item.a": np.zeros(2000, np.float32), BIT: np.zeros(1, np.float32)}, 0)
+    bit = {BIT: np.zeros(1, np.float32)}
+    empty = Update({"item.a": np.zeros(50_000, np.float32), **bit}, 0)
     update_std = np.std(now.finish(empty, PLAN, 1, now.random(), memory).mean()["item.a"]) * PLAN.expected_cohort
-    drawn = [now.finish(empty, PLAN, 1, now.random(), memory).memory["clip"][0] for _ in range(3000)]
+    drawn = [now.finish(Update(bit, 0), PLAN, 1, now.random(), memory).memory["clip"][0] for _ in range(6000)]
     share = 0.5 - np.log(np.array(drawn) / np.float32(now.clip)) / 0.2  # what the next clip tells of the bits
     bit_std = np.std(share) * PLAN.expected_cohort
     mu_squared = (now.clip / update_std) ** 2 + (0.5 / bit_std) ** 2
     event: Any = now.event(PLAN, 1)
-    assert mu_squared**-0.5 == pytest.approx(event.event.noise_multiplier, rel=0.03)
+    assert mu_squared**-0.5 == pytest.approx(event.event.noise_multiplier, rel=0.02)
     assert (0.5 / bit_std) ** 2 / mu_squared == pytest.approx(0.2, rel=0.1)
     plain = UserLevel(epsilon=4.0).calibrated(PLAN, math.inf)
     assert epsilon([(event, PLAN.rounds)], 1e-5) == pytest.approx(epsilon([(plain.event(PLAN, 1), PLAN.rounds)], 1e-5))
@@ -82,8 +86,8 @@ def test_a_statistic_keeps_its_own_clip_and_spends_nothing_on_bits() -> None:
     mechanism = UserAdaptive().calibrated(plan, 0.25)
     assert mechanism.clip == 0.25 and not mechanism.adapts
     assert mechanism.first_memory({}) == {} and mechanism.shapes({"a": (2,)}) == {"a": (2,)}
-    noise = mechanism.finish(Update({"a": np.zeros(5000, np.float32)}, 0), plan, 1, mechanism.random()).arrays["a"]
-    assert np.std(noise) == pytest.approx(mechanism.multiplier() * 0.25, rel=0.05)
+    noise = mechanism.finish(Update({"a": np.zeros(20_000, np.float32)}, 0), plan, 1, mechanism.random()).arrays["a"]
+    assert np.std(noise) == pytest.approx(mechanism.multiplier() * 0.25, rel=0.04)
 
 
 @pytest.mark.parametrize(

@@ -28,16 +28,17 @@ def test_mu_is_twice_the_root_of_the_rounds_over_z() -> None:
 
 def test_the_farthest_two_histories_lie_two_clips_apart_in_what_is_sent() -> None:
     """Measured on released bytes: the distance of the means over the deviation is the mu of one round."""
-    mechanism = UserLocal(epsilon=4.0, clip=0.5).calibrated(PLAN, math.inf)
+    plan = replace(PLAN, rounds=1)
+    mechanism = UserLocal(epsilon=20.0, clip=0.5).calibrated(plan, math.inf)
     up, down = (Update({"a": np.full(1, sign, np.float32)}, 1) for sign in (1e30, -1e30))
     sent = np.array(
         [[mechanism.release(u, mechanism.random()).arrays["a"][0] for u in (up, down)] for _ in range(4000)]
     )
     mu = (sent[:, 0].mean() - sent[:, 1].mean()) / sent.std(0).mean()
-    event = mechanism.event(PLAN, 1)
+    event = mechanism.event(plan, 1)
     assert isinstance(event, GaussianDpEvent)
-    assert mu == pytest.approx(1 / event.noise_multiplier, rel=0.25)
-    assert sent.std(0) == pytest.approx(mechanism.multiplier() * 0.5, rel=0.05)
+    assert mu == pytest.approx(1 / event.noise_multiplier, rel=0.1)
+    assert sent.std(0) == pytest.approx(mechanism.multiplier() * 0.5, rel=0.08)
 
 
 def test_sampling_the_cohort_saves_participations_and_amplifies_nothing() -> None:
@@ -50,5 +51,5 @@ def test_sampling_the_cohort_saves_participations_and_amplifies_nothing() -> Non
 
 def test_what_is_no_number_is_sent_as_noise_alone() -> None:
     mechanism = UserLocal().calibrated(PLAN, math.inf)
-    sent = mechanism.release(Update({"a": np.full(500, np.nan, np.float32)}, 7), mechanism.random())
-    assert sent.count == 1 and np.std(sent.arrays["a"]) == pytest.approx(mechanism.multiplier(), rel=0.15)
+    sent = mechanism.release(Update({"a": np.full(5000, np.nan, np.float32)}, 7), mechanism.random())
+    assert sent.count == 1 and np.std(sent.arrays["a"]) == pytest.approx(mechanism.multiplier(), rel=0.08)

@@ -45,7 +45,7 @@ def place(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FEDREC_STATE": str(tmp_path / "state"),
         "OMP_NUM_THREADS": "1",
     }
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while (left := processes_of(tmp_path)) and time.monotonic() < end:
         time.sleep(0.5)
     for pid in left:

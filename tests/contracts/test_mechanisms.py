@@ -177,8 +177,8 @@ def test_released_variance_is_the_calibrated_one(case: Case) -> None:
             np.testing.assert_allclose(noise, 0, atol=1e-6)
             continue
         assert noise.std() == pytest.approx(std, rel=0.06)
-        assert np.abs(noise.mean(0)).max() < 5 * std / 800**0.5
-        assert (noise.std(0) > 0.85 * std).all()
+        assert np.abs(noise.mean(0)).max() < 7 * std / 800**0.5
+        assert (noise.std(0) > 0.8 * std).all()
 
 
 def test_trained_variance_is_the_calibrated_one() -> None:
@@ -187,7 +187,7 @@ def test_trained_variance_is_the_calibrated_one() -> None:
     draws = np.stack([flat(mechanism.release(trained(mechanism, []), mechanism.random())) for _ in range(500)])
     std = mechanism.noise_multiplier * mechanism.clip / mechanism.denominator * 2**0.5
     assert draws.std() == pytest.approx(std, rel=0.04)
-    assert (draws.std(0) > 0.85 * std).all()
+    assert (draws.std(0) > 0.75 * std).all()
 
 
 def test_without_noise_the_sum_is_linear_in_the_devices(case: Case) -> None:
@@ -261,7 +261,7 @@ def test_split_noises_every_coordinate_as_whole_does(name: str) -> None:
     case = made(name, PLANS["some, trained"], clipping="split", dense_share=0.2)
     noise = np.stack([released_sum(case, [vector(np.zeros(6))]) for _ in range(800)])
     std = expected_std(case, 1, 1)
-    assert noise.std(0) == pytest.approx(np.full(6, std), rel=0.15)
+    assert noise.std(0) == pytest.approx(np.full(6, std), rel=0.2)
 
 
 def test_interaction_level_bounds_one_interaction() -> None:
@@ -292,6 +292,7 @@ def test_seeded_runs_repeat_and_claim_nothing(private: str, plan: str) -> None:
     np.testing.assert_array_equal(released_sum(case, updates), released_sum(case, again))
 
 
+@pytest.mark.system_noise
 @pytest.mark.parametrize("plan", ["some, trained", "all, statistic"])
 def test_system_noise_never_repeats(private: str, plan: str) -> None:
     mechanism: Any = calibrated(private, PLANS[plan])
