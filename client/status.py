@@ -75,6 +75,7 @@ def in_words(values: dict[str, Any]) -> list[str]:
             f"privacy of the last year: epsilon {part['epsilon']:.2f} of {privacy['largest_epsilon_per_year']:g} "
             f"(unit {part['unit']}, {part['neighbouring']}, delta {privacy['delta']:.0e}), {part['rounds']} rounds"
             + (", as far as others kept their promise to add noise" if part["promised"] else "")
+            + f"; an attacker with 1 % false alarms finds at most {100 * part['finds_at_most']:.0f} %"
         )
     lines.append(
         f"{values['interactions']:,} interactions kept, {values['answered']:,} rounds answered, "

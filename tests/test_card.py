@@ -158,6 +158,7 @@ def test_the_sentence() -> None:
 
 # What a user sees.
 
+GAIN = "at 1 % false alarms an attacker finds at most"
 RUN = [*SMALL, "model=mf", "model.dim=2", "privacy=user", "rounds=3", "evaluation.baselines=[]"]
 
 
@@ -182,13 +183,15 @@ def test_projected_run_and_told(
     assert "no ledger here" in said(capsys, "privacy", "ledger")
     main(["simulate", *RUN, f"output={tmp_path}", "name=one"])
     told = capsys.readouterr().err
-    assert "run, after 3 rounds: epsilon 8.00 (unit: user; add-remove" in told
+    assert "run, after 3 rounds: epsilon 8.00 (unit: user; add-remove" in told and GAIN in told
     assert "all runs on these users: epsilon 0.00 so far, 8.00 with this one (no limit)" in told
 
     (listed,) = json.loads(said(capsys, "privacy", "ledger", "--json"))
     assert listed["wrong"] is None and listed["runs"][0]["rounds"] == 3
     assert listed["totals"][0]["epsilon"] == pytest.approx(before["rounds"]["3"], rel=1e-3)
-    assert "all 1 runs together, unit user, add-remove: epsilon 8.00" in said(capsys, "privacy", "ledger")
+    told = said(capsys, "privacy", "ledger")
+    assert "one run, unit user, add-remove: epsilon 8.00" in told and told.count(GAIN) == 2
+    assert said(capsys, "privacy", "project", *RUN).count(GAIN) == len(before["rounds"])
     again = json.loads(said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9", "--json"))
     assert again["population_before"] == pytest.approx(8.0, rel=2e-3) and not again["affordable"]
     assert "would be refused before its end" in said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9")

@@ -53,7 +53,7 @@ class Consent:
             return {
                 "largest_epsilon_per_year": self.policy.largest_epsilon_per_year,
                 "delta": self.policy.delta,
-                "spent": [{name: getattr(part, name) for name in part.__dataclass_fields__} for part in spent],
+                "spent": [part.json() for part in spent],
                 "declined": ledger.refusals(),
             }
         finally:

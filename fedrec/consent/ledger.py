@@ -7,9 +7,10 @@ from typing import Any
 from fedrec.consent.asked import Asked
 from fedrec.errors import Refused
 from fedrec.privacy.ledger_store import Entry, LedgerStore
-from fedrec.privacy.renyi import Part, epsilon_bound
+from fedrec.privacy.renyi import Part, epsilon_bound, largest_tpr
 
 YEAR_SECONDS = 365 * 86400.0
+FALSE_ALARMS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,13 @@ class Spent:
     epsilon: float
     rounds: int
     promised: bool
+    parts: tuple[Part, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Return the cost for its reader, with the most that an attacker finds at FALSE_ALARMS."""
+        names = ("unit", "neighbouring", "epsilon", "rounds", "promised")
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "false_alarms": FALSE_ALARMS, "finds_at_most": largest_tpr(self.parts, FALSE_ALARMS)}
 
 
 class DeviceLedger:
@@ -88,4 +96,4 @@ def _total(unit: str, neighbouring: str, charges: list[dict[str, Any]], delta: f
             counts[z, rate] = counts.get((z, rate), 0) + count
     parts: list[Part] = [(z, rate, count) for (z, rate), count in sorted(counts.items())]
     promised = any(charge["trust"] in ("server", "gateway") for charge in charges)
-    return Spent(unit, neighbouring, epsilon_bound(parts, delta), len(charges), promised)
+    return Spent(unit, neighbouring, epsilon_bound(parts, delta), len(charges), promised, tuple(parts))

@@ -111,19 +111,8 @@ def _project(overrides: list[str], as_json: bool) -> None:
     found = project(mechanism, plan, population, settings.document["privacy"].get("population_epsilon"))
     if as_json:
         _print(found.json())
-        return
-    print(
-        f"{found.mechanism}: unit {found.unit}, {found.neighbouring}, trusted: {found.trust}, delta {found.delta:.1e}, "
-        f"noise multiplier {found.noise_multiplier:.3f}"
-    )
-    for rounds, epsilon in found.rounds.items():
-        print(f"  after {rounds:>5} rounds: epsilon {epsilon:.2f}")
-    limit = "no limit" if found.population_limit is None else f"limit {found.population_limit:g}"
-    more = "" if found.affordable else ": it would be refused before its end"
-    print(
-        f"  all runs on {found.population}: {found.population_before:.2f} so far, {found.population_after:.2f} with "
-        f"this one ({limit}){more}"
-    )
+    else:
+        print("\n".join(found.lines()))
 
 
 def _device(ledger: Path, policy: str | None, as_json: bool) -> None:
@@ -147,7 +136,8 @@ def _spent(part: dict[str, Any], found: dict[str, Any]) -> str:
     return (
         f"last 365 days, {part['rounds']} rounds: epsilon {part['epsilon']:.2f} of "
         f"{found['largest_epsilon_per_year']:g} (unit {part['unit']}, {part['neighbouring']}, "
-        f"delta {found['delta']:.0e}{promised})"
+        f"delta {found['delta']:.0e}{promised}); an attacker with 1 % false alarms finds at most "
+        f"{100 * part['finds_at_most']:.0f} %"
     )
 
 

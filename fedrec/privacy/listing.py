@@ -6,6 +6,7 @@ from typing import Any
 from fedrec.errors import FedrecError, nearest
 from fedrec.privacy.accounting import epsilon_of
 from fedrec.privacy.ledger_store import LedgerStore
+from fedrec.privacy.meaning import beside, clause
 from fedrec.privacy.places import ledger_path, populations
 from fedrec.privacy.population import Run, Total, runs, totals
 
@@ -38,9 +39,10 @@ class Listed:
             return [f"{self.population}: {self.wrong}", ""]
         made = [f"{self.population}  (verified; head {self.head[:12]}...)"]
         for total in self.totals:
+            together = f"all {total.runs} runs together" if total.runs > 1 else "one run"
             made.append(
-                f"  all {total.runs} runs together, unit {total.unit}, {total.neighbouring}: "
-                f"epsilon {total.epsilon:.2f} at delta {total.delta:.1e}"
+                f"  {together}, unit {total.unit}, {total.neighbouring}: epsilon {total.epsilon:.2f} at delta "
+                f"{total.delta:.1e} ({clause(total.beside, total.neighbouring)})"
             )
         return [*made, *(f"  {_line(run)}" for run in self.runs), ""]
 
@@ -78,11 +80,15 @@ def _summary(run: Run) -> dict[str, Any]:
         "lost": statuses.count("lost") + statuses.count("reserved"),
         "epsilon": epsilon_of(run.spent, account.delta) if account.private else None,
         "delta": account.delta if account.private else None,
+        "beside": beside(run.spent, account.neighbouring, account.delta) if account.private else None,
     }
 
 
 def _line(run: Run) -> str:
     told = _summary(run)
-    guarantee = "no privacy" if told["epsilon"] is None else f"epsilon {told['epsilon']:.2f}, delta {told['delta']:.1e}"
     lost = f", {told['lost']} lost or open" if told["lost"] else ""
+    guarantee = "no privacy"
+    if told["epsilon"] is not None:
+        more = clause(told["beside"], told["neighbouring"])
+        guarantee = f"epsilon {told['epsilon']:.2f}, delta {told['delta']:.1e} ({more})"
     return f"{told['run']}: {told['mechanism']}, {told['rounds']} rounds{lost}, {guarantee}"

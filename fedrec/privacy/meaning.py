@@ -37,13 +37,16 @@ def over_devices(account: Account, counts: NDArray[np.uint32]) -> dict[str, floa
     return {name: epsilon_of(composed([(once, n)]), account.delta, COARSE) for name, n in times.items()}
 
 
+def beside(total: Spent, neighbouring: str, delta: float) -> dict[str, Any]:
+    """Return what stands beside every epsilon: that of either relation, and what an attacker finds at most."""
+    caught = float(trade_off(total).largest_tpr(FALSE_ALARMS)[0])
+    attacker = {"false_alarms": FALSE_ALARMS, "finds_at_most": caught}
+    return {"epsilons": epsilons(total, neighbouring, delta), "attacker": attacker}
+
+
 def meaning(total: Spent, account: Account, counts: NDArray[np.uint32]) -> dict[str, Any]:
     """Return what stands beside the epsilon of a run with a guarantee, after it spent `total`."""
-    caught = float(trade_off(total).largest_tpr(FALSE_ALARMS)[0])
-    found: dict[str, Any] = {
-        "epsilons": epsilons(total, account.neighbouring, account.delta),
-        "attacker": {"false_alarms": FALSE_ALARMS, "finds_at_most": caught},
-    }
+    found = beside(total, account.neighbouring, account.delta)
     return {**found, "over_devices": over_devices(account, counts)} if account.per_device else found
 
 

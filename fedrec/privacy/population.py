@@ -6,6 +6,7 @@ from typing import Any
 from fedrec.privacy.account import Account, charged, counts_of
 from fedrec.privacy.accounting import Spent, composed, epsilon_of
 from fedrec.privacy.ledger_store import Entry, LedgerStore
+from fedrec.privacy.meaning import beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What all runs of one unit and relation have spent together; `delta` is the smallest of theirs."""
+    """What all runs of one unit and relation have spent together; `delta` is the smallest of theirs.
+
+    `beside` is what stands beside an epsilon: that of either relation, and an attacker's gain.
+    """
 
     unit: str
     neighbouring: str
     runs: int
     epsilon: float
     delta: float
+    beside: dict[str, Any]
 
 
 def runs(store: LedgerStore) -> list[Run]:
@@ -55,8 +60,9 @@ def totals(found: list[Run]) -> list[Total]:
     for (unit, neighbouring), account in sorted(groups.items()):
         same = [run for run in private if run.adds_to(account)]
         delta = min(run.account.delta for run in same)
-        epsilon = epsilon_of(composed((run.spent, 1) for run in same), delta)
-        made.append(Total(unit, neighbouring, len(same), epsilon, delta))
+        spent = composed((run.spent, 1) for run in same)
+        told = beside(spent, neighbouring, delta)
+        made.append(Total(unit, neighbouring, len(same), epsilon_of(spent, delta), delta, told))
     return made
 
 

@@ -6,14 +6,19 @@ from typing import Any
 from fedrec.privacy.account import Account, from_lists
 from fedrec.privacy.accounting import Spent, composed, epsilon_of, spent
 from fedrec.privacy.base import Mechanism, Plan
+from fedrec.privacy.card_words import TRUST
 from fedrec.privacy.ledger_store import LedgerStore
+from fedrec.privacy.meaning import beside, clause
 from fedrec.privacy.places import ledger_path
 from fedrec.privacy.population import runs
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Epsilon after each of some numbers of rounds, and over all runs on these users before and after this one."""
+    """Epsilon after each of some numbers of rounds, and over all runs on these users before and after this one.
+
+    `beside` holds for the same numbers of rounds what stands beside an epsilon: either relation, an attacker's gain.
+    """
 
     mechanism: str
     unit: str
@@ -22,6 +27,7 @@ class Projection:
     delta: float
     noise_multiplier: float
     rounds: dict[int, float]
+    beside: dict[int, dict[str, Any]]
     population: str
     population_before: float
     population_after: float
@@ -35,6 +41,23 @@ class Projection:
     def json(self) -> dict[str, Any]:
         """Return the projection as JSON."""
         return {**asdict(self), "affordable": self.affordable}
+
+    def lines(self) -> list[str]:
+        """Return the projection for a reader."""
+        width = len(str(max(self.rounds)))
+        limit = "no limit" if self.population_limit is None else f"limit {self.population_limit:g}"
+        more = "" if self.affordable else ": it would be refused before its end"
+        return [
+            f"{self.mechanism}: unit {self.unit}, {self.neighbouring}, trusted: {TRUST[self.trust]}, "
+            f"delta {self.delta:.1e}, noise multiplier {self.noise_multiplier:.3f}",
+            *(
+                f"  after round {number:>{width}}: epsilon {epsilon:.2f} "
+                f"({clause(self.beside[number], self.neighbouring)})"
+                for number, epsilon in self.rounds.items()
+            ),
+            f"  all runs on {self.population}: {self.population_before:.2f} so far, {self.population_after:.2f} with "
+            f"this one ({limit}){more}",
+        ]
 
 
 def projected(mechanism: Mechanism, plan: Plan, rounds: int) -> Spent:
@@ -50,7 +73,8 @@ def project(mechanism: Mechanism, plan: Plan, population: str, limit: float | No
     """Return the projection of a run that has not begun; nothing is written. The mechanism must be private."""
     account = Account.of(mechanism, plan, plan.population)
     others = composed((part, 1) for part in _spent_by_others(population, account))
-    whole = composed([(others, 1), (projected(mechanism, plan, plan.rounds), 1)])
+    parts = {number: projected(mechanism, plan, number) for number in milestones(plan.rounds)}
+    whole = composed([(others, 1), (parts[plan.rounds], 1)])
     return Projection(
         mechanism=account.mechanism,
         unit=account.unit,
@@ -58,7 +82,8 @@ def project(mechanism: Mechanism, plan: Plan, population: str, limit: float | No
         trust=account.trust,
         delta=account.delta,
         noise_multiplier=float(getattr(mechanism, "noise_multiplier", 0.0)),
-        rounds={n: epsilon_of(projected(mechanism, plan, n), account.delta) for n in milestones(plan.rounds)},
+        rounds={number: epsilon_of(part, account.delta) for number, part in parts.items()},
+        beside={number: beside(part, account.neighbouring, account.delta) for number, part in parts.items()},
         population=population,
         population_before=epsilon_of(others, account.delta),
         population_after=epsilon_of(whole, account.delta),

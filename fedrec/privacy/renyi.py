@@ -6,13 +6,16 @@ the sampled Gaussian mechanism", 2019, section 3.3, for a Poisson sample at whol
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from statistics import NormalDist
 
 Part = tuple[float, float, int]  # (noise multiplier, sampling rate, how often)
 
 WHOLE = (*range(2, 64), *range(64, 256, 16), *range(256, 1025, 128))
 BETWEEN = (1.01, 1.02, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.25, 2.5, 2.75, 3.5, 4096, 65536)
+NORMAL = NormalDist()
+CURVE, CURVE_STEP = 601, 0.05  # points of the curve, up to epsilon 30
 
 
 def epsilon_bound(parts: Iterable[Part], delta: float) -> float:
@@ -25,8 +28,36 @@ def epsilon_bound(parts: Iterable[Part], delta: float) -> float:
         return 0.0
     if any(z <= 0 for z, _, _ in whole):
         return math.inf
-    orders = WHOLE if any(rate < 1 for _, rate, _ in whole) else (*WHOLE, *BETWEEN)
-    return max(0.0, min(_converted(whole, order, delta) for order in orders))
+    return max(0.0, min(_converted(whole, order, delta) for order in _orders(whole)))
+
+
+def largest_tpr(parts: Iterable[Part], false_positive_rate: float) -> float:
+    """Return a bound on the true-positive rate of any attacker at this rate of false alarms.
+
+    Gaussians that take part every time are one Gaussian, whose curve is known (Dong, Roth & Su, "Gaussian differential
+    privacy", 2022); else it is that of delta over epsilon (Kairouz, Oh & Viswanath, "The composition theorem for
+    differential privacy", 2015), never below that of the exact accounting of the server.
+    """
+    whole = list(parts)
+    if any(z <= 0 for z, _, _ in whole):
+        return 1.0
+    if all(rate == 1 for _, rate, _ in whole):
+        mu = math.sqrt(math.fsum(count / z**2 for z, _, count in whole))
+        return NORMAL.cdf(NORMAL.inv_cdf(false_positive_rate) + mu)
+    totals = {order: math.fsum(n * divergence(z, q, order) for z, q, n in whole) for order in _orders(whole)}
+    return min(1.0, *(_found(step * CURVE_STEP, totals, false_positive_rate) for step in range(CURVE)))
+
+
+def _found(epsilon: float, totals: Mapping[float, float], false_positive_rate: float) -> float:
+    """Return what one point of the curve allows, from the total divergence at each order."""
+    logarithm = min((a - 1) * (total + math.log1p(-1 / a) - epsilon) - math.log(a) for a, total in totals.items())
+    delta = math.exp(min(0.0, logarithm))
+    straight = math.exp(epsilon) * false_positive_rate + delta
+    return min(straight, 1 - math.exp(-epsilon) * (1 - false_positive_rate - delta))
+
+
+def _orders(parts: list[Part]) -> tuple[float, ...]:
+    return WHOLE if any(rate < 1 for _, rate, _ in parts) else (*WHOLE, *BETWEEN)
 
 
 def _converted(parts: list[Part], order: float, delta: float) -> float:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from fedrec.data.dataset import Dataset
 from fedrec.privacy.card import sentence
+from fedrec.privacy.meaning import beside, clause
+from fedrec.privacy.project import projected
 
 if TYPE_CHECKING:
     from fedrec.session import Session
@@ -85,8 +87,13 @@ class Progress:
 
 def promised(session: "Session") -> str:
     """Return what a run will have spent at its end, in the words that go with every epsilon."""
-    mechanism = session.experiment.mechanism
-    return sentence(mechanism.terms, session.ledger.projection(session.plan.rounds), mechanism.delta_for(session.plan))
+    mechanism, plan = session.experiment.mechanism, session.plan
+    terms, delta = mechanism.terms, mechanism.delta_for(plan)
+    said = sentence(terms, session.ledger.projection(plan.rounds), delta)
+    if not mechanism.private:
+        return said
+    told = beside(projected(mechanism, plan, plan.rounds), terms.neighbouring, delta)
+    return f"{said}; {clause(told, terms.neighbouring)}"
 
 
 def together(session: "Session") -> str:
