@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-C = "contracts/test_mechanisms.py"
+C, ABSENCE = "contracts/test_mechanisms.py", "contracts/test_absence.py"
 
 # number: (tests, planted faults)
 INVARIANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -141,13 +141,19 @@ INVARIANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("nodes-believed", "no-clip"),
     ),
     "I6": (
-        ("test_mechanism_invariants.py::test_absence_changes_neither_epsilon_nor_noise",),
-        ("noise-follows-arrivals", "counted-on-arrival"),
+        (
+            "test_mechanism_invariants.py::test_absence_changes_neither_epsilon_nor_noise",
+            f"{ABSENCE}::test_noise_does_not_follow_who_arrived",
+        ),
+        ("noise-follows-arrivals", "counted-on-arrival", f"{ABSENCE}::test_noise_does_not_follow_who_arrived"),
     ),
-    # No mechanism divides one noise among devices: what is left of I7 is that too few answers release nothing.
+    # No mechanism divides one noise among devices: each adds all of its own, and too few answers release nothing.
     "I7": (
-        ("test_rounds.py::test_dropouts_leave_fewer_answers_and_too_few_release_nothing",),
-        ("lost-rounds-refunded",),
+        (
+            f"{ABSENCE}::test_noise_does_not_follow_who_arrived",
+            "test_rounds.py::test_dropouts_leave_fewer_answers_and_too_few_release_nothing",
+        ),
+        ("lost-rounds-refunded", f"{ABSENCE}::test_a_device_counts_once_it_was_invited"),
     ),
     "I8": (("test_rounds.py::test_a_second_or_unasked_answer_changes_nothing",), ("answers-twice",)),
     # A device is one user; where a node holds several, the unit of the clip is the user.
