@@ -30,6 +30,26 @@ def resident(which: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:"))
 
 
+def population(users: int, options: argparse.Namespace, folder: Path) -> list[str]:
+    """Return the settings of the run on one population."""
+    return [
+        "dataset=synthetic-large",
+        f"dataset.users={users}",
+        f"dataset.items={options.items}",
+        f"dataset.path={options.folder / f'{users}-{options.items}'}",
+        "model=mf",
+        f"cohort.size={options.cohort}",
+        f"privacy={options.privacy}",
+        f"rounds={options.rounds + 1}",
+        f"evaluation.users={options.evaluate}",
+        "evaluation.every=1000000",
+        "evaluation.baselines=[]",
+        f"output={folder}",
+        "name=run",
+        *options.overrides,
+    ]
+
+
 def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one population in this process and return what it cost."""
     os.environ["FEDREC_STATE"] = str(folder / "state")
@@ -49,15 +69,7 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
             marks.append((time.perf_counter(), time.process_time()))
             super().round(report)
 
-    overrides = ["dataset=synthetic-large", f"dataset.users={users}", f"dataset.items={options.items}"]
-    overrides += [
-        f"dataset.path={options.folder / f'{users}-{options.items}'}",
-        "model=mf",
-        f"cohort.size={options.cohort}",
-    ]
-    overrides += [f"privacy={options.privacy}", f"rounds={options.rounds + 1}", f"evaluation.users={options.evaluate}"]
-    overrides += ["evaluation.every=1000000", "evaluation.baselines=[]", f"output={folder}", "name=run"]
-    settings, run = new_run(load([*overrides, *options.overrides]))
+    settings, run = new_run(load(population(users, options, folder)))
     _ = settings.experiment  # imports the classes that the settings name
     imported = resident("VmRSS")
     start = time.perf_counter()

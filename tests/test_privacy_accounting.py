@@ -47,8 +47,9 @@ def sampled(q: float, z: float) -> DpEvent:
     return PoissonSampledDpEvent(q, GaussianDpEvent(z)) if q < 1 else GaussianDpEvent(z)
 
 
-@pytest.mark.parametrize(("q", "z", "steps", "pld", "optimistic", "prv", "rdp"), VECTORS, ids=IDS)
-def test_vectors(q: float, z: float, steps: int, pld: float, optimistic: float, prv: float, rdp: float) -> None:
+@pytest.mark.parametrize("vector", VECTORS, ids=IDS)
+def test_vectors(vector: tuple[float, float, int, float, float, float, float]) -> None:
+    q, z, steps, pld, optimistic, prv, rdp = vector
     found = epsilon([(sampled(q, z), steps)], DELTA)
     assert found == pytest.approx(pld, abs=1e-4)
     coarse = epsilon_of(spent([(sampled(q, z), steps)]), DELTA, COARSE)

@@ -1,6 +1,7 @@
 """Public texts as vectors, and the two towers over them."""
 
 import importlib.util
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def test_a_warm_start_puts_like_items_near_each_other(kind: type[SASRec] | type[
 
 
 def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FedrecError, match=r"model\.decay=1\.5"):
-        TwoTower(catalogue(12), decay=1.5, encoder="words")
+    for decays in ((1.5, 0.9), (0.9, 0.0), (0.9,), (0.9, math.nan)):
+        with pytest.raises(FedrecError, match=r"model\.decays=\[.*\]: two numbers above 0 and at most 1 expected"):
+            TwoTower(catalogue(12), decays=decays, encoder="words")
     with pytest.raises(FedrecError, match=r"model\.rank=0"):
         TwoTower(catalogue(12), rank=0, encoder="words")

@@ -21,8 +21,9 @@ from fedrec.models.text import PACKAGED, item_table
 class TwoTower(SequentialRecommender):
     """logit = strength * recent . item + left(recent, longer) . right(item) + lean(item).
 
-    `recent` and `longer` are means of the frozen vectors of what a device used, each older item weighing `decay`
-    (`longer_decay`) of the next. They are made on the device; `left` starts at zero, and so does all that is learned.
+    `recent` and `longer` are means of the frozen vectors of what a device used, each older item weighing `decays`
+    (the first for `recent`) of the next. They are made on the device; `left` starts at zero, and so does all that is
+    learned.
     """
 
     by_item = frozenset[str]()
@@ -34,15 +35,14 @@ class TwoTower(SequentialRecommender):
         dim: int = 48,
         rank: int = 16,
         window: int = 64,
-        decay: float = 0.7,
-        longer_decay: float = 0.95,
+        decays: Sequence[float] = (0.7, 0.95),
         encoder: str = PACKAGED,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, rank=rank, window=window, decay=decay, longer_decay=longer_decay)
-        if decay > 1 or longer_decay > 1:
-            raise FedrecError(f"model.decay={decay}, model.longer_decay={longer_decay}: must be at most 1")
-        self.items, self.window, self.decays = len(catalogue), window, (decay, longer_decay)
+        check_sizes(dim=dim, rank=rank, window=window)
+        if len(decays) != 2 or not all(0 < decay <= 1 for decay in decays):
+            raise FedrecError(f"model.decays={list(decays)}: two numbers above 0 and at most 1 expected")
+        self.items, self.window, self.decays = len(catalogue), window, tuple(decays)
         self.register_buffer("vectors", torch.from_numpy(item_table(catalogue, dim, encoder)), persistent=False)
         self.strength = nn.Parameter(torch.ones(1))
         self.left = nn.Linear(2 * dim, rank, bias=False)

@@ -10,6 +10,7 @@ from fedrec.evaluation.table import Table
 from fedrec.folder import EXACT_LABEL
 
 if TYPE_CHECKING:
+    from fedrec.data.dataset import Dataset
     from fedrec.session import Session
     from fedrec.simulate import Trained
 
@@ -31,17 +32,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
 
     found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
     return {
-        "dataset": {
-            "name": dataset.name,
-            "users": dataset.interactions.users,
-            "items": len(dataset.catalogue),
-            "interactions": len(dataset.interactions),
-            "split": dataset.split,
-            "population": dataset.population,
-            "synthetic": dataset.synthetic,
-            "catalogue": dataset.catalogue.origin,
-            "repairs": dict(dataset.repairs),
-        },
+        "dataset": described(dataset),
         "model": experiment.model.func.__module__.rsplit(".", 1)[-1],  # pyright: ignore[reportFunctionMemberAccess]
         "algorithm": type(experiment.algorithm).__module__.rsplit(".", 1)[-1],
         "mechanism": type(experiment.mechanism).__module__.rsplit(".", 1)[-1],
@@ -59,6 +50,21 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "privacy": privacy(session),
         "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
+    }
+
+
+def described(dataset: "Dataset") -> dict[str, Any]:
+    """Return what the figures were found on: its sizes, its split, and what was repaired."""
+    return {
+        "name": dataset.name,
+        "users": dataset.interactions.users,
+        "items": len(dataset.catalogue),
+        "interactions": len(dataset.interactions),
+        "split": dataset.split,
+        "population": dataset.population,
+        "synthetic": dataset.synthetic,
+        "catalogue": dataset.catalogue.origin,
+        "repairs": dict(dataset.repairs),
     }
 
 
