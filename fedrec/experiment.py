@@ -17,6 +17,7 @@ from fedrec.data.dataset import Dataset, Source
 from fedrec.errors import FedrecError, Refused, nearest
 from fedrec.evaluation.options import Evaluation
 from fedrec.models.base import Recommender
+from fedrec.models.sequence import SequentialRecommender
 from fedrec.privacy.base import Mechanism, Plan
 from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.match import check
@@ -93,6 +94,8 @@ class Experiment:
         refused by name.
         """
         model, algorithm, mechanism = self.build_model(dataset.catalogue), self.algorithm, self.mechanism
+        if isinstance(model, SequentialRecommender):
+            model.begin()  # so that what it can't start from is said before anything is charged
         if not isinstance(model, algorithm.accepts):
             takes = ", ".join(kind.__name__ for kind in algorithm.accepts)
             raise Refused(f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}")

@@ -13,6 +13,7 @@ from fedrec.evaluation.options import Evaluation
 from fedrec.evaluation.table import table
 from fedrec.models.sasrec import SASRec
 from fedrec.models.sequence import SequentialRecommender
+from fedrec.models.text_sasrec import TextSASRec
 from fedrec.models.two_tower import TwoTower
 from fedrec.privacy.base import Aggregate
 from fedrec.privacy.none import NoPrivacy
@@ -32,6 +33,8 @@ def first(name: str) -> SequentialRecommender:
         torch.manual_seed(5)
         if name == "two_tower":
             return TwoTower(PUBLIC, dim=16, rank=4, window=10, encoder="words")
+        if name == "text_sasrec":
+            return TextSASRec(PUBLIC, dim=8, window=10, blocks=1, rank=2, encoder="words")
         return SASRec(PUBLIC, dim=8, window=10, blocks=1)
 
 
@@ -83,7 +86,7 @@ def counter(rounds: int) -> float:
     return float(table([row for row in rows if row is not None], (10,))["sampled_hr@10"].mean())  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["sasrec", "two_tower"])
+@pytest.mark.parametrize("name", ["sasrec", "two_tower", "text_sasrec"])
 def test_without_federation_a_device_ranks_at_chance(name: str) -> None:
     assert abs(without_federation(name, SOME, False) - CHANCE) <= NEAR
 

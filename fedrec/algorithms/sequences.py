@@ -55,9 +55,12 @@ class SequenceGradients(Training):
                 raise FedrecError(f"algorithm.{name}={getattr(self, name)} must lie in [0, 1)")
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
-        """Start from the model's own first values and empty moments."""
+        """Start from the model's own first values, and empty moments of what is trained."""
+        if isinstance(model, SequentialRecommender):
+            model.begin()
         shared = model.shared_arrays()
-        moments = {f"{kind}/{name}": np.zeros_like(a) for name, a in shared.items() for kind in ("first", "second")}
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        moments = {f"{kind}/{name}": np.zeros_like(shared[name]) for name in trained for kind in ("first", "second")}
         return {**shared, **moments, TAKEN: np.zeros(1, np.float32)}
 
     def sensitivity(self, unit: str) -> float | None:
@@ -66,6 +69,10 @@ class SequenceGradients(Training):
         Nothing bounds what one interaction changes: it stands in the window of every later position.
         """
         return None if unit == "interaction" else math.inf
+
+    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
+        """A gradient has the shapes of what was broadcast, less what is frozen and so has no moments."""
+        return {name: array.shape for name, array in self.broadcast(state).items() if f"first/{name}" in state}
 
     def contribute(
         self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext

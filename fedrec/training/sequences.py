@@ -32,6 +32,11 @@ def losses(model: SequentialRecommender, windows: Windows) -> Tensor:
     return model(windows, {name: torch.nn.functional.embedding(touched, tables[name]) for name in model.by_item})
 
 
+def trained(model: SequentialRecommender) -> dict[str, Tensor]:
+    """Return the model's parameters that devices have gradients of: not what is frozen."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
 @dataclass(frozen=True)
 class Descents:
     """What C devices contribute, in parts of some devices: the steepest descent of each one's loss.
@@ -64,7 +69,7 @@ class Descents:
         return self.apart.one(device)
 
     def _summed(self) -> Arrays:
-        named, first = dict(self.model.named_parameters()), 0
+        named, first = trained(self.model), 0
         found = {name: np.zeros(value.shape) for name, value in named.items()}
         for windows in self.parts:
             with torch.enable_grad():
@@ -89,7 +94,7 @@ class Descents:
         return Stack(tuple(tiles))
 
     def _tile(self, windows: Windows) -> tuple[Tiled, Tensor]:
-        named = {name: value.detach() for name, value in self.model.named_parameters()}
+        named = {name: value.detach() for name, value in trained(self.model).items()}
         dense = {name: value for name, value in named.items() if name not in self.model.by_item}
         touched = windows.touched()
         rows = {name: named[name][touched] for name in self.model.by_item}

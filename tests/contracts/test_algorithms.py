@@ -36,12 +36,13 @@ MODELS = {
     "order": ["order"],
     "neighbours": ["item_knn"],
     "ials": ["ials"],
-    "sequences": ["sasrec", "two_tower"],
+    "sequences": ["sasrec", "two_tower", "text_sasrec"],
 }
 PAIRS = [(name, model) for name in NAMES for model in MODELS.get(name, ["mf", "content"])]
 SMALLER: dict[str, dict[str, Any]] = {
     "sasrec": {"dim": 4, "window": 3},
     "two_tower": {"dim": 4, "rank": 2, "window": 3},
+    "text_sasrec": {"dim": 4, "rank": 2, "window": 3, "blocks": 1},
     "mf": {"dim": 3},
     "ials": {"dim": 3, "unobserved": 0.3, "regulariser": 0.01},
     **{model: {"head": 5} for model in ("ease", "hybrid", "order", "item_knn")},

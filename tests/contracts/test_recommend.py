@@ -21,7 +21,8 @@ LINEAR = {"content", "ease", "mf", "popularity"}
 
 def finished(name: str, folder: Path) -> FinishedRun:
     """Run a model for two rounds on 40 synthetic users, and open what it left."""
-    small = {"ease": ["algorithm.head=30"], "two_tower": ["model.encoder=words"]}.get(name, [])
+    words = ["model.encoder=words"]
+    small = {"ease": ["algorithm.head=30"], "two_tower": words, "text_sasrec": words}.get(name, [])
     wanted = [*FREE, f"model={name}", "rounds=2", "evaluation.baselines=[]", f"output={folder}", f"name={name}", *small]
     settings, run = new_run(load(wanted))
     Job(settings, run, lambda: LocalNodes(1), Progress()).simulate()

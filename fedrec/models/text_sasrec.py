@@ -1,0 +1,121 @@
+"""SASRec over a public language model: an item is what its text says, so a body that was trained elsewhere fits here.
+
+The items have no table of their own: a projection of the frozen text takes its place (Hou et al., "Towards universal
+sequence representation learning for recommender systems", 2022), and with it the whole model is independent of the
+catalogue. With `rank`, the body stays as it was, and devices train adapters of low rank inside it. Shapes: n positions,
+d dimensions, t numbers of an item's frozen vector, V items.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
+from fedrec.models.adapter import Adapted
+from fedrec.models.base import Arrays, check_sizes
+from fedrec.models.sasrec import Attentive, Linear, check_body
+from fedrec.models.sequence import Windows, filled, next_item_losses
+from fedrec.models.text import PACKAGED, said_table
+
+
+class TextSASRec(Attentive):
+    """logit = state of the window's last position . project(text of the item) + lean(text of the item).
+
+    `body` is a finished run of this model, on public data or on consenting people's; what it learned is where this one
+    starts from, whatever its catalogue. `rank` freezes everything but adapters of that rank, the last normalisation and
+    `lean`; null trains all.
+    """
+
+    by_item = frozenset[str]()
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        dim: int = 64,
+        window: int = 64,
+        blocks: int = 2,
+        heads: int = 1,
+        rank: int | None = None,
+        encoder: str = PACKAGED,
+        body: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_body(dim, window, blocks, heads)
+        if rank is not None:
+            check_sizes(rank=rank)
+        table = said_table(catalogue, encoder)
+        self.items, self.body = len(catalogue), body
+        self.register_buffer("vectors", torch.from_numpy(table), persistent=False)
+        linear: Linear = nn.Linear if rank is None else partial(Adapted, rank=rank)
+        self.project, self.lean = linear(table.shape[1], dim), nn.Linear(table.shape[1], 1, bias=False)
+        self.add_body(dim, window, blocks, heads, linear)
+        nn.init.normal_(self.project.weight, std=0.02)
+        nn.init.normal_(self.position.weight, std=0.02)
+        nn.init.zeros_(self.lean.weight)
+        self.shared = frozenset(name for name, _ in self.named_parameters())
+        if rank is not None:
+            self._freeze()
+
+    def _freeze(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.LayerNorm) and layer is not self.after:
+                layer.requires_grad_(False)
+        self.position.requires_grad_(False)
+
+    def begin(self) -> None:
+        """Take the arrays of the finished run that `body` names, where it names one."""
+        if self.body is not None:
+            arrays = read_body(Path(self.body))
+            unknown = sorted(set(arrays) - self.shared)
+            if unknown:
+                raise FedrecError(f"model.body={self.body} is no run of model=text_sasrec: it holds {unknown[0]}")
+            missing = sorted(name for name in self.shared - set(arrays) if not name.endswith((".up", ".down")))
+            if missing:
+                raise FedrecError(f"model.body={self.body} lacks {missing[0]}: take the same model.blocks")
+            self.load(arrays)
+
+    def wares(self, vectors: Tensor) -> Tensor:
+        """Return what items [..., d] are to the body, for their frozen vectors [..., t]."""
+        return self.project(vectors)
+
+    def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return each device's summed cross-entropy of the next item."""
+        vectors, biases = self._looked_up(windows.touched())
+        states = self.states(vectors[..., : windows.items.shape[-1] - 1, :])
+        return next_item_losses(states, vectors, biases, windows, self.items)
+
+    def _looked_up(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors [..., m, d] and biases [..., m]; of the whole catalogue once, where more are asked for."""
+        said = cast(Tensor, self.vectors)
+        if items.numel() <= self.items:
+            found = said[items]
+            return self.wares(found), self.lean(found).squeeze(-1)
+        return self.wares(said)[items], self.lean(said).squeeze(-1)[items]
+
+    def scores(self, history: Tensor) -> Tensor:
+        """Return a logit for every item [V] to come after the history [n]."""
+        return self.scores_many([history], {})[0]
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices; shorter histories are filled up behind, where nothing looks."""
+        said, (lines, lengths) = cast(Tensor, self.vectors), filled(histories, self.window)
+        vectors, bias = self.wares(said), self.lean(said).squeeze(-1)
+        if not lines.shape[1]:
+            return bias.expand(len(lines), -1)
+        states = self.states(vectors[lines])[torch.arange(len(lines)), (lengths - 1).clamp(min=0)]
+        return bias + (states * (lengths > 0).unsqueeze(1)) @ vectors.T
+
+
+def read_body(path: Path) -> Arrays:
+    """Return the arrays of a finished run, given as its folder or as the file in it."""
+    file = path if path.is_file() else path / "model.safetensors"
+    if not file.is_file():
+        raise FedrecError(f"model.body={path}: no model.safetensors there: give the folder of a finished run")
+    return load_file(file)
