@@ -33,7 +33,11 @@ class Ials(Scorer):
 
     def scores_many(self, histories: Sequence[NDArray[np.int32]]) -> Floats:
         """Return the products of the histories' factors with those of all items."""
-        return _solve(stacked(histories, len(self.factors)), self.factors, self.weights) @ self.factors.T
+        return self.folded(stacked(histories, len(self.factors))) @ self.factors.T
+
+    def folded(self, matrix: Sparse) -> Floats:
+        """Return the best factors [n, d] of the rows of a 0/1 matrix [n, V] in CSR, given those of the items."""
+        return _solve(matrix, self.factors, self.weights)
 
 
 def fit(
