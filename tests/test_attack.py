@@ -21,7 +21,7 @@ def test_without_privacy_a_devices_items_are_an_open_book() -> None:
     assert membership.largest_auc is None and 0 <= membership.auc <= 1
 
 
-@pytest.mark.parametrize("privacy", ["interaction", "user"])
+@pytest.mark.parametrize("privacy", ["interaction", "user", "gateway"])
 def test_a_mechanism_keeps_the_attack_within_its_curve(privacy: str) -> None:
     items, membership = attacks(load([*DATA, f"privacy={privacy}"]).experiment)
     assert items.largest_auc is not None and items.largest_tpr is not None

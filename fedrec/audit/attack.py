@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fedrec.audit.play import OneNode, durable, own_state
+from fedrec.audit.play import OneNode, durable, in_groups, own_state
 from fedrec.data.dataset import Dataset
 from fedrec.errors import Refused
 from fedrec.experiment import Experiment
@@ -23,6 +23,8 @@ from fedrec.folder import RunFolder
 from fedrec.messages import unpack
 from fedrec.node import load_dataset
 from fedrec.privacy.accounting import ADD_REMOVE, REPLACE_ONE, Spent
+from fedrec.privacy.base import Terms
+from fedrec.privacy.card_words import TRUST
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.tradeoff import trade_off
 from fedrec.rounds import play
@@ -30,6 +32,11 @@ from fedrec.session import first_standing, open_session
 
 Numbers = NDArray[np.float64]
 FALSE_ALARMS = 0.01
+MEANS = (
+    "items: which items did this device use. membership: was this user among those trained on. AUC 0.5 is chance;",
+    "TPR: the share found at 1 % false alarms. at most: what the accounted curve allows, - where nothing is promised.",
+)
+HEARD = {"device": 1, "none": 1, "gateway": 4}  # devices behind one message that the adversary reads; a household's
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,12 @@ def overheard(
 ) -> tuple[Numbers, Spent]:
     """Return what is heard of each device's items over all rounds [devices or 1, items], and what was spent.
 
-    Where devices are heard one by one, a row is a device's; else all share the one row of the released model, and so
-    they do with `final`.
+    Where devices or gateways are heard one by one, a row is that of the device or of its gateway; else all share the
+    one row of the released model, and so they do with `final`.
     """
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)
-    alone = mechanism.terms.trust in ("device", "none")
-    nodes, rows = OneNode(hosted, alone), np.zeros((len(dataset.devices), dataset.interactions.items))
+    groups = in_groups(hosted, None if final else HEARD.get(mechanism.terms.trust))
+    nodes, rows = OneNode(groups), np.zeros((len(dataset.devices), dataset.interactions.items))
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")
         folder.create("{}\n")
@@ -84,12 +91,12 @@ def overheard(
             nodes.overheard.clear()
             play(session, at, number)
             at = durable(session)
-            for node, content in nodes.overheard.items() if alone and not final else ():
-                rows[hosted[node - 1]] += by_item(unpack(content).arrays, dataset.interactions.items)
+            for node, content in nodes.overheard.items() if len(groups) > 1 else ():
+                rows[groups[node - 1]] += by_item(unpack(content).arrays, dataset.interactions.items)
         spent = ledger.total
         ledger.close()
     whole = by_item(at.state, rows.shape[1]) - by_item(first.state, rows.shape[1])
-    return (rows if alone and not final else whole[None]), spent
+    return (rows if len(groups) > 1 else whole[None]), spent
 
 
 def by_item(arrays: Mapping[str, NDArray[Any]], items: int) -> Numbers:
@@ -140,9 +147,15 @@ def success(attack: str, absent: Numbers, present: Numbers, spent: Spent, relati
     return Success(attack, float(auc), tpr, curve.largest_auc(), float(curve.largest_tpr(FALSE_ALARMS)[0]))
 
 
-def lines(found: list[Success]) -> Iterator[str]:
-    """Yield the attacks as a table."""
+def lines(found: list[Success], terms: Terms) -> Iterator[str]:
+    """Yield the attacks as a table, after what they attacked and before what each tells."""
+    seen = f"; sees {terms.release_set}" if terms.unit != "none" else "; sees every update"
+    yield f"unit: {terms.unit}; relation: {terms.neighbouring}; trusted: {TRUST[terms.trust]}"
+    yield f"adversary: {'everybody' if terms.unit == 'none' else terms.adversary}{seen}"
+    yield ""
     yield f"{'attack':12}{'AUC':>7}{'at most':>9}{'TPR at 1 %':>12}{'at most':>9}"
     for one in found:
         bounds = ["-" if bound is None else f"{bound:.3f}" for bound in (one.largest_auc, one.largest_tpr)]
         yield f"{one.attack:12}{one.auc:7.3f}{bounds[0]:>9}{one.tpr:12.3f}{bounds[1]:>9}"
+    yield ""
+    yield from MEANS

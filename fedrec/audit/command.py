@@ -23,9 +23,12 @@ CONTRADICTED = 1
 
 def attack_command(overrides: Sequence[str], as_json: bool) -> int:
     """Attack what the mechanism of a run or of a configuration shows of its own data; return the exit status 0."""
-    found = attacks(settings(overrides).experiment)
-    text = json.dumps([asdict(one) for one in found], indent=2) if as_json else "\n".join(attack_lines(found))
-    print(text)
+    experiment = settings(overrides).experiment
+    found = attacks(experiment)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        print("\n".join(attack_lines(found, experiment.mechanism.terms)))
     return 0
 
 

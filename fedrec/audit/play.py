@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,15 +47,15 @@ class Seen:
 
 
 class OneNode:
-    """A node that the rounds know as one, or as one for each device, and whose packed replies are overheard."""
+    """A node that the rounds know as several, each with a group of the devices; its packed replies are overheard."""
 
-    def __init__(self, hosted: NDArray[np.int64], alone: bool) -> None:
-        self._node, self._hosted, self._alone = Node(0, 1, exact=True), hosted, alone
+    def __init__(self, groups: Sequence[NDArray[np.int64]]) -> None:
+        self._node, self._groups = Node(0, 1, exact=True), groups
         self.overheard: dict[int, bytes] = {}
 
     def ids(self) -> list[int]:
-        """Return 1, or 1 to the number of devices."""
-        return list(range(1, (len(self._hosted) if self._alone else 1) + 1))
+        """Return 1 to the number of groups."""
+        return list(range(1, len(self._groups) + 1))
 
     def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Answer each request, and keep the bytes of what was trained."""
@@ -65,8 +65,7 @@ class OneNode:
             reply = greeting if hello and greeting else self._node.answer(request)
             if hello:
                 greeting = reply
-                mine = self._hosted[number - 1 : number] if self._alone else self._hosted
-                reply = Message(reply.header, {"devices": mine})
+                reply = Message(reply.header, {"devices": self._groups[number - 1]})
             else:
                 self.overheard[number] = pack(reply)
             yield number, reply
@@ -94,7 +93,7 @@ def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) 
     dataset = load_dataset(experiment)
     plan = experiment.plan(dataset)
     hosted, others = hosts(experiment.mechanism, plan, game)
-    nodes = OneNode(np.union1d(hosted, others), game.alone)
+    nodes = OneNode(in_groups(np.union1d(hosted, others), 1 if game.alone else None))
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")
         folder.create("{}\n")
@@ -104,6 +103,11 @@ def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) 
         seen = Seen(heard, hosted, ledger.epsilon(), ledger.account.delta, ledger.total)
         ledger.close()
     return seen
+
+
+def in_groups(devices: NDArray[np.int64], size: int | None) -> list[NDArray[np.int64]]:
+    """Return the devices in groups of `size`, the last perhaps smaller; in one where it is None."""
+    return [devices] if size is None else [devices[start : start + size] for start in range(0, len(devices), size)]
 
 
 def hosts(mechanism: Mechanism, plan: Plan, game: Game) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
