@@ -36,7 +36,7 @@ MEANS = (
     "items: which items did this device use. membership: was this user among those trained on. AUC 0.5 is chance;",
     "TPR: the share found at 1 % false alarms. at most: what the accounted curve allows, - where nothing is promised.",
 )
-HEARD = {"device": 1, "none": 1, "gateway": 4}  # devices behind one message that the adversary reads; a household's
+HEARD = {"device": 1, "none": 1}  # devices behind one message that the adversary reads; else all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def overheard(
 ) -> tuple[Numbers, Spent]:
     """Return what is heard of each device's items over all rounds [devices or 1, items], and what was spent.
 
-    Where devices or gateways are heard one by one, a row is that of the device or of its gateway; else all share the
-    one row of the released model, and so they do with `final`.
+    Where devices are heard one by one, a row is a device's; else all share the one row of the released model (as all
+    users of one gateway do), and so they do with `final`.
     """
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)
     groups = in_groups(hosted, None if final else HEARD.get(mechanism.terms.trust))
