@@ -9,6 +9,7 @@ length of the difference over the length of the solution, and the largest differ
 
 import argparse
 import json
+import secrets
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def federated(settings: Settings, folder: Path) -> tuple[Experiment, Dataset, Ar
         experiment = replace(experiment, algorithm=Unrounded(**values))
     place, plan = RunFolder(folder / "run"), experiment.plan(dataset)
     place.create(settings.yaml())
-    ledger = Ledger.open(dataset.population, "exact", experiment.mechanism, plan, plan.population)
+    name = f"exact-{secrets.token_hex(8)}"
+    ledger = Ledger.open(dataset.population, name, experiment.mechanism, plan, plan.population)
     session = open_session(experiment, dataset, LocalNodes(NODES), place, ledger, "refit")
     for report in run(session):
         if not report.released:

@@ -1,10 +1,12 @@
 """Federated EASE and iALS are the centralised ones, on synthetic and on real data, to 1e-6 relative in float64."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedrec.algorithms.gram import GramMatrix, bounded_gram
 from fedrec.config import load
@@ -14,6 +16,13 @@ from tests.tiny import FREE, SMALL, small
 
 NEAR = 1e-6
 Shared = Callable[[str], Path]
+
+
+def bounded_gram_of(
+    weighed: float, history: NDArray[np.int32], head: NDArray[np.int64], items: int, exponent: float
+) -> NDArray[np.float32]:
+    """Weigh by another exponent than was asked for."""
+    return bounded_gram(history, head, items, weighed)
 
 
 def check(path: Path, *overrides: str) -> None:
@@ -46,10 +55,7 @@ def test_on_ml_1m(tmp_path: Path, shared: Shared, model: str) -> None:
 
 def test_another_problem_is_seen_to_be_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: devices that weigh 1 instead of 1/n solve something else."""
-    unweighted = bounded_gram
-    monkeypatch.setattr(
-        "fedrec.algorithms.gram.bounded_gram", lambda h, head, items, _: unweighted(h, head, items, 0.0)
-    )
+    monkeypatch.setattr("fedrec.algorithms.gram.bounded_gram", partial(bounded_gram_of, 0.0))
     found = apart(load([*FREE, "model=ease", "algorithm.head=25"]), tmp_path)
     assert found.length > 0.01
 
