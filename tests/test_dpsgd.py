@@ -198,9 +198,9 @@ def test_noise_reaches_every_coordinate_with_the_calibrated_deviation(size: int)
     assert noise.shape[1] == sum(p.numel() for p in model.parameters())
     assert (noise.std(0) > 0.8 * z * clip).all()
     assert noise.std() == pytest.approx(z * clip, rel=0.02)
-    assert abs(noise.mean()) < 5 * z * clip / noise.size**0.5
+    assert abs(noise.mean()) < 6 * z * clip / noise.size**0.5
     off = np.corrcoef(noise.T)[np.triu_indices(noise.shape[1], 1)]
-    assert np.abs(off).max() < 6 / 600**0.5
+    assert np.abs(off).max() < 8 / 600**0.5
 
 
 def test_noise_is_ours_and_never_torchs() -> None:
