@@ -49,7 +49,8 @@ class Recommender(nn.Module, ABC):
         """Return the scores [C, V] of C devices from their histories and private arrays [C, ...].
 
         The loop over `scores`, after which the private arrays are those of the last device. A model that overrides it
-        gives the same scores to rounding;"""
+        gives the same scores to rounding.
+        """
         own, found = self.state_dict(keep_vars=True), list[Tensor]()
         for device, history in enumerate(histories):
             with torch.no_grad():
@@ -95,9 +96,9 @@ class TrainableRecommender(Recommender):
 
     A model joins the cohort engine by saying `stackable = True`. It then promises that `forward` and `criterion` take
     any leading dimensions (items [B, 1+k] of one device, [C, B, 1+k] of many), so that they name dimensions from the
-    end; that parameters are used through their layers alone, each once a loss (`fedrec.training.layers` lists the
-    layers known); and that `by_item` names the arrays, parameters and buffers, that have one row an item: of these, the
-    engine keeps the rows that a device can touch.
+    end; that parameters are used through their layers alone, each once a loss (`fedrec.training.layers`,
+    `lookups` and `products` hold the layers known); and that `by_item` names the arrays, parameters and buffers, that
+    have one row an item: of these, the engine keeps the rows that a device can touch.
     """
 
     criterion: Loss
@@ -130,3 +131,13 @@ def check_sizes(**sizes: float) -> None:
     for name, value in sizes.items():
         if not (math.isfinite(value) and value > 0):
             raise FedrecError(f"model.{name}={value} must be a finite number above 0")
+
+
+def joint(layer: nn.Module, *parts: Tensor) -> Tensor:
+    """Return the linear layer's say on parts [..., i1], [..., i2], ... laid side by side, as `layer(torch.cat(parts))`.
+
+    The cohort engine's layers take the parts as they are, and multiply one that is `expand`ed over the examples, say a
+    user's vector, once for all of them.
+    """
+    own = getattr(layer, "joint", None)
+    return layer(torch.cat(parts, dim=-1)) if own is None else own(*parts)

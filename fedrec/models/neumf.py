@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes
+from fedrec.models.base import TrainableRecommender, check_sizes, joint
 from fedrec.models.losses import loss_named
 
 
@@ -52,10 +52,10 @@ class NeuMF(TrainableRecommender):
         own = self.rows(items)
         gmf = self.item_gmf(items) * self.user_gmf(own).unsqueeze(-2)  # [..., 1+k, d]
         item = self.item_mlp(items)
-        hidden = torch.cat([self.user_mlp(own).unsqueeze(-2).expand_as(item), item], dim=-1)
+        parts = (self.user_mlp(own).unsqueeze(-2).expand_as(item), item)
         for layer in self.layers:
-            hidden = torch.relu(layer(hidden))
-        return self.output(torch.cat([gmf, hidden], dim=-1)).squeeze(-1) + self.offset
+            parts = (torch.relu(joint(layer, *parts)),)
+        return joint(self.output, gmf, *parts).squeeze(-1) + self.offset
 
     def scores(self, history: Tensor) -> Tensor:
         """Return the logit of every item [V]; the history has shaped the user vectors, nothing else."""

@@ -31,7 +31,7 @@ from fedrec.training.twin import Twin, check
 from fedrec.training.universe import Numbering, Tile
 from fedrec.update import Arrays
 
-FLOATS = 1 << 18  # of one activation in a step: what a core keeps in its cache
+FLOATS = 1 << 19  # of one activation in a step: what a core keeps in its cache
 MOST_DEVICES = 512
 SLOTS = 1 << 22  # pairs of a device and an item that a tile may have: looking them up takes 32 MiB
 NOISE_STREAM = 8  # keeps the engine's noise apart from the draws of batches

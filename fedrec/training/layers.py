@@ -5,7 +5,8 @@ i inputs, o outputs, R rows of all devices together. A layer's `forward` notes w
 came back: from the two follow each example's part of the gradient, its norm, and the step, all in closed form
 (Goodfellow, "Efficient per-example gradient computations", 2015; for tables, `notes/privacy.md` section 2.1).
 
-A new kind of layer is one more class here: its parameters stacked, `squares`, `move`, `shake`.
+Here is what all layers share, and layer norms; `lookups` and `products` hold the others. A new kind of layer is one
+more class: its parameters stacked, `squares`, `move`, `shake`.
 """
 
 from abc import ABC, abstractmethod
@@ -25,10 +26,12 @@ CLIP_SLACK = 1e-6  # Opacus' own: its optimiser divides by the norm + 1e-6
 class Layer(nn.Module, ABC):
     """The stacked parameters of one layer; `name` is its place in the model, `kept` its arrays by their full names.
 
-    `first` says that nothing below it learns, so that slopes need not go further down.
+    `first` says that nothing below it learns, so that slopes need not go further down; `each` that every example's own
+    slopes are asked for, not only what they add up to.
     """
 
     first: bool = False
+    each: bool = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -41,9 +44,10 @@ class Layer(nn.Module, ABC):
         """Set an attribute as any object does: nn.Module looks for parameters first, of which none is here."""
         object.__setattr__(self, name, value)
 
-    def clear(self) -> None:
-        """Forget the last step."""
+    def clear(self, each: bool) -> None:
+        """Forget the last step, and hear whether the next one asks for every example's own slopes."""
         self.inputs = self.slopes = None
+        self.each = each
 
     def note(self, inputs: Tensor) -> None:
         """Keep what went in; a layer that is called twice in one loss can't be told apart by its examples."""
@@ -58,6 +62,13 @@ class Layer(nn.Module, ABC):
     @abstractmethod
     def move(self, factors: Tensor | None) -> None:
         """Add the slopes to the parameters, each example's part of them times `factors` [c, b]."""
+
+    def drop(self, broken: Tensor) -> None:
+        """Clear what the examples [c, b] put in: a factor of zero would not make a number of what is none."""
+        for part in ("slopes", "inputs"):
+            value = getattr(self, part)
+            if value.is_floating_point():
+                setattr(self, part, cleared(value, broken))
 
     def shake(self, std: float, gaussian: Gaussian) -> None:
         """Add N(0, std^2) to every parameter of every device."""
@@ -82,142 +93,6 @@ class _Seen(torch.autograd.Function):
 def seen(value: Tensor, layer: Layer) -> Tensor:
     """Return the value, such that the slope of the loss by it ends up in `layer.slopes`."""
     return cast(Tensor, _Seen.apply(value, layer))
-
-
-class Lookup(Layer):
-    """A table of vectors. `table` [R, d] holds the rows of all devices one after the other.
-
-    With `per_device` rows each, ids name a device's own rows. Without, ids are places in the table already: the rows
-    of the items that each device can touch.
-    """
-
-    first = True
-
-    def __init__(self, name: str, module: nn.Embedding, per_device: int | None) -> None:
-        super().__init__(name)
-        if module.max_norm is not None or module.scale_grad_by_freq or module.padding_idx is not None:
-            raise Refused(f"{name} has options (max_norm, padding_idx, scale_grad_by_freq) that the engine lacks")
-        self.per_device = per_device
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return vectors [c, b, ..., d] for ids [c, b, ...]."""
-        if ids.dim() < 2:
-            raise Refused(f"{self.name} is read by ids of shape {tuple(ids.shape)}, not [..., example, places]")
-        if self.per_device is not None:
-            first = torch.arange(len(ids), device=ids.device) * self.per_device
-            ids = ids + first.view(-1, *(1,) * (ids.dim() - 1))
-        self.note(ids)
-        out = functional.embedding(ids, self.kept[f"{self.name}.weight"]).requires_grad_()
-        return seen(out, self)
-
-    def squares(self) -> Tensor:
-        """Return squared norms [c, b]: a row that an example reads several times is summed before it is squared."""
-        assert_seen(self)
-        ids, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
-        found = slopes.square().flatten(2).sum(-1)
-        places = ids.flatten(2) if ids.dim() > 2 else ids.unsqueeze(-1)
-        if places.shape[-1] > 1:
-            order = places.sort(dim=-1).values
-            repeats = (order[..., 1:] == order[..., :-1]).any(-1)
-            if bool(repeats.any()):
-                found[repeats] = coalesced(places[repeats], slopes.flatten(2, -2)[repeats])
-        return found
-
-    def move(self, factors: Tensor | None) -> None:
-        """Add to each row what its ids were given."""
-        ids, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
-        if factors is not None:
-            slopes = slopes * factors.view(*factors.shape, *(1,) * (slopes.dim() - 2))
-        table = self.kept[f"{self.name}.weight"]
-        # Contiguous, because `index_add_` is five times slower on a part of a wider tensor than this copy and it.
-        table.index_add_(0, ids.reshape(-1), slopes.reshape(-1, table.shape[1]).contiguous())
-
-
-class Own(Lookup):
-    """A table of one row for each device, its user's say: all ids are 0, and nothing need be looked up."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the devices' rows [c, b, ..., d] for ids [c, b, ...]."""
-        if ids.dim() < 2:
-            raise Refused(f"{self.name} is read by ids of shape {tuple(ids.shape)}, not [..., example, places]")
-        self.note(ids)
-        table = self.kept[f"{self.name}.weight"][: len(ids)]
-        rows = table.view(len(ids), *(1,) * (ids.dim() - 1), -1).detach().requires_grad_()
-        return seen(rows.expand(*ids.shape, -1), self)
-
-    def squares(self) -> Tensor:
-        """Return squared norms [c, b]: an example's slopes are all on the one row."""
-        assert_seen(self)
-        return self._slopes().square().sum(-1)
-
-    def move(self, factors: Tensor | None) -> None:
-        """Add the slopes of all examples."""
-        slopes, table = self._slopes(), self.kept[f"{self.name}.weight"]
-        if factors is not None:
-            table[: len(slopes)].add_(torch.bmm(factors.unsqueeze(1), slopes).squeeze(1))
-        else:
-            table[: len(slopes)].add_(slopes.sum(1))
-
-    def _slopes(self) -> Tensor:
-        """Return each example's slopes [c, b, d]."""
-        slopes = cast(Tensor, self.slopes)
-        return slopes if slopes.dim() == 3 else slopes.flatten(2, -2).sum(2)
-
-
-def coalesced(places: Tensor, slopes: Tensor) -> Tensor:
-    """Return the squared norm [m] of slopes [m, n, d] summed over equal places [m, n]."""
-    same = (places.unsqueeze(-1) == places.unsqueeze(-2)).to(slopes.dtype)  # [m, n, n]
-    return ((slopes @ slopes.transpose(-1, -2)) * same).sum((-1, -2))
-
-
-class Product(Layer):
-    """A linear layer: weight [C, o, i], bias [C, o]."""
-
-    def __init__(self, name: str, module: nn.Linear) -> None:
-        super().__init__(name)
-        self.biased = module.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return [c, b, ..., o] for inputs [c, b, ..., i]."""
-        if inputs.dim() < 3:
-            raise Refused(f"{self.name} is given a tensor of shape {tuple(inputs.shape)}, not [..., example, inputs]")
-        flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        self.note(inputs.detach())
-        weight = self.kept[f"{self.name}.weight"][: len(flat)]
-        if self.biased:
-            out = torch.baddbmm(self.kept[f"{self.name}.bias"][: len(flat)].unsqueeze(1), flat, weight.mT)
-        else:
-            out = torch.bmm(flat, weight.mT)
-        return seen(out, self).view(*inputs.shape[:-1], -1)
-
-    def _parts(self) -> tuple[Tensor, Tensor]:
-        """Return (inputs [c, b, n, i], slopes [c, b, n, o])."""
-        assert_seen(self)
-        inputs, slopes = cast(Tensor, self.inputs), cast(Tensor, self.slopes)
-        c, b = inputs.shape[:2]
-        return inputs.reshape(c, b, -1, inputs.shape[-1]), slopes.reshape(c, b, -1, slopes.shape[-1])
-
-    def squares(self) -> Tensor:
-        """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
-        inputs, slopes = self._parts()
-        places, wide = inputs.shape[2], inputs.shape[3] * slopes.shape[3]
-        if places == 1:
-            found = inputs.square().sum((-1, -2)) * slopes.square().sum((-1, -2))
-        elif places * (inputs.shape[3] + slopes.shape[3]) <= 2 * wide:
-            found = ((inputs @ inputs.mT) * (slopes @ slopes.mT)).sum((-1, -2))
-        else:
-            found = (slopes.mT @ inputs).square().sum((-1, -2))
-        return found + slopes.sum(2).square().sum(-1) if self.biased else found
-
-    def move(self, factors: Tensor | None) -> None:
-        """Add slopes times inputs."""
-        inputs, slopes = self._parts()
-        if factors is not None:
-            slopes = slopes * factors[..., None, None]
-        inputs, slopes = inputs.flatten(1, 2), slopes.flatten(1, 2)
-        self.kept[f"{self.name}.weight"][: len(inputs)].baddbmm_(slopes.mT, inputs)
-        if self.biased:
-            self.kept[f"{self.name}.bias"][: len(inputs)].add_(slopes.sum(1))
 
 
 class Norm(Layer):
@@ -262,3 +137,8 @@ def assert_seen(layer: Layer) -> None:
     """Raise where the loss did not reach a layer that was called: its part of the gradient is then unknown."""
     if layer.slopes is None:
         raise Refused(f"the loss does not depend on what {layer.name} gives")
+
+
+def cleared(value: Tensor, broken: Tensor) -> Tensor:
+    """Return the value [c, b, ...] with zeros for the examples [c, b] that are broken."""
+    return value.masked_fill(broken.view(*broken.shape, *(1,) * (value.dim() - 2)), 0.0)

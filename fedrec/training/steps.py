@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedrec.privacy.base import DpSgd, LocalSettings
-from fedrec.training.layers import CLIP_SLACK, Layer
+from fedrec.training.layers import CLIP_SLACK
 from fedrec.training.twin import Twin
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 def plain_step(twin: Twin, batch: Batch, settings: LocalSettings, loss: Tensor) -> None:
     """Descend the mean of each device's losses, or their sum over the denominator; add the sums to `loss` [C]."""
     rows, values, real = batch
-    losses = twin.losses(rows, values)
+    losses = twin.losses(rows, values, each=False)
     there = _there(rows, real, losses)
     share = there / (settings.denominator or there.sum(1, keepdim=True).clamp(min=1))
     losses.backward(share.mul_(-settings.learning_rate))  # slopes are then what is to be added
@@ -41,7 +41,7 @@ def clipped_step(twin: Twin, batch: Batch, public: DpSgd, rate: float, loss: Ten
     broken = ~torch.isfinite(norms)
     if bool(broken.any()):
         for layer in layers:
-            _drop(layer, broken)
+            layer.drop(broken)
         there = there.masked_fill(broken, 0.0)
     factors = torch.where(broken, 0.0, (public.clip / (norms + CLIP_SLACK)).clamp(max=1.0)) * there * -rate
     for layer in layers:
@@ -52,13 +52,3 @@ def clipped_step(twin: Twin, batch: Batch, public: DpSgd, rate: float, loss: Ten
 def _there(rows: Tensor, real: Tensor, losses: Tensor) -> Tensor:
     """Return 1 for each example [c, b] that is one, 0 for what only fills the line, in the type of the losses."""
     return (torch.arange(rows.shape[1], device=rows.device) < real.unsqueeze(1)).to(losses.dtype)
-
-
-def _drop(layer: Layer, broken: Tensor) -> None:
-    """Clear what an example put into a layer: a factor of zero would not make a number of what is none."""
-    c, b = broken.shape
-    for part in ("slopes", "inputs"):
-        value = getattr(layer, part)
-        if value.is_floating_point():
-            value = value.reshape(c, b, -1).masked_fill(broken.unsqueeze(-1), 0.0).view(value.shape)
-            setattr(layer, part, value)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.training.layers import Layer, Lookup, Norm, Own, Product
+from fedrec.training.layers import Layer, Norm
+from fedrec.training.lookups import Lookup, Own
+from fedrec.training.products import Product
 
 
 class Twin:
@@ -86,10 +88,13 @@ class Twin:
             for name, array in kept.items()
         }
 
-    def losses(self, items: Tensor, values: Tensor) -> Tensor:
-        """Return the losses [c, b] for rows [c, b, 1+k] and values [c, b], for a backward pass."""
+    def losses(self, items: Tensor, values: Tensor, each: bool = True) -> Tensor:
+        """Return the losses [c, b] for rows [c, b, 1+k] and values [c, b], for a backward pass.
+
+        Unless `each`, what that leaves in the layers is right in the sum over the examples only.
+        """
         for layer in self.layers.values():
-            layer.clear()
+            layer.clear(each)
         with torch.enable_grad():
             logits = self.module(items)
             return self.module.criterion(logits, values)
