@@ -3,5 +3,5 @@
     python -m simulations.bench_engine
 
 The job is that of `../shared/bench`: real users, sampled negatives, one small network. Ours, the loop and Opacus take
-the same examples through the same arithmetic; their processes take turns, so that a busy machine is busy for all.
+the same examples through the same network; their processes take turns, so that a busy machine is busy for all.
 """
