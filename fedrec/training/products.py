@@ -52,7 +52,7 @@ class Product(Layer):
         """Return [c, b, ..., o] for parts [c, b, ..., i1], [c, b, ..., i2], ... of the inputs that lie side by side."""
         if parts[0].dim() < 3:
             raise Refused(f"{self.name} is given a tensor of shape {tuple(parts[0].shape)}, not [..., example, inputs]")
-        self.note(parts[0])
+        self.note(parts[0].detach())
         weight, start = self.kept[f"{self.name}.weight"][: len(parts[0])], 0
         self.parts = []
         for part in parts:
@@ -95,6 +95,11 @@ class Product(Layer):
                 made[place] = one.view(*slopes.shape[:-1], -1)
         return made
 
+    def clear(self, each: bool) -> None:
+        """Forget the last step."""
+        super().clear(each)
+        self.parts = []
+
     def squares(self) -> Tensor:
         """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
         slopes = self._slopes()
@@ -117,7 +122,7 @@ class Product(Layer):
         if factors is not None:
             slopes = slopes * factors[..., None, None]
         slopes = slopes.flatten(1, 2)  # [c, b * n, o]
-        total = slopes.sum(1, keepdim=True)
+        total = slopes.sum(1, keepdim=True)  # [c, 1, o]
         for part in self.parts:
             if part.same:
                 part.weight.add_(total.mT * _row(part.value))
