@@ -9,7 +9,7 @@ from fedrec.groups import Groups
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequence import SequentialRecommender
 from fedrec.training.cohort import CohortEngine, own_noise, why_not
-from fedrec.training.sequences import SequenceEngine
+from fedrec.training.sequences import PART, SequenceEngine
 
 
 def reason_for_one_by_one(experiment: Experiment, model: Recommender) -> str | None:
@@ -30,7 +30,7 @@ def groups_for(experiment: Experiment, model: Recommender) -> Groups | None:
     if reason_for_one_by_one(experiment, model) is not None:
         return None
     if isinstance(algorithm, SequenceGradients) and isinstance(model, SequentialRecommender):
-        return Groups(lambda: SequenceEngine(copy.deepcopy(model), algorithm.negatives))
+        return Groups(lambda: SequenceEngine(copy.deepcopy(model), algorithm.negatives), most=PART)
     if isinstance(algorithm, FedAvg) and isinstance(model, TrainableRecommender):
         return Groups(lambda: CohortEngine(model, algorithm))
     return None

@@ -18,17 +18,19 @@ from fedrec.training.stack import Contributions
 from fedrec.update import Arrays, RunningSum, Update
 
 RELEASE_STREAM = 1  # keeps what a device draws for its release apart from the draws of its training
-MOST, LEAST = 512, 50  # devices of a group: what they changed is held together
-PIECES = 4  # groups of a cohort that would fit into fewer
+MOST = 512  # devices of a group: what they changed is held together
 THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are
 Trained = tuple[Update, float, int]
 Total = tuple[RunningSum, float, int]
 
 
-def groups(users: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the users in groups, whose sizes follow from how many users there are, never from the machine."""
-    many = max(-(-len(users) // MOST), min(PIECES, len(users) // LEAST), 1)
-    return [part for part in np.array_split(users, many) if len(part)]
+def groups(users: NDArray[np.int64], most: int = MOST) -> list[NDArray[np.int64]]:
+    """Return the users in groups, whose sizes follow from how many users there are, never from the machine.
+
+    As few as there may be: the steps of a small group cost as much as those of a large one, and two threads of small
+    steps wait for each other.
+    """
+    return [part for part in np.array_split(users, max(-(-len(users) // most), 1)) if len(part)]
 
 
 class Engine(Protocol):
@@ -49,10 +51,10 @@ class Engine(Protocol):
 
 
 class Groups:
-    """Trains devices by engines, one on each of `threads` threads; `engine` makes one."""
+    """Trains devices by engines, one on each of `threads` threads, `most` devices at most; `engine` makes one."""
 
-    def __init__(self, engine: Callable[[], Engine], threads: int | None = None) -> None:
-        self._make, self._threads = engine, THREADS if threads is None else threads
+    def __init__(self, engine: Callable[[], Engine], threads: int | None = None, most: int = MOST) -> None:
+        self._make, self._threads, self._most = engine, THREADS if threads is None else threads, most
         self._free, self._made = SimpleQueue[Engine](), 0
 
     def contribute(
@@ -62,7 +64,7 @@ class Groups:
 
         The groups' sums are added in their order, whichever is done first.
         """
-        parts = groups(asked[0])
+        parts = groups(asked[0], self._most)
         threads = max(min(self._threads, len(parts)), 1)
         for _ in range(threads - self._made):
             self._free.put(self._make())

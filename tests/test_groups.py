@@ -12,7 +12,7 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.groups import LEAST, MOST, Groups, Total, groups
+from fedrec.groups import Groups, Total, groups
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.privacy.base import Mechanism
 from fedrec.privacy.none import NoPrivacy
@@ -21,7 +21,7 @@ from fedrec.store import MappedStore
 from fedrec.training.cohort import CohortEngine
 from tests.tiny import catalogue
 
-ITEMS, USERS = 30, 230
+ITEMS, USERS, MOST = 30, 230, 60
 MECHANISMS: dict[str, Mechanism] = {"none": NoPrivacy(), "user": UserLevel(noise_multiplier=1.0, clip=0.05)}
 
 
@@ -42,7 +42,7 @@ def trained(threads: int, mechanism: Mechanism, folder: Path, users: np.ndarray)
     """Two rounds, of which the second starts from what the first kept."""
     own, asked = model(), FedAvg(epochs=2, batch_size=8, learning_rate=0.1, negatives=2)
     store = MappedStore(folder / str(threads), USERS, own.private_arrays())
-    nodes = Groups(lambda: CohortEngine(own, asked), threads)
+    nodes = Groups(lambda: CohortEngine(own, asked), threads, MOST)
     for number in (1, 2):
         context = RoundContext(number, 7, mechanism)
         total = nodes.contribute(store, table(), (users, own.shared_arrays()), context)
@@ -52,7 +52,7 @@ def trained(threads: int, mechanism: Mechanism, folder: Path, users: np.ndarray)
 @pytest.mark.parametrize("kind", MECHANISMS)
 def test_threads_change_no_bit(kind: str, tmp_path: Path) -> None:
     users = np.arange(0, USERS)
-    assert len(groups(users)) == 4
+    assert len(groups(users, MOST)) == 4
     (one, loss, examples), kept = trained(1, MECHANISMS[kind], tmp_path, users)
     assert one.update().norm() > 0.01 and one.update().count == USERS
     for threads in (2, 3, 9):
@@ -76,18 +76,17 @@ def test_groups_together_are_what_their_devices_are_alone(tmp_path: Path) -> Non
 def test_what_goes_wrong_on_a_thread_is_raised(tmp_path: Path) -> None:
     broken = {**model().shared_arrays(), "nonsense": np.zeros(1, np.float32)}
     store = MappedStore(tmp_path, USERS, model().private_arrays())
-    nodes = Groups(lambda: CohortEngine(model(), FedAvg()), 2)
+    nodes = Groups(lambda: CohortEngine(model(), FedAvg()), 2, MOST)
     for _ in range(3):  # no engine is lost by it
         with pytest.raises(FedrecError, match="nonsense"):
             nodes.contribute(store, table(), (np.arange(USERS), broken), RoundContext(1, 0, NoPrivacy()))
 
 
 @settings(deadline=None)
-@given(st.integers(0, 5000))
-def test_groups_hold_everybody_once_and_are_of_nearly_one_size(users: int) -> None:
-    parts = groups(np.arange(users) * 3)
+@given(st.integers(0, 5000), st.integers(1, 700))
+def test_groups_hold_everybody_once_are_of_nearly_one_size_and_few(users: int, most: int) -> None:
+    parts = groups(np.arange(users) * 3, most)
     np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0, np.int64)]), np.arange(users) * 3)
     sizes = [len(part) for part in parts]
-    assert not sizes or (
-        max(sizes) <= MOST and max(sizes) - min(sizes) <= 1 and (len(sizes) == 1 or min(sizes) >= LEAST - 1)
-    )
+    assert (len(sizes) - 1) * most < max(users, 1) <= max(len(sizes), 1) * most
+    assert not sizes or (max(sizes) <= most and max(sizes) - min(sizes) <= 1)

@@ -51,7 +51,7 @@ def flower(task: Task, folder: Path) -> Play:
     plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()
     run.create("{}\n")
     ledger = Ledger.open(dataset.population, "bench", experiment.mechanism, plan, plan.population)
-    session = open_session(experiment, dataset, FlowerNodes(InProcessGrid(app, 2)), run, ledger, "train")
+    session = open_session(experiment, dataset, FlowerNodes(InProcessGrid(app, 1)), run, ledger, "train")
     at = [first_standing(session)]
     mean = (table.start[1:] - table.start[:-1]).mean()
 
