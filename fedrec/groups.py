@@ -18,19 +18,20 @@ from fedrec.training.stack import Contributions
 from fedrec.update import Arrays, RunningSum, Update
 
 RELEASE_STREAM = 1  # keeps what a device draws for its release apart from the draws of its training
-MOST = 512  # devices of a group: what they changed is held together
+MOST, HELD_BYTES = 512, 3 << 24  # devices of a group, and about what they changed, which is held together
 THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are
 Trained = tuple[Update, float, int]
 Total = tuple[RunningSum, float, int]
 
 
-def groups(users: NDArray[np.int64], most: int = MOST) -> list[NDArray[np.int64]]:
-    """Return the users in groups, whose sizes follow from how many users there are, never from the machine.
+def groups(users: NDArray[np.int64], most: int = MOST, held: int = 0) -> list[NDArray[np.int64]]:
+    """Return the users in groups of at most `most`, and of about `HELD_BYTES` of the `held` bytes that all change.
 
-    As few as there may be: the steps of a small group cost as much as those of a large one, and two threads of small
-    steps wait for each other.
+    Their sizes never follow from the machine. There are as few as there may be: the steps of a small group cost as
+    much as those of a large one, and two threads of small steps wait for each other.
     """
-    return [part for part in np.array_split(users, max(-(-len(users) // most), 1)) if len(part)]
+    many = max(-(-len(users) // most), min(-(-held // HELD_BYTES), len(users)), 1)
+    return [part for part in np.array_split(users, many) if len(part)]
 
 
 class Engine(Protocol):
@@ -38,6 +39,10 @@ class Engine(Protocol):
 
     def first_private(self, seed: int, users: NDArray[np.int64]) -> Arrays:
         """Return the private arrays [C, ...] that devices start from."""
+        ...
+
+    def held(self, chosen: Chosen, mechanism: Mechanism) -> int:
+        """Return how many bytes the changes of these devices may take until they are summed: no item is met twice."""
         ...
 
     def train(
@@ -64,11 +69,12 @@ class Groups:
 
         The groups' sums are added in their order, whichever is done first.
         """
-        parts = groups(asked[0], self._most)
+        self._make_up_to(1)
+        engine = self._free.get()
+        self._free.put(engine)
+        parts = groups(asked[0], self._most, engine.held(Chosen(devices, asked[0]), context.mechanism))
         threads = max(min(self._threads, len(parts)), 1)
-        for _ in range(threads - self._made):
-            self._free.put(self._make())
-        self._made = max(self._made, threads)
+        self._make_up_to(threads)
 
         def trained(users: NDArray[np.int64]) -> Trained:
             engine = self._free.get()
@@ -81,6 +87,11 @@ class Groups:
             return added(map(trained, parts))
         with ThreadPoolExecutor(threads) as pool:
             return added(pool.map(trained, parts))
+
+    def _make_up_to(self, engines: int) -> None:
+        for _ in range(engines - self._made):
+            self._free.put(self._make())
+        self._made = max(self._made, engines)
 
 
 def train_group(

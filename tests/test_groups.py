@@ -12,16 +12,20 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.groups import Groups, Total, groups
+from fedrec.groups import HELD_BYTES, Groups, Total, groups
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.privacy.base import Mechanism
+from fedrec.privacy.interaction import InteractionLevel
 from fedrec.privacy.none import NoPrivacy
 from fedrec.privacy.user import UserLevel
 from fedrec.store import MappedStore
 from fedrec.training.cohort import CohortEngine
+from fedrec.training.examples import Chosen
+from fedrec.training.stack import Stack
 from tests.tiny import catalogue
 
 ITEMS, USERS, MOST = 30, 230, 60
+INTERACTION = InteractionLevel(noise_multiplier=1.0, clip=0.5, sample_rate=0.5, local_steps=6, denominator=8.0)
 MECHANISMS: dict[str, Mechanism] = {"none": NoPrivacy(), "user": UserLevel(noise_multiplier=1.0, clip=0.05)}
 
 
@@ -90,3 +94,27 @@ def test_groups_hold_everybody_once_are_of_nearly_one_size_and_few(users: int, m
     sizes = [len(part) for part in parts]
     assert (len(sizes) - 1) * most < max(users, 1) <= max(len(sizes), 1) * most
     assert not sizes or (max(sizes) <= most and max(sizes) - min(sizes) <= 1)
+
+
+@pytest.mark.parametrize(
+    ("held", "many"), [(0, 1), (HELD_BYTES, 1), (HELD_BYTES + 1, 2), (5 * HELD_BYTES, 5), (10**15, 30)]
+)
+def test_groups_whose_changes_take_much_are_smaller(held: int, many: int) -> None:
+    parts = groups(np.arange(30), MOST, held)
+    assert len(parts) == many and sum(map(len, parts)) == 30
+
+
+@pytest.mark.parametrize("mechanism", [NoPrivacy(), INTERACTION], ids=["none", "interaction"])
+def test_an_engine_says_how_many_bytes_changes_take_at_most(mechanism: Mechanism) -> None:
+    own, chosen = model(), Chosen(table(), np.arange(USERS))
+    engine = CohortEngine(own, FedAvg(epochs=3, batch_size=8, learning_rate=0.1, negatives=2))
+    private = engine.first_private(0, chosen.users)
+    made = engine.train(own.shared_arrays(), chosen, private, mechanism, (0, 1))
+    assert isinstance(made.stack, Stack)
+    tensors = [
+        part
+        for tile in made.stack.tiles
+        for part in (tile.items, tile.owner, *tile.rows.values(), *tile.dense.values())
+    ]
+    took, most = sum(part.nbytes for part in tensors), engine.held(chosen, mechanism)
+    assert 0.3 * most < took <= most

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.base import DpSgd, LocalSettings, Mechanism
-from fedrec.training.examples import Chosen, Histories, Outside, Pass
+from fedrec.training.examples import Chosen, Histories, Outside, Pass, Slots
 from fedrec.training.late import Gaussian, LateNoise
 from fedrec.training.memory import keep_freed_memory
 from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
@@ -34,6 +34,7 @@ from fedrec.update import Arrays
 FLOATS = 1 << 19  # of one activation in a step: what a core keeps in its cache
 MOST_DEVICES = 512
 SLOTS = 1 << 22  # pairs of a device and an item that a tile may have: looking them up takes 32 MiB
+PLACE_BYTES = 16  # of a row's item and device
 NOISE_STREAM = 8  # keeps the engine's noise apart from the draws of batches
 
 
@@ -67,7 +68,8 @@ class CohortEngine:
     def __init__(self, model: TrainableRecommender, settings: LocalSettings, outside: Outside | None = None) -> None:
         """Draw negatives by `outside`, where it is given, instead of outside of the train items: to study samplers."""
         self._twin, self._settings, self._items = Twin(model), settings, model.items
-        self._outside, self._numbering = outside or Outside(model.items), Numbering()
+        slots = Slots()  # of one use at a time: a tile's negatives are all drawn before its rows are numbered
+        self._outside, self._numbering = outside or Outside(model.items, slots), Numbering(slots)
         self._negatives = settings.negatives if model.negatives_useful else 0
         self._private = {name: shape for name, shape in self._twin.shapes.items() if name not in model.shared}
         self._std = model.private_std
@@ -76,6 +78,16 @@ class CohortEngine:
     def first_private(self, seed: int, users: NDArray[np.int64]) -> Arrays:
         """Return the private arrays [C, ...] that devices start from."""
         return first_private(self._private, self._std, seed, users)
+
+    def held(self, chosen: Chosen, mechanism: Mechanism) -> int:
+        """Return how many bytes the changes of these devices may take until they are summed: no item is met twice."""
+        public, twin, sizes = mechanism.dp_sgd(), self._twin, chosen.sizes
+        passes = public.local_steps * public.sample_rate if public else self._settings.epochs
+        rows = np.minimum(sizes * passes * (1 + self._negatives), self._items).sum() + len(sizes)
+        numbers = {n: math.prod(shape[1:] if n in twin.by_item else shape) for n, shape in twin.shapes.items()}
+        of_rows = sum(number for n, number in numbers.items() if n in twin.by_item)
+        dense = sum(number for n, number in numbers.items() if n not in twin.by_item)
+        return int(rows * (4 * of_rows + PLACE_BYTES) + len(sizes) * 4 * dense)
 
     @torch.no_grad()
     def train(

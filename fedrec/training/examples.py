@@ -118,11 +118,24 @@ def uniform_negatives(random: Keyed, histories: Histories, number: int, items: i
     return below(random.keyed(histories.users, _index(NEGATIVE, number, _places(histories, k))), items)
 
 
+class Slots:
+    """Scratch numbers, one for each key, that nobody clears: who reads one has just written it, or checks it."""
+
+    def __init__(self) -> None:
+        self._numbers = np.zeros(0, np.int32)
+
+    def upto(self, limit: int) -> NDArray[np.int32]:
+        """Return the slots of keys below `limit`, and maybe more."""
+        if len(self._numbers) < limit:
+            self._numbers = np.zeros(limit, np.int32)
+        return self._numbers
+
+
 class Outside:
     """Draws negatives uniformly from the items that a device has not trained on; from all items if none is left."""
 
-    def __init__(self, items: int) -> None:
-        self.items, self._slot = items, np.zeros(items, np.int32)
+    def __init__(self, items: int, slots: Slots | None = None) -> None:
+        self.items, self._slots = items, slots or Slots()
 
     def draw(self, random: Keyed, histories: Histories, number: int, k: int) -> NDArray[np.int64]:
         """Return item rows [C, n, k]."""
@@ -154,17 +167,16 @@ class Outside:
         with another key.
         """
         real = histories.real()
-        if len(self._slot) < len(real) * self.items:
-            self._slot = np.zeros(len(real) * self.items, np.int32)
+        slot = self._slots.upto(len(real) * self.items)
         used = (np.arange(len(real))[:, None] * self.items + histories.items)[real]
-        self._slot[used] = np.arange(len(used), dtype=np.int32)
-        self._first = np.flatnonzero(self._slot[used] == np.arange(len(used)))
+        slot[used] = np.arange(len(used), dtype=np.int32)
+        self._first = np.flatnonzero(slot[used] == np.arange(len(used)))
         return real, used
 
     def _member(self, used: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not len(used):
             return np.zeros(keys.shape, bool)
-        return used[np.minimum(self._slot[keys], len(used) - 1)] == keys
+        return used[np.minimum(self._slots.upto(0)[keys], len(used) - 1)] == keys
 
     def _holds(self, used: NDArray[np.int64], histories: Histories, drawn: NDArray[np.int64]) -> NDArray[np.bool_]:
         return self._member(used, np.arange(len(drawn))[:, None, None] * self.items + drawn)

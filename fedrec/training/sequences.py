@@ -130,6 +130,10 @@ class SequenceEngine:
         """Return nothing: all that is private is the history."""
         return {}
 
+    def held(self, chosen: Chosen, mechanism: Mechanism) -> int:
+        """Return nothing: gradients are computed when they are summed, some devices at a time."""
+        return 0
+
     def train(
         self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
     ) -> Contributions[Descents]:

@@ -49,9 +49,9 @@ class Tiled:
 
     def zeros(self) -> dict[str, Tensor]:
         """Return sums over no device: [V, ...] for arrays of items, in double precision."""
-        found = {name: change.new_zeros(self.catalogue, *change.shape[1:]) for name, change in self.rows.items()}
-        found |= {name: change.new_zeros(change.shape[1:]) for name, change in self.dense.items()}
-        return {name: array.double() for name, array in found.items()}
+        shapes = {name: (self.catalogue, *change.shape[1:]) for name, change in self.rows.items()}
+        shapes |= {name: tuple(change.shape[1:]) for name, change in self.dense.items()}
+        return {n: torch.zeros(shape, dtype=torch.float64, device=self.items.device) for n, shape in shapes.items()}
 
     def add_to(self, sums: dict[str, Tensor], factors: Mapping[str, NDArray[np.float64]]) -> None:
         """Add every device's changes, times its factors [C] by name; what has factor 0 adds nothing, finite or not."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.training.examples import Histories, Pass
+from fedrec.training.examples import Histories, Pass, Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,14 @@ class Numbering:
     again. Stale slots need no clearing, because every slot that is read was just written.
     """
 
-    def __init__(self) -> None:
-        self._slot = np.zeros(0, np.int32)
+    def __init__(self, slots: Slots | None = None) -> None:
+        self._slots = slots or Slots()
 
     def number(self, keys: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (keys [R], each once; the number of each of `keys` [N] among them), for keys below `limit`."""
-        if len(self._slot) < limit:
-            self._slot = np.zeros(limit, np.int32)
-        place = np.arange(len(keys), dtype=np.int32)
-        self._slot[keys[::-1]] = place[::-1]
-        found = self._slot[keys]
+        slot, place = self._slots.upto(limit), np.arange(len(keys), dtype=np.int32)
+        slot[keys[::-1]] = place[::-1]
+        found = slot[keys]
         first = found == place
         number = np.cumsum(first) - 1
         return keys[first], number[found]
