@@ -20,64 +20,74 @@ ROOT = Path(__file__).parent.parent
 RUN = [*SMALL, "rounds=8", "evaluation.every=2", "evaluation.users=20", "evaluation.baselines=[popularity]"]
 
 
-def kill_loop(output: Path, kills: int, seed: int, *overrides: str) -> int:
-    """Return how many kills hit, after the run has been brought to its end."""
-    environment = {**os.environ, "FEDREC_STATE": str(output / "state"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), str(output), str(kills), str(seed), *overrides]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+SCENES: list[tuple[str, int, int, list[str]]] = [
+    ("no privacy", 4, 1, ["model=mf", "privacy=none"]),
+    ("seeded interaction", 4, 1, ["model=mf", "model.dim=4", "privacy=interaction", "privacy.randomness=seeded"]),
+    (
+        "seeded banded",
+        4,
+        1,
+        ["model=mf", "model.dim=4", "privacy=banded", "privacy.randomness=seeded", "cohort.size=10"],
+    ),
+    ("user", 4, 2, ["model=mf", "privacy=user", "cohort.size=20", "rounds=12"]),
+    ("banded", 4, 3, ["model=mf", "privacy=banded", "cohort.size=10", "rounds=40"]),
+]
+
+
+def killed(output: Path, scenes: list[tuple[str, int, int, list[str]]]) -> Path:
+    """Play scenes whole and with kills, and return their folder; every scene must have been hit."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told = json.dumps([[name, kills, seed, [*RUN, *more]] for name, kills, seed, more in scenes])
+    command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), str(output), told]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["status"] == 0, found["error"]
-    return found["hit"]
+    assert all(found[name] > 0 for name, *_ in scenes), found
+    return output
 
 
-def check_identical(tmp_path: Path, kills: int, *overrides: str) -> None:
-    for name in ("whole", "kills"):
-        (tmp_path / name).mkdir()
-    assert kill_loop(tmp_path / "whole", 0, 0, *overrides) == 0
-    assert kill_loop(tmp_path / "kills", kills, 1, *overrides) > 0
-    whole, killed = tmp_path / "whole" / "run", tmp_path / "kills" / "run"
-    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All scenes, in one process: most of what a scene takes are its imports."""
+    return killed(tmp_path_factory.mktemp("killed"), SCENES)
+
+
+def check_identical(scene: Path) -> None:
+    whole, again = scene / "whole" / "run", scene / "kills" / "run"
+    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     assert (whole / "private" / "values.f32").stat().st_size > 0
-    lines = [[json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()] for run in (whole, killed)]
+    assert (whole / "private" / "values.f32").read_bytes() == (again / "private" / "values.f32").read_bytes()
+    lines = [[json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()] for run in (whole, again)]
     for one, other in zip(*lines, strict=True):
         timed = {"seconds"}
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
-    results = [json.loads((run / "metrics.json").read_text()) for run in (whole, killed)]
+    results = [json.loads((run / "metrics.json").read_text()) for run in (whole, again)]
     assert results[0]["test"] == results[1]["test"] and results[0]["validation"] == results[1]["validation"]
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["model=mf", "privacy=none"],
-        ["model=mf", "model.dim=4", "privacy=interaction", "privacy.randomness=seeded", "rounds=4"],
-        ["model=mf", "model.dim=4", "privacy=banded", "privacy.randomness=seeded", "cohort.size=10"],
-    ],
-    ids=["no privacy", "interaction, seeded", "banded, seeded"],
-)
-def test_a_killed_run_ends_bit_identical(tmp_path: Path, overrides: list[str]) -> None:
-    check_identical(tmp_path, 4, *RUN, *overrides)
+@pytest.mark.parametrize("scene", [name for name, *_ in SCENES[:3]])
+def test_a_killed_run_ends_bit_identical(scenes: Path, scene: str) -> None:
+    check_identical(scenes / scene)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("privacy", ["none", "user", "user_adaptive", "user_local", "interaction"])
 def test_many_kills_end_bit_identical(tmp_path: Path, privacy: str) -> None:
     seeded = [] if privacy == "none" else ["privacy.randomness=seeded"]
-    check_identical(tmp_path, 25, *RUN, "model=neumf", "model.dim=4", f"privacy={privacy}", *seeded, "rounds=30")
+    settings = ["model=neumf", "model.dim=4", f"privacy={privacy}", *seeded, "rounds=30"]
+    check_identical(killed(tmp_path, [("one", 25, 1, settings)]) / "one")
 
 
-def test_a_killed_private_run_stays_charged_and_within_its_budget(tmp_path: Path) -> None:
+def test_a_killed_private_run_stays_charged_and_within_its_budget(scenes: Path) -> None:
     """Every reserved round stays spent; the run ends early rather than pass its epsilon."""
-    (tmp_path / "out").mkdir()
-    kill_loop(tmp_path / "out", 4, 2, *RUN, "model=mf", "privacy=user", "cohort.size=20", "rounds=12")
-    card = json.loads((tmp_path / "out" / "run" / "privacy_card.json").read_text())
-    files = list((tmp_path / "out" / "state").rglob("*.sqlite"))
-    assert len(files) == 1
-    with sqlite3.connect(files[0]) as ledger:
-        charged = ledger.execute("select count(*) from sqlite_master").fetchone()
-    assert charged[0] > 0 and card
-    values = json.loads((tmp_path / "out" / "run" / "metrics.json").read_text())
+    scene = scenes / "user" / "kills"
+    (file,) = (scene / "state").rglob("*.sqlite")
+    with sqlite3.connect(file) as ledger:
+        ((reserved,),) = ledger.execute("select count(*) from entries where kind = 'reserve'")
+    rows = json.loads((scene / "run" / "privacy_card.json").read_text())["ledger"]["rows"]
+    lines = (scene / "run" / "rounds.jsonl").read_text().splitlines()
+    assert len(rows) == reserved and len(lines) <= reserved <= 12
+    values = json.loads((scene / "run" / "metrics.json").read_text())
     assert 0 < values["privacy"]["epsilon"] <= 8.0 + 1e-6
 
 
@@ -113,11 +123,9 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
     assert "ended after 1 of 2 rounds" in (tmp_path / "one" / "report.html").read_text()
 
 
-def test_a_killed_banded_run_leaves_lost_rounds_out(tmp_path: Path) -> None:
+def test_a_killed_banded_run_leaves_lost_rounds_out(scenes: Path) -> None:
     """notes/privacy_corrections.md 21: no row of the matrix is noised twice, and devices keep their turns."""
-    (tmp_path / "out").mkdir()
-    kill_loop(tmp_path / "out", 4, 3, *RUN, "model=mf", "privacy=banded", "cohort.size=10", "rounds=40")
-    run = tmp_path / "out" / "run"
+    run = scenes / "banded" / "kills" / "run"
     rows = json.loads((run / "privacy_card.json").read_text())["ledger"]["rows"]
     numbers = [row["round"] for row in rows]
     assert numbers == sorted(set(numbers))  # each charged once, whatever became of it
