@@ -158,7 +158,7 @@ def rounds_of(tmp_path: Path) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "what", [("flwr-clientapp",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
+    "what", [("client.installed",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
 )
 def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
     tmp_path: Path, place: dict[str, str], what: list[str]
