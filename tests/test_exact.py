@@ -42,7 +42,7 @@ def test_on_synthetic_data(tmp_path: Path, overrides: list[str]) -> None:
     check(tmp_path, *FREE, *overrides)
 
 
-@pytest.mark.parametrize("overrides", [["model=ease"], ["model=ials", "rounds=3"]])
+@pytest.mark.parametrize("overrides", [["model=ease"], ["model=ials", "rounds=1"]])
 def test_on_ml_100k(tmp_path: Path, shared: Shared, overrides: list[str]) -> None:
     check(tmp_path, "dataset=ml-100k", f"dataset.path={shared('ml-100k.zip')}", *overrides)
 
