@@ -78,4 +78,4 @@ def filled(histories: Sequence[Tensor], window: int) -> tuple[Tensor, Tensor]:
     """Return the last `window` items of each history, filled up behind [C, n], and how many of them are real [C]."""
     last = [history[-window:] for history in histories]
     lines = torch.nn.utils.rnn.pad_sequence([*last, last[0].new_zeros(1)], batch_first=True)[:-1]
-    return lines, torch.tensor([len(history) for history in last], device=lines.device)
+    return lines, torch.tensor([len(history) for history in last]).to(lines.device)

@@ -42,12 +42,12 @@ class UsersAsExamples(TrainableRecommender):
         super().__init__()
         self.model, self.items, self._denominator = copy.deepcopy(model).train(), model.items, denominator
         self.tables: dict[str, nn.Parameter] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in list(self.model.named_parameters()):
             if name not in model.shared:
-                stacked = np.concatenate([one[name] for one in private])
-                parameter.data = torch.from_numpy(stacked).to(parameter.device)
-                parameter.requires_grad_(False)
-                self.tables[name] = parameter
+                rows = torch.from_numpy(np.concatenate([one[name] for one in private])).to(parameter.device)
+                self.tables[name] = nn.Parameter(rows, requires_grad=False)
+                place, _, leaf = name.rpartition(".")
+                setattr(self.model.get_submodule(place), leaf, self.tables[name])
 
     def loss(self, batch: Batch) -> Tensor:
         """Return one value per user [u]."""
@@ -109,10 +109,10 @@ def train_together(
     users, histories = UsersAsExamples(model, private, settings.denominator), stacked(devices)
     shared = PrivateStep(users, settings, public, random)
     own = optimiser(settings, users.tables.values()) if users.tables else None
-    loss, examples = 0.0, 0
+    loss, examples, place = 0.0, 0, next(model.parameters()).device
     for one in _passes(model, histories, settings, public, key):
         sampled = np.flatnonzero(random.uniform(len(devices)) < public.sample_rate)
-        batches = list(parts(one, histories, sampled))
+        batches = [Batch(b.items.to(place), b.values.to(place)) for b in parts(one, histories, sampled)]
         gradients = users.private_gradients(batches)
         # The mean over users, or over interactions where the sum of a user's has a fixed denominator.
         loss += shared.step(*batches) * (settings.denominator or 1)

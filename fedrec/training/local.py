@@ -37,6 +37,7 @@ def train(
         passes = epochs(histories, settings, negatives, Outside(model.items), open_draws(*key[:2]))
     else:
         passes = samples(histories, public, negatives, model.items, mechanism.random(*key[:2], TRAIN_STREAM))
+    place = next(model.parameters()).device
     values = torch.from_numpy(device.values.copy())
     loss, examples = 0.0, 0
     for one in passes:
@@ -44,6 +45,7 @@ def train(
             rows = one.order[0, : one.count[0]][slots]
             items = device.history[rows, None].astype(np.int64)
             batch = np.concatenate([items, one.negatives[0, slots][: len(rows)]], axis=1)
-            loss += stepper.step(Batch(torch.from_numpy(batch), values[torch.from_numpy(rows.copy())]))
+            worth = values[torch.from_numpy(rows.copy())].to(place)
+            loss += stepper.step(Batch(torch.from_numpy(batch).to(place), worth))
             examples += len(rows)
     return loss, examples
