@@ -1,6 +1,7 @@
 """Order statistics: what devices send against slow loops, what the server makes of it against the full algebra."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fedrec.algorithms.smooth import Prior, regression
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.expected import Expectation, sizes
+from fedrec.models.kernels import public_kernels
 from fedrec.models.order import OrderStatistics, Window
 from fedrec.privacy.base import Aggregate, Plan
 from fedrec.privacy.user import UserLevel
@@ -49,7 +51,8 @@ def ready(**fields: float | bool) -> OrderSums:
 def fitted(algorithm: OrderSums, histories: list[np.ndarray], noise: float = 0.0) -> Arrays:
     """Run the algorithm's rounds over these histories, with seeded noise."""
     rng = np.random.default_rng(0)
-    state = algorithm.init(OrderStatistics(PUBLIC, head=algorithm.head), PUBLIC)
+    public = algorithm.catalogue or PUBLIC
+    state = algorithm.init(OrderStatistics(public, head=algorithm.head, encoder=algorithm.encoder), public)
     for _ in range(algorithm.rounds(1)):
         sent = (Update(algorithm.statistic(algorithm.broadcast(state), device(h), "user"), 1) for h in histories)
         like = {name: np.zeros(shape, np.float32) for name, shape in algorithm.shapes(state).items()}
@@ -220,3 +223,28 @@ def test_nonsense_and_what_is_too_large_is_refused() -> None:
         OrderSums(head=5, one_round=True).init(OrderStatistics(catalogue(5001), head=5), catalogue(5001))
     with pytest.raises(FedrecError, match="knowing"):
         OrderSums().step({}, Aggregate({}, 1.0))
+
+
+def test_an_encoder_adds_its_kernel_to_what_is_smoothed_and_scored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same on the server and on a device; texts that are alike are near, whatever all of them have in common."""
+    monkeypatch.setenv("FEDREC_DATA", str(tmp_path))
+    same = replace(PUBLIC, titles=np.array(["a heat", "a heat", *(f"a film {n}" for n in range(2, ITEMS))]))
+    kernel, every = public_kernels(same, "words")["text"], np.arange(ITEMS)
+    near = kernel.block(every, every)
+    assert near[0, 1] > near[:2, 2:].max()
+    assert np.diag(near) == pytest.approx(np.ones(ITEMS))
+    rng = np.random.default_rng(1)
+    histories = [rng.permutation(ITEMS)[: rng.integers(2, ITEMS)].astype(np.int32) for _ in range(40)]
+    state = fitted(OrderSums(head=ITEMS, encoder="words").knowing(same), histories, noise=0.1)
+    assert sizes(same, "words")[0] == len(state["symmetric_weights"]) > sizes(same)[0]
+    model = OrderStatistics(same, head=ITEMS, encoder="words")
+    model.load({name: state[name] for name in model.shared})
+    assert torch.isfinite(model.scores(torch.tensor([0, 1]))).all()
+
+
+def test_an_encoder_must_be_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDREC_DATA", str(tmp_path))
+    with pytest.raises(FedrecError, match=r"algorithm\.encoder"):
+        OrderSums(head=ITEMS, encoder="words").init(OrderStatistics(PUBLIC, head=ITEMS), PUBLIC)

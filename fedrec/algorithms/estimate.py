@@ -53,15 +53,10 @@ def count_features(catalogue: Catalogue) -> NDArray[np.float64]:
 
 
 def estimated(
-    catalogue: Catalogue,
-    counts: Floats,
-    head: NDArray[np.int64],
-    sums: Sums,
-    own: float,
-    prior_scale: float | None,
+    expectation: Expectation, head: NDArray[np.int64], sums: Sums, own: float, prior_scale: float | None
 ) -> Arrays:
     """Return the coefficients of what public features expect, and both parts of the transitions over the head, flat."""
-    expectation, size = Expectation(catalogue, counts), len(head)
+    size = len(head)
     base = expectation.base(head, head)
     np.fill_diagonal(base, 0)
     both, ascending = (unfolded(part, size) for part in (sums.both, sums.ascending))

@@ -20,6 +20,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
+from fedrec.models.expected import Expectation, sizes
 from fedrec.models.head import check_head, same_head
 from fedrec.models.order import OrderStatistics
 from fedrec.privacy.base import Aggregate
@@ -38,7 +39,8 @@ class OrderSums(Statistic):
     decay^(l - 1). `direction` is the weight of the ascending part. `count_share` and `late_share` of the budget go to
     the counts and to those of the last `late` items. With `order` false a device's vector holds the pairs of items that
     it used at all, in no order. `own` and `prior_scale` are those of `fedrec/algorithms/smooth.py`; `prior_scale` null
-    takes the most likely one. The catalogue is that of `knowing`.
+    takes the most likely one. With an `encoder` (`fedrec/models/text.py`), what a public language model says of items
+    is one more thing to smooth by. The catalogue is that of `knowing`.
     """
 
     head: int = 1500
@@ -52,6 +54,7 @@ class OrderSums(Statistic):
     late_share: float = 0.06
     own: float = 0.85
     prior_scale: float | None = None
+    encoder: str | None = None
     catalogue: Catalogue | None = None
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (OrderStatistics,)
@@ -78,6 +81,8 @@ class OrderSums(Statistic):
         """Start from what the model starts from; "stage/order" says which of two rounds comes next."""
         shared = model.shared_arrays()
         same_head(self.head, len(shared["head_items"]), len(catalogue))
+        if len(shared["symmetric_weights"]) != sizes(catalogue, self.encoder)[0]:
+            raise FedrecError("algorithm.encoder and model.encoder differ: leave model.encoder=${algorithm.encoder}")
         if self.one_round:
             check_head(len(catalogue), len(catalogue), 4.0, "algorithm.one_round=true sends all pairs of items")
         return {**shared, STAGE: np.zeros(1, np.float32)}
@@ -146,7 +151,8 @@ class OrderSums(Statistic):
             both, ascending = (self._on_head(found, total.arrays[name]) / np.float32(length["pairs"]) for name in PARTS)
             sums = Sums(both, ascending / np.float32(self.direction), noise / length["pairs"], self.direction)
             head = found["head_items"].astype(np.int64)
-            found |= estimated(self.catalogue, found["counts"], head, sums, self.own, self.prior_scale)
+            expectation = Expectation(self.catalogue, found["counts"], self.encoder)
+            found |= estimated(expectation, head, sums, self.own, self.prior_scale)
         return found
 
     @property

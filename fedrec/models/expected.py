@@ -19,18 +19,18 @@ NEAR_SHARE = 0.06  # of a column's range: how far items differ until their order
 CHUNK = 256  # rows whose features are held at once
 
 
-def sizes(catalogue: Catalogue) -> tuple[int, int]:
-    """Return how many coefficients the symmetric and the antisymmetric model have for this catalogue."""
+def sizes(catalogue: Catalogue, encoder: str | None = None) -> tuple[int, int]:
+    """Return how many coefficients the symmetric and the antisymmetric model have for this catalogue and encoder."""
     few = np.arange(min(len(catalogue), 1))
-    expectation = Expectation(catalogue, np.ones(len(catalogue), np.float32))
+    expectation = Expectation(catalogue, np.ones(len(catalogue), np.float32), encoder)
     return len(list(expectation.symmetric(few, few))), len(list(expectation.antisymmetric(few, few)))
 
 
 class Expectation:
-    """The features of pairs of items, for counts [V] above 0."""
+    """The features of pairs of items, for counts [V] above 0; `encoder` is that of `public_kernels`."""
 
-    def __init__(self, catalogue: Catalogue, counts: Floats) -> None:
-        self.kernels: dict[str, Kernel] = public_kernels(catalogue)
+    def __init__(self, catalogue: Catalogue, counts: Floats, encoder: str | None = None) -> None:
+        self.kernels: dict[str, Kernel] = public_kernels(catalogue, encoder)
         self.counts = counts.astype(np.float64)
         level = np.log(self.counts)
         self.level = ((level - level.mean()) / max(float(level.std()), 1e-12)).astype(np.float32)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.models.text import text_vectors
 
 Rows = NDArray[np.int64]
 Block = NDArray[np.float32]
@@ -74,11 +75,12 @@ def title_vectors(titles: NDArray[np.str_]) -> Sparse:
     return sparse.csr_array((unit, (row, place)), shape=(len(words), max(len(column), 1)))
 
 
-def public_kernels(catalogue: Catalogue) -> dict[str, Kernel]:
+def public_kernels(catalogue: Catalogue, encoder: str | None = None) -> dict[str, Kernel]:
     """Return the kernels that this catalogue's columns and titles allow, by name; the first word is the family.
 
     Columns "group:value" give one cosine a group; "position" nearness in the item file; every other column nearness on
     two scales; titles, where they say more than ids, the cosine of their words and nearness in alphabetical order.
+    With an `encoder` (`fedrec/models/text.py`), "text" is the cosine of what it says of items, less the mean over all.
     """
     kernels: dict[str, Kernel] = {}
     groups: dict[str, list[NDArray[np.float32]]] = {}
@@ -98,4 +100,12 @@ def public_kernels(catalogue: Catalogue) -> dict[str, Kernel]:
         order = np.argsort(np.argsort(np.char.lower(catalogue.titles), kind="stable"), kind="stable")
         kernels["title order"] = Place((order / TITLE_SCALE).astype(np.float32))
         kernels["title"] = SparseCosine(title_vectors(catalogue.titles))
+    if encoder is not None:
+        kernels["text"] = Cosine(_centred(text_vectors(catalogue, encoder)))
     return kernels
+
+
+def _centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return unit rows of what each vector says beside the mean: language models put all texts on one side."""
+    apart = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    return (apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12)).astype(np.float32)

@@ -48,7 +48,7 @@ class OrderStatistics(Recommender):
 
     `counts[V]` are positive; `symmetric` and `antisymmetric` are strict upper triangles over the head in units in which
     popularity alone expects counts[i] counts[j] / sum(counts); `symmetric_weights` and `antisymmetric_weights` are the
-    coefficients of `Expectation`; `freshness[V]` is a logarithm.
+    coefficients of `Expectation`, whose `encoder` must be the algorithm's; `freshness[V]` is a logarithm.
     """
 
     shared = frozenset(
@@ -71,14 +71,15 @@ class OrderStatistics(Recommender):
         near: Window = NEAR,
         far: Window = FAR,
         freshness: float = 0.5,
+        encoder: str | None = None,
     ) -> None:
         super().__init__()
         for name, window in (("near", near), ("far", far)):
             check_sizes(**{f"{name}.items": window.items, f"{name}.decay": window.decay})
         self.items, size = len(catalogue), check_head(head, len(catalogue), 8)
         self.windows = near, far
-        self.freshness_weight, self.catalogue = freshness, catalogue
-        symmetric, antisymmetric = sizes(catalogue)
+        self.freshness_weight, self.catalogue, self.encoder = freshness, catalogue, encoder
+        symmetric, antisymmetric = sizes(catalogue, encoder)
         for name, shape in (
             ("freshness", self.items),
             ("symmetric", size * (size - 1) // 2),
@@ -114,24 +115,25 @@ class OrderStatistics(Recommender):
     def _transitions(self, items: Rows) -> Block:
         """Return P[items, :] [n, V]."""
         if self._known is None:
-            self._known = _Released(self.catalogue, self.shared_arrays())
+            arrays = self.shared_arrays()
+            self._known = _Released(Expectation(self.catalogue, arrays["counts"], self.encoder), arrays)
         return self._known.rows(items) if self.items > LARGEST_TABLE else self._known.kept_rows(items)
 
 
 class _Released:
     """What was released, ready to give rows of P."""
 
-    def __init__(self, catalogue: Catalogue, arrays: Arrays) -> None:
-        self.head = arrays["head_items"].astype(np.int64)
-        self.expectation = Expectation(catalogue, arrays["counts"])
+    def __init__(self, expectation: Expectation, arrays: Arrays) -> None:
+        self.head, self.expectation = arrays["head_items"].astype(np.int64), expectation
+        items = len(arrays["counts"])
         self.weights = arrays["symmetric_weights"], arrays["antisymmetric_weights"]
-        self.place = np.full(len(catalogue), -1)
+        self.place = np.full(items, -1)
         self.place[self.head] = np.arange(len(self.head))
         both, ascending = (unfolded(arrays[name], len(self.head)) for name in ("symmetric", "antisymmetric"))
         self.block = both + both.T + ascending - ascending.T
 
         # Not touched before a row is written, so that a single device holds no more than its own rows.
-        kept = len(catalogue) if len(catalogue) <= LARGEST_TABLE else 0
+        kept = items if items <= LARGEST_TABLE else 0
         self._table, self._filled = np.empty((kept, kept), np.float32), np.zeros(kept, bool)
 
     def kept_rows(self, items: Rows) -> Block:
