@@ -45,7 +45,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     "text_sasrec": {"dim": 4, "rank": 2, "window": 3, "blocks": 1},
     "mf": {"dim": 3},
     "ials": {"dim": 3, "unobserved": 0.3, "regulariser": 0.01},
-    **{model: {"head": 5} for model in ("ease", "hybrid", "order", "item_knn")},
+    **{model: {"head": 5} for model in ("ease", "hybrid", "item_knn")},
+    "order": {"head": 5, "encoder": None},
 }
 HEADS: dict[str, dict[str, Any]] = {name: {"head": 5} for name in ("gram", "order", "neighbours")}
 HEADS["sequences"] = {"decay_over": 4, "negatives": 6}
