@@ -17,6 +17,7 @@ from fedrec.algorithms.shrink import posterior_mean, shrunk
 from fedrec.algorithms.smooth import Prior, regression
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.models import order
 from fedrec.models.expected import Expectation, sizes
 from fedrec.models.kernels import public_kernels
 from fedrec.models.order import OrderStatistics, Window
@@ -248,3 +249,17 @@ def test_an_encoder_must_be_the_same_on_both_sides(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FEDREC_DATA", str(tmp_path))
     with pytest.raises(FedrecError, match=r"algorithm\.encoder"):
         OrderSums(head=ITEMS, encoder="words").init(OrderStatistics(PUBLIC, head=ITEMS), PUBLIC)
+
+
+@pytest.mark.parametrize("rows", [0, 3, ITEMS])
+def test_scores_do_not_depend_on_how_many_rows_are_kept(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    rng = np.random.default_rng(2)
+    histories = [rng.permutation(ITEMS)[: rng.integers(2, ITEMS)].astype(np.int32) for _ in range(20)]
+    state = fitted(ready(), histories, noise=0.1)
+    found = list[np.ndarray]()
+    for cells in (ITEMS * ITEMS, ITEMS * rows):
+        monkeypatch.setattr(order, "KEPT_CELLS", cells)
+        model = OrderStatistics(PUBLIC, head=ITEMS)
+        model.load({name: state[name] for name in model.shared})
+        found.append(np.stack([model.scores(torch.from_numpy(history)).numpy() for history in histories]))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)

@@ -25,7 +25,7 @@ from fedrec.models.expected import Expectation, sizes
 from fedrec.models.head import check_head
 from fedrec.models.kernels import Block, Rows
 
-LARGEST_TABLE = 10_000  # catalogues up to this many items keep the rows of P that were asked for
+KEPT_CELLS = 100_000_000  # of P: 400 MB where devices of one machine ask for so many rows of it
 LEAST_EXPECTED, LEAST = 0.1, 0.05  # of what popularity alone expects: no transition is rarer
 LARGEST_EXCESS = 0.95  # of a pair's weight: how one-sided it can be
 
@@ -117,7 +117,7 @@ class OrderStatistics(Recommender):
         if self._known is None:
             arrays = self.shared_arrays()
             self._known = _Released(Expectation(self.catalogue, arrays["counts"], self.encoder), arrays)
-        return self._known.rows(items) if self.items > LARGEST_TABLE else self._known.kept_rows(items)
+        return self._known.kept_rows(items)
 
 
 class _Released:
@@ -133,16 +133,22 @@ class _Released:
         self.block = both + both.T + ascending - ascending.T
 
         # Not touched before a row is written, so that a single device holds no more than its own rows.
-        kept = items if items <= LARGEST_TABLE else 0
-        self._table, self._filled = np.empty((kept, kept), np.float32), np.zeros(kept, bool)
+        self._table = np.empty((min(items, KEPT_CELLS // items), items), np.float32)
+        self._line, self._lines = np.full(items, -1), 0
 
     def kept_rows(self, items: Rows) -> Block:
-        """Return P[items, :] [n, V], each row computed once."""
-        new = np.unique(items[~self._filled[items]])
+        """Return P[items, :] [n, V], each row computed once while there is room to keep it."""
+        new = np.unique(items[self._line[items] < 0])[: len(self._table) - self._lines]
         if len(new):
-            self._table[new] = self.rows(new)
-            self._filled[new] = True
-        return self._table[items]
+            lines = np.arange(self._lines, self._lines + len(new))
+            self._table[lines], self._line[new] = self.rows(new), lines
+            self._lines += len(new)
+        kept = self._line[items]
+        if (kept >= 0).all():
+            return self._table[kept]
+        found = np.empty((len(items), len(self.place)), np.float32)
+        found[kept >= 0], found[kept < 0] = self._table[kept[kept >= 0]], self.rows(items[kept < 0])
+        return found
 
     def rows(self, items: Rows) -> Block:
         """Return P[items, :] [n, V]."""
