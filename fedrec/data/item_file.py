@@ -1,6 +1,7 @@
 """The public list of items as CSV: `id,title` and one column a feature."""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.features import position
 from fedrec.errors import FedrecError
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def read_items(path: Path) -> Catalogue:
     """Return the catalogue; a file without feature columns gets the item's place as its one feature."""
@@ -16,27 +19,39 @@ def read_items(path: Path) -> Catalogue:
         raise FedrecError(f"{path}: no such file; dataset.path names a CSV with the columns id,title and features")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file, strict=True) if line]
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, line) for line in reader if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise FedrecError(f"{path}: not a CSV file in UTF-8 ({error})") from error
-    if len(lines) < 2 or lines[0][:2] != ["id", "title"]:
+    if len(lines) < 2 or lines[0][1][:2] != ["id", "title"]:
         raise FedrecError(f"{path}:1: the first line must be id,title and then the names of features, rows below it")
-    names, rows = lines[0], lines[1:]
-    for number, row in enumerate(rows, 2):
+    (_, names), *rows = lines
+    seen = set[str]()
+    for number, row in rows:
         if len(row) != len(names) or not row[0].strip():
             raise FedrecError(f"{path}:{number}: {len(names)} fields expected, the first an id")
-    ids = [row[0].strip() for row in rows]
-    if len(set(ids)) != len(ids):
-        twice = next(name for n, name in enumerate(ids) if name in ids[:n])
-        raise FedrecError(f"{path}: item '{twice}' stands twice")
-    titles = np.array([row[1].strip() or row[0] for row in rows])
+        if row[0].strip() in seen:
+            raise FedrecError(f"{path}:{number}: item '{row[0].strip()}' stands twice: each item is listed once")
+        seen.add(row[0].strip())
+    ids = np.array([row[0].strip() for _, row in rows])
+    titles = np.array([row[1].strip() or row[0].strip() for _, row in rows])
     if len(names) == 2:
-        return Catalogue(np.array(ids), titles, position(len(ids)), ("position",), "item file")
+        return Catalogue(ids, titles, position(len(ids)), ("position",), "item file")
+    features = [
+        [_feature(text, f"{path}:{number}: {name}") for name, text in zip(names[2:], row[2:], strict=True)]
+        for number, row in rows
+    ]
+    return Catalogue(ids, titles, np.array(features, np.float32), tuple(names[2:]), "item file")
+
+
+def _feature(text: str, place: str) -> float:
     try:
-        features = np.array([[float(text) for text in row[2:]] for row in rows], np.float32)
-    except ValueError as error:
-        raise FedrecError(f"{path}: every feature must be a number ({error})") from error
-    return Catalogue(np.array(ids), titles, features, tuple(names[2:]), "item file")
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= LARGEST:
+        raise FedrecError(f"{place} '{text}': a finite number is expected")
+    return value
 
 
 def write_items(path: Path, catalogue: Catalogue) -> None:
