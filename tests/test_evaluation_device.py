@@ -1,5 +1,6 @@
 """The options, the candidates and the evaluation of one device."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import digest, draw
-from fedrec.evaluation.device import Part, evaluate_device
+from fedrec.evaluation.device import Part, evaluate_device, history_of
 from fedrec.evaluation.options import Evaluation
 
 OPTIONS = Evaluation(negatives=20)
@@ -62,6 +63,14 @@ def test_published_candidates_are_taken_for_the_test_and_kept_from_the_validatio
 def test_the_digest_is_of_sets_in_the_order_of_devices() -> None:
     assert digest([np.array([1, 2]), np.array([3])]) == digest([np.array([2, 1]), np.array([3], np.int32)])
     assert digest([np.array([1, 2]), np.array([3])]) != digest([np.array([1]), np.array([2, 3])])
+    said = b"".join(number.to_bytes(size, "little") for number, size in ((2, 8), (1, 4), (2, 4), (1, 8), (3, 4)))
+    assert digest([np.array([2, 1]), np.array([3])]) == hashlib.sha256(said).hexdigest()
+
+
+def test_a_device_ranks_from_what_came_before() -> None:
+    one = device()
+    assert history_of(one, "validation").tolist() == one.history.tolist()
+    assert history_of(one, "test").tolist() == [*one.history, *one.validation]
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

@@ -132,6 +132,10 @@ def test_sums_merge_in_any_order(a: Sums, b: Sums, c: Sums) -> None:
     assert a.merge(Sums.zero()) == a == Sums.zero().merge(a)
 
 
+def test_nobody_counted_is_no_result() -> None:
+    assert Sums({"hr@10": 0.5}, 0).result() == {} == Sums.zero().result()
+
+
 def test_sums_of_devices_are_the_means_over_users() -> None:
     both = device_sums(Ranks(np.array([0, 30]), np.zeros(2, np.int64)), (5, 10, 20)).merge(
         device_sums(ranks(0, 0), (5, 10, 20))

@@ -12,7 +12,7 @@ from fedrec.evaluation.intervals import intervals, paired_interval
 from fedrec.evaluation.options import Evaluation
 from fedrec.evaluation.ranking import Ranks
 from fedrec.evaluation.result import result
-from fedrec.evaluation.table import Table, join, load, mean_over_seeds, save, table
+from fedrec.evaluation.table import Table, columns, join, load, mean_over_seeds, save, table
 
 OPTIONS = Evaluation()
 
@@ -42,9 +42,33 @@ def test_a_result_by_hand() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_the_popular_tenth_is_rounded_up_and_empty_slots_are_nobodys() -> None:
+    """Of 21 items the three most used are popular, ties by row; the second list has one slot filled."""
+    counts = np.array([1] * 18 + [5, 7, 5])
+    found = result(rows(row(0, 0, top=(18, 19, 0, 20)), row(1, 0, top=(1,))), counts, OPTIONS, 2)["full"]
+    assert found["popularity_share@10"] == pytest.approx(3 / 5)
+    assert found["coverage@10"] == pytest.approx(5 / 21)
+
+
+def test_users_with_fewer_candidates_than_asked_for_are_counted() -> None:
+    some = rows(row(0, 0), row(1, 0), row(2, 0))
+    some["candidates"] = np.array([99, 98, 3])
+    assert result(some, np.ones(9, int), OPTIONS, 3)["fewer_candidates"] == 2
+
+
+def test_several_targets_of_a_user_count_with_their_mean() -> None:
+    ranks = Ranks(np.array([0, 1, 30, 2]), np.array([0, 1, 0, 0]))
+    found = columns("full", ranks, np.array([3, 1]), (10,))
+    assert found["full_hr@10"] == pytest.approx([2 / 3, 1])
+    assert found["full_mrr@10"] == pytest.approx([(1 + (1 / 2 + 1 / 3) / 2) / 3, 1 / 3])
+    assert found["full_ndcg@10_pessimistic"] == pytest.approx([(1 + 1 / np.log2(4)) / 3, 1 / np.log2(4)])
+    assert found["full_tied"] == pytest.approx([1 / 3, 0])
+
+
 def test_an_error_of_ratings_is_a_root_of_means() -> None:
     found = result(rows(row(0, 0, error=1.0), row(1, 0, error=7.0)), np.ones(9, int), OPTIONS, 2)
     assert found["rmse"] == pytest.approx(2.0)
+    assert "rmse" not in result(rows(row(0, 0, error=1.0), row(1, 0)), np.ones(9, int), OPTIONS, 2)
 
 
 def test_nobody_to_evaluate_is_stated_and_no_number_is_made_up() -> None:
@@ -65,6 +89,20 @@ def test_tables_join_in_any_order_and_come_back_from_disk(tmp_path: Path) -> Non
     assert np.array_equal(back["top"], whole["top"])
     with pytest.raises(FedrecError, match="once"):
         join([whole, whole])
+
+
+def test_a_table_is_its_owners_alone_also_where_a_file_was_and_holds_numbers_only(tmp_path: Path) -> None:
+    path = tmp_path / "users.npz"
+    path.write_text("old")
+    path.chmod(0o644)
+    save(path, rows(row(1, 3)))
+    assert path.stat().st_mode & 0o777 == 0o600
+    objects = {"user": np.array([{}], object)}
+    with pytest.raises(ValueError, match="allow_pickle"):
+        save(path, objects)
+    np.savez_compressed(path, **objects)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load(path)
 
 
 def test_seeds_are_averaged_per_user() -> None:
