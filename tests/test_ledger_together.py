@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedrec.privacy.base import Plan
@@ -18,8 +20,11 @@ import sys
 from fedrec.privacy.ledger_store import LedgerStore
 from fedrec.privacy.places import ledger_path
 from tests.test_ledger_together import opened
-opened(sys.argv[1]).close()
-print(" ".join(LedgerStore(ledger_path("people")).runs()))
+for line in sys.stdin:
+    opened(line.strip()).close()
+    store = LedgerStore(ledger_path("people"))
+    print(" ".join(store.runs()), flush=True)
+    store.close()
 """
 
 
@@ -27,23 +32,32 @@ def opened(run: str) -> Ledger:
     return Ledger.open("people", run, NoPrivacy(), PLAN, 3)
 
 
-def another_process(name: str) -> list[str]:
-    """Write an entry from another process and close; return the runs that it saw."""
+@contextmanager
+def another_process() -> Iterator[Callable[[str], list[str]]]:
+    """Give what writes an entry from another process, closes the ledger there, and returns the runs that it saw."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", OTHER, name], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def write(name: str) -> list[str]:
+            print(name, file=process.stdin, flush=True)
+            return process.stdout.readline().split()
+
+        yield write
+        process.stdin.close()
+        assert process.wait() == 0
 
 
 def test_what_two_processes_write_in_turn_is_all_there() -> None:
     """Closing any descriptor of a file drops all locks that the process has on it: SQLite's own as well."""
     mine, expected = opened("mine"), ["mine"]
-    for number in range(3):
-        opened(f"mine-{number}").close()
-        expected += [f"mine-{number}", f"other-{number}"]
-        assert another_process(f"other-{number}") == sorted(expected)
+    with another_process() as write:
+        for number in range(3):
+            opened(f"mine-{number}").close()
+            expected += [f"mine-{number}", f"other-{number}"]
+            assert write(f"other-{number}") == sorted(expected)
     mine.reserve(1)
     mine.close()
     again = LedgerStore(ledger_path("people"))
