@@ -53,8 +53,9 @@ def read(path: Path) -> Mutant:
 def apply(mutant: Mutant, tree: Path, *more: str) -> str:
     """Apply the patch to a tree; return what is wrong with it, "" where it fits."""
     command = ["git", "apply", "--recount", "-p1", *more, str(mutant.path.resolve())]
-    # Outside of any repository: git would otherwise leave out paths that it thinks are not its own.
-    outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.resolve().parent), "GIT_DIR": os.devnull}
+    # Outside of any repository, also one that a hook names: git leaves out paths that it thinks are not its own.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    outside["GIT_CEILING_DIRECTORIES"] = str(tree.resolve().parent)
     done = subprocess.run(command, cwd=tree, env=outside, capture_output=True, text=True, check=False)
     return done.stderr.strip() if done.returncode else ""
 
