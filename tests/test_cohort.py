@@ -57,6 +57,20 @@ def test_a_small_cohort_of_many_devices_is_drawn_without_going_through_them() ->
     assert 850 < len(rows) < 1150 and rows[-1] < 10**9 and sum(asked) < 2500
 
 
+def test_gaps_that_do_not_reach_the_end_are_drawn_on_from_the_last_device() -> None:
+    """At a tenth, u gives a gap of 1 + floor(log(1 - u) / log(0.9)); of a hundred devices, 38 gaps at a time."""
+    said, asked = [0.0, 0.1, 0.15, 0.2], list[int]()
+
+    class Given(SeededRandom):
+        def uniform(self, size: int) -> np.ndarray:
+            asked.append(size)
+            return np.resize(said, size)
+
+    rows = poisson(Plan(100, 0, 0.1, 1, trains=True), Given(0))
+    expected = np.cumsum([*np.resize([1, 2, 2, 3], 38), *np.resize([1, 2, 2, 3], 38)]) - 1
+    assert rows.tolist() == expected[expected < 100].tolist() and asked == [38, 38]
+
+
 def test_dropout_removes_its_share_and_repeats_itself() -> None:
     cohort, drawn = Cohort(dropout=0.3), np.arange(10_000)
     present = cohort.present(drawn, 5, 2)
