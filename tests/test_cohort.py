@@ -7,7 +7,7 @@ from fedrec.cohort import Cohort
 from fedrec.errors import FedrecError
 from fedrec.privacy.base import Plan
 from fedrec.privacy.noise import SeededRandom
-from fedrec.privacy.sampling import poisson
+from fedrec.privacy.sampling import cyclic, most_participations, poisson
 from fedrec.privacy.user import UserLevel
 
 
@@ -69,6 +69,32 @@ def test_gaps_that_do_not_reach_the_end_are_drawn_on_from_the_last_device() -> N
     rows = poisson(Plan(100, 0, 0.1, 1, trains=True), Given(0))
     expected = np.cumsum([*np.resize([1, 2, 2, 3], 38), *np.resize([1, 2, 2, 3], 38)]) - 1
     assert rows.tolist() == expected[expected < 100].tolist() and asked == [38, 38]
+
+
+def test_groups_are_the_same_for_ever() -> None:
+    """A run that is resumed by a later version must find every device in its old group."""
+    plan = Plan(10, 0, 0.3, 9, trains=True)
+    groups = [[2, 4, 5, 7], [1, 8, 9], [0, 3, 6]]
+    assert [cyclic(plan, number, 3).tolist() for number in range(1, 7)] == [*groups, *groups]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "rate", "at_most", "expected"),
+    [
+        (100, 0.1, None, 20),
+        (60, 0.0166, None, 5),
+        (30, 0.5, None, 23),
+        (1, 1e-4, None, 1),
+        (30, 1.0, None, 30),
+        (30, 0.5, 7, 7),
+        (30, 0.5, 40, 30),
+    ],
+)
+def test_how_often_a_device_takes_part_at_most_is_public(
+    rounds: int, rate: float, at_most: int | None, expected: int
+) -> None:
+    """Quantiles of the binomial, summed by hand; one more would be charged to everybody, one less drops devices."""
+    assert most_participations(Plan(10, 0, rate, rounds, trains=True), at_most) == expected
 
 
 def test_dropout_removes_its_share_and_repeats_itself() -> None:
