@@ -66,12 +66,25 @@ def test_without_threshold_ratings_are_kept_and_nothing_is_repaired() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(*[st.sampled_from("ab")] * 2, st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0]))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcde"), st.sampled_from("xy"), st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])
+        )
+    )
+)
 def test_duplicates_are_those_of_a_plain_loop(found: list[Row]) -> None:
     if found:
         seen: set[Row] = set()
         slow = [n for n, row in enumerate(found) if row in seen or seen.add(row)]
         assert duplicates(rows(found)).tolist() == slow
+
+
+def test_pairs_of_many_users_and_few_items_are_told_apart() -> None:
+    """The last user with the first item is not the first user with the last item, at one time and value."""
+    everyone: list[Row] = [(user, item, 0.0, 1.0) for user in "abcde" for item in "xy"]
+    assert duplicates(rows([*everyone, *everyone])).tolist() == list(range(10, 20))
+    assert len(duplicates(rows(everyone))) == 0
 
 
 def test_nothing_left_and_threshold_without_ratings_are_refused() -> None:

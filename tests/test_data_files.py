@@ -63,6 +63,9 @@ def test_file_without_times_or_header_is_told_what_to_do(tmp_path: Path) -> None
         Delimited(path=write(tmp_path, "user,item\n1,2\n")).load()
     with pytest.raises(FedrecError, match=r"no column 'user'.*first line looks like data"):
         Delimited(path=write(tmp_path, "1,2,3\n4,5,6\n")).load()
+    with pytest.raises(FedrecError, match=r"no column 'user'") as error:
+        Delimited(path=write(tmp_path, "who,2,3\n4,5,6\n")).load()
+    assert "looks like data" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,11 @@ def test_time_that_is_no_number(bad: str) -> None:
         read(f"user,time\n1,5\n2,{bad}\n").numbers("time")
 
 
+def test_dates_in_text_are_no_times_even_where_all_are() -> None:
+    with pytest.raises(FedrecError, match=r"f\.csv:2: time '2020-01-01': a finite number is expected"):
+        read("user,time\n1,2020-01-01\n2,2020-01-02\n").numbers("time")
+
+
 def test_typed_columns_as_parquet_has_them() -> None:
     moments = pa.array([0, 1_500_000], pa.timestamp("us"))
     columns = {"time": moments, "user": pa.array([1.0, 2.0]), "item": pa.array(["a", None]).dictionary_encode()}

@@ -52,10 +52,34 @@ def test_the_verdict_says_no_more_than_the_interval_does(popular: tuple[float, f
     assert f", {word} popularity's" in said and "privacy costs 10 %" in said
 
 
+def test_the_verdict_in_full() -> None:
+    assert verdict(values(found(0.02, 0.01, 0.02), found(0.04, -0.01, -0.001))) == (
+        "On ml-latest-small, content with epsilon 8.00 (unit: one interaction; add-remove; delta 3.2e-06; trusted: the "
+        "device only) reaches NDCG@10 0.0360 on full ranking, above popularity's 0.0200 (difference +0.0160, 95 % over "
+        "users +0.0100 to +0.0200); without privacy it reaches 0.0400, so privacy costs 10 %."
+    )
+    said = verdict(values({}, found(0.03, -0.01, 0.01)))
+    assert said.endswith(
+        "; without privacy it reaches 0.0300, no less than that, a difference within the noise of these users."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.0, 0.1, "not to be told from"), (-0.1, 0.0, "not to be told from"), (1e-9, 1, "above")]
+)
+def test_an_interval_that_touches_zero_tells_nothing(low: float, high: float, word: str) -> None:
+    assert f", {word} popularity's" in verdict(values(found(0.03, low, high), {}))
+
+
+def test_what_privacy_costs_is_the_share_that_is_lost() -> None:
+    for free, said in ((0.072, "costs 50 %"), (0.36, "costs 90 %"), (36.0, "costs 100 %")):
+        assert f"so privacy {said}" in verdict(values({}, found(free, -0.1, -0.01)))
+
+
 def test_synthetic_users_are_named_as_such() -> None:
     made = values({}, {})
     made["dataset"] = {"name": "synthetic", "synthetic": True}
-    assert "(synthetic users)" in verdict(made)
+    assert verdict(made).startswith("On synthetic (synthetic users), content with ")
 
 
 def test_a_run_that_ended_early_says_so_in_its_verdict() -> None:
