@@ -13,7 +13,7 @@ from fedrec.experiment import Experiment
 from fedrec.models.pfedrec import PFedRec
 from fedrec.training.stack import Contributions, Stack
 from simulations import central, cold_start, frontier, published, seeds
-from tests.tiny import small
+from tests.tiny import FREE, small
 
 USERS = 40
 
@@ -281,3 +281,55 @@ def test_with_everybody_the_mean_change_is_taken_and_alone_each_keeps_its_own(
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
     second = [play(2) for play in plays]
     assert np.abs(second[0] - second[1]).max() > 1e-3
+
+
+def test_the_leak_is_that_held_out_items_are_never_trained_down(setting: published.Setting) -> None:
+    users, moved = np.arange(len(setting.devices)), dict[bool, int]()
+    for leaky in (True, False):
+        engine = setting.engine(leaky)
+        private = engine.first_private(0, users)
+        made = setting.train(engine, setting.model.shared_arrays(), users, private, 1)
+        moved[leaky] = 0
+        for place, user in enumerate(made.users.tolist()):
+            device, change = setting.devices[user], made.stack.one(place).arrays["item.weight"]
+            moved[leaky] += np.count_nonzero(change[[*device.validation, *device.test]].any(axis=1))
+    assert moved[True] == 0 < moved[False]
+
+
+def test_both_protocols_are_printed_together_and_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--rounds", "2", "--alone", "3", *FREE, "model.dim=2"]
+    monkeypatch.setattr("sys.argv", ["published", *arguments])
+    played = list[tuple[bool, int]]()
+    engine = published.Setting.engine
+
+    def noted(self: published.Setting, leaky: bool) -> object:
+        played.append((leaky, self.rounds))
+        return engine(self, leaky)
+
+    monkeypatch.setattr(published.Setting, "engine", noted)
+    published.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["protocol"], line["exchange"], line["users"]) for line in lines] == [
+        ("published", "federated", 40),
+        ("published", "alone", 3),
+        ("ours", "federated", 40),
+        ("ours", "alone", 3),
+    ]
+    assert played == [(True, 2), (True, 2), (False, 2), (False, 2)] and all(line["round"] == 2 for line in lines)
+
+
+def test_models_on_their_first_day_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--models", "two_tower", "--new", "0.2", *FREE, "rounds=1", "model.dim=2"]
+    monkeypatch.setattr("sys.argv", ["cold_start", *arguments])
+    cold_start.main()
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert line["model"] == "two_tower" and 0 < line["new items"] < 60 and 0 < line["users"] <= 40
+    low, high = line["among new hr@10"][1:]
+    assert 0 <= low <= line["among new hr@10"][0] <= high <= 1
+    monkeypatch.setattr("sys.argv", ["cold_start", "--models", "mf", *FREE])
+    with pytest.raises(TypeError, match="mf is not trained by windows"):
+        cold_start.main()
