@@ -1,7 +1,7 @@
 """Public texts as vectors, and the two towers over them."""
 
 import importlib.util
-import math
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.models import text
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.models.sasrec import SASRec
-from fedrec.models.two_tower import TwoTower
+from fedrec.models.two_tower import GAIN, TwoTower
 from tests.tiny import catalogue
 
 TITLES = ("Heat (1995)", "Toy Story (1995)", "Toy Story 2 (1999)", "Casino (1995)", "Alien (1979)", "Aliens (1986)")
@@ -101,24 +101,47 @@ def test_means_weigh_older_items_less_and_see_nothing_later() -> None:
 
 def test_scores_are_the_two_towers_by_hand() -> None:
     model, history = made(), torch.tensor([5, 1, 7, 2])
-    vectors = model.get_buffer("vectors")
-    recent, longer = (mean[-1] for mean in model.means(vectors[history[-3:]]))
-    user = model.left.weight @ torch.cat([recent, longer])
-    expected = [
-        float(model.strength * (recent @ item) + user @ (model.right.weight @ item) + (model.lean.weight @ item)[0])
-        for item in vectors
-    ]
+    table, widths = model.get_buffer("vectors"), model.get_buffer("spread").sum(1).long().tolist()
+    recent, longer = (mean[-1] for mean in model.means(table[history[-3:]]))
+    user = model.left.weight @ torch.cat([recent[:4], longer[:4]])
+    expected = list[float]()
+    for row, item in enumerate(table):
+        parts = [block[4:].split(widths) for block in (recent, longer, item)]
+        felt = sum(
+            float((model.strength[0, b] * (near @ own) + model.strength[1, b] * (far @ own)).detach())
+            for b, (near, far, own) in enumerate(zip(*parts, strict=True))
+        )
+        learned = user @ (model.right.weight @ item[:4]) + (model.lean.weight @ item[:4])[0]
+        expected.append(GAIN * (felt + float(learned.detach())) + float(bias(model)[row]))
     assert model.scores(history).tolist() == pytest.approx(expected)
     many = model.scores_many([history, history[:0], history[:1]], {})
     assert torch.allclose(many[0], model.scores(history)) and torch.allclose(many[2], model.scores(history[:1]))
-    assert torch.allclose(many[1], model.lean(vectors).squeeze(-1))
+    assert torch.allclose(many[1], model.leanings(table) + bias(model))
 
 
-def test_what_leaves_is_the_adapter_whatever_the_catalogue() -> None:
-    small, large = (TwoTower(catalogue(items), dim=8, rank=3, encoder="words") for items in (12, 200))
-    shapes = [{name: array.shape for name, array in model.shared_arrays().items()} for model in (small, large)]
-    assert shapes[0] == shapes[1]
-    assert sum(int(np.prod(shape)) for shape in shapes[0].values()) == 1 + 3 * 16 + 3 * 8 + 8
+def bias(model: TwoTower) -> torch.Tensor:
+    assert model.bias is not None
+    return model.bias.weight[:, 0].detach()
+
+
+def test_what_leaves_is_the_adapter_and_a_number_an_item() -> None:
+    sizes = dict[tuple[int, bool], int]()
+    for items, own in itertools.product((12, 200), (False, True)):
+        model = TwoTower(catalogue(items), dim=8, rank=3, bias=own, encoder="words")
+        sizes[items, own] = sum(array.size for array in model.shared_arrays().values())
+    adapter = 2 * 4 + 3 * 16 + 3 * 8 + 8  # four blocks: words, one group of flags, one number twice
+    assert sizes == {(12, False): adapter, (200, False): adapter, (12, True): adapter + 12, (200, True): adapter + 200}
+
+
+def test_blocks_are_texts_flags_and_numbers_on_two_scales() -> None:
+    words, flags, coarse, fine = text.item_blocks(catalogue(12), "words", dim=5)
+    assert [block.shape for block in (words, flags, coarse, fine)] == [(12, 5), (12, 2), (12, 20), (12, 100)]
+    for block in (words, flags, coarse, fine):
+        length = np.linalg.norm(block, axis=1)  # of five components, some words have none
+        np.testing.assert_allclose(length[length > 0], 1, rtol=1e-6)
+    assert length.all() and coarse[0] @ coarse[1] > fine[0] @ fine[1]
+    bare = replace(catalogue(12), features=np.zeros((12, 0), np.float32), feature_names=())
+    assert len(text.item_blocks(bare, "words")) == 1
 
 
 def test_an_untrained_model_ranks_by_what_texts_have_in_common() -> None:
@@ -138,8 +161,5 @@ def test_a_warm_start_puts_like_items_near_each_other(kind: type[SASRec] | type[
 
 
 def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
-    for decays in ((1.5, 0.9), (0.9, 0.0), (0.9,), (0.9, math.nan)):
-        with pytest.raises(FedrecError, match=r"model\.decays=\[.*\]: two numbers above 0 and at most 1 expected"):
-            TwoTower(catalogue(12), decays=decays, encoder="words")
     with pytest.raises(FedrecError, match=r"model\.rank=0"):
         TwoTower(catalogue(12), rank=0, encoder="words")

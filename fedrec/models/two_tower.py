@@ -1,32 +1,33 @@
 """Two towers over a public pretrained language model: items are what their texts say, users what they used last.
 
-The item side is frozen: what devices learn together is a small adapter of low rank (Hu et al., "LoRA", 2022) between
-the two towers, so that noise grows with the adapter and not with the catalogue, and an item can be recommended on its
-first day. Shapes: n positions, d dimensions of an item's frozen vector, r of the adapter, V items.
+The item side is frozen: what devices learn together is how much each kind of public feature counts, an adapter of low
+rank (Hu et al., "LoRA", 2022) between the two towers, and one number an item for how popular it is, so that noise
+hardly grows with the catalogue. Without that number an item can be recommended on its first day. Shapes: n positions, d
+dimensions of an item's frozen vector, f of its b blocks of features side by side, r of the adapter, V items.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.errors import FedrecError
 from fedrec.models.base import check_sizes
 from fedrec.models.sequence import SequentialRecommender, Windows, filled, next_item_losses
-from fedrec.models.text import PACKAGED, item_table
+from fedrec.models.text import PACKAGED, item_blocks, item_table
+
+DECAYS = (0.7, 0.95)  # what an older item weighs of the next, in the recent mean and in the longer one
+GAIN = 10.0  # of what is learned: a clip then leaves more to the few numbers that count most
 
 
 class TwoTower(SequentialRecommender):
-    """logit = strength * recent . item + left(recent, longer) . right(item) + lean(item).
+    """logit = GAIN (strength . [recent, longer] . features + left(recent, longer) . right(item) + lean(item)) + bias.
 
-    `recent` and `longer` are means of the frozen vectors of what a device used, each older item weighing `decays`
-    (the first for `recent`) of the next. They are made on the device; `left` starts at zero, and so does all that is
-    learned.
+    `recent` and `longer` are means of the frozen vectors of what a device used (`DECAYS`), made on the device;
+    `strength` weighs them block by block. `left`, `lean` and `bias` start at zero.
     """
-
-    by_item = frozenset[str]()
 
     def __init__(
         self,
@@ -35,43 +36,58 @@ class TwoTower(SequentialRecommender):
         dim: int = 48,
         rank: int = 16,
         window: int = 64,
-        decays: Sequence[float] = (0.7, 0.95),
+        bias: bool = True,
         encoder: str = PACKAGED,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, rank=rank, window=window)
-        if len(decays) != 2 or not all(0 < decay <= 1 for decay in decays):
-            raise FedrecError(f"model.decays={list(decays)}: two numbers above 0 and at most 1 expected")
-        self.items, self.window, self.decays = len(catalogue), window, tuple(decays)
-        self.register_buffer("vectors", torch.from_numpy(item_table(catalogue, dim, encoder)), persistent=False)
-        self.strength = nn.Parameter(torch.ones(1))
+        self.items, self.window, self.dim = len(catalogue), window, dim
+        blocks = item_blocks(catalogue, encoder)
+        table = np.concatenate([item_table(catalogue, dim, encoder), *blocks], axis=1)
+        widths = torch.tensor([block.shape[1] for block in blocks])
+        self.register_buffer("vectors", torch.from_numpy(table), persistent=False)
+        self.register_buffer("spread", torch.eye(len(blocks)).repeat_interleave(widths, dim=1), persistent=False)
+        self.strength = nn.Parameter(torch.full((len(DECAYS), len(blocks)), 1 / GAIN))
         self.left = nn.Linear(2 * dim, rank, bias=False)
         self.right, self.lean = nn.Linear(dim, rank, bias=False), nn.Linear(dim, 1, bias=False)
-        nn.init.zeros_(self.left.weight)
-        nn.init.zeros_(self.lean.weight)
+        self.bias = nn.Embedding(self.items, 1) if bias else None
+        for layer in (self.left, self.lean, self.bias):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+        self.by_item = frozenset({"bias.weight"} if bias else ())
         self.shared = frozenset(name for name, _ in self.named_parameters())
 
     def means(self, vectors: Tensor) -> list[Tensor]:
-        """Return `recent` and `longer` [..., n, d] after each position, for the vectors [..., n, d] of the items."""
+        """Return `recent` and `longer` [..., n, d + f] after each position, for the items' vectors there."""
         n = vectors.shape[-2]
         age = torch.arange(n, device=vectors.device)[:, None] - torch.arange(n, device=vectors.device)
-        weights = [torch.where(age >= 0, decay ** age.clamp(min=0), 0.0) for decay in self.decays]
+        weights = [torch.where(age >= 0, decay ** age.clamp(min=0), 0.0) for decay in DECAYS]
         return [(weight / weight.sum(1, keepdim=True)).to(vectors) @ vectors for weight in weights]
 
     def users(self, vectors: Tensor) -> Tensor:
-        """Return the user tower's output [..., n, d + r] after each position."""
+        """Return the user tower's output [..., n, f + r] after each position."""
         both = self.means(vectors)
-        return torch.cat([self.strength * both[0], self.left(torch.cat(both, dim=-1))], dim=-1)
+        strengths = self.strength @ cast(Tensor, self.spread)
+        felt = sum((s * mean[..., self.dim :] for s, mean in zip(strengths, both, strict=True)), torch.zeros(()))
+        moved = self.left(torch.cat([mean[..., : self.dim] for mean in both], dim=-1))
+        return GAIN * torch.cat([felt, moved], dim=-1)
 
     def wares(self, vectors: Tensor) -> Tensor:
-        """Return the item tower's output [..., d + r]."""
-        return torch.cat([vectors, self.right(vectors)], dim=-1)
+        """Return the item tower's output [..., f + r]."""
+        return torch.cat([vectors[..., self.dim :], self.right(vectors[..., : self.dim])], dim=-1)
+
+    def leanings(self, vectors: Tensor) -> Tensor:
+        """Return [...]: what an item's frozen vector says of how often it is used, whoever asks."""
+        return GAIN * self.lean(vectors[..., : self.dim]).squeeze(-1)
 
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
         """Return each device's summed cross-entropy of the next item."""
         vectors = cast(Tensor, self.vectors)[windows.touched()]
+        biases = self.leanings(vectors)
+        if self.bias is not None:
+            biases = biases + rows["bias.weight"].squeeze(-1)
         states = self.users(vectors[..., : windows.items.shape[-1] - 1, :])
-        return next_item_losses(states, self.wares(vectors), self.lean(vectors).squeeze(-1), windows, self.items)
+        return next_item_losses(states, self.wares(vectors), biases, windows, self.items)
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a logit for every item [V] to come after the history [n]."""
@@ -81,4 +97,7 @@ class TwoTower(SequentialRecommender):
         """Return the scores [C, V] of C devices."""
         vectors, (lines, lengths) = cast(Tensor, self.vectors), filled(histories, self.window)
         states = self.users(vectors[lines])[torch.arange(len(lines)), (lengths - 1).clamp(min=0)]
-        return (states * (lengths > 0).unsqueeze(1)) @ self.wares(vectors).T + self.lean(vectors).squeeze(-1)
+        biases = self.leanings(vectors)
+        if self.bias is not None:
+            biases = biases + self.bias.weight[:, 0]
+        return (states * (lengths > 0).unsqueeze(1)) @ self.wares(vectors).T + biases
