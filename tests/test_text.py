@@ -121,7 +121,7 @@ def test_scores_are_the_two_towers_by_hand() -> None:
 
 def bias(model: TwoTower) -> torch.Tensor:
     assert model.bias is not None
-    return model.bias.weight[:, 0].detach()
+    return GAIN * model.bias.weight[:, 0].detach()
 
 
 def test_what_leaves_is_the_adapter_and_a_number_an_item() -> None:

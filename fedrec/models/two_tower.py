@@ -19,11 +19,11 @@ from fedrec.models.sequence import SequentialRecommender, Windows, filled, next_
 from fedrec.models.text import PACKAGED, item_blocks, item_table
 
 DECAYS = (0.7, 0.95)  # what an older item weighs of the next, in the recent mean and in the longer one
-GAIN = 10.0  # of what is learned: a clip then leaves more to the few numbers that count most
+GAIN = 10.0  # of all that is learned: steps of Adam that are small in noise then still move logits
 
 
 class TwoTower(SequentialRecommender):
-    """logit = GAIN (strength . [recent, longer] . features + left(recent, longer) . right(item) + lean(item)) + bias.
+    """logit = GAIN (strength . [recent, longer] . features + left(recent, longer) . right(item) + lean(item) + bias).
 
     `recent` and `longer` are means of the frozen vectors of what a device used (`DECAYS`), made on the device;
     `strength` weighs them block by block. `left`, `lean` and `bias` start at zero.
@@ -85,7 +85,7 @@ class TwoTower(SequentialRecommender):
         vectors = cast(Tensor, self.vectors)[windows.touched()]
         biases = self.leanings(vectors)
         if self.bias is not None:
-            biases = biases + rows["bias.weight"].squeeze(-1)
+            biases = biases + GAIN * rows["bias.weight"].squeeze(-1)
         states = self.users(vectors[..., : windows.items.shape[-1] - 1, :])
         return next_item_losses(states, self.wares(vectors), biases, windows, self.items)
 
@@ -99,5 +99,5 @@ class TwoTower(SequentialRecommender):
         states = self.users(vectors[lines])[torch.arange(len(lines)), (lengths - 1).clamp(min=0)]
         biases = self.leanings(vectors)
         if self.bias is not None:
-            biases = biases + self.bias.weight[:, 0]
+            biases = biases + GAIN * self.bias.weight[:, 0]
         return (states * (lengths > 0).unsqueeze(1)) @ self.wares(vectors).T + biases
