@@ -95,7 +95,7 @@ class Experiment:
         """
         model, algorithm, mechanism = self.build_model(dataset.catalogue), self.algorithm, self.mechanism
         if isinstance(model, SequentialRecommender):
-            model.begin()  # so that what it can't start from is said before anything is charged
+            model.ready()
         if not isinstance(model, algorithm.accepts):
             takes = ", ".join(kind.__name__ for kind in algorithm.accepts)
             raise Refused(f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}")

@@ -11,7 +11,7 @@ from fedrec.algorithms.sequences import SequenceGradients
 from fedrec.evaluation.device import evaluate_device
 from fedrec.evaluation.options import Evaluation
 from fedrec.evaluation.table import table
-from fedrec.models.sasrec import SASRec
+from fedrec.models.sasrec import SASRec, Shape
 from fedrec.models.sequence import SequentialRecommender
 from fedrec.models.text_sasrec import TextSASRec
 from fedrec.models.two_tower import TwoTower
@@ -34,7 +34,7 @@ def first(name: str) -> SequentialRecommender:
         if name == "two_tower":
             return TwoTower(PUBLIC, dim=16, rank=4, window=10, encoder="words")
         if name == "text_sasrec":
-            return TextSASRec(PUBLIC, dim=8, window=10, blocks=1, rank=2, encoder="words")
+            return TextSASRec(PUBLIC, shape=Shape(8, 10, 1), rank=2, encoder="words")
         return SASRec(PUBLIC, dim=8, window=10, blocks=1)
 
 

@@ -13,6 +13,7 @@ from fedrec.algorithms.sequences import SequenceGradients
 from fedrec.errors import FedrecError
 from fedrec.models import text
 from fedrec.models.adapter import Adapted
+from fedrec.models.sasrec import Shape
 from fedrec.models.text_sasrec import TextSASRec
 from fedrec.nodes import LocalNodes
 from fedrec.privacy.base import Aggregate
@@ -28,14 +29,22 @@ from tests.tiny import SMALL, catalogue, session, small
 
 ITEMS, K, RANK = 30, 7, 2
 SETTINGS = SequenceGradients(negatives=K, warm_up=0)
-TINY = ["model=text_sasrec", "model.dim=8", "model.window=6", "model.blocks=1", "model.encoder=words", "rounds=2"]
+TINY = [
+    "model=text_sasrec",
+    "model.shape.dim=8",
+    "model.shape.window=6",
+    "model.shape.blocks=1",
+    "model.encoder=words",
+    "rounds=2",
+]
 
 
 def made(rank: int | None = RANK, items: int = ITEMS, body: Path | None = None) -> TextSASRec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        sizes = {"dim": 8, "window": 5, "blocks": 2, "heads": 2}
-        return TextSASRec(catalogue(items), **sizes, rank=rank, encoder="words", body=body and str(body))
+        return TextSASRec(
+            catalogue(items), shape=Shape(8, 5, 2, heads=2), rank=rank, encoder="words", body=body and str(body)
+        )
 
 
 def shaken(model: TextSASRec) -> TextSASRec:
@@ -92,6 +101,8 @@ def test_a_body_of_another_catalogue_is_where_a_model_starts(tmp_path: Path) -> 
             parameter.add_(0.3)
     model = made(body=body_of(tmp_path / "run", other))
     assert not torch.equal(model.position.weight, other.position.weight)  # no device reads the file
+    model.ready()
+    assert not torch.equal(model.position.weight, other.position.weight)
     model.begin()
     history = torch.tensor([3, 1, 4])
     plain = made(None)
@@ -108,10 +119,10 @@ def test_a_body_that_does_not_fit_is_named(tmp_path: Path) -> None:
     save_file({"item.weight": np.zeros((2, 2), np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(FedrecError, match=r"is no run of model=text_sasrec: it holds item\.weight"):
         made(body=tmp_path).begin()
-    few = TextSASRec(catalogue(12), dim=8, window=5, blocks=1, heads=2, encoder="words")
-    with pytest.raises(FedrecError, match=r"lacks blocks\.1.*model\.blocks"):
+    few = TextSASRec(catalogue(12), shape=Shape(8, 5, 1, heads=2), encoder="words")
+    with pytest.raises(FedrecError, match=r"lacks blocks\.1.*model\.shape\.blocks"):
         made(body=body_of(tmp_path / "few", few)).begin()
-    wide = TextSASRec(catalogue(12), dim=4, window=5, blocks=2, heads=2, encoder="words")
+    wide = TextSASRec(catalogue(12), shape=Shape(4, 5, 2, heads=2), encoder="words")
     with pytest.raises(FedrecError, match="expected"):
         made(body=body_of(tmp_path / "wide", wide)).begin()
     with pytest.raises(FedrecError, match=r"nowhere"):

@@ -7,6 +7,7 @@ leading dimensions: C devices or none. Shapes: n positions, d dimensions, k nega
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.models.base import check_sizes
 from fedrec.models.sequence import NEVER, SequentialRecommender, Windows, filled, next_item_losses
 from fedrec.models.text import start_warm
 
@@ -46,15 +46,32 @@ class Block(nn.Module):
         return mixed.transpose(-2, -3).flatten(-2)
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a body of attention; it sees the last `window` items."""
+
+    dim: int = 64
+    window: int = 64
+    blocks: int = 2
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "window", "blocks", "heads"):
+            if getattr(self, name) < 1:
+                raise FedrecError(f"{name}={getattr(self, name)}: a body of attention has at least 1")
+        if self.dim % self.heads:
+            raise FedrecError(f"heads={self.heads} must divide dim={self.dim}")
+
+
 class Attentive(SequentialRecommender):
     """What attention makes of a window of item vectors, wherever these come from."""
 
-    def add_body(self, dim: int, window: int, blocks: int, heads: int, linear: Linear = nn.Linear) -> None:
+    def add_body(self, shape: Shape, linear: Linear = nn.Linear) -> None:
         """Give the model its positions, its blocks and the layer after them."""
-        self.window, self.dim = window, dim
-        self.position = nn.Embedding(window, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads, linear) for _ in range(blocks))
-        self.after = nn.LayerNorm(dim)
+        self.window, self.dim = shape.window, shape.dim
+        self.position = nn.Embedding(shape.window, shape.dim)
+        self.blocks = nn.ModuleList(Block(shape.dim, shape.heads, linear) for _ in range(shape.blocks))
+        self.after = nn.LayerNorm(shape.dim)
 
     def states(self, vectors: Tensor) -> Tensor:
         """Return the state [..., n, d] after each position for the vectors [..., n, d] of the items there."""
@@ -62,13 +79,6 @@ class Attentive(SequentialRecommender):
         for block in self.blocks:
             x = block(x)
         return self.after(x)
-
-
-def check_body(dim: int, window: int, blocks: int, heads: int) -> None:
-    """Raise unless a body can have these sizes."""
-    check_sizes(dim=dim, window=window, blocks=blocks, heads=heads)
-    if dim % heads:
-        raise FedrecError(f"model.heads={heads} must divide model.dim={dim}")
 
 
 class SASRec(Attentive):
@@ -90,10 +100,10 @@ class SASRec(Attentive):
         warm_start: str | None = None,
     ) -> None:
         super().__init__()
-        check_body(dim, window, blocks, heads)
+        shape = Shape(dim, window, blocks, heads)
         self.items = len(catalogue)
         self.item, self.item_bias = nn.Embedding(self.items, dim), nn.Embedding(self.items, 1)
-        self.add_body(dim, window, blocks, heads)
+        self.add_body(shape)
         for table in (self.item, self.position):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.item_bias.weight)

@@ -46,6 +46,10 @@ class SequentialRecommender(Recommender):
     window: int
     by_item: frozenset[str]
 
+    def ready(self) -> None:
+        """Raise unless `begin` will find what it takes: asked before anything is charged, and cheap."""
+        return None
+
     def begin(self) -> None:
         """Take what the first model starts from besides its seed, if anything: who starts a run does, no device."""
         return None

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.models.adapter import Adapted
-from fedrec.models.base import Arrays, check_sizes
-from fedrec.models.sasrec import Attentive, Linear, check_body
+from fedrec.models.base import check_sizes
+from fedrec.models.sasrec import Attentive, Linear, Shape
 from fedrec.models.sequence import Windows, filled, next_item_losses
 from fedrec.models.text import PACKAGED, said_table
+
+USUAL = Shape()
 
 
 class TextSASRec(Attentive):
@@ -38,24 +41,20 @@ class TextSASRec(Attentive):
         self,
         catalogue: Catalogue,
         *,
-        dim: int = 64,
-        window: int = 64,
-        blocks: int = 2,
-        heads: int = 1,
+        shape: Shape = USUAL,
         rank: int | None = None,
         encoder: str = PACKAGED,
         body: str | None = None,
     ) -> None:
         super().__init__()
-        check_body(dim, window, blocks, heads)
         if rank is not None:
             check_sizes(rank=rank)
         table = said_table(catalogue, encoder)
         self.items, self.body = len(catalogue), body
         self.register_buffer("vectors", torch.from_numpy(table), persistent=False)
         linear: Linear = nn.Linear if rank is None else partial(Adapted, rank=rank)
-        self.project, self.lean = linear(table.shape[1], dim), nn.Linear(table.shape[1], 1, bias=False)
-        self.add_body(dim, window, blocks, heads, linear)
+        self.project, self.lean = linear(table.shape[1], shape.dim), nn.Linear(table.shape[1], 1, bias=False)
+        self.add_body(shape, linear)
         nn.init.normal_(self.project.weight, std=0.02)
         nn.init.normal_(self.position.weight, std=0.02)
         nn.init.zeros_(self.lean.weight)
@@ -69,17 +68,22 @@ class TextSASRec(Attentive):
                 layer.requires_grad_(False)
         self.position.requires_grad_(False)
 
+    def ready(self) -> None:
+        """Raise unless `body`, where one is named, is a finished run of this model; only its names are read."""
+        if self.body is not None:
+            with safe_open(body_file(self.body), "np") as arrays:
+                names = set(arrays.keys())
+            if unknown := sorted(names - self.shared):
+                raise FedrecError(f"model.body={self.body} is no run of model=text_sasrec: it holds {unknown[0]}")
+            missing = sorted(name for name in self.shared - names if not name.endswith((".up", ".down")))
+            if missing:
+                raise FedrecError(f"model.body={self.body} lacks {missing[0]}: take the same model.shape.blocks")
+
     def begin(self) -> None:
         """Take the arrays of the finished run that `body` names, where it names one."""
+        self.ready()
         if self.body is not None:
-            arrays = read_body(Path(self.body))
-            unknown = sorted(set(arrays) - self.shared)
-            if unknown:
-                raise FedrecError(f"model.body={self.body} is no run of model=text_sasrec: it holds {unknown[0]}")
-            missing = sorted(name for name in self.shared - set(arrays) if not name.endswith((".up", ".down")))
-            if missing:
-                raise FedrecError(f"model.body={self.body} lacks {missing[0]}: take the same model.blocks")
-            self.load(arrays)
+            self.load(load_file(body_file(self.body)))
 
     def wares(self, vectors: Tensor) -> Tensor:
         """Return what items [..., d] are to the body, for their frozen vectors [..., t]."""
@@ -113,9 +117,10 @@ class TextSASRec(Attentive):
         return bias + (states * (lengths > 0).unsqueeze(1)) @ vectors.T
 
 
-def read_body(path: Path) -> Arrays:
-    """Return the arrays of a finished run, given as its folder or as the file in it."""
+def body_file(body: str) -> Path:
+    """Return the file of a finished run's arrays, given as its folder or as the file in it."""
+    path = Path(body)
     file = path if path.is_file() else path / "model.safetensors"
     if not file.is_file():
-        raise FedrecError(f"model.body={path}: no model.safetensors there: give the folder of a finished run")
-    return load_file(file)
+        raise FedrecError(f"model.body={body}: no model.safetensors there: give the folder of a finished run")
+    return file

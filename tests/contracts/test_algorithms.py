@@ -42,7 +42,7 @@ PAIRS = [(name, model) for name in NAMES for model in MODELS.get(name, ["mf", "c
 SMALLER: dict[str, dict[str, Any]] = {
     "sasrec": {"dim": 4, "window": 3},
     "two_tower": {"dim": 4, "rank": 2, "window": 3},
-    "text_sasrec": {"dim": 4, "rank": 2, "window": 3, "blocks": 1},
+    "text_sasrec": {"shape": {"_target_": "fedrec.models.sasrec.Shape", "dim": 4, "window": 3, "blocks": 1}, "rank": 2},
     "mf": {"dim": 3},
     "ials": {"dim": 3, "unobserved": 0.3, "regulariser": 0.01},
     **{model: {"head": 5} for model in ("ease", "hybrid", "item_knn")},
