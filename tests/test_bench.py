@@ -42,6 +42,21 @@ def test_ratios_are_of_medians_and_a_row_that_is_missing_gives_none() -> None:
     assert Ratio("fast / gone", "fast", "gone", 5).of({"fast": fast}) is None
 
 
+def test_the_tables_show_every_figure_in_its_column_and_a_dash_where_none_was_measured() -> None:
+    fast = Row("ours", "", "ml-1m", 5000, 2, wall=[[100.0, 300.0], [200.0]], cpu=[[150.0, 50.0], [100.0]])
+    peer = Row("theirs", "", "ml-1m", 100, peer=True, wall=[[4.0, 5.0, 8.0]], cpu=[[]])
+    ratio = Ratio("ours / theirs", "ours", "theirs", 10)
+    made = ratio.of({"ours": fast, "theirs": peer})
+    assert made is not None and made["cpu_ratio"] is None
+    assert (made["ratio"], made["range"]) == (40, [40, 40]), "the median of repeats, and only those that both have"
+    gone = Row("gone", "", "ml-1m", 1)
+    assert ratio.of({"ours": fast, "theirs": gone}) is None
+    lines = show([fast, peer, gone], [made]).splitlines()
+    assert lines[1].split() == ["ours", "ml-1m", "2", "200.0", "100.0", "to", "300.0", "100.0"]
+    assert lines[2].split() == ["theirs", "ml-1m", "1", "5.0", "4.0", "to", "8.0", "-"]
+    assert lines[5].split() == ["ours", "/", "theirs", "10", "40.00", "40.00", "to", "40.00", "-"] and len(lines) == 6
+
+
 def test_every_ratio_names_rows_that_are_measured() -> None:
     options = type("Options", (), {"threads": 2, "ray": "python", "pfl": "python", "only": None})()
     names = {row.name for row in command.rows(options)}
