@@ -19,8 +19,9 @@ from fedrec.consent.ledger import DeviceLedger
 from fedrec.privacy.base import Plan
 from fedrec.privacy.ledger import Ledger
 from fedrec.privacy.user import UserLevel
-from simulations import bench_device, bench_ledger, bench_scale, device_kills, devices
+from simulations import bench_device, bench_ledger, bench_scale, device_kills, devices, kills, ray
 from simulations.kill_points import TRACED
+from simulations.kill_witness import Verdict
 
 PLAN = Plan(population=2, interactions=20, cohort_rate=1.0, rounds=9, trains=True)
 COST = Asked("user", "add-remove", "server", 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)
@@ -191,3 +192,70 @@ def test_a_scaled_run_has_its_first_round_besides_and_its_own_folder(tmp_path: P
 
 def test_kills_at_any_line_fall_on_files_that_there_are() -> None:
     assert len(TRACED) > 20 and all(Path(name).exists() for name in TRACED)
+
+
+FINE = {
+    "kills": {"client app": 1}, "runs": 2, "runs_completed": 2, "rounds_charged_to_nobody": 0,
+    "updates_counted_twice": 0, "devices_charged_twice": 0, "rounds_released_twice": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"runs_completed": 1},
+        {"rounds_charged_to_nobody": 1},
+        {"updates_counted_twice": 1},
+        {"devices_charged_twice": 1},
+        {"rounds_released_twice": 1},
+    ],
+)
+def test_kills_on_devices_end_badly_where_a_promise_was_broken(
+    wrong: dict[str, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = list[tuple[object, ...]]()
+    monkeypatch.setattr(device_kills, "loop", lambda folder, *more: asked.append(more) or {**FINE, **wrong})
+    monkeypatch.setattr("sys.argv", ["device_kills", "--kills", "5", "--rounds", "4", "--seed", "6"])
+    if wrong:
+        with pytest.raises(SystemExit) as ended:
+            device_kills.main()
+        assert ended.value.code == 1
+    else:
+        device_kills.main()
+    assert asked == [(2, "light", 5, 4, 6)]
+    assert json.loads(capsys.readouterr().out)["runs"] == 2
+
+
+@pytest.mark.parametrize(("broken", "status"), [({}, 0), ({"noise_repeated": 1}, 1), ({"over_counted": 9}, 1)])
+def test_kills_in_a_simulation_end_badly_where_a_promise_was_broken(
+    broken: dict[str, int], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Verdict(**{"kills": 7, "charged": 9, "released": 8, "over_counted": 1, **broken})
+    monkeypatch.setattr(kills, "killed", lambda privacy, count, seed, told: told(found) or found)
+    monkeypatch.setattr("sys.argv", ["kills", "--kills", "7", "--json"])
+    assert kills.main() == status
+    said = capsys.readouterr()
+    assert json.loads(said.out)["released"] == 8 and "7 kills, under-counted 0" in said.err
+
+
+def test_a_superlink_that_does_not_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("no port for me")
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    with pytest.raises(RuntimeError, match="the SuperLink did not start:\nno port for me"):
+        ray.wait_for(1, ended, tmp_path / "log")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("name=a b", "can't travel through `flwr run`"), ("modle=mf", "modle does not exist. Did you mean 'model'")],
+)
+def test_what_can_not_travel_to_ray_is_refused_before_anything_starts(
+    override: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ray", override])
+    monkeypatch.setattr(ray, "superlink", lambda *_: pytest.fail("it started"))
+    with pytest.raises(SystemExit) as ended:
+        ray.main()
+    assert ended.value.code == 2 and said in capsys.readouterr().err
