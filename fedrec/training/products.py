@@ -122,7 +122,8 @@ class Product(Layer):
         if factors is not None:
             slopes = slopes * factors[..., None, None]
         slopes = slopes.flatten(1, 2)  # [c, b * n, o]
-        total = slopes.sum(1, keepdim=True)  # [c, 1, o]
+        summed = self.biased or any(part.same for part in self.parts)
+        total = slopes.sum(1, keepdim=True) if summed else slopes[:, :0]  # [c, 1, o], where it is asked for
         for part in self.parts:
             if part.same:
                 part.weight.add_(total.mT * _row(part.value))
