@@ -75,3 +75,10 @@ def test_scale_is_judged_by_the_largest_population() -> None:
     ]
     shown = show_scale(rows, 100)
     assert ": 1.10 (at most 1.2 asked)" in shown and ": 650.00 (at most 700 asked)" in shown
+
+
+@pytest.mark.parametrize(
+    ("system", "devices", "many"), [("ours:flower", 100, 12), ("ours:flower", 5000, 2), ("loops:hooks", 5, 2)]
+)
+def test_short_rounds_through_flower_are_measured_more_often(system: str, devices: int, many: int) -> None:
+    assert command.rounds(Row("a row", system, "ml-100k", devices)) == many

@@ -15,7 +15,7 @@ from simulations.bench_engine.job import prepare
 from simulations.bench_engine.peers import peer
 from simulations.bench_engine.table import Ratio, Row, show
 
-ROUNDS, PEER_ROUNDS = 2, 3
+DEVICES, FEWEST, PEER_ROUNDS = 1200, 2, 3  # devices of a measurement, rounds at least, rounds of a peer
 ENGINE, ONE, MANY = "engine alone, 5,000 a round", "engine alone, one thread", "through Flower, 5,000 a round"
 FEW, LOOP = "through Flower, 100 a round", "plain torch loop"
 NOISY, NOISY_ONE = "engine, DP-SGD with noise", "engine, DP-SGD with noise, one thread"
@@ -70,12 +70,17 @@ def measure(row: Row, options: argparse.Namespace) -> None:
     row.cpu.append(made["cpu"])
 
 
+def rounds(row: Row) -> int:
+    """Return how many rounds are measured: many where they are short, because each waits for a disk now and then."""
+    return max(FEWEST, DEVICES // row.devices) if row.system == "ours:flower" else FEWEST
+
+
 def ours(row: Row, work: Path) -> dict[str, Any]:
     """Measure a row of this project in a process of its own; torch has one thread there, ours as many as the row."""
     command = [sys.executable, "-m", "simulations.bench_engine.measure", row.system, "--work", str(work)]
     for name in ("data", "devices", "threads"):
         command += [f"--{name}", str(getattr(row, name))]
-    command += ["--rounds", str(ROUNDS), *(["--private"] if row.private else [])]
+    command += ["--rounds", str(rounds(row)), *(["--private"] if row.private else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
