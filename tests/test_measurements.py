@@ -151,6 +151,7 @@ def test_a_call_is_timed_without_its_warm_up_and_without_what_comes_before(monke
     )
 
 
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel tells no processor times of threads")
 def test_the_processor_time_of_a_process_is_that_of_its_threads() -> None:
     before, mine = bench_device.processor_ms(os.getpid()), time.process_time()
     while time.process_time() - mine < 0.02:
