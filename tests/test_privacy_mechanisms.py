@@ -198,6 +198,45 @@ def test_an_ordinary_step_follows_the_mean_or_a_fixed_denominator(denominator: f
     assert step.step(batch(1)) == pytest.approx(change)
 
 
+class Curve(TrainableRecommender):
+    """loss = w0 * item^2 + w1 * item over a deeper path, with a frozen parameter and, if `idle`, one without a use."""
+
+    shared = frozenset({"w.weight"})
+    items = 10
+
+    def __init__(self, idle: bool) -> None:
+        super().__init__()
+        self.w, self.idle, self.fixed = nn.Linear(1, 3), nn.Linear(1, 1), nn.Linear(3, 1)
+        self.fixed.requires_grad_(False)
+        self.use_idle = not idle
+
+    def loss(self, batch: Batch) -> Tensor:
+        found = self.fixed(torch.tanh(self.w(batch.items[:, :1].float())))[:, 0]
+        return found + self.idle(found[:, None])[:, 0] if self.use_idle else found
+
+    def scores(self, history: Tensor) -> Tensor:
+        return self.w.weight[0]
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_plain_descent_is_that_of_torch_to_the_bit(idle: bool) -> None:
+    ours, theirs = Curve(idle), Curve(idle)
+    theirs.load_state_dict(ours.state_dict())
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    step = PlainStep(ours, LocalSettings(learning_rate=0.3))
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.3)
+    for items in ((2, 4), (7,), (1, 1, 9)):
+        step.step(batch(*items))
+        sgd.zero_grad()
+        (theirs.loss(batch(*items)).sum() / len(items)).backward()
+        sgd.step()
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in theirs.state_dict().items())
+    assert not torch.equal(before["w.weight"], after["w.weight"])
+    assert torch.equal(before["fixed.weight"], after["fixed.weight"])
+    assert torch.equal(before["idle.weight"], after["idle.weight"]) == idle
+
+
 def test_optimisers_by_name() -> None:
     model = Line()
     PlainStep(model, LocalSettings(optimiser="adam", learning_rate=0.01)).step(batch(7))

@@ -68,14 +68,16 @@ class Recommender(nn.Module, ABC):
 
     def shared_arrays(self) -> Arrays:
         """Return copies of the arrays that may leave."""
-        return {name: value for name, value in self._named().items() if name in self.shared}
+        return self._named(shared=True)
 
     def private_arrays(self) -> Arrays:
         """Return copies of the arrays that stay on the device."""
-        return {name: value for name, value in self._named().items() if name not in self.shared}
+        return self._named(shared=False)
 
     def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Copy named arrays into the model; unknown names and wrong shapes are errors."""
+        if not arrays:
+            return
         own = self.state_dict(keep_vars=True)
         for name, array in arrays.items():
             if name not in own or tuple(own[name].shape) != array.shape:
@@ -84,8 +86,9 @@ class Recommender(nn.Module, ABC):
             with torch.no_grad():
                 own[name].copy_(torch.from_numpy(array))
 
-    def _named(self) -> Arrays:
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict(keep_vars=True).items()}
+    def _named(self, shared: bool) -> Arrays:
+        own = self.state_dict(keep_vars=True).items()
+        return {name: v.detach().cpu().numpy().copy() for name, v in own if (name in self.shared) == shared}
 
 
 class TrainableRecommender(Recommender):

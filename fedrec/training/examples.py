@@ -139,10 +139,10 @@ class Outside:
 
     def draw(self, random: Keyed, histories: Histories, number: int, k: int) -> NDArray[np.int64]:
         """Return item rows [C, n, k]."""
+        if not k:
+            return np.empty((*histories.items.shape, 0), np.int64)
         places = _places(histories, k)
         drawn = below(random.keyed(histories.users, _index(NEGATIVE, number, places)), self.items)
-        if not k:
-            return drawn
         real, used = self._used(histories)
         dense = np.bincount(np.nonzero(real)[0][self._first], minlength=len(real)) * 2 > self.items
         bad = np.zeros(drawn.shape, bool)

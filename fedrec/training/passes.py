@@ -1,6 +1,7 @@
 """The passes that a device, or many at once, train on in one round."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from fedrec.draws import Counter
 from fedrec.privacy.base import DpSgd, LocalSettings, Random
@@ -9,6 +10,7 @@ from fedrec.training.examples import Histories, Keyed, Outside, Pass, poisson, s
 TRAIN_STREAM = 6  # keeps the draw of batches and negatives apart from that of noise
 
 
+@lru_cache(maxsize=8)  # the devices of a round share one, and its key takes longer to derive than its draws
 def open_draws(seed: int, round_number: int) -> Counter:
     """Return the source of the draws that no guarantee rests on: everybody may know them."""
     return Counter(seed, round_number, TRAIN_STREAM)

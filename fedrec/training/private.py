@@ -13,6 +13,8 @@ PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the d
 
 def first_private(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int, users: NDArray[np.int64]) -> Arrays:
     """Return what devices start from, as if they had never trained: N(0, std^2), arrays [C, ...] of these shapes."""
+    if not shapes:
+        return {}
     sizes = {name: int(np.prod(shape)) for name, shape in sorted(shapes.items())}
     width = sum(sizes.values())
     if std:
