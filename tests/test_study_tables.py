@@ -30,7 +30,10 @@ DATA = {
     "name": "toys", "synthetic": False, "users": 1200, "items": 30, "interactions": 9000, "split": "last out",
     "catalogue": "item file",
 }  # fmt: skip
-PRIVATE = {"unit": "user", "neighbouring": "add-remove", "trust": "server", "epsilon": 8.0, "delta": 1e-5}
+PRIVATE: dict[str, Any] = {
+    "unit": "user", "neighbouring": "add-remove", "trust": "server", "epsilon": 8.0, "delta": 1e-5,
+    "attacker": {"false_alarms": 0.01, "finds_at_most": 0.254},
+}  # fmt: skip
 
 
 def figure(mean: float, seeds: bool = True) -> Measured:
@@ -98,6 +101,7 @@ def test_the_csv_has_every_figure_in_its_column(results: Results) -> None:
     assert float(first["sampled_ndcg@10_users_low"]) == pytest.approx(0.01)
     assert float(first["sampled_hr@10_users_high"]) == pytest.approx(0.32)
     assert [row["kind"] for row in rows] == ["trial", "without", "trial", "trial", "reference"]
+    assert first["attacker_finds_at_most"] == "0.254" and last["attacker_finds_at_most"] == ""
     assert last["full_ndcg@10_seeds_low"] == last["epsilon"] == "" and last["unit"] == "none"
 
 
@@ -105,8 +109,8 @@ def test_the_page_says_what_the_data_are_and_what_failed(results: Results) -> No
     text = to_markdown(results, [], {"ease-1-seed1": "Traceback\nKeyError: 'x'\n"}, "fedrec study toy")
     assert "toys: 1,200 users, 30 items, 9,000 interactions; split: last out. Catalogue: item file." in text
     assert text.endswith("Failed: ease-1-seed1: KeyError: 'x'\n")
-    assert "| ease | 8 | 0.0400 | 0.0200 | 0.0000 to 0.0400 | -0.0800 to 0.1200 | 0.4000 | 0.2000 | 2 |" in text
-    assert "| popularity, pooled data |  | 0.0480 | 0.0240 |  | -0.0760 to 0.1240 | 0.4800 | 0.2400 | 1 |" in text
+    assert "| ease | 8 | 25 % | 0.0400 | 0.0200 | 0.0000 to 0.0400 | -0.0800 to 0.1200 | 0.4000 | 0.2000 | 2 |" in text
+    assert "| popularity, pooled data |  |  | 0.0480 | 0.0240 |  | -0.0760 to 0.1240 | 0.4800 | 0.2400 | 1 |" in text
     assert "excludes selection" not in text
     assert to_markdown(Results(results.study, (), {}, 99), [], {}, "x").startswith("# Toy\n\nNo trial has ended.\n")
 
@@ -145,9 +149,9 @@ def test_trials_on_the_same_people_add_up_and_others_stand_apart(tmp_path: Path)
     assert together.epsilon == pytest.approx(epsilon_of(frozenset({(4.0 / 2**0.5, 1.0, 1)}), 1e-6), abs=1e-4)
     assert apart.epsilon == pytest.approx(epsilon_of(frozenset({(4.0, 1.0, 1)}), 1e-5), abs=1e-4)
     assert said(together).startswith("On real users these 2 private trials would together have cost epsilon ")
-    assert "(unit: user; add-remove; delta 1.0e-06; trust: server); all of it is charged to the ledger of people." in (
-        said(together)
-    )
+    meaning = "replace-one 3.31; at 1 % false alarms an attacker finds at most 2 %"
+    terms = f"(unit: user; add-remove; delta 1.0e-06; trust: server; {meaning})"
+    assert f"{terms}; all of it is charged to the ledger of people." in said(together)
 
 
 def study(folder: Path) -> Study:

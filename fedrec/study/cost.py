@@ -12,6 +12,7 @@ from fedrec.node import load_dataset
 from fedrec.privacy.account import as_lists, from_lists
 from fedrec.privacy.accounting import composed, epsilon_of
 from fedrec.privacy.ledger import Ledger
+from fedrec.privacy.meaning import beside, clause
 
 SPENT = "spent.json"
 
@@ -26,6 +27,7 @@ class Cost:
     delta: float
     trials: int
     epsilon: float
+    meaning: str
     population: str
 
 
@@ -59,26 +61,29 @@ def costs(spent: Iterable[Mapping[str, Any]]) -> list[Cost]:
     for one in spent:
         key = (one["population"], one["unit"], one["neighbouring"], one["trust"])
         groups.setdefault(key, []).append(one)
-    return [
-        Cost(
-            population=population,
-            unit=unit,
-            neighbouring=neighbouring,
-            trust=trust,
-            delta=min(one["delta"] for one in group),
-            trials=len(group),
-            epsilon=epsilon_of(
-                composed((from_lists(one["total"]), 1) for one in group), min(one["delta"] for one in group)
-            ),
-        )
-        for (population, unit, neighbouring, trust), group in sorted(groups.items())
-    ]
+    return [_cost(key, group) for key, group in sorted(groups.items())]
+
+
+def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
+    population, unit, neighbouring, trust = key
+    delta = min(one["delta"] for one in group)
+    total = composed((from_lists(one["total"]), 1) for one in group)
+    return Cost(
+        population=population,
+        unit=unit,
+        neighbouring=neighbouring,
+        trust=trust,
+        delta=delta,
+        trials=len(group),
+        epsilon=epsilon_of(total, delta),
+        meaning=clause(beside(total, neighbouring, delta), neighbouring),
+    )
 
 
 def said(cost: Cost) -> str:
     """Return what the trials would have cost people."""
     return (
         f"On real users these {cost.trials} private trials would together have cost epsilon {cost.epsilon:.2f} "
-        f"(unit: {cost.unit}; {cost.neighbouring}; delta {cost.delta:.1e}; trust: {cost.trust}); all of it is charged "
-        f"to the ledger of {cost.population}."
+        f"(unit: {cost.unit}; {cost.neighbouring}; delta {cost.delta:.1e}; trust: {cost.trust}; {cost.meaning}); all "
+        f"of it is charged to the ledger of {cost.population}."
     )

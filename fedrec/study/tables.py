@@ -11,6 +11,7 @@ from fedrec.study.cost import Cost, said
 from fedrec.study.plan import METRICS
 from fedrec.study.results import Line, Measured, Results
 
+GAIN = "Attacker: the share that the best attacker finds at most at 1 % false alarms, from the accounted curve. "
 EXCLUDES = (
     "Settings were chosen on exact validation figures of these users: every epsilon excludes selection. Test figures "
     "are exact, simulation only, and not covered by any epsilon."
@@ -27,12 +28,14 @@ def to_csv(results: Results) -> str:
     text = io.StringIO()
     bounds = ("", "_seeds_low", "_seeds_high", "_users_low", "_users_high")
     terms = ("unit", "neighbouring", "trust", "epsilon", "delta")
-    header = ["method", "kind", results.study.vary, "seeds", *terms, *(m + end for m in METRICS for end in bounds)]
+    header = ["method", "kind", results.study.vary, "seeds", *terms, "attacker_finds_at_most"]
+    header += [metric + end for metric in METRICS for end in bounds]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for line in results.lines:
         kind = "reference" if line.reference else "without" if line.value is None else "trial"
         row: list[Any] = [line.method, kind, line.value, line.seeds, *(line.privacy.get(term) for term in terms)]
+        row.append(line.privacy.get("attacker", {}).get("finds_at_most"))
         for metric in METRICS:
             one = line.measured[metric]
             row += [one.mean, *_ends(one.seeds), *_ends(one.users)]
@@ -52,11 +55,11 @@ def to_markdown(results: Results, costs: Sequence[Cost], failed: dict[str, str],
         else "No trial has ended.",
         *(pivot(results, metric) for metric in ("full_ndcg@10", "sampled_hr@10")),
         against_best(results),
-        f"| method | {study.vary} | HR@10 | NDCG@10 | over seeds | over users | HR@10, {results.negatives} sampled "
-        "| NDCG@10, sampled | seeds |\n|---|---|---|---|---|---|---|---|---|\n"
+        f"| method | {study.vary} | attacker | HR@10 | NDCG@10 | over seeds | over users | HR@10, {results.negatives} "
+        "sampled | NDCG@10, sampled | seeds |\n|---|---|---|---|---|---|---|---|---|---|\n"
         + "\n".join(_row(line) for line in ordered(results)),
         f"HR@10 and NDCG@10 by full ranking; 95 % intervals of NDCG@10, over seeds by Student's t, over users by "
-        f"bootstrap. {EXCLUDES if costs else ''}".strip(),
+        f"bootstrap. {GAIN + EXCLUDES if costs else ''}".strip(),
         *(said(cost) for cost in costs),
         *(f"Failed: {name}: {why.strip().splitlines()[-1]}" for name, why in failed.items()),
     ]
@@ -110,6 +113,7 @@ def _row(line: Line) -> str:
     cells = [
         named(line),
         value,
+        _gain(line),
         f"{hit.mean:.4f}",
         f"{full.mean:.4f}",
         _interval(full.seeds),
@@ -119,6 +123,11 @@ def _row(line: Line) -> str:
         str(line.seeds),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _gain(line: Line) -> str:
+    attacker = line.privacy.get("attacker")
+    return "" if line.reference or attacker is None else f"{100 * attacker['finds_at_most']:.0f} %"
 
 
 def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
