@@ -10,8 +10,6 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.features import position
 from fedrec.errors import FedrecError
 
-LARGEST = float(np.finfo(np.float32).max)
-
 
 def read_items(path: Path) -> Catalogue:
     """Return the catalogue; a file without feature columns gets the item's place as its one feature."""
@@ -46,10 +44,11 @@ def read_items(path: Path) -> Catalogue:
 
 def _feature(text: str, place: str) -> float:
     try:
-        value = float(text)
+        with np.errstate(over="ignore"):
+            value = float(np.float32(text))
     except ValueError:
         value = math.nan
-    if not abs(value) <= LARGEST:
+    if not math.isfinite(value):
         raise FedrecError(f"{place} '{text}': a finite number is expected")
     return value
 
