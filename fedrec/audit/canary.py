@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from fedrec.algorithms.counts import ItemCounts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceTable
+from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.data.interactions import Interactions
 from fedrec.errors import FedrecError
 from fedrec.models.base import TrainableRecommender
+from fedrec.update import Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,18 @@ class CanaryModel(TrainableRecommender):
 
     def reset_private(self, generator: np.random.Generator) -> None:
         """Do nothing: the model has no private part."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCounts(ItemCounts):
+    """Counts that pull up or down, as the value of an interaction says.
+
+    Counts of items lie at most sqrt(2) apart, for none is negative; where a user is replaced the accountant allows
+    twice the clip, and so must the worst case.
+    """
+
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+        """Return the device's bounded counts [V], each with the sign of its value."""
+        counts = ItemCounts.statistic(self, broadcast, device, unit)["counts"]
+        counts[device.history] *= np.sign(device.values)
+        return {"counts": counts}

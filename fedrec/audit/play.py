@@ -28,6 +28,7 @@ from fedrec.session import Session, Standing, first_standing, open_session
 
 TRAINING = {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 1.0, "batch_size": 1 << 30}
 COUNTING = {"_target_": "fedrec.algorithms.counts.ItemCounts"}
+SIGNED = {"_target_": "fedrec.audit.canary.SignedCounts"}
 COUNTED = {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True}
 
 
@@ -80,7 +81,7 @@ def staged(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -
     changes = {
         "dataset": game.source(),
         "model": model if trains else COUNTED,
-        "algorithm": TRAINING if trains else COUNTING,
+        "algorithm": TRAINING if trains else SIGNED if game.signed else COUNTING,
         "rounds": rounds,
     }
     experiment = Experiment.from_json(json.dumps({**document, **changes}))

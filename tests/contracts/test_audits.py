@@ -33,6 +33,14 @@ def test_every_mechanism_is_audited(name: str) -> None:
     assert 0.7 * noise.reported < noise.measured <= noise.reported <= 8.0
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_counts_are_audited_where_a_user_is_replaced() -> None:
+    """Counts can't be negative: what is summed in their place must lie twice the clip apart, as is accounted."""
+    experiment = load([*SMALL, "privacy=user_local", "model=popularity"]).experiment
+    (noise,) = audit(experiment, points=(8.0,), canaries=1600, jobs=1).findings
+    assert 0.7 * noise.reported < noise.measured <= noise.reported <= 8.0
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model", ["mf", "popularity"])
