@@ -32,6 +32,21 @@ def test_a_mechanism_keeps_the_attack_within_its_curve(privacy: str) -> None:
         assert items.auc == pytest.approx(0.5)  # all devices are one model to whoever sees that alone
 
 
+@pytest.mark.parametrize("gateways", [5, 45])
+def test_what_a_gateway_sends_tells_little_of_its_users(gateways: int) -> None:
+    """Households of 18 and of 2: every gateway is heard by itself, as by the server."""
+    items, _ = attacks(load([*DATA, "privacy=gateway"]).experiment, gateways)
+    assert items.largest_auc is not None and items.largest_tpr is not None
+    assert 0.3 < items.auc <= items.largest_auc and items.auc != 0.5 and items.tpr <= items.largest_tpr + 0.02
+
+
+def test_a_gateway_without_noise_gives_its_users_away() -> None:
+    """The same attack on households of two finds what they used where next to no noise hides it."""
+    loose = ["privacy=gateway", "privacy.epsilon=1000", "privacy.clip=0.1"]
+    items, _ = attacks(load([*DATA, *loose]).experiment, 45)
+    assert items.auc > 0.8
+
+
 def test_popularity_alone_guesses_nothing() -> None:
     """Everybody's row is the same and full of popular items: within each item there is nothing to tell."""
     rng = np.random.default_rng(0)

@@ -36,7 +36,6 @@ MEANS = (
     "items: which items did this device use. membership: was this user among those trained on. AUC 0.5 is chance;",
     "TPR: the share found at 1 % false alarms. at most: what the accounted curve allows, - where nothing is promised.",
 )
-HEARD = {"device": 1, "none": 1}  # devices behind one message that the adversary reads; else all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +49,20 @@ class Success:
     largest_tpr: float | None
 
 
-def attacks(experiment: Experiment) -> list[Success]:
-    """Train on the experiment's own data as often as the attacks need, and return how they did."""
+def attacks(experiment: Experiment, gateways: int = 1) -> list[Success]:
+    """Train on the experiment's own data as often as the attacks need, and return how they did.
+
+    Where gateways are trusted, there are `gateways` of them, with as many users each as comes out even.
+    """
     dataset = load_dataset(experiment)
     ready = experiment.calibrated(dataset)
     terms, everybody = ready.mechanism.terms, np.arange(len(dataset.devices))
-    updates, spent = overheard(ready, dataset, everybody)
+    updates, spent = overheard(ready, dataset, behind(terms, everybody, gateways))
     members = used(dataset)
     unit = "user" if terms.unit == "interaction" else terms.unit
     first = success("items", *items_guessed(updates, members), spent, terms.neighbouring, terms.unit)
     parts = np.array_split(np.random.default_rng(0).permutation(everybody), 3)
-    models = [overheard(ready, dataset, np.sort(part), final=True) for part in parts[:2]]
+    models = [overheard(ready, dataset, [np.sort(part)]) for part in parts[:2]]
     fits = [fit(model, members) for model, _ in models]
     gain = fits[0] - fits[1]
     second = success("membership", gain[parts[2]], gain[parts[0]], models[0][1], ADD_REMOVE, unit)
@@ -69,16 +71,19 @@ def attacks(experiment: Experiment) -> list[Success]:
     return [first, second]
 
 
-def overheard(
-    experiment: Experiment, dataset: Dataset, hosted: NDArray[np.int64], final: bool = False
-) -> tuple[Numbers, Spent]:
+def behind(terms: Terms, devices: NDArray[np.int64], gateways: int) -> list[NDArray[np.int64]]:
+    """Return the devices in groups: each is behind one message that the adversary reads."""
+    if terms.trust == "gateway":
+        return np.array_split(devices, min(gateways, len(devices)))
+    return in_groups(devices, 1 if terms.trust in ("device", "none") else None)
+
+
+def overheard(experiment: Experiment, dataset: Dataset, groups: list[NDArray[np.int64]]) -> tuple[Numbers, Spent]:
     """Return what is heard of each device's items over all rounds [devices or 1, items], and what was spent.
 
-    Where devices are heard one by one, a row is a device's; else all share the one row of the released model (as all
-    users of one gateway do), and so they do with `final`.
+    A row is a device's: what its group sent. One group alone shares the one row of the released model.
     """
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)
-    groups = in_groups(hosted, None if final else HEARD.get(mechanism.terms.trust))
     nodes, rows = OneNode(groups), np.zeros((len(dataset.devices), dataset.interactions.items))
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")

@@ -23,8 +23,9 @@ CONTRADICTED = 1
 
 def attack_command(overrides: Sequence[str], as_json: bool) -> int:
     """Attack what the mechanism of a run or of a configuration shows of its own data; return the exit status 0."""
-    experiment = settings(overrides).experiment
-    found = attacks(experiment)
+    chosen = settings(overrides)
+    experiment = chosen.experiment
+    found = attacks(experiment, int(chosen.document["nodes"]))
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=2))
     else:
