@@ -20,8 +20,11 @@ from fedrec.privacy.project import projected
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """One run's epsilon at its own delta and at users^-1.1."""
+    """One run's epsilon at its own delta and at users^-1.1, and the terms of both."""
 
+    unit: str
+    neighbouring: str
+    trust: str
     delta: float
     epsilon: float
     delta_by_users: float
@@ -34,7 +37,10 @@ def costs(mechanism: Mechanism, plan: Plan) -> Costs:
         raise FedrecError(f"users^-1.1 is for units that are users, not '{mechanism.terms.unit}': take privacy=user")
     total = projected(mechanism, plan, plan.rounds)
     delta, other = mechanism.delta_for(plan), plan.population**-1.1
-    return Costs(delta, epsilon_of(total, delta), other, epsilon_of(total, other))
+    terms = mechanism.terms
+    return Costs(
+        terms.unit, terms.neighbouring, terms.trust, delta, epsilon_of(total, delta), other, epsilon_of(total, other)
+    )
 
 
 def of(settings: Settings) -> Costs:

@@ -25,6 +25,7 @@ from fedrec.privacy.ledger import Ledger
 from fedrec.rounds import run
 from fedrec.session import open_session
 from fedrec.told import final_state
+from simulations.promise import promise
 
 COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
 
@@ -51,7 +52,7 @@ def trial(settings: Settings, part: str) -> Table:
 
 
 def main() -> None:
-    """Print one line and one JSON object for each epsilon."""
+    """Print what is promised, one line and one JSON object for each epsilon."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -63,7 +64,7 @@ def main() -> None:
         more = [f"privacy.epsilon={epsilon:g}"] if private else []
         settings = [load([*options.overrides, *more, f"seed={seed}"]) for seed in options.seeds]
         tables = [trial(one, options.part) for one in settings]
-        print(line(epsilon, tables), flush=True)
+        print(f"{promise(settings[0])}\n{line(epsilon, tables)}", flush=True)
 
 
 def line(epsilon: float, tables: list[Table]) -> str:

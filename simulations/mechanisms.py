@@ -19,6 +19,7 @@ from fedrec.config import load
 from fedrec.evaluation.intervals import Interval, intervals, paired_interval
 from fedrec.evaluation.table import Table, mean_over_seeds
 from simulations.frontier import trial
+from simulations.promise import promise
 
 COLUMN = "full_ndcg@10"
 
@@ -68,10 +69,20 @@ def cell(plan: Plan, mechanism: str, epsilon: float) -> Cell:
 
 def run(plan: Plan, mechanism: str, epsilon: float, clip: float, seed: int, part: str) -> Table:
     """Train once and return the per-user rows of its evaluation."""
-    own = [f"privacy={mechanism}", f"privacy.epsilon={epsilon:g}", f"privacy.clip={clip:g}", f"seed={seed}"]
+    own = overrides(mechanism, epsilon, clip, seed)
     made = trial(load([*plan.overrides, *own]), part)
     print(f"{' '.join(own)}: {part} {made[COLUMN].mean():.4f}", file=sys.stderr, flush=True)
     return made
+
+
+def overrides(mechanism: str, epsilon: float, clip: float, seed: int) -> list[str]:
+    """Return what a trial has of its own."""
+    return [f"privacy={mechanism}", f"privacy.epsilon={epsilon:g}", f"privacy.clip={clip:g}", f"seed={seed}"]
+
+
+def promised(plan: Plan, found: Cell) -> str:
+    """Return what the chosen trial of a cell promises its users."""
+    return promise(load([*plan.overrides, *overrides(found.mechanism, found.epsilon, found.clip, plan.seeds[0])]))
 
 
 def free(plan: Plan) -> list[Table]:
@@ -122,7 +133,7 @@ def parsed(arguments: Sequence[str] | None) -> Plan:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table, and one JSON object a row on the lines that begin with a brace."""
+    """Print a table, what each row promises, and one JSON object a row on the lines that begin with a brace."""
     plan = parsed(arguments)
     twin = intervals(mean_over_seeds(free(plan), COLUMN)[:, None])[0]
     print(f"NDCG@10, full ranking, test items, {len(plan.seeds)} seeds; no privacy: {shown(twin)}")
@@ -132,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells = list[Cell]()
         for mechanism in plan.mechanisms:
             cells.append(cell(plan, mechanism, epsilon))
-            print(f"{line(cells[-1], cells[0])}\n{json.dumps(record(cells[-1]))}", flush=True)
+            made = cells[-1]
+            print(f"{line(made, cells[0])}\n  {promised(plan, made)}\n{json.dumps(record(made))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,11 @@ def test_the_frontier_tries_each_epsilon_with_each_seed(
     monkeypatch.setattr("sys.argv", ["frontier", "model=popularity", *asked.split(), "--part", "validation"])
     frontier.main()
     assert tried == [(epsilon, seed, "validation") for epsilon in epsilons for seed in seeds_of_each]
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    lines = capsys.readouterr().out.splitlines()
+    for said, epsilon in zip(lines[::3], epsilons, strict=True):
+        claimed = f"epsilon {epsilon:.2f} (unit: user; add-remove; delta 1.0e-05; trust: the server"
+        assert said.startswith("no privacy" if np.isinf(epsilon) else claimed)
+    records = [json.loads(line) for line in lines if line.startswith("{")]
     assert [record["epsilon"] for record in records] == [None if np.isinf(e) else e for e in epsilons]
 
 

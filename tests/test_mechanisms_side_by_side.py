@@ -42,7 +42,8 @@ def test_each_mechanism_gets_the_same_trials_and_validation_chooses(
         ("user", 0.1, 0.1),
         ("banded", 0.2, 0.1),
     ]
-    assert "no privacy: 0.1000" in lines[0] and "+0.0000 (+0.0000 to +0.0000)" in lines[4]
+    assert "no privacy: 0.1000" in lines[0] and "+0.0000 (+0.0000 to +0.0000)" in lines[5]
+    assert all("unit: user; add-remove; delta 1.0e-05" in lines[at] and "finds at most" in lines[at] for at in (3, 6))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from fedrec.data.dataset import Dataset
-from fedrec.privacy.card import sentence
-from fedrec.privacy.meaning import beside, clause
-from fedrec.privacy.project import projected
+from fedrec.privacy.promise import promised
 
 if TYPE_CHECKING:
     from fedrec.session import Session
@@ -44,7 +42,7 @@ class Progress:
         """Begin the lines of one run."""
         self.label, self.rounds = label or "run", session.experiment.rounds
         if session.experiment.mechanism.private:
-            self.note(f"{self.label}, after {self.rounds} rounds: {promised(session)}")
+            self.note(f"{self.label}, after {self.rounds} rounds: {promise(session)}")
             self.note(f"  {together(session)}")
         if session.experiment.algorithm.trains and session.one_by_one:
             self.note(f"{self.label} trains one device at a time: {session.one_by_one}")
@@ -85,15 +83,10 @@ class Progress:
             )
 
 
-def promised(session: "Session") -> str:
+def promise(session: "Session") -> str:
     """Return what a run will have spent at its end, in the words that go with every epsilon."""
-    mechanism, plan = session.experiment.mechanism, session.plan
-    terms, delta = mechanism.terms, mechanism.delta_for(plan)
-    said = sentence(terms, session.ledger.projection(plan.rounds), delta)
-    if not mechanism.private:
-        return said
-    told = beside(projected(mechanism, plan, plan.rounds), terms.neighbouring, delta)
-    return f"{said}; {clause(told, terms.neighbouring)}"
+    plan = session.plan
+    return promised(session.experiment.mechanism, plan, session.ledger.projection(plan.rounds))
 
 
 def together(session: "Session") -> str:
