@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -65,6 +66,15 @@ class Experiment:
     def hash(self) -> str:
         """A name for exactly this experiment."""
         return hashlib.sha256(self.document.encode()).hexdigest()
+
+    def names(self) -> dict[str, str]:
+        """Return what results call the model, the algorithm and the mechanism."""
+        model = cast("partial[Recommender]", self.model).func
+        return {
+            "model": cast("type[Recommender]", model).name,
+            "algorithm": self.algorithm.name,
+            "mechanism": self.mechanism.name,
+        }
 
     def node(self) -> dict[str, Any]:
         """Return the document as a fresh dictionary."""

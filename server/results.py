@@ -47,9 +47,7 @@ def results(session: Session, number: int, found: Sums, seconds: float) -> dict[
             "population": dataset.population,
             "catalogue": dataset.catalogue.origin,
         },
-        "model": experiment.model.func.__module__.rsplit(".", 1)[-1],  # type: ignore[attr-defined]
-        "algorithm": type(experiment.algorithm).__module__.rsplit(".", 1)[-1],
-        "mechanism": type(experiment.mechanism).__module__.rsplit(".", 1)[-1],
+        **experiment.names(),
         "engine": "devices",
         "rounds": number,
         "seed": experiment.seed,

@@ -47,6 +47,7 @@ class Algorithm(Protocol):
     and that fills the model's shared arrays.
     """
 
+    name: ClassVar[str]  # what results call it
     accepts: tuple[type[Recommender], ...]  # the models it can work for
     trains: bool  # whether devices train; else they release one bounded statistic a round
     refit: bool  # whether the model is fitted again on train + validation before the test

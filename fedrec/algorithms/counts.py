@@ -30,6 +30,7 @@ def bounded_counts(history: NDArray[np.int32], items: int, unit: str) -> NDArray
 class ItemCounts(Statistic):
     """Sums counts. Sensitivity 1: at interaction level of the raw counts, at user level of counts of length one."""
 
+    name: ClassVar[str] = "counts"
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Popularity,)
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:

@@ -4,6 +4,7 @@ Reddi et al., "Adaptive federated optimization", 2021, algorithm 2.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from fedrec.update import Arrays
 class FedAdam(FedAvg):
     """m and v are running means of the change and its square; model += server_learning_rate * m / (sqrt(v) + tau)."""
 
+    name: ClassVar[str] = "fedadam"
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3

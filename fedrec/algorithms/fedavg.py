@@ -22,6 +22,7 @@ from fedrec.update import Arrays, Update
 class FedAvg(LocalSettings, Training):
     """Local training, then model += server_learning_rate * mean change over the public denominator."""
 
+    name: ClassVar[str] = "fedavg"
     server_learning_rate: float = 1.0
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (TrainableRecommender,)

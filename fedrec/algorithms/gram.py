@@ -74,6 +74,7 @@ class GramMatrix(Statistic):
     what one user adds has no bound: that needs `privacy=none`.
     """
 
+    name: ClassVar[str] = "gram"
     head: int = 1500
     regularisation: float = 1.0
     count_share: float = 0.1

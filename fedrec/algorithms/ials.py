@@ -31,6 +31,7 @@ LARGEST = 2**28  # values in the sum of p p' over all items: 2 GiB
 class IalsSums(Statistic):
     """One alternation a round: devices solve and send sums, the server solves. Nothing bounds what one user changes."""
 
+    name: ClassVar[str] = "ials"
     unobserved: float = 0.3
     regulariser: float = 0.01
 

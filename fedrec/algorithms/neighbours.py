@@ -21,6 +21,7 @@ from fedrec.models.item_knn import ItemKnn
 class Neighbours(GramMatrix):
     """Keeps the `neighbours` most similar items of each; `shrink` is in units of the Gram matrix's mean diagonal."""
 
+    name: ClassVar[str] = "neighbours"
     shrink: float = 1.0
     neighbours: int = 50
 

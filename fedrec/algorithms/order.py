@@ -43,6 +43,7 @@ class OrderSums(Statistic):
     is one more thing to smooth by. The catalogue is that of `knowing`.
     """
 
+    name: ClassVar[str] = "order"
     head: int = 1500
     one_round: bool = False
     order: bool = True

@@ -32,6 +32,7 @@ class SequenceGradients(Training):
     to nothing over `decay_over` rounds in all (null: it stays).
     """
 
+    name: ClassVar[str] = "sequences"
     negatives: int = 400
     server_learning_rate: float = 0.004
     warm_up: int = 50

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,10 +34,12 @@ class Batch:
 class Recommender(nn.Module, ABC):
     """A model of one device.
 
-    `shared` is the allow-list of arrays that may leave the device: everything else is private by default. `ratings`
-    says that the scores are on the scale of the ratings, so that RMSE means something; `items` is V.
+    `name` is what results call it. `shared` is the allow-list of arrays that may leave the device: everything else is
+    private by default. `ratings` says that the scores are on the scale of the ratings, so that RMSE means something;
+    `items` is V.
     """
 
+    name: ClassVar[str]
     shared: frozenset[str]
     ratings: bool = False
     items: int

@@ -6,7 +6,7 @@ never leaves. Shapes: B examples, 1+k items of each, V items, F features.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class ContentRecommender(TrainableRecommender):
     of the next. It is made on the device at the time of ranking, holds no noise, and no update ever sees it.
     """
 
+    name: ClassVar[str] = "content"
     shared = frozenset({"item_bias.weight"})
     by_item = frozenset({"item_bias.weight", "features"})
     stackable = True

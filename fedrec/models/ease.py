@@ -1,7 +1,7 @@
 """EASE: a closed-form item-item model (Steck, "Embarrassingly shallow autoencoders for sparse data", 2019)."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class Ease(Recommender):
     100 MB of weights.
     """
 
+    name: ClassVar[str] = "ease"
     shared = frozenset({"weights", "head_items", "counts"})
 
     def __init__(self, catalogue: Catalogue, *, head: int = 1500) -> None:

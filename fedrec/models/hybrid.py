@@ -1,7 +1,7 @@
 """A hybrid: what users used together (EASE), popularity, and what items have in common by their public features."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class Hybrid(Ease):
     EASE's has weight 1; `content` is that of the nearness to the mean features of the last `recent` items, each older
     one weighing `decay` of the next; `popularity` that of log(1 + count), a negative count standing for none.
     """
+
+    name: ClassVar[str] = "hybrid"
 
     def __init__(
         self,

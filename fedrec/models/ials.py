@@ -4,7 +4,7 @@ A device with items S holds the vector p that minimises, over its items and all 
 sum_S (1 - p.q)^2 + unobserved * sum_all (p.q)^2 + regulariser * (|S| + unobserved * V) |p|^2 (their nu = 1).
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 class Ials(Recommender):
     """Shares item vectors [V, d] in double precision; the user vector is made from the history when it is needed."""
 
+    name: ClassVar[str] = "ials"
     shared = frozenset({"item_factors"})
 
     def __init__(

@@ -5,6 +5,7 @@ changes no ranking. Shapes: B examples, 1+k items of each, V items, d dimensions
 """
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class MatrixFactorisation(TrainableRecommender):
     `offset` is a public constant, for ratings: 3.5 lets `loss=mse` start at a plausible rating.
     """
 
+    name: ClassVar[str] = "mf"
     shared = by_item = frozenset({"item.weight", "item_bias.weight"})
     stackable = True
 

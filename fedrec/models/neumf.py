@@ -5,7 +5,7 @@ Shapes: B examples, 1+k items of each, V items, d dimensions of each half.
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from fedrec.models.losses import loss_named
 class NeuMF(TrainableRecommender):
     """Both user vectors stay on the device; item vectors and layers are shared."""
 
+    name: ClassVar[str] = "neumf"
     stackable = True
     by_item = frozenset({"item_gmf.weight", "item_mlp.weight"})
 

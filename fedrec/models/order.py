@@ -12,7 +12,7 @@ features and the released counts expect, computed on the device. Nothing about t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class OrderStatistics(Recommender):
     coefficients of `Expectation`, whose `encoder` must be the algorithm's; `freshness[V]` is a logarithm.
     """
 
+    name: ClassVar[str] = "order"
     shared = frozenset(
         {
             "counts",

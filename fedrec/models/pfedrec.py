@@ -9,6 +9,7 @@ both). So this model ranks by the shared table. Shapes: d dimensions, V items.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ class PFedRec(TrainableRecommender):
     Item rows learn `item_rate` times as fast as the score function.
     """
 
+    name: ClassVar[str] = "pfedrec"
     shared = by_item = frozenset({"item.weight"})
     stackable = True
 

@@ -1,7 +1,7 @@
 """Popularity: every user is recommended what most users used."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from fedrec.models.base import Recommender
 class Popularity(Recommender):
     """Scores an item by its (possibly noisy) count [V]."""
 
+    name: ClassVar[str] = "popularity"
     shared = frozenset({"counts"})
 
     def __init__(self, catalogue: Catalogue) -> None:

@@ -8,6 +8,7 @@ leading dimensions: C devices or none. Shapes: n positions, d dimensions, k nega
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ class SASRec(Attentive):
     logit of an item after a window = state of the window's last position . item + item_bias.
     """
 
+    name: ClassVar[str] = "sasrec"
     by_item = frozenset({"item.weight", "item_bias.weight"})
 
     def __init__(

@@ -9,7 +9,7 @@ d dimensions, t numbers of an item's frozen vector, V items.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from safetensors import safe_open
@@ -35,6 +35,7 @@ class TextSASRec(Attentive):
     `lean`; null trains all.
     """
 
+    name: ClassVar[str] = "text_sasrec"
     by_item = frozenset[str]()
 
     def __init__(

@@ -7,7 +7,7 @@ dimensions of an item's frozen vector, f of its b blocks of features side by sid
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class TwoTower(SequentialRecommender):
     `recent` and `longer` are means of the frozen vectors of what a device used (`DECAYS`), made on the device;
     `strength` weighs them block by block. `left`, `lean` and `bias` start at zero.
     """
+
+    name: ClassVar[str] = "two_tower"
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ cohorts can't be drawn in secret; worse below.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, NoOpDpEvent
@@ -45,6 +45,7 @@ class BandedUserLevel(Clipped):
     keeps bands - 1 times the model. With all devices in each round the noise is independent.
     """
 
+    name: ClassVar[str] = "banded"
     bands: int | None = None
     coefficients: tuple[float, ...] | None = None  # set by `calibrated`
 

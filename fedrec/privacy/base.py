@@ -6,7 +6,7 @@ mechanism, so that they cannot disagree.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,6 +159,8 @@ class Mechanism(Protocol):
     *memory*: named float32 arrays that the round loop carries and keeps in the checkpoint, outside every release.
     What devices have to know of it is *announced* to them with the round's request.
     """
+
+    name: ClassVar[str]  # what results call it
 
     @property
     def terms(self) -> Terms:

@@ -11,7 +11,7 @@ a gateway has; users of one gateway from each other, should they see what it hol
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
@@ -45,6 +45,7 @@ class GatewayLevel(Clipped):
     (null: always, or the 0.999 quantile of Binomial(rounds, rate)).
     """
 
+    name: ClassVar[str] = "gateway"
     sample_rate: float = 1.0
     local_steps: int = 1
     denominator: float = 64.0

@@ -7,7 +7,7 @@ it every gradient. A positive and its negatives are one example; negatives don't
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
@@ -52,6 +52,7 @@ class InteractionLevel(Ordinary):
     bounds the total of all runs on these users; null: no limit.
     """
 
+    name: ClassVar[str] = "interaction"
     epsilon: float = 8.0
     delta: float | None = None
     clip: float = 0.5

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from dp_accounting import DpEvent, NonPrivateDpEvent
@@ -25,6 +26,8 @@ class NoPrivacy(Ordinary):
 
     Everything is drawn from the seed, so that the same experiment gives the same result.
     """
+
+    name: ClassVar[str] = "none"
 
     @property
     def terms(self) -> Terms:

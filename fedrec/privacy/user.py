@@ -11,7 +11,7 @@ server keeping to itself who was drawn.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
@@ -38,6 +38,8 @@ class UserLevel(Clipped):
 
     The sum of the clipped updates is noised once, by `noise_multiplier * clip` on every coordinate.
     """
+
+    name: ClassVar[str] = "user"
 
     @property
     def terms(self) -> Terms:

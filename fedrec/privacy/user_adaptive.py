@@ -12,7 +12,7 @@ released models and the clips, which are a release too.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class UserAdaptive(UserLevel):
     sensitivity is known.
     """
 
+    name: ClassVar[str] = "user_adaptive"
     target: float = 0.5
     clip_learning_rate: float = 0.2
     bit_share: float = 0.01

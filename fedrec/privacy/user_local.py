@@ -11,7 +11,7 @@ the cohort buys nothing, for the server draws it. Not protected: who is enrolled
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
@@ -39,6 +39,7 @@ class UserLocal(Clipped):
     quantile of Binomial(rounds, rate)).
     """
 
+    name: ClassVar[str] = "user_local"
     max_participations: int | None = None
 
     def __post_init__(self) -> None:

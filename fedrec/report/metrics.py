@@ -33,9 +33,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
     found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
     return {
         "dataset": described(dataset),
-        "model": experiment.model.func.__module__.rsplit(".", 1)[-1],  # pyright: ignore[reportFunctionMemberAccess]
-        "algorithm": type(experiment.algorithm).__module__.rsplit(".", 1)[-1],
-        "mechanism": type(experiment.mechanism).__module__.rsplit(".", 1)[-1],
+        **experiment.names(),
         "engine": "reference" if main.session.one_by_one else "cohort",
         "rounds": main.rounds,
         "seed": experiment.seed,
