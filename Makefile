@@ -17,9 +17,9 @@ install-edge:
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-edge.txt
 	$(BIN)/pip install --quiet --no-deps .
 
-# Makes the gRPC stubs again after a change of client/recommender.proto.
+# Makes the gRPC stubs again after a change of fedrec/device/recommender.proto.
 stubs: $(VENV)/installed-dev
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. client/recommender.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. fedrec/device/recommender.proto
 
 # torch comes first, pinned: left to a resolver, it would bring gigabytes of CUDA packages.
 $(VENV)/installed: pyproject.toml constraints.txt

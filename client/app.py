@@ -7,11 +7,11 @@ from pathlib import Path
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
-from client.consenting import Consenting
-from client.device import Device
-from client.engine import Answering, simulated
-from client.home import Home
 from fedrec import messages
+from fedrec.device.backend import Answering, simulated
+from fedrec.device.consent.consenting import Consenting
+from fedrec.device.device import Device
+from fedrec.device.home import Home
 from fedrec.errors import FedrecError
 
 app = ClientApp()

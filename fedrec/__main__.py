@@ -1,5 +1,5 @@
 """`python -m fedrec` is the `fedrec` command."""
 
-from fedrec.cli import main
+from fedrec.cli.main import main
 
 main()

@@ -7,9 +7,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrec import cli, processes
-from fedrec.report.progress import Progress
-from server.nodes import FlowerNodes
+from fedrec.cli import main as cli
+from fedrec.flower.transport import FlowerNodes
+from fedrec.ops import processes
+from fedrec.report.console import Progress
 
 app = ServerApp()
 
@@ -27,10 +28,10 @@ def main(grid: Grid, context: Context) -> None:
 
 def deploy(nodes: FlowerNodes, path: Path) -> None:
     """Carry out the run that `fedrec server start` prepared; what goes on is told in its folder."""
-    from fedrec.simulate import resumed_run
-    from server.deployment import Deployment
-    from server.home import ServerHome
-    from server.start import FAILED, TOLD
+    from fedrec.server.deployment import Deployment
+    from fedrec.server.home import ServerHome
+    from fedrec.server.runs import FAILED, TOLD
+    from fedrec.simulation import resumed_run
 
     settings, folder = resumed_run(str(path))
     with (path / TOLD).open("a") as told:

@@ -18,7 +18,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from fedrec.processes import environment, free_port
+from fedrec.ops.processes import environment, free_port
 
 
 class Walk:

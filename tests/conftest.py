@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from fedrec.models import text
+from fedrec.models import text_embeddings as text
 from tests.chance import drawn_for
 
 ROOT = Path(__file__).parent.parent

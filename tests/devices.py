@@ -8,21 +8,21 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from client.app import app
-from client.enroll import enroll
-from client.home import Enrolment, Home
-from client.store import Event
-from fedrec.config import load
-from fedrec.data.device_file import read_device_file
-from fedrec.data.hand_out import hand_out
-from fedrec.folder import RunFolder
-from fedrec.report.progress import Progress
-from fedrec.simulate import new_run, resumed_run
-from server.deployment import Deployment
-from server.home import ServerHome
-from server.nodes import FlowerNodes
-from server.registry import Registry
-from server.start import completed
-from simulations.grid import InProcessGrid
+from fedrec.cli.hand_out import hand_out
+from fedrec.data.io.device_csv import read_device_file
+from fedrec.device.enrollment import enroll
+from fedrec.device.home import Enrolment, Home
+from fedrec.device.store import Event
+from fedrec.experiment.settings import load
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes
+from fedrec.report.console import Progress
+from fedrec.server.deployment import Deployment
+from fedrec.server.home import ServerHome
+from fedrec.server.registry import Registry
+from fedrec.server.runs import completed
+from fedrec.simulation import new_run, resumed_run
+from fedrec.storage.run_folder import RunFolder
 from tests.tiny import SMALL
 
 WILLING = """[privacy]

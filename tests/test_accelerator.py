@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedrec import experiment
-from fedrec.config import load
-from fedrec.nodes import LocalNodes
-from fedrec.report.progress import Progress
-from fedrec.simulate import Job, new_run
+from fedrec.experiment import experiment
+from fedrec.experiment.settings import load
+from fedrec.federated.transport import LocalNodes
+from fedrec.report.console import Progress
+from fedrec.simulation import Job, new_run
 from tests.chance import drawn_for, fresh
 from tests.elsewhere import NAME, There, elsewhere
 

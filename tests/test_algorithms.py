@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.counts import ItemCounts, bounded_counts
 from fedrec.algorithms.fedadagrad import FedAdagrad
-from fedrec.algorithms.fedadam import FedAdam
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.algorithms.gram import GramMatrix, bounded_gram, solve
+from fedrec.algorithms.fedopt import FedAdam
+from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram, solve
+from fedrec.algorithms.item_counts import ItemCounts, bounded_counts
 from fedrec.errors import FedrecError
 from fedrec.models.ease import Ease
-from fedrec.privacy.base import Aggregate
+from fedrec.privacy.mechanisms.protocol import Aggregate
 from tests.tiny import catalogue
 
 STATE = {"w": np.array([1.0, 2.0], np.float32)}

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from fedrec.audit.attack import attacks, by_item, items_guessed, success
-from fedrec.cli import main
-from fedrec.config import load
+from fedrec.audit.attacks import attacks, by_item, items_guessed, success
+from fedrec.cli.main import main
 from fedrec.errors import Refused
-from fedrec.privacy.accounting import ADD_REMOVE
+from fedrec.experiment.settings import load
+from fedrec.privacy.accounting.composition import ADD_REMOVE
 
 DATA = ["dataset=synthetic", "dataset.users=90", "dataset.items=80", "dataset.interactions=1500", "rounds=2"]
 ONE_GAUSSIAN = frozenset({(1.0, 1.0, 1)})

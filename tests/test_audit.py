@@ -11,24 +11,25 @@ import pytest
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 from scipy.stats import norm
 
-from fedrec.audit import command
-from fedrec.audit.audit import Audit, audit, run, trials
+from fedrec.audit.auditor import Audit, audit, run, trials
 from fedrec.audit.bounds import Errors, beats, epsilon_at_least, errors
-from fedrec.audit.canary import Canaries
-from fedrec.audit.game import game
-from fedrec.audit.sampler import DRAWS, UNITS, p_values
+from fedrec.audit.canaries import Canaries
+from fedrec.audit.poisson_check import DRAWS, UNITS, p_values
 from fedrec.audit.table import lines
-from fedrec.audit.trial import Finding, Trial, noise_verdict
-from fedrec.cli import main
-from fedrec.config import load
+from fedrec.audit.threat_model import game
+from fedrec.audit.trials import Finding, Trial, noise_verdict
+from fedrec.cli import audit as command
+from fedrec.cli.main import main
 from fedrec.errors import FedrecError, Refused
-from fedrec.node import load_dataset
-from fedrec.privacy import ledger, ordinary
-from fedrec.privacy.base import Plan, Terms
-from fedrec.privacy.gateway import GatewayLevel
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.tradeoff import TradeOff, trade_off
-from fedrec.privacy.user import UserLevel
+from fedrec.experiment.settings import load
+from fedrec.node.node import load_dataset
+from fedrec.privacy.accounting.tradeoff import TradeOff, trade_off
+from fedrec.privacy.ledger import ledger
+from fedrec.privacy.mechanisms import base as ordinary
+from fedrec.privacy.mechanisms.gateway import GatewayLevel
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.protocol import Plan, Terms
+from fedrec.privacy.mechanisms.user import UserLevel
 from tests.tiny import SMALL
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from fedrec.audit import command, record
-from fedrec.audit.audit import Audit
-from fedrec.audit.record import FILE, keep, kept, settings_hash
-from fedrec.audit.trial import Finding
-from fedrec.cli import main
+from fedrec.audit import records as record
+from fedrec.audit.auditor import Audit
+from fedrec.audit.records import FILE, keep, kept, settings_hash
+from fedrec.audit.trials import Finding
+from fedrec.cli import audit as command
+from fedrec.cli.main import main
 from fedrec.errors import FedrecError
-from fedrec.privacy.user import UserLevel
+from fedrec.privacy.mechanisms.user import UserLevel
 from tests.tiny import SMALL, small
 
 RUN = [*SMALL, "model=mf", "model.dim=2", "privacy=user", "rounds=2", "evaluation.baselines=[]"]
@@ -67,7 +68,7 @@ def test_later_runs_cite_an_audit_of_their_settings_and_of_no_others(
 
 def test_an_audit_of_other_code_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audited(monkeypatch, RUN)
-    monkeypatch.setattr("fedrec.report.card.code_hash", lambda: "0" * 16)
+    monkeypatch.setattr("fedrec.report.privacy_card.code_hash", lambda: "0" * 16)
     assert f"other code ({record.code_hash()})" in run(tmp_path, "one")["fields"]["evidence"]["audit"]
     monkeypatch.undo()
     audited(monkeypatch, [str(tmp_path / "one")])

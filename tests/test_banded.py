@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, Refused
-from fedrec.privacy.accounting import epsilon
-from fedrec.privacy.banded import BandedUserLevel
-from fedrec.privacy.base import Plan
+from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.banded import BandedUserLevel
+from fedrec.privacy.mechanisms.banded_matrix import best, gain, squared_error, squared_sensitivity
+from fedrec.privacy.mechanisms.protocol import Plan
 from fedrec.privacy.sampling import cyclic
-from fedrec.privacy.toeplitz import best, gain, squared_error, squared_sensitivity
 from fedrec.update import Arrays, Update
 
 PLAN = Plan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)

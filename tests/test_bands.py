@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fedrec.config import load
-from fedrec.evaluation.table import Table
-from fedrec.experiment import Experiment
-from fedrec.node import load_dataset
-from fedrec.nodes import LocalNodes
-from fedrec.rounds import run
-from fedrec.told import final_state
+from fedrec.evaluation.per_user import Table
+from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.settings import load
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes
+from fedrec.node.node import load_dataset
 from tests.tiny import session
 
 SEEDS = (0, 1, 2)

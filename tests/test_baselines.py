@@ -13,7 +13,7 @@ from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.baselines import ease, ials, item_knn
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
 from fedrec.evaluation.scoring import evaluate_many
 
 

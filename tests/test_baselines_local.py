@@ -7,7 +7,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation import baselines
 from fedrec.evaluation.baselines import item_knn, local
 from fedrec.evaluation.baselines.head import over_head
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
 from fedrec.models.content import ContentRecommender
 from tests.test_baselines import toy
 from tests.tiny import catalogue

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.bench_engine import __main__ as command
-from simulations.bench_engine.job import spread_out
-from simulations.bench_engine.ours import engine, flower
-from simulations.bench_engine.table import Ratio, Row, show
-from simulations.bench_engine.task import Task
-from simulations.bench_scale import show as show_scale
+from simulations.benchmarks.engine import __main__ as command
+from simulations.benchmarks.engine.job import spread_out
+from simulations.benchmarks.engine.ours import engine, flower
+from simulations.benchmarks.engine.table import Ratio, Row, show
+from simulations.benchmarks.engine.task import Task
+from simulations.benchmarks.scale import show as show_scale
 
 
 @pytest.mark.parametrize("private", [False, True])

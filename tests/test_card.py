@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.cli import main
-from fedrec.privacy.accounting import epsilon_of
-from fedrec.privacy.base import Mechanism, Plan
+from fedrec.cli.main import main
+from fedrec.privacy.accounting.composition import epsilon_of
 from fedrec.privacy.card import Facts, card, checked, missing, sentence
 from fedrec.privacy.card_page import page
-from fedrec.privacy.card_words import TITLES
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.user import UserLevel
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.wording import TITLES
 from tests.tiny import SMALL, small
 
 PLAN = Plan(population=40, interactions=400, cohort_rate=0.5, rounds=4, trains=True)
@@ -226,7 +226,7 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_ledger_that_was_tampered_with_is_listed_as_such(capsys: pytest.CaptureFixture[str]) -> None:
-    from fedrec.privacy.places import ledger_path
+    from fedrec.places import ledger_path
 
     played(user()).close()
     ledger_path("people").unlink()
@@ -235,8 +235,8 @@ def test_a_ledger_that_was_tampered_with_is_listed_as_such(capsys: pytest.Captur
 
 
 def test_what_a_device_took_part_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fedrec.consent.consent import Consent, Declined
-    from fedrec.consent.policy import Policy
+    from fedrec.device.consent.consent import Consent, Declined
+    from fedrec.device.consent.policy import Policy
 
     consent = Consent(Policy(), tmp_path / "ledger.sqlite")
     document = small("model=mf", "rounds=2", base=[*SMALL, "privacy=user"])[0].document

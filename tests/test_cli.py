@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from fedrec.cli import main
+from fedrec.cli.main import main
 from tests.tiny import SMALL
 
 QUICK = [*SMALL, "rounds=2", "evaluation.users=20"]

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedrec.config import load
 from fedrec.errors import FedrecError, Refused
-from fedrec.experiment import Experiment
-from fedrec.node import load_dataset
+from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.settings import load
+from fedrec.node.node import load_dataset
 from fedrec.privacy.clipping import ClipRule, check_groups, group_of
-from fedrec.privacy.user import UserLevel
+from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.update import Update
 from tests.tiny import SMALL
 

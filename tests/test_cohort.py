@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from fedrec.cohort import Cohort
 from fedrec.errors import FedrecError
-from fedrec.privacy.base import Plan
+from fedrec.experiment.cohort import Cohort
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.noise import SeededRandom
 from fedrec.privacy.sampling import cyclic, most_participations, poisson
-from fedrec.privacy.user import UserLevel
 
 
 def test_all_devices_where_no_size_is_given() -> None:

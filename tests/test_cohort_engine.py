@@ -14,15 +14,15 @@ from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.models.neumf import NeuMF
 from fedrec.models.pfedrec import PFedRec
-from fedrec.privacy.base import Mechanism
-from fedrec.privacy.gateway import GatewayLevel
-from fedrec.privacy.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.gateway import GatewayLevel
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.privacy.noise import SeededRandom
-from fedrec.privacy.none import NoPrivacy
-from fedrec.training import cohort
-from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Chosen
-from fedrec.training.stack import Contributions
+from fedrec.training.batches import Chosen
+from fedrec.training.vectorized import engine as cohort
+from fedrec.training.vectorized.engine import CohortEngine
+from fedrec.training.vectorized.updates import Contributions
 from fedrec.update import Arrays
 from tests.tiny import catalogue
 

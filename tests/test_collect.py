@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedrec import __version__
-from fedrec.collect import Directory, collect, evaluate, greet, mean_loss
 from fedrec.errors import FedrecError
+from fedrec.federated.exchange import Directory, collect, evaluate, greet, mean_loss
 from fedrec.messages import Message
 from fedrec.update import Update
 

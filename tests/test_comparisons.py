@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from fedrec.evaluation.intervals import intervals
-from fedrec.evaluation.table import Table
-from fedrec.experiment import Experiment
+from fedrec.evaluation.per_user import Table
+from fedrec.experiment.experiment import Experiment
 from fedrec.models.pfedrec import PFedRec
-from fedrec.training.stack import Contributions, Stack
-from simulations import central, cold_start, frontier, published, seeds
+from fedrec.study import frontier, seeds
+from fedrec.training.vectorized.updates import Contributions, Stack
+from simulations.paper import central, cold_start
+from simulations.paper import pfedrec_leak as published
 from tests.tiny import FREE, small
 
 USERS = 40

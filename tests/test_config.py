@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.apps import app_folder
-from fedrec.build import build
-from fedrec.config import load
 from fedrec.errors import FedrecError
-from fedrec.experiment import Experiment
+from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.instantiate import build
+from fedrec.experiment.settings import load
+from fedrec.paths import app_folder
 from tests.tiny import FREE
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -67,7 +67,14 @@ def test_every_yaml_builds(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "torch.load", "builtins.open", "fedrec.cli.main", "fedrec.models.base.torch", "fedrec.models.mf.nn"],
+    [
+        "os.system",
+        "torch.load",
+        "builtins.open",
+        "fedrec.cli.main.main",
+        "fedrec.models.base.torch",
+        "fedrec.models.mf.nn",
+    ],
 )
 def test_nothing_but_our_own_classes_is_built(target: str) -> None:
     """A configuration can come in a message: it must not be able to call anything."""
@@ -95,5 +102,5 @@ def test_a_scenario_brings_its_data_and_everything_in_it_can_be_chosen_otherwise
     assert "local" in chosen.document["evaluation"]["baselines"]
     other = load([f"experiment={scenario}", "dataset=filmtrust", "dataset.path=x", "model=mf", "privacy=none"])
     assert other.document["dataset"]["path"] == "x" and other.document["rounds"] == 60
-    assert other.document["privacy"] == {"_target_": "fedrec.privacy.none.NoPrivacy"}
+    assert other.document["privacy"] == {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
     assert type(other.experiment.algorithm).__name__ == "FedAdam"

@@ -15,25 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.app import app
-from fedrec.config import load
-from fedrec.consent.asked import KNOWN, asked
-from fedrec.consent.consent import Consent, Declined
-from fedrec.consent.ledger import YEAR_SECONDS, DeviceLedger
-from fedrec.consent.policy import TEMPLATE, Policy
+from fedrec.device.consent.consent import Consent, Declined
+from fedrec.device.consent.ledger import YEAR_SECONDS, DeviceLedger
+from fedrec.device.consent.policy import TEMPLATE, Policy
+from fedrec.device.consent.request import KNOWN, asked
 from fedrec.errors import FedrecError, Refused
-from fedrec.node import load_dataset
-from fedrec.privacy.accounting import composed, epsilon_of, spent
-from fedrec.privacy.renyi import epsilon_bound
-from fedrec.rounds import run
-from fedrec.told import Round, final_state
-from server.nodes import FlowerNodes
-from simulations.grid import InProcessGrid
+from fedrec.experiment.settings import load
+from fedrec.federated.history import Round, final_state
+from fedrec.federated.loop import run
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes
+from fedrec.node.node import load_dataset
+from fedrec.privacy.accounting.composition import composed, epsilon_of, spent
+from fedrec.privacy.accounting.rdp import epsilon_bound
 from tests.tiny import SMALL, session, small
 
 CONF = Path(__file__).parent.parent / "conf" / "privacy"
 NOW = 1.8e9
 PRIVACY = {
-    "_target_": "fedrec.privacy.interaction.InteractionLevel",
+    "_target_": "fedrec.privacy.mechanisms.interaction.InteractionLevel",
     "epsilon": 4.0,
     "clip": 0.5,
     "noise_multiplier": 3.0,
@@ -42,7 +42,7 @@ PRIVACY = {
     "sensitivity": None,
     "randomness": "system",
 }
-CENTRAL = {**PRIVACY, "_target_": "fedrec.privacy.user.UserLevel"}
+CENTRAL = {**PRIVACY, "_target_": "fedrec.privacy.mechanisms.user.UserLevel"}
 
 
 def header(number: int = 1, run_: str = "a", base: dict[str, Any] = PRIVACY, **changes: Any) -> dict[str, Any]:
@@ -72,7 +72,10 @@ def test_a_round_within_the_policy_is_charged_before_the_device_trains(consent: 
 
 
 TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
-    "no protection": ({"_target_": "fedrec.privacy.none.NoPrivacy"}, "it would trust everybody: nothing is protected"),
+    "no protection": (
+        {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"},
+        "it would trust everybody: nothing is protected",
+    ),
     "noise from a seed": ({"randomness": "seeded"}, "it would trust everybody"),
     "little noise": ({"noise_multiplier": 0.2}, "its noise multiplier is 0.2; you ask for at least 0.3"),
     "a large clip": ({"clip": 50.0}, "its clip is 50; you allow at most 10"),
@@ -89,7 +92,7 @@ TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
     "negative clip": ({"clip": -1.0}, "clip is no number above 0"),
     "true for a number": ({"epsilon": True}, "epsilon is no number above 0"),
     "mad coefficients": (
-        {"_target_": "fedrec.privacy.banded.BandedUserLevel", "coefficients": [1.0, math.nan]},
+        {"_target_": "fedrec.privacy.mechanisms.banded.BandedUserLevel", "coefficients": [1.0, math.nan]},
         "coefficients is no number above 0",
     ),
     "half a step": ({"local_steps": 0.5}, "asks for 0.5 steps"),
@@ -174,7 +177,7 @@ def test_charges_under_a_clock_set_back_count_from_the_newest_time(consent: Cons
 def test_units_and_relations_are_not_added_and_promises_are_marked(consent: Consent) -> None:
     consent.charge(header(1), NOW)
     consent.charge(header(2, base=CENTRAL), NOW)
-    consent.charge(header(3, base=CENTRAL, _target_="fedrec.privacy.user_local.UserLocal"), NOW)
+    consent.charge(header(3, base=CENTRAL, _target_="fedrec.privacy.mechanisms.user_local.UserLocal"), NOW)
     found = {(part["unit"], part["neighbouring"]): part for part in consent.status(NOW)["spent"]}
     assert set(found) == {("interaction", "add-remove"), ("user", "add-remove"), ("user", "replace-one")}
     assert [part["promised"] for _, part in sorted(found.items())] == [False, True, False]
@@ -186,13 +189,13 @@ def test_the_cohorts_sampling_counts_for_nothing_and_uneven_rounds_for_all(conse
     document = json.loads(header(base=CENTRAL)["experiment"])
     document["cohort"] = {"size": 1}
     assert asked({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 1),)
-    document["algorithm"]["_target_"] = "fedrec.algorithms.gram.GramMatrix"
+    document["algorithm"]["_target_"] = "fedrec.algorithms.gram_matrix.GramMatrix"
     assert asked({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 20),)
 
 
 def test_without_protection_only_where_the_policy_says_so(consent: Consent) -> None:
     free = replace(consent, policy=replace(consent.policy, trust=("none",)))
-    free.charge(header(_target_="fedrec.privacy.none.NoPrivacy"), NOW)
+    free.charge(header(_target_="fedrec.privacy.mechanisms.none.NoPrivacy"), NOW)
     assert free.status(NOW)["spent"] == []
     with pytest.raises(Declined, match="it would trust nobody but this device; you allow everybody"):
         free.charge(header(2), NOW)
@@ -309,12 +312,12 @@ def test_a_device_reads_the_event_that_the_mechanism_has(path: Path, model: str)
 
 def test_every_mechanism_has_its_words() -> None:
     targets = {load([f"privacy={path.stem}"]).document["privacy"]["_target_"] for path in CONF.glob("*.yaml")}
-    assert targets == {f"fedrec.privacy.{name}" for name in KNOWN}
+    assert targets == {f"fedrec.privacy.mechanisms.{name}" for name in KNOWN}
 
 
 def test_a_device_decides_without_torch_or_numpy() -> None:
     code = (
-        "import sys, fedrec.consent.consent; "
+        "import sys, fedrec.device.consent.consent; "
         "bad = {'torch', 'numpy', 'scipy', 'dp_accounting', 'hydra', 'flwr'} & sys.modules.keys(); "
         "sys.exit(str(bad) if bad else 0)"
     )

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fedrec.cli.data import check, describe, get
 from fedrec.data.archive import open_files
-from fedrec.data.commands import check, describe, get
-from fedrec.data.datasets.delimited import Delimited
-from fedrec.data.datasets.latest_small import SHIPPED, MovieLensLatestSmall
+from fedrec.data.datasets.csv import Delimited
+from fedrec.data.datasets.ml_latest_small import SHIPPED, MovieLensLatestSmall
 from fedrec.data.datasets.movielens import MovieLens100K
 from fedrec.data.datasets.synthetic import Synthetic
 from fedrec.data.download import cache, fetch, verify

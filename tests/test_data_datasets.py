@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.lastfm import HetRecLastFM
-from fedrec.data.datasets.latest_small import SHIPPED, MovieLensLatestSmall
+from fedrec.data.datasets.ml_latest_small import SHIPPED, MovieLensLatestSmall
 from fedrec.data.datasets.movielens import MovieLens1M, MovieLens100K
 from fedrec.data.datasets.synthetic import Synthetic
 from fedrec.errors import FedrecError

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedrec.data.datasets.delimited import Delimited
+from fedrec.data.datasets.csv import Delimited
 from fedrec.data.datasets.recbole import RecBole
 from fedrec.errors import FedrecError
 

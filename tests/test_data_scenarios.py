@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
-from fedrec.data.build import unordered
-from fedrec.data.commands import summary
+from fedrec.cli.data import summary
 from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.amazon import AmazonVideoGames
 from fedrec.data.datasets.filmtrust import FilmTrust
@@ -20,13 +19,14 @@ from fedrec.data.datasets.lastfm import HetRecLastFM
 from fedrec.data.datasets.microlens import MicroLens50K, tags_of
 from fedrec.data.datasets.online_retail import OnlineRetailII
 from fedrec.data.features import common_words
+from fedrec.data.io.sequences import read_sequences
+from fedrec.data.io.table import Tokens
 from fedrec.data.links import links_between
+from fedrec.data.prepare import unordered
 from fedrec.data.repairs import first_of_each_pair
-from fedrec.data.sequences import read_sequences
-from fedrec.data.source import Rows
-from fedrec.data.tables import Tokens
+from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
-from fedrec.models.features import feature_vectors
+from fedrec.models.item_features import feature_vectors
 from tests import scenario_layouts as layouts
 
 Shared = Callable[[str], Path]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data.delimited import Layout, decode, read_delimited
-from fedrec.data.tables import Table
+from fedrec.data.io.delimited import Layout, decode, read_delimited
+from fedrec.data.io.table import Table
 from fedrec.errors import FedrecError
 
 TEXT = Layout(quoted=True)

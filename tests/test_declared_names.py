@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedrec.build import find
+from fedrec.experiment.instantiate import find
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPECTED = {"fedsgd": "fedavg"}  # one class, two choices

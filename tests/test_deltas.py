@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fedrec.config import load
 from fedrec.errors import FedrecError
-from simulations import deltas
+from fedrec.experiment.settings import load
+from fedrec.study import deltas
 from tests.tiny import FREE, SMALL
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from client.commands import parser as client_parser
-from client.commands import run as client_run
-from fedrec import processes
+from fedrec.cli.client import parser as client_parser
+from fedrec.cli.client import run as client_run
+from fedrec.cli.server import parser as server_parser
+from fedrec.cli.server import run as server_run
 from fedrec.errors import FedrecError
-from server.commands import parser as server_parser
-from server.commands import run as server_run
+from fedrec.ops import processes
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNITS = ("fedrec-client", "fedrec-server")

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import kept
-from client.store import DeviceStore, Event
 from fedrec.data import wire
+from fedrec.device import saved_state as kept
+from fedrec.device.store import DeviceStore, Event
 from fedrec.errors import FedrecError, Refused
 from fedrec.messages import Message
 from tests.tiny import catalogue
@@ -133,7 +133,7 @@ def test_a_transaction_is_all_or_nothing(store: DeviceStore) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from client.store import DeviceStore, Event
+from fedrec.device.store import DeviceStore, Event
 store = DeviceStore(Path(sys.argv[1]))
 number = 0
 while True:
@@ -190,7 +190,8 @@ def test_what_is_no_catalogue_is_refused(name: str) -> None:
 
 def test_a_device_needs_no_torch(tmp_path: Path) -> None:
     heavy = "('torch', 'hydra', 'scipy', 'flwr', 'pyarrow', 'dp_accounting')"
-    code = "import sys, client.device, client.up, client.status, client.commands, fedrec.data.device_file"
+    code = "import sys, fedrec.device.device, fedrec.device.supervisor, fedrec.device.status, fedrec.cli.client"
+    code += ", fedrec.data.io.device_csv"
     code += f"; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from client import kept
-from client.device import Device
-from client.status import status
-from fedrec.checkpoint import load_checkpoint
-from fedrec.cli import main
+from fedrec.cli.main import main
+from fedrec.cli.server import run as server_command
+from fedrec.device import saved_state as kept
+from fedrec.device.device import Device
+from fedrec.device.status import status
 from fedrec.errors import FedrecError, Refused
-from fedrec.keys import device_id, new_key, sign, signed
 from fedrec.messages import PROTOCOL, Message
-from server import deployment as room
-from server.commands import run as server_command
-from server.start import completed
+from fedrec.ops.keys import device_id, new_key, sign, signed
+from fedrec.server import deployment as room
+from fedrec.server.runs import completed
+from fedrec.storage.checkpoint import load_checkpoint
 from tests.devices import WILLING, Village
 
 
@@ -232,7 +232,7 @@ def test_another_protocol_is_refused(village: Village) -> None:
     ],
 )
 def test_what_is_no_run_on_real_devices_is_refused_by_name(village: Village, more: list[str], said: str) -> None:
-    from fedrec.config import load
+    from fedrec.experiment.settings import load
 
     base = village.overrides() if "dataset=synthetic" not in more else ["privacy=none"]
     with pytest.raises(FedrecError, match=said):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.models.losses import bce, bpr
-from fedrec.privacy.base import LocalSettings
-from fedrec.privacy.dpsgd import DpSgd, PrivateStep
+from fedrec.privacy.mechanisms.protocol import LocalSettings
 from fedrec.privacy.noise import SeededRandom, SystemRandom
+from fedrec.training.dp_sgd import DpSgd, PrivateStep
 
 ITEMS, RATE = 23, 0.7
 STEP = LocalSettings(learning_rate=RATE)

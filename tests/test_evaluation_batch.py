@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.evaluation import batch
-from fedrec.evaluation.batch import evaluate_batch, squared_errors, with_targets
+from fedrec.evaluation import batched as batch
+from fedrec.evaluation.batched import evaluate_batch, squared_errors, with_targets
 from fedrec.evaluation.candidates import CandidateBook
-from fedrec.evaluation.device import evaluate_device
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import evaluate_device
+from fedrec.evaluation.per_user import Table, table
 from fedrec.evaluation.scoring import evaluate_users
-from fedrec.evaluation.table import Table, table
 
 ITEMS = 30
 OPTIONS = Evaluation(negatives=8)

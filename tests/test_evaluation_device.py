@@ -9,8 +9,8 @@ import pytest
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import digest, draw
-from fedrec.evaluation.device import Part, evaluate_device, history_of
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import Part, evaluate_device, history_of
 
 OPTIONS = Evaluation(negatives=20)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.device import Row
+from fedrec.evaluation.config import Evaluation
 from fedrec.evaluation.intervals import intervals, paired_interval
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.per_device import Row
+from fedrec.evaluation.per_user import Table, columns, join, load, mean_over_seeds, save, table
 from fedrec.evaluation.ranking import Ranks
-from fedrec.evaluation.result import result
-from fedrec.evaluation.table import Table, columns, join, load, mean_over_seeds, save, table
+from fedrec.evaluation.summary import result
 
 OPTIONS = Evaluation()
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedrec.algorithms.gram import GramMatrix, bounded_gram
-from fedrec.config import load
+from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram
 from fedrec.errors import FedrecError, Refused
-from simulations.exact import apart
+from fedrec.experiment.settings import load
+from simulations.paper.exact import apart
 from tests.tiny import FREE, SMALL, small
 
 NEAR = 1e-6
@@ -50,13 +50,13 @@ def test_on_ml_100k(tmp_path: Path, shared: Shared, overrides: list[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["model=ease"], ["model=ials", "rounds=2"]])
 def test_on_ml_1m(tmp_path: Path, shared: Shared, overrides: list[str]) -> None:
-    """Rounds are alike: two of iALS say what ten do, whose figures `simulations.exact` prints."""
+    """Rounds are alike: two of iALS say what ten do, whose figures `simulations.paper.exact` prints."""
     check(tmp_path, "dataset=ml-1m", f"dataset.path={shared('ml-1m.zip')}", *overrides)
 
 
 def test_another_problem_is_seen_to_be_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: devices that weigh 1 instead of 1/n solve something else."""
-    monkeypatch.setattr("fedrec.algorithms.gram.bounded_gram", partial(bounded_gram_of, 0.0))
+    monkeypatch.setattr("fedrec.algorithms.gram_matrix.bounded_gram", partial(bounded_gram_of, 0.0))
     found = apart(load([*FREE, "model=ease", "algorithm.head=25"]), tmp_path)
     assert found.length > 0.01
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.draws import Counter, below, normal, uniform
-from fedrec.evaluation.device import evaluate_device
-from fedrec.evaluation.options import Evaluation
-from fedrec.evaluation.table import table
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import evaluate_device
+from fedrec.evaluation.per_user import table
 from fedrec.privacy.noise import SeededRandom, SystemRandom
-from fedrec.training.examples import Histories, Outside, Pass, poisson, shuffled, uniform_negatives
+from fedrec.rng import Counter, below, normal, uniform
+from fedrec.training.batches import Histories, Outside, Pass, poisson, shuffled, uniform_negatives
 from fedrec.training.private import first_private
 
 ITEMS, USERS, ROUNDS = 400, 300, 20
@@ -170,8 +170,8 @@ class Sealed:
 )
 def test_training_never_looks_at_what_is_held_out(overrides: list[str]) -> None:
     from fedrec.algorithms.base import RoundContext
-    from fedrec.config import load
-    from fedrec.privacy.none import NoPrivacy
+    from fedrec.experiment.settings import load
+    from fedrec.privacy.mechanisms.none import NoPrivacy
     from tests.tiny import FREE, catalogue
 
     experiment = load([*FREE, *overrides]).experiment

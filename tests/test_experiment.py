@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.config import load
 from fedrec.data.dataset import Dataset
 from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError, Refused
-from fedrec.experiment import Experiment, accelerator
-from fedrec.node import load_dataset
+from fedrec.experiment.experiment import Experiment, accelerator
+from fedrec.experiment.settings import load
+from fedrec.node.node import load_dataset
 from tests.tiny import SMALL, catalogue
 
 MODELS = ["mf", "neumf", "content", "ease", "popularity"]
@@ -98,13 +98,13 @@ def test_a_document_handed_out_is_a_copy(base: Experiment) -> None:
 CHANGES = [
     {"seed": 1},
     {"rounds": 5},
-    {"privacy": {"_target_": "fedrec.privacy.none.NoPrivacy"}},
-    {"cohort": {"_target_": "fedrec.cohort.Cohort", "size": 7.0}},
-    {"cohort": {"_target_": "fedrec.cohort.Cohort", "size": 7.5}},
+    {"privacy": {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}},
+    {"cohort": {"_target_": "fedrec.experiment.cohort.Cohort", "size": 7.0}},
+    {"cohort": {"_target_": "fedrec.experiment.cohort.Cohort", "size": 7.5}},
     {"dataset": {"_target_": "fedrec.data.datasets.synthetic.Synthetic", "seed": 3}},
     {"model": {"_target_": "fedrec.models.mf.MatrixFactorisation", "_partial_": True, "dim": 3}},
     {"algorithm": {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 0.25}},
-    {"evaluation": {"_target_": "fedrec.evaluation.options.Evaluation", "negatives": 50}},
+    {"evaluation": {"_target_": "fedrec.evaluation.config.Evaluation", "negatives": 50}},
 ]
 
 

@@ -11,13 +11,13 @@ from fedrec.algorithms.neighbours import Neighbours
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, Refused
 from fedrec.evaluation.baselines import ials as pooled_ials
-from fedrec.evaluation.baselines.scorer import pooled
+from fedrec.evaluation.baselines.base import pooled
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.state import first_state
+from fedrec.federated.transport import LocalNodes
 from fedrec.models.hybrid import Hybrid, standardised
 from fedrec.models.ials import Ials
-from fedrec.nodes import LocalNodes
-from fedrec.rounds import run
-from fedrec.session import first_state
-from fedrec.told import final_state
 from fedrec.update import Arrays
 from tests.tiny import SMALL, catalogue, session, small
 

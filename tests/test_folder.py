@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
-from fedrec.folder import EXACT_LABEL, RunFolder
+from fedrec.storage.run_folder import EXACT_LABEL, RunFolder
 
 CONFIG = "name: one\n"
 ROOMS = ("exact", "checkpoint", "private", "baselines")

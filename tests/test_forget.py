@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import forget as room
-from client import kept
-from client.commands import run
-from client.device import Device
-from client.forget import expire, forget, rebuild
-from client.home import Home
-from fedrec.config import load
+from fedrec.cli.client import run
+from fedrec.device import deletion as room
+from fedrec.device import saved_state as kept
+from fedrec.device.deletion import expire, forget, rebuild
+from fedrec.device.device import Device
+from fedrec.device.home import Home
 from fedrec.errors import FedrecError
-from fedrec.light.personal import Personal
+from fedrec.experiment.settings import load
+from fedrec.recommend.numpy_ranker import Personal
 from tests.test_devices import train
 from tests.test_service import ITEMS, home_with
 

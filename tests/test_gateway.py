@@ -17,9 +17,9 @@ from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.models.neumf import NeuMF
-from fedrec.privacy.base import Plan
-from fedrec.privacy.gateway import GatewayLevel
-from fedrec.privacy.user import UserLevel
+from fedrec.privacy.mechanisms.gateway import GatewayLevel
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training import gateway
 from fedrec.training.gateway import UsersAsExamples, parts, stacked, train_together
 from fedrec.training.local import first_of, train
@@ -90,7 +90,7 @@ def test_one_step_is_the_sum_of_what_users_would_send(model: TrainableRecommende
 
 def test_per_sample_norms_are_those_of_whole_users(model: TrainableRecommender) -> None:
     """notes/privacy_corrections.md 16: not one interaction's, as after a reshape before the embedding."""
-    from fedrec.privacy.dpsgd import ghost
+    from fedrec.training.dp_sgd import ghost
 
     users = UsersAsExamples(model, privates(model, DEVICES), 3.0)
     one = next(gateway._passes(model, stacked(DEVICES), SETTINGS, quiet(1.0).dp_sgd(), (5, 1)))  # pyright: ignore

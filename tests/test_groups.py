@@ -12,16 +12,16 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.groups import HELD_BYTES, Groups, Total, groups
 from fedrec.models.mf import MatrixFactorisation
-from fedrec.privacy.base import Mechanism
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.user import UserLevel
-from fedrec.store import MappedStore
-from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Chosen
-from fedrec.training.stack import Stack
+from fedrec.node.groups import HELD_BYTES, Groups, Total, groups
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Mechanism
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.storage.private_arrays import MappedStore
+from fedrec.training.batches import Chosen
+from fedrec.training.vectorized.engine import CohortEngine
+from fedrec.training.vectorized.updates import Stack
 from tests.tiny import catalogue
 
 ITEMS, USERS, MOST = 30, 230, 60

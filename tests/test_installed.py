@@ -10,8 +10,8 @@ import pytest
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 from flwr.supernode.runtime import run_clientapp
 
-from client import installed
-from client.home import Home
+from fedrec.device import pinned_app as installed
+from fedrec.device.home import Home
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def test_the_installed_app_is_loaded_and_the_delivered_one_is_not(monkeypatch: p
 
 LEAN = """
 import sys
-from client import installed
+from fedrec.device import pinned_app as installed
 program, run = installed.loaded()
 assert callable(program.flwr_clientapp) and {"install_from_fab", "get_load_client_app_fn"} <= vars(run).keys()
 sys.argv = ["flwr-clientapp", "--help"]
@@ -73,7 +73,7 @@ def test_a_flower_that_wants_more_gets_it() -> None:
     """Where something is taken from a module that was left out, all is loaded as Flower does."""
     broken = """
 import sys
-from client import installed
+from fedrec.device import pinned_app as installed
 real = installed.leave_out
 def too_much():
     real()

@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from fedrec.config import load
 from fedrec.data.devices import DeviceData
+from fedrec.experiment.settings import load
 from fedrec.models.base import TrainableRecommender
-from fedrec.privacy.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.training.local import train
 from tests.tiny import SMALL, catalogue
 

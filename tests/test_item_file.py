@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrec.cli.hand_out import hand_out
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.device_file import COLUMNS, mapping, read_device_file
-from fedrec.data.hand_out import hand_out
-from fedrec.data.item_file import read_items, write_items
+from fedrec.data.io.catalogue_csv import read_items, write_items
+from fedrec.data.io.device_csv import COLUMNS, mapping, read_device_file
 from fedrec.errors import FedrecError
 from tests.tiny import small
 

@@ -1,6 +1,6 @@
 """notes/privacy.md I1 to I3: kill -9 at any moment; the ledger never knows too little, noise is drawn once a charge.
 
-The default suite kills at every named point once; `-m slow` and `python -m simulations.kills` a thousand times.
+The default suite kills at every named point once; `-m slow` and `simulations.crash_tests.runs` a thousand times.
 """
 
 import json
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.checkpoint import Checkpoint
-from fedrec.privacy import clipped, gateway
-from fedrec.privacy.ledger import Ledger
+from fedrec.federated.state import Session
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.mechanisms import clipped, gateway
+from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.noise import SeededRandom
-from fedrec.privacy.user import UserLevel
-from fedrec.session import Session
-from simulations import kills as room
-from simulations.kill_points import points
-from simulations.kill_witness import Verdict, Witness, judge
+from fedrec.storage.checkpoint import Checkpoint
+from simulations.crash_tests import runs as room
+from simulations.crash_tests.points import points
+from simulations.crash_tests.witness import Verdict, Witness, judge
 from tests.tiny import SMALL, session, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")

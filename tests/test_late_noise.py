@@ -16,10 +16,10 @@ from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.mf import MatrixFactorisation
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.training import late
-from fedrec.training.cohort import CohortEngine
-from fedrec.training.examples import Chosen
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.training.batches import Chosen
+from fedrec.training.vectorized import lazy_noise as late
+from fedrec.training.vectorized.engine import CohortEngine
 from tests.tiny import catalogue
 
 ITEMS, STEPS, RATE, CLIP, Z, DENOMINATOR = 12, 3, 0.5, 0.2, 1.3, 4.0

@@ -16,18 +16,18 @@ import pytest
 import torch
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.build import build
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.evaluation.device import Row, evaluate_device
-from fedrec.evaluation.options import Evaluation
-from fedrec.evaluation.table import table
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import Row, evaluate_device
+from fedrec.evaluation.per_user import table
+from fedrec.experiment.instantiate import build
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes
 from fedrec.models.base import Recommender
-from fedrec.nodes import LocalNodes
-from fedrec.privacy.none import NoPrivacy
-from fedrec.rounds import run
-from fedrec.told import final_state
-from fedrec.training.examples import Histories, Keyed, Outside
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.training.batches import Histories, Keyed, Outside
 from fedrec.update import Arrays
 from tests.tiny import catalogue, session, small
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.algorithms.sequences import SequenceGradients
-from fedrec.evaluation.device import evaluate_device
-from fedrec.evaluation.options import Evaluation
-from fedrec.evaluation.table import table
+from fedrec.algorithms.sequence_sgd import SequenceGradients
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import evaluate_device
+from fedrec.evaluation.per_user import table
 from fedrec.models.sasrec import SASRec, Shape
-from fedrec.models.sequence import SequentialRecommender
+from fedrec.models.sequential import SequentialRecommender
 from fedrec.models.text_sasrec import TextSASRec
 from fedrec.models.two_tower import TwoTower
-from fedrec.privacy.base import Aggregate
-from fedrec.privacy.none import NoPrivacy
-from fedrec.training.examples import Histories
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Aggregate
+from fedrec.training.batches import Histories
 from fedrec.training.passes import open_draws
 from fedrec.training.windows import Draws
 from tests.test_leak_gate import CHANCE, GATE, ITEMS, PUBLIC, USERS, random_devices

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.config import load
 from fedrec.data.devices import DeviceData
-from fedrec.evaluation.device import Row, evaluate_device
-from fedrec.evaluation.options import Evaluation
-from fedrec.evaluation.table import table
-from fedrec.experiment import Experiment
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import Row, evaluate_device
+from fedrec.evaluation.per_user import table
+from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.settings import load
 from fedrec.models.base import Recommender
-from fedrec.privacy.base import Aggregate
-from fedrec.privacy.none import NoPrivacy
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, RunningSum
 from tests.test_leak_gate import CHANCE, PUBLIC, USERS, random_devices
 

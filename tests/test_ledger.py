@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, Refused
-from fedrec.privacy.accounting import epsilon, running_epsilon
-from fedrec.privacy.base import Mechanism, Plan
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.ledger_store import FIRST
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.places import ledger_path, state_dir
-from fedrec.privacy.user import UserLevel
+from fedrec.places import ledger_path, state_dir
+from fedrec.privacy.accounting.composition import epsilon, running_epsilon
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.store import FIRST
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.user import UserLevel
 
 PLAN = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
 SOME = np.array([1, 3])

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedrec.privacy.base import Plan
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.ledger_store import LedgerStore
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.places import ledger_path
+from fedrec.places import ledger_path
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.store import LedgerStore
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Plan
 
 ROOT = Path(__file__).parent.parent
 PLAN = Plan(population=3, interactions=9, cohort_rate=1.0, rounds=1, trains=False)
 OTHER = """
 import sys
-from fedrec.privacy.ledger_store import LedgerStore
-from fedrec.privacy.places import ledger_path
+from fedrec.privacy.ledger.store import LedgerStore
+from fedrec.places import ledger_path
 from tests.test_ledger_together import opened
 for line in sys.stdin:
     opened(line.strip()).close()

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.engine import chosen
 from fedrec.algorithms.base import RoundContext
-from fedrec.collect import base_header
 from fedrec.data.devices import DeviceData
+from fedrec.device.backend import chosen
 from fedrec.errors import FedrecError, Refused
-from fedrec.light.experiment import LightExperiment, light_model, local_settings
-from fedrec.light.losses import LOSSES
-from fedrec.light.node import contribute
+from fedrec.federated.exchange import base_header
+from fedrec.numpy_engine.experiment import LightExperiment, light_model, local_settings
+from fedrec.numpy_engine.losses import LOSSES
+from fedrec.numpy_engine.node import contribute
 from tests.tiny import FREE, SMALL, catalogue, small
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +109,7 @@ def test_what_the_light_engine_lacks_is_refused_by_name(override: str) -> None:
 
 def test_a_statistic_and_a_misspelt_setting_are_named() -> None:
     with pytest.raises(Refused, match="not ItemCounts"):
-        local_settings({"_target_": "fedrec.algorithms.counts.ItemCounts"})
+        local_settings({"_target_": "fedrec.algorithms.item_counts.ItemCounts"})
     with pytest.raises(FedrecError, match=r"model.dimm does not exist. Did you mean 'dim'"):
         light_model({**MODELS["mf"], "dimm": 2}, ITEMS)
     with pytest.raises(FedrecError, match="Did you mean 'bpr'"):
@@ -137,14 +137,14 @@ sys.meta_path.insert(0, Blocker())
 TRAIN = """
 import json
 from client.app import app, node
-from client.engine import chosen
+from fedrec.device.backend import chosen
 from fedrec.messages import Message
 
 header, request = json.loads(sys.stdin.read()), None
 here = node(0, 4, "light")
 hello = here.answer(Message({**header, "kind": "hello", "devices": []}))
 model = here.answer
-from fedrec.light.experiment import LightExperiment
+from fedrec.numpy_engine.experiment import LightExperiment
 twin = LightExperiment.from_json(header["experiment"]).model(60)
 asked = {**header, "kind": "train", "round": 1, "devices": list(range(*hello.header["range"]))}
 reply = here.answer(Message(asked, twin.shared_arrays()))
@@ -168,17 +168,17 @@ def test_the_client_trains_and_ranks_where_torch_cannot_be_imported(tmp_path: Pa
 
 @pytest.mark.parametrize("command", [["simulate"], ["recommend", "run", "--likes", "Heat"]])
 def test_what_needs_torch_says_so_in_one_line(command: list[str]) -> None:
-    done = run_blocked(f"from fedrec.cli import main\nmain({command})")
+    done = run_blocked(f"from fedrec.cli.main import main\nmain({command})")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "make install brings it" in done.stderr
 
 
 def test_the_blocker_blocks() -> None:
-    assert "is blocked" in run_blocked("import fedrec.node").stderr
+    assert "is blocked" in run_blocked("import fedrec.node.node").stderr
 
 
 def test_without_torch_the_light_engine_is_chosen_and_torch_is_refused() -> None:
-    assert run_blocked("from client.engine import chosen\nprint(chosen('auto'))").stdout.strip() == "light"
-    refused = run_blocked("from client.engine import chosen\nchosen('torch')").stderr
+    assert run_blocked("from fedrec.device.backend import chosen\nprint(chosen('auto'))").stdout.strip() == "light"
+    refused = run_blocked("from fedrec.device.backend import chosen\nchosen('torch')").stderr
     assert "torch is not installed here; use engine=light" in refused
     assert chosen("auto") == chosen("torch") == "torch" and chosen("light") == "light"
     with pytest.raises(FedrecError, match="Did you mean 'light'"):

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fedrec.privacy.account import Account
-from fedrec.privacy.accounting import Spent, epsilon_of, spent
-from fedrec.privacy.base import Plan
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.meaning import clause, epsilons, meaning, over_devices
-from fedrec.privacy.renyi import largest_tpr
-from fedrec.privacy.tradeoff import trade_off
-from fedrec.privacy.user import UserLevel
-from fedrec.privacy.user_local import UserLocal
+from fedrec.privacy.accounting.composition import Spent, epsilon_of, spent
+from fedrec.privacy.accounting.interpretation import clause, epsilons, meaning, over_devices
+from fedrec.privacy.accounting.rdp import largest_tpr
+from fedrec.privacy.accounting.tradeoff import trade_off
+from fedrec.privacy.ledger.account import Account
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.mechanisms.user_local import UserLocal
 
 DELTA = 1e-5
 REPLACE_ONE = [  # q, z, T, epsilon: notes/privacy.md 6

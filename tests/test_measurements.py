@@ -13,15 +13,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from client.store import DeviceStore
-from fedrec.consent.asked import Asked
-from fedrec.consent.ledger import DeviceLedger
-from fedrec.privacy.base import Plan
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.user import UserLevel
-from simulations import bench_device, bench_ledger, bench_scale, device_kills, devices, kills, ray
-from simulations.kill_points import TRACED
-from simulations.kill_witness import Verdict
+from fedrec.device.consent.ledger import DeviceLedger
+from fedrec.device.consent.request import Asked
+from fedrec.device.store import DeviceStore
+from fedrec.flower import ray
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user import UserLevel
+from simulations import devices
+from simulations.benchmarks import device as bench_device
+from simulations.benchmarks import ledger as bench_ledger
+from simulations.benchmarks import scale as bench_scale
+from simulations.crash_tests import devices as device_kills
+from simulations.crash_tests import runs as kills
+from simulations.crash_tests.points import TRACED
+from simulations.crash_tests.witness import Verdict
 
 PLAN = Plan(population=2, interactions=20, cohort_rate=1.0, rounds=9, trains=True)
 COST = Asked("user", "add-remove", "server", 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
+from fedrec.federated.history import Round, final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes, Nodes
 from fedrec.messages import Message
-from fedrec.nodes import LocalNodes, Nodes
 from fedrec.privacy.clipping import ClipRule
-from fedrec.privacy.ordinary import Ordinary
-from fedrec.rounds import run
-from fedrec.told import Round, final_state
+from fedrec.privacy.mechanisms.base import Ordinary
 from fedrec.update import Update
 from tests.tiny import SMALL, session, small
 
@@ -165,7 +165,7 @@ def test_only_the_mechanisms_own_memory_is_carried(tmp_path: Path, name: str) ->
     with session(experiment, dataset, tmp_path) as opened:
         list(run(opened))
         released = experiment.algorithm.broadcast(final_state(opened)[1])
-    from fedrec.checkpoint import load_checkpoint
+    from fedrec.storage.checkpoint import load_checkpoint
 
     saved = load_checkpoint(opened.folder.checkpoints)
     expected = {"user_adaptive": {"clip"}, "banded": set(released)}

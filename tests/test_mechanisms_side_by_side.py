@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.config import Settings
-from fedrec.evaluation.table import Table
-from simulations import mechanisms
+from fedrec.evaluation.per_user import Table
+from fedrec.experiment.settings import Settings
+from fedrec.study import mechanisms
 from tests.tiny import SMALL
 
 ARGUMENTS = ["--mechanisms", "user", "banded", "--clips", "0.1", "0.2", "--epsilons", "8", "--seeds", "4", "5"]

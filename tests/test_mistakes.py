@@ -11,26 +11,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import own, up
-from client.commands import run as client
-from client.home import Enrolment, Home
-from client.participation import Policy as Participation
-from client.participation import span
-from fedrec import config, messages, processes
-from fedrec.algorithms.order import OrderSums
-from fedrec.audit import audit
-from fedrec.consent.policy import Policy
+from fedrec import messages
+from fedrec.algorithms.transitions.algorithm import OrderSums
+from fedrec.audit import auditor as audit
+from fedrec.cli.client import run as client
 from fedrec.data.archive import open_files
 from fedrec.data.interactions import Interactions
+from fedrec.device import dataset as own
+from fedrec.device import supervisor as up
+from fedrec.device.availability import Policy as Participation
+from fedrec.device.availability import span
+from fedrec.device.consent.policy import Policy
+from fedrec.device.home import Enrolment, Home
 from fedrec.errors import FedrecError, Refused
-from fedrec.evaluation.options import Evaluation
-from fedrec.exposition import exposed
-from fedrec.privacy.accounting import epsilon
-from fedrec.privacy.gateway import GatewayLevel
-from fedrec.privacy.user_adaptive import UserAdaptive
+from fedrec.evaluation.config import Evaluation
+from fedrec.experiment import settings as config
+from fedrec.ops import processes
+from fedrec.ops.prometheus import exposed
+from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.gateway import GatewayLevel
+from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
+from fedrec.server import runs as start
+from fedrec.server import superlink as flower
+from fedrec.server.home import ServerHome
 from fedrec.study.plan import of
-from server import flower, start
-from server.home import ServerHome
 
 STUDY: dict[str, Any] = {
     "name": "toy", "title": "Toy", "methods": {"ease": ["model=ease"]}, "vary": "privacy.epsilon", "values": [1],
@@ -188,10 +192,10 @@ def test_a_device_that_is_not_up(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fedrec.light.node", None)
+    monkeypatch.setitem(sys.modules, "fedrec.numpy_engine.node", None)
     with pytest.raises(FedrecError, match=r"engine=light is not there \(.*\): use engine=torch"):
         own.train_on("light", None, None, False)  # type: ignore[arg-type]
-    assert builtins.__import__("fedrec.light")
+    assert builtins.__import__("fedrec.numpy_engine")
 
 
 @pytest.mark.parametrize(("error", "said"), [("Traceback\nValueError: no\n", "ValueError: no"), ("", "no reason")])

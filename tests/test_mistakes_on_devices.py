@@ -12,22 +12,23 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from client.commands import run as client
-from client.enroll import check_address, enroll
-from client.home import Enrolment, Home
-from client.store import DeviceStore
-from fedrec import experiment, keys
+from fedrec.cli.client import run as client
 from fedrec.data import wire
+from fedrec.device.enrollment import check_address, enroll
+from fedrec.device.home import Enrolment, Home
+from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError, Refused
-from fedrec.light import mechanisms as light
+from fedrec.experiment import experiment
 from fedrec.messages import Message, Rejected, check_update
+from fedrec.numpy_engine import mechanisms as light
+from fedrec.ops import keys
+from fedrec.places import ledger_path
 from fedrec.privacy.clipping import check_groups
+from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.noise import SeededRandom
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.places import ledger_path
+from fedrec.server import supervisor as server
+from fedrec.server.home import Address, ServerHome
 from fedrec.update import Update
-from server import up as server
-from server.home import Address, ServerHome
 from tests.tiny import SMALL, catalogue, small
 
 ENROLMENT = Enrolment("127.0.0.1:8000")
@@ -157,13 +158,18 @@ def test_an_update_that_is_no_number_leaves_no_device(value: float) -> None:
         NoPrivacy().release(broken(value), SeededRandom(0))
     with pytest.raises(FedrecError, match=said):
         light.NoPrivacy().release(broken(value))
-    node = {"_target_": "fedrec.privacy.user.UserLevel", "clip": 1.0, "clipping": "whole", "dense_share": 0.5}
+    node = {
+        "_target_": "fedrec.privacy.mechanisms.user.UserLevel",
+        "clip": 1.0,
+        "clipping": "whole",
+        "dense_share": 0.5,
+    }
     assert light.mechanism(node).release(broken(value)).arrays["w"].tolist() == [0.0, 0.0]
 
 
 SAID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the light engine": (
-        lambda: light.mechanism({"_target_": "fedrec.privacy.banded.BandedUserLevel"}),
+        lambda: light.mechanism({"_target_": "fedrec.privacy.mechanisms.banded.BandedUserLevel"}),
         Refused,
         "the light engine carries NoPrivacy and UserLevel, not BandedUserLevel: choose privacy=none or privacy=user",
     ),

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fedrec.draws import Counter
-from fedrec.training.examples import Histories, Outside
-from simulations.cold_start import without
-from simulations.published import OutsideOfAll
+from fedrec.rng import Counter
+from fedrec.training.batches import Histories, Outside
+from simulations.paper.cold_start import without
+from simulations.paper.pfedrec_leak import OutsideOfAll
 from tests.tiny import small
 
 

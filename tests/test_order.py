@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.estimate import count_features
-from fedrec.algorithms.order import OrderSums
-from fedrec.algorithms.pairs import flat_place, together, transitions, triangle
-from fedrec.algorithms.shrink import posterior_mean, shrunk
-from fedrec.algorithms.smooth import Prior, regression
+from fedrec.algorithms.transitions.algorithm import OrderSums
+from fedrec.algorithms.transitions.empirical_bayes import posterior_mean, shrunk
+from fedrec.algorithms.transitions.estimation import count_features
+from fedrec.algorithms.transitions.pair_counts import flat_place, together, transitions, triangle
+from fedrec.algorithms.transitions.smoothing import Prior, regression
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
-from fedrec.models import order
-from fedrec.models.expected import Expectation, sizes
-from fedrec.models.kernels import public_kernels
-from fedrec.models.order import OrderStatistics, Window
-from fedrec.privacy.base import Aggregate, Plan
-from fedrec.privacy.user import UserLevel
-from fedrec.privacy.user_adaptive import UserAdaptive
-from fedrec.privacy.user_local import UserLocal
+from fedrec.models import transitions as order
+from fedrec.models.item_kernels import public_kernels
+from fedrec.models.transition_prior import Expectation, sizes
+from fedrec.models.transitions import OrderStatistics, Window
+from fedrec.privacy.mechanisms.protocol import Aggregate, Plan
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
+from fedrec.privacy.mechanisms.user_local import UserLocal
 from fedrec.update import Arrays, Update, total
 from tests.tiny import catalogue
 

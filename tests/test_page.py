@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.cli import main
-from fedrec.report.chart import Dot, dots, lines, ticks
-from fedrec.report.page import described, page, rounds
+from fedrec.cli.main import main
+from fedrec.report.html import described, page, rounds
+from fedrec.report.svg import Dot, dots, lines, ticks
 from tests.tiny import SMALL
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}

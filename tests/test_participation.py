@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.commands import run
-from client.home import Home
-from client.participation import Policy, findings, span, why_not, within
-from client.status import in_words, status
-from client.system import System
-from fedrec import processes
+from fedrec.cli.client import run
+from fedrec.device.availability import Policy, findings, span, why_not, within
+from fedrec.device.home import Home
+from fedrec.device.status import in_words, status
+from fedrec.device.system import System
 from fedrec.errors import FedrecError
-from fedrec.exposition import exposed
+from fedrec.ops import processes
+from fedrec.ops.prometheus import exposed
 from tests.devices import WILLING
 
 NOON = datetime(2026, 1, 1, 12, 30)

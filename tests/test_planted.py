@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.cli import main
-from fedrec.config import load
+from fedrec.cli.main import main
+from fedrec.experiment.settings import load
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes
 from fedrec.messages import Message, pack
-from fedrec.node import load_dataset
-from fedrec.nodes import LocalNodes
-from fedrec.privacy.places import state_dir
-from fedrec.rounds import run
-from server.nodes import FlowerNodes
-from simulations.grid import InProcessGrid
+from fedrec.node.node import load_dataset
+from fedrec.places import state_dir
 from tests.tiny import session
 
 USER, ITEM = b"canary-user", b"canary-item"
@@ -81,7 +81,7 @@ def test_what_breaks_on_a_node_is_told_without_its_words(
 ) -> None:
     """An exception may hold anything of the data; the server hears its kind (class 54 of notes/security.md)."""
     from client.app import app
-    from fedrec.node import Node
+    from fedrec.node.node import Node
 
     def breaks(self: Node, *anything: object) -> Message:
         if self.index == 1:

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.accounting import (
+from fedrec.privacy.accounting.calibration import TOLERANCE, composition, noise_multiplier
+from fedrec.privacy.accounting.composition import (
     COARSE,
     checked_delta,
     composed,
@@ -30,7 +31,6 @@ from fedrec.privacy.accounting import (
     running_epsilon,
     spent,
 )
-from fedrec.privacy.calibrate import TOLERANCE, composition, noise_multiplier
 
 DELTA = 1e-5
 VECTORS = [  # q, z, T, PLD, PLD optimistic (1e-5), Opacus PRV upper, Opacus RDP

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.accounting import epsilon
-from fedrec.privacy.base import LocalSettings, Plan
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.match import check
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.plain import PlainStep
-from fedrec.privacy.user import UserLevel
+from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.match import check
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import LocalSettings, Plan
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.training.plain import PlainStep
 from fedrec.update import Update
 
 PLAN = Plan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedrec.models.base import joint
-from fedrec.training.products import Product, same
+from fedrec.training.vectorized.products import Product, same
 
 C, B, WIDE = 3, 4, 5
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedrec.cli import main
+from fedrec.cli.main import main
 from tests.tiny import FREE
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.slow
 def test_flwr_run_gives_what_the_in_process_grid_gives(tmp_path: Path) -> None:
     overrides = [*FREE, "model=mf", "rounds=3", "evaluation.baselines=[]", f"output={tmp_path}"]
-    command = [sys.executable, "-m", "simulations.ray", "--nodes", "2", *overrides, "name=ray"]
+    command = [sys.executable, "-m", "fedrec.flower.ray", "--nodes", "2", *overrides, "name=ray"]
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.cli import main
+from fedrec.cli.main import main
+from fedrec.cli.recommend import newest
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.light.personal import Personal
-from fedrec.light.solve import LogitStep, SolveWeights, solve_user
-from fedrec.recommend.commands import newest
-from fedrec.recommend.finished import FinishedRun
-from fedrec.recommend.taste import recommend
-from fedrec.recommend.titles import Titles
+from fedrec.numpy_engine.solver import LogitStep, SolveWeights, solve_user
+from fedrec.recommend.finished_run import FinishedRun
+from fedrec.recommend.item_search import Titles
+from fedrec.recommend.numpy_ranker import Personal
+from fedrec.recommend.ranker import recommend
 from tests.contracts.test_recommend import finished
 
 FILMS = ["Toy Story (1995)", "Heat (1995)", "Matrix, The (1999)", "Heat (1986)", "Toys", "The Good, the Bad (1966)"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes
 from fedrec.messages import Message
-from fedrec.node import Node
-from fedrec.nodes import LocalNodes
-from fedrec.rounds import run
-from fedrec.told import final_state
+from fedrec.node.node import Node
 from tests.tiny import SMALL, session, small
 
 USER = [*SMALL, "privacy=user", "model=mf", "model.dim=4"]

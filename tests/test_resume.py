@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fedrec import rounds
-from fedrec.cli import main
+from fedrec.cli.main import main
 from fedrec.errors import FedrecError
-from fedrec.session import Session, Standing
-from fedrec.told import Round
+from fedrec.federated import loop as rounds
+from fedrec.federated.history import Round
+from fedrec.federated.state import Session, Standing
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from client.app import app
-from fedrec.config import load
 from fedrec.errors import FedrecError, Refused
+from fedrec.experiment.settings import load
+from fedrec.federated.history import Round, final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes
 from fedrec.messages import Message
-from fedrec.nodes import LocalNodes, Nodes
-from fedrec.rounds import run
-from fedrec.told import Round, final_state
-from server.nodes import FlowerNodes
-from simulations.grid import InProcessGrid
 from tests.tiny import SMALL, session, small
 
 

@@ -12,25 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.algorithms.sequences import TAKEN, SequenceGradients
+from fedrec.algorithms.sequence_sgd import TAKEN, SequenceGradients
 from fedrec.data.devices import DeviceTable
-from fedrec.draws import Counter
-from fedrec.engine import reason_for_one_by_one
 from fedrec.errors import FedrecError, Refused
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes
 from fedrec.models.sasrec import SASRec
-from fedrec.models.sequence import Windows
-from fedrec.nodes import LocalNodes
-from fedrec.privacy.base import Aggregate, Changes, Mechanism
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.user import UserLevel
-from fedrec.rounds import run
-from fedrec.told import final_state
+from fedrec.models.sequential import Windows
+from fedrec.node.execution import reason_for_one_by_one
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Mechanism
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.rng import Counter
 from fedrec.training import sequences
-from fedrec.training.examples import Chosen, Histories
+from fedrec.training.batches import Chosen, Histories
 from fedrec.training.passes import open_draws
 from fedrec.training.sequences import SequenceEngine, losses
-from fedrec.training.stack import Contributions
+from fedrec.training.vectorized.updates import Contributions
 from fedrec.training.windows import Draws
 from fedrec.update import Arrays, Update, total
 from tests.tiny import SMALL, catalogue, session, small

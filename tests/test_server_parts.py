@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from client.home import Home
-from client.status import page as device_page
-from client.up import why_ended
-from fedrec import processes
+from fedrec.cli.server import run
+from fedrec.device.home import Home
+from fedrec.device.status import page as device_page
+from fedrec.device.supervisor import why_ended
 from fedrec.errors import FedrecError
-from fedrec.exposition import Figure, exposed, text
-from fedrec.keys import new_key
-from server import certificates
-from server.commands import run
-from server.home import Address, ServerHome
-from server.registry import Registry
-from server.status import page
-from server.up import up
+from fedrec.ops import processes
+from fedrec.ops.keys import new_key
+from fedrec.ops.prometheus import Figure, exposed, text
+from fedrec.server import certificates
+from fedrec.server.home import Address, ServerHome
+from fedrec.server.registry import Registry
+from fedrec.server.status import page
+from fedrec.server.supervisor import up
 from tests.devices import Village
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +134,7 @@ def test_stopping_stops_all_that_was_started(tmp_path: Path, monkeypatch: pytest
 PARENT = """
 import sys, time
 from pathlib import Path
-from fedrec import processes
+from fedrec.ops import processes
 with processes.stoppable():
     p = processes.start(["sleep", "600"], {"PATH": "/usr/bin:/bin"}, Path(sys.argv[1]) / "log")
     try:
@@ -208,7 +208,7 @@ def test_metrics_are_served_while_inside_and_on_loopback_only() -> None:
 def test_a_run_is_seen_in_the_servers_metrics_and_no_item_in_a_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server import deployment
+    from fedrec.server import deployment
 
     monkeypatch.setattr(deployment, "GATHER_SECONDS", 0.0)
     village = Village(tmp_path, devices=2)

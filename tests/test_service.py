@@ -19,14 +19,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from client import kept
-from client import recommender_pb2 as wire
-from client import recommender_pb2_grpc as stubs
-from client.desk import Desk
-from client.home import Enrolment, Home
-from client.kept import DevicePrivate
-from client.service import Service, checked_address, started
 from fedrec.data import wire as catalogues
+from fedrec.device import recommender_pb2 as wire
+from fedrec.device import recommender_pb2_grpc as stubs
+from fedrec.device import saved_state as kept
+from fedrec.device.grpc_service import Service, checked_address, started
+from fedrec.device.home import Enrolment, Home
+from fedrec.device.recommender import Desk
+from fedrec.device.saved_state import DevicePrivate
 from fedrec.errors import FedrecError, Refused
 from fedrec.messages import Message
 from tests.tiny import catalogue, small
@@ -344,8 +344,8 @@ def test_the_service_needs_no_torch(tmp_path: Path) -> None:
     home = home_with(tmp_path / "h", "mf")
     code = f"""
 from pathlib import Path
-from client.home import Home
-from client.service import Service, wire
+from fedrec.device.home import Home
+from fedrec.device.grpc_service import Service, wire
 service = Service(Home(Path({json.dumps(str(home.path))})))
 print(len(service.Recommend(wire.RecommendRequest(k=4, explain=True), None).items), "torch" in sys.modules)
 service.close()
@@ -357,6 +357,6 @@ service.close()
 def test_the_checked_in_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools", reason="needs grpcio-tools")
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={tmp_path}"]
-    subprocess.run([*command, f"--grpc_python_out={tmp_path}", "client/recommender.proto"], cwd=ROOT, check=True)
+    subprocess.run([*command, f"--grpc_python_out={tmp_path}", "fedrec/device/recommender.proto"], cwd=ROOT, check=True)
     for name in ("recommender_pb2.py", "recommender_pb2_grpc.py"):
-        assert (tmp_path / "client" / name).read_text() == (ROOT / "client" / name).read_text()
+        assert (tmp_path / "fedrec/device" / name).read_text() == (ROOT / "fedrec/device" / name).read_text()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.app import app
-from fedrec import rounds
-from fedrec.store import MappedStore
-from server.nodes import FlowerNodes
-from simulations.grid import InProcessGrid
+from fedrec.federated import loop as rounds
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes
+from fedrec.storage.private_arrays import MappedStore
 from tests.tiny import session, small
 
 LIKE = {"user.weight": np.zeros((1, 3), np.float32), "bias": np.zeros(2, np.float32)}

@@ -17,19 +17,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fedrec import rounds
+from fedrec.cli import study as commands
 from fedrec.errors import FedrecError
-from fedrec.folder import RunFolder
-from fedrec.privacy.account import from_lists
-from fedrec.privacy.accounting import composed, epsilon_of
-from fedrec.study import commands, worker
-from fedrec.study import watch as watch_room
+from fedrec.federated import loop as rounds
+from fedrec.privacy.accounting.composition import composed, epsilon_of
+from fedrec.privacy.ledger.account import from_lists
+from fedrec.storage.run_folder import RunFolder
+from fedrec.study import progress as watch_room
+from fedrec.study import worker
 from fedrec.study.cost import costs, read_spent
-from fedrec.study.picture import bars, spread
 from fedrec.study.plan import of
+from fedrec.study.plot import bars, spread
+from fedrec.study.progress import Watch, duration
 from fedrec.study.results import collect, over_seeds
-from fedrec.study.run import begin, carry_out, orders_of, resumed, write
-from fedrec.study.watch import Watch, duration
+from fedrec.study.runner import begin, carry_out, orders_of, resumed, write
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.cli import main
+from fedrec.cli.main import main
 from fedrec.errors import FedrecError
 from fedrec.study.compare import compare, groups_of, holm, sign_flip, to_json, to_lines
 from tests.tiny import FREE

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.apps import app_folder
-from fedrec.config import load
 from fedrec.errors import FedrecError
+from fedrec.experiment.settings import load
+from fedrec.study import plan
 from fedrec.study.plan import Study, find, of
 
 NODE = {
@@ -41,7 +41,7 @@ def test_every_method_meets_every_value_and_seed_and_once_goes_without() -> None
 def test_going_without_drops_every_setting_of_the_group() -> None:
     trial = of({**NODE, "given": ["privacy.delta=1e-6", "rounds=3"]}, "toy").trials()[0]
     assert trial.overrides == ("model=ease", "rounds=3", "privacy=none", "seed=3", "evaluation.baselines=[]")
-    assert load(trial.overrides).document["privacy"] == {"_target_": "fedrec.privacy.none.NoPrivacy"}
+    assert load(trial.overrides).document["privacy"] == {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
 
 
 def test_the_command_line_wins_and_selects() -> None:
@@ -85,9 +85,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         find(str(tmp_path / "own.yaml"))
 
 
-@pytest.mark.parametrize(
-    "path", sorted((app_folder() / "simulations" / "studies").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((Path(plan.__file__).parent / "plans").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_study_can_be_composed(path: Path) -> None:
     study = find(path.stem)
     assert isinstance(study, Study) and study.without_label == "no privacy"

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.config import load
 from fedrec.errors import FedrecError
 from fedrec.evaluation.intervals import Interval
-from fedrec.evaluation.table import save
-from fedrec.privacy.account import as_lists
-from fedrec.privacy.accounting import epsilon_of
+from fedrec.evaluation.per_user import save
+from fedrec.experiment.settings import load
+from fedrec.privacy.accounting.composition import epsilon_of
+from fedrec.privacy.ledger.account import as_lists
 from fedrec.study.compare import compare, groups_of, to_json, to_lines
 from fedrec.study.cost import costs, read_spent, said
 from fedrec.study.plan import METRICS, Study, of

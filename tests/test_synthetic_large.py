@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.config import load
+from fedrec.cli.hand_out import hand_out
 from fedrec.data import devices
 from fedrec.data.datasets.synthetic_large import SyntheticLarge, ranks_of
 from fedrec.data.devices import DeviceTable
-from fedrec.data.hand_out import hand_out
 from fedrec.data.interactions import FlatInteractions
 from fedrec.data.mapped import file_of, let_go, mapped
 from fedrec.errors import FedrecError
-from fedrec.nodes import LocalNodes
-from fedrec.report.progress import Progress
-from fedrec.simulate import Job, new_run
+from fedrec.experiment.settings import load
+from fedrec.federated.transport import LocalNodes
+from fedrec.report.console import Progress
+from fedrec.simulation import Job, new_run
 
 SMALL = SyntheticLarge(users=9000, items=800, per_user=20, tastes=4)
 

@@ -22,18 +22,19 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError, Refused
-from fedrec.privacy import ledger_store, tampering
-from fedrec.privacy.anchor import Anchor
-from fedrec.privacy.base import Plan
-from fedrec.privacy.check_ledger import FIRST, entry_hash
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.places import anchor_path, ledger_path
-from fedrec.privacy.user import UserLevel
-from fedrec.rounds import run
+from fedrec.federated.loop import run
+from fedrec.places import anchor_path, ledger_path
+from fedrec.privacy.ledger import store as ledger_store
+from fedrec.privacy.ledger import tampering
+from fedrec.privacy.ledger.integrity import Anchor
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.verify import FIRST, entry_hash
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user import UserLevel
 from tests.tiny import SMALL, session, small
 
 PLAN = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
-CHECKER = Path(__file__).parent.parent / "fedrec" / "privacy" / "check_ledger.py"
+CHECKER = Path(__file__).parent.parent / "fedrec" / "privacy" / "ledger" / "verify.py"
 
 
 def opened(run: str = "run", limit: float | None = None, epsilon: float = 2.0) -> Ledger:
@@ -252,7 +253,7 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
         with pytest.raises(Refused, match="would pass"):
             opened().reserve(5)
     room = Path(ledger_store.__file__).parent
-    for name in ("ledger", "ledger_store", "account", "anchor", "population", "check_ledger", "tampering"):
+    for name in ("ledger", "store", "account", "integrity", "population", "verify", "tampering"):
         assert "import time" not in (room / f"{name}.py").read_text()
 
 

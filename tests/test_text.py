@@ -11,7 +11,7 @@ import torch
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.models import text
+from fedrec.models import text_embeddings as text
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.models.sasrec import SASRec
 from fedrec.models.two_tower import GAIN, TwoTower

@@ -9,19 +9,19 @@ import torch
 from safetensors.numpy import save_file
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.algorithms.sequences import SequenceGradients
+from fedrec.algorithms.sequence_sgd import SequenceGradients
 from fedrec.errors import FedrecError
-from fedrec.models import text
-from fedrec.models.adapter import Adapted
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.transport import LocalNodes
+from fedrec.models import text_embeddings as text
+from fedrec.models.lora import Adapted
 from fedrec.models.sasrec import Shape
 from fedrec.models.text_sasrec import TextSASRec
-from fedrec.nodes import LocalNodes
-from fedrec.privacy.base import Aggregate
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.user import UserLevel
-from fedrec.rounds import run
-from fedrec.told import final_state
-from fedrec.training.examples import Chosen
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Aggregate
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.training.batches import Chosen
 from fedrec.training.sequences import SequenceEngine
 from fedrec.update import Update, total
 from tests.test_sequences import SEED, SIZES, check_close, table

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.accounting import epsilon
-from fedrec.privacy.base import Plan
-from fedrec.privacy.user import UserLevel
-from fedrec.privacy.user_adaptive import BIT, UserAdaptive
+from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.mechanisms.user_adaptive import BIT, UserAdaptive
 from fedrec.update import Arrays, Update, total
 
 PLAN = Plan(population=2000, interactions=9, cohort_rate=0.1, rounds=120, trains=True)

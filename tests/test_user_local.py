@@ -8,9 +8,9 @@ import pytest
 from dp_accounting import GaussianDpEvent
 from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 
-from fedrec.privacy.accounting import epsilon
-from fedrec.privacy.base import Plan
-from fedrec.privacy.user_local import UserLocal
+from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.user_local import UserLocal
 from fedrec.update import Update
 
 PLAN = Plan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, trains=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.processes import free_port
+from fedrec.ops.processes import free_port
 from tests.test_offline import GUARD
 
 ROOT = Path(__file__).parent.parent
@@ -158,7 +158,7 @@ def rounds_of(tmp_path: Path) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "what", [("client.installed",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
+    "what", [("fedrec.device.pinned_app",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
 )
 def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
     tmp_path: Path, place: dict[str, str], what: list[str]
@@ -215,7 +215,7 @@ def test_a_key_that_was_not_admitted_does_not_connect(tmp_path: Path, place: dic
 def test_whatever_is_killed_no_update_counts_twice_and_nothing_is_charged_to_nobody(
     tmp_path: Path, place: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "simulations.device_kills", "--kills", "1", "--seed", "3"]
+    command = [sys.executable, "-m", "simulations.crash_tests.devices", "--kills", "1", "--seed", "3"]
     environment = {**place, "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

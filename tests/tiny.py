@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrec.config import load
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.experiment import Experiment
-from fedrec.folder import RunFolder
-from fedrec.node import load_dataset
-from fedrec.nodes import LocalNodes, Nodes
-from fedrec.privacy.ledger import Ledger
-from fedrec.session import Session, open_session
+from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.settings import load
+from fedrec.federated.state import Session, open_session
+from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.node.node import load_dataset
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.storage.run_folder import RunFolder
 
 SMALL = ["dataset=synthetic", "dataset.users=40", "dataset.items=60", "dataset.interactions=900"]
 FREE = [*SMALL, "privacy=none"]

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, Self
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
-from fedrec.privacy.base import Aggregate, Mechanism
+from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
 from fedrec.update import Arrays, Update
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.fedadam import FedAdam
+from fedrec.algorithms.fedopt import FedAdam
 
 
 @dataclass(frozen=True, slots=True)

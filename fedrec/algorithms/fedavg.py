@@ -12,7 +12,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.privacy.base import Aggregate, LocalSettings
+from fedrec.privacy.mechanisms.protocol import Aggregate, LocalSettings
 from fedrec.training.gateway import train_together
 from fedrec.training.local import first_of, train
 from fedrec.update import Arrays, Update

@@ -18,7 +18,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ials import Ials, user_vector
-from fedrec.privacy.base import Aggregate
+from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.sparse import cells
 from fedrec.update import Arrays
 

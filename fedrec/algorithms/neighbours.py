@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.algorithms.gram import GramMatrix, unfolded_gram
+from fedrec.algorithms.gram_matrix import GramMatrix, unfolded_gram
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.item_knn import ItemKnn

@@ -7,7 +7,7 @@ import numpy as np
 from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from scipy.stats import beta, norm
 
-from fedrec.privacy.tradeoff import TradeOff
+from fedrec.privacy.accounting.tradeoff import TradeOff
 
 ALPHA = 1e-3  # chance that a bound of a true claim fails, before its one repetition
 

@@ -3,8 +3,8 @@
 import math
 import textwrap
 
-from fedrec.audit.audit import Audit, ratio
-from fedrec.audit.trial import Finding
+from fedrec.audit.auditor import Audit, ratio
+from fedrec.audit.trials import Finding
 from fedrec.privacy.card import TRUST
 
 SAYS = {

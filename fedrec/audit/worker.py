@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from fedrec.audit.trial import Trial
+from fedrec.audit.trials import Trial
 
 if __name__ == "__main__":
     print(json.dumps(asdict(Trial(**json.load(sys.stdin)).run())))

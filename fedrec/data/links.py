@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # tables bring pyarrow, which devices do without
-    from fedrec.data.tables import Table, Tokens
+    from fedrec.data.io.table import Table, Tokens
 
 STRANGERS = "links with a user who has no interactions"
 Links = NDArray[np.int32]

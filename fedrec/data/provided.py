@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedrec.data.archive import Files, open_files
-from fedrec.data.source import Settings
+from fedrec.data.sources import Settings
 from fedrec.errors import FedrecError
 
 

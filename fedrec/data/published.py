@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from fedrec.data.archive import Files, open_files
 from fedrec.data.download import fetch, verify
-from fedrec.data.source import Settings
+from fedrec.data.sources import Settings
 from fedrec.errors import FedrecError
 
 

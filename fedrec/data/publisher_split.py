@@ -6,9 +6,9 @@ import numpy as np
 
 from fedrec.data.archive import Files
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.delimited import Layout, read_delimited
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
+from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.splits import hold_out, published_rows
 from fedrec.errors import FedrecError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.source import Rows
+from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
 
 DUPLICATES = "exact duplicates (first kept)"

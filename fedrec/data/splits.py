@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
-from fedrec.data.tables import Table, Tokens
+from fedrec.data.io.table import Table, Tokens
 from fedrec.errors import FedrecError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
 
 Items = NDArray[np.int32]
 Part = Literal["validation", "test"]

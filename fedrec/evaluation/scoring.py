@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceTable
-from fedrec.evaluation.batch import Users, batches, evaluate_batch, with_targets
+from fedrec.evaluation.batched import Users, batches, evaluate_batch, with_targets
 from fedrec.evaluation.candidates import CandidateBook, Part
-from fedrec.evaluation.device import history_of
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import history_of
+from fedrec.evaluation.per_user import Table, join, table
 from fedrec.evaluation.ranking import Scores
-from fedrec.evaluation.table import Table, join, table
 
 ScoreMany = Callable[[Sequence[NDArray[np.int32]]], Scores]
 

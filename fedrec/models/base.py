@@ -102,7 +102,7 @@ class TrainableRecommender(Recommender):
 
     A model joins the cohort engine by saying `stackable = True`. It then promises that `forward` and `criterion` take
     any leading dimensions (items [B, 1+k] of one device, [C, B, 1+k] of many), so that they name dimensions from the
-    end; that parameters are used through their layers alone, each once a loss (`fedrec.training.layers`,
+    end; that parameters are used through their layers alone, each once a loss (`fedrec.training.vectorized.layers`,
     `lookups` and `products` hold the layers known); and that `by_item` names the arrays, parameters and buffers, that
     have one row an item: of these, the engine keeps the rows that a device can touch.
     """

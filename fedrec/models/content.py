@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import TrainableRecommender, check_sizes
-from fedrec.models.features import feature_vectors
+from fedrec.models.item_features import feature_vectors
 from fedrec.models.losses import bpr
 
 

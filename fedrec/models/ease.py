@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Recommender
-from fedrec.models.head import check_head
+from fedrec.models.item_head import check_head
 
 
 class Ease(Recommender):

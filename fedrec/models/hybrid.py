@@ -9,7 +9,7 @@ from torch import Tensor
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import check_sizes
 from fedrec.models.ease import Ease
-from fedrec.models.features import feature_vectors
+from fedrec.models.item_features import feature_vectors
 
 CENTRES = 60  # bumps over the range of a numeric feature
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import TrainableRecommender, check_sizes
 from fedrec.models.losses import loss_named
-from fedrec.models.text import start_warm
+from fedrec.models.text_embeddings import start_warm
 
 
 class MatrixFactorisation(TrainableRecommender):

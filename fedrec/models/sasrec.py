@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.models.sequence import NEVER, SequentialRecommender, Windows, filled, next_item_losses
-from fedrec.models.text import start_warm
+from fedrec.models.sequential import NEVER, SequentialRecommender, Windows, filled, next_item_losses
+from fedrec.models.text_embeddings import start_warm
 
 Linear = Callable[[int, int], nn.Linear]  # makes a layer of so many inputs and outputs
 

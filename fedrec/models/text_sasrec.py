@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.models.adapter import Adapted
 from fedrec.models.base import check_sizes
+from fedrec.models.lora import Adapted
 from fedrec.models.sasrec import Attentive, Linear, Shape
-from fedrec.models.sequence import Windows, filled, next_item_losses
-from fedrec.models.text import PACKAGED, said_table
+from fedrec.models.sequential import Windows, filled, next_item_losses
+from fedrec.models.text_embeddings import PACKAGED, said_table
 
 USUAL = Shape()
 

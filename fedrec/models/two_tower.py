@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import check_sizes
-from fedrec.models.sequence import SequentialRecommender, Windows, filled, next_item_losses
-from fedrec.models.text import PACKAGED, item_blocks, item_table
+from fedrec.models.sequential import SequentialRecommender, Windows, filled, next_item_losses
+from fedrec.models.text_embeddings import PACKAGED, item_blocks, item_table
 
 DECAYS = (0.7, 0.95)  # what an older item weighs of the next, in the recent mean and in the longer one
 GAIN = 10.0  # of all that is learned: steps of Adam that are small in noise then still move logits

@@ -10,9 +10,12 @@ from typing import Any, cast
 
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
-from fedrec.privacy.accounting import ACCOUNTANT, Spent, epsilon_of
-from fedrec.privacy.base import Mechanism, Plan, Terms
-from fedrec.privacy.card_words import (
+from fedrec.privacy.accounting.composition import ACCOUNTANT, Spent, epsilon_of
+from fedrec.privacy.accounting.interpretation import clause
+from fedrec.privacy.accounting.rdp import epsilon_bound
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan, Terms
+from fedrec.privacy.wording import (
     ADDED,
     ENFORCED,
     MEANING,
@@ -24,9 +27,6 @@ from fedrec.privacy.card_words import (
     TRUST,
     UNACCOUNTED,
 )
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.meaning import clause
-from fedrec.privacy.renyi import epsilon_bound
 
 NO_CLAIM = "no DP claim"
 

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from fedrec.privacy.card_words import TITLES
+from fedrec.privacy.wording import TITLES
 
 
 def page(card: dict[str, Any], run: str) -> str:

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fedrec.draws import Counter, uniform
 from fedrec.errors import FedrecError
+from fedrec.rng import Counter, uniform
 
 Words = NDArray[np.uint64]
 Stream = Callable[[int], Words]

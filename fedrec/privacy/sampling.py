@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from fedrec.privacy.base import Plan, Random
+from fedrec.privacy.mechanisms.protocol import Plan, Random
 
 GROUPS_KEY = 12  # keeps the partition into groups apart from every other draw
 

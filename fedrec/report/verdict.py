@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedrec.privacy.meaning import clause
+from fedrec.privacy.accounting.interpretation import clause
 
 TITLES = {
     "no_privacy": "the same model, no privacy",

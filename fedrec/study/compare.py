@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.config import read
 from fedrec.errors import FedrecError
 from fedrec.evaluation.intervals import Interval, paired_interval
-from fedrec.evaluation.table import Table, load, mean_over_seeds
+from fedrec.evaluation.per_user import Table, load, mean_over_seeds
+from fedrec.experiment.settings import read
 from fedrec.study.plan import METRICS, of
 from fedrec.study.results import finished, over_seeds
 

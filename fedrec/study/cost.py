@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrec.config import Settings
-from fedrec.folder import RunFolder
-from fedrec.node import load_dataset
-from fedrec.privacy.account import as_lists, from_lists
-from fedrec.privacy.accounting import composed, epsilon_of
-from fedrec.privacy.ledger import Ledger
-from fedrec.privacy.meaning import beside, clause
+from fedrec.experiment.settings import Settings
+from fedrec.node.node import load_dataset
+from fedrec.privacy.accounting.composition import composed, epsilon_of
+from fedrec.privacy.accounting.interpretation import beside, clause
+from fedrec.privacy.ledger.account import as_lists, from_lists
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.storage.run_folder import RunFolder
 
 SPENT = "spent.json"
 

@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import yaml
 
-from fedrec.apps import app_folder
 from fedrec.errors import FedrecError, nearest
-from fedrec.evaluation.options import BASELINES
+from fedrec.evaluation.config import BASELINES
 
 METRICS = ("full_ndcg@10", "full_hr@10", "sampled_ndcg@10", "sampled_hr@10")
 REFERENCES = tuple(name for name in BASELINES if name not in ("private_popularity", "no_privacy"))
@@ -153,7 +152,7 @@ def _listed(key: str, value: Any, where: str) -> Any:
 
 def find(name: str) -> Study:
     """Return the study of a yaml file, or one of those that come with fedrec by its name."""
-    shipped = {path.stem: path for path in sorted((app_folder() / "simulations" / "studies").glob("*.yaml"))}
+    shipped = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.yaml"))}
     path = shipped.get(name, Path(name))
     if not path.is_file():
         raise FedrecError(f"study {name}: neither a yaml file nor one that comes with fedrec.{nearest(name, shipped)}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fedrec.evaluation.intervals import LEVEL, Interval, intervals
-from fedrec.evaluation.table import Table, load, mean_over_seeds
+from fedrec.evaluation.per_user import Table, load, mean_over_seeds
 from fedrec.study.plan import METRICS, Study
 
 

@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedrec.config import Settings, load, read
 from fedrec.data.dataset import Dataset
 from fedrec.errors import BudgetSpent, FedrecError
 from fedrec.evaluation import baselines
-from fedrec.evaluation.table import save
-from fedrec.folder import RunFolder
-from fedrec.node import load_dataset
-from fedrec.nodes import LocalNodes
-from fedrec.report.progress import Progress
-from fedrec.simulate import Job, new_run
+from fedrec.evaluation.per_user import save
+from fedrec.experiment.settings import Settings, load, read
+from fedrec.federated.transport import LocalNodes
+from fedrec.node.node import load_dataset
+from fedrec.report.console import Progress
+from fedrec.simulation import Job, new_run
+from fedrec.storage.run_folder import RunFolder
 from fedrec.study.cost import write_spent
 from fedrec.study.results import finished
 
 if TYPE_CHECKING:
-    from fedrec.session import Session
-    from fedrec.told import Round
+    from fedrec.federated.history import Round
+    from fedrec.federated.state import Session
 
 
 @dataclass(slots=True)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.base import DpSgd, LocalSettings, Mechanism
-from fedrec.privacy.plain import optimiser
-from fedrec.training.examples import Histories, Outside, Pass
+from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Mechanism
+from fedrec.training.batches import Histories, Outside, Pass
 from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws
+from fedrec.training.plain import optimiser
 from fedrec.update import Arrays
 
 LARGEST_PART = 1 << 17  # columns of all users of one part, padding included: what memory holds at once
@@ -100,7 +100,7 @@ def train_together(
     `key` is (seed, round); negatives come from it, as on a device, samples and noise from the mechanism's own source.
     `private` holds what each user's private arrays are now.
     """
-    from fedrec.privacy.dpsgd import PrivateStep  # Opacus takes 2 seconds to import
+    from fedrec.training.dp_sgd import PrivateStep  # Opacus takes 2 seconds to import
 
     public = mechanism.dp_sgd()
     if public is None or not mechanism.together:

@@ -5,8 +5,8 @@ import torch
 
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.base import LocalSettings, Mechanism
-from fedrec.training.examples import Histories, Outside
+from fedrec.privacy.mechanisms.protocol import LocalSettings, Mechanism
+from fedrec.training.batches import Histories, Outside
 from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
 from fedrec.training.private import first_private
 from fedrec.update import Arrays

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from functools import lru_cache
 
-from fedrec.draws import Counter
-from fedrec.privacy.base import DpSgd, LocalSettings, Random
-from fedrec.training.examples import Histories, Keyed, Outside, Pass, poisson, shuffled, uniform_negatives
+from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Random
+from fedrec.rng import Counter
+from fedrec.training.batches import Histories, Keyed, Outside, Pass, poisson, shuffled, uniform_negatives
 
 TRAIN_STREAM = 6  # keeps the draw of batches and negatives apart from that of noise
 

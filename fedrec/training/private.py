@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.draws import Counter, normal
+from fedrec.rng import Counter, normal
 from fedrec.update import Arrays
 
 PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap  # pyright: ignore[reportPrivateImportUsage]
 
-from fedrec.models.sequence import SequentialRecommender, Windows
-from fedrec.privacy.base import Mechanism
-from fedrec.training.examples import Chosen, Histories
+from fedrec.models.sequential import SequentialRecommender, Windows
+from fedrec.privacy.mechanisms.protocol import Mechanism
+from fedrec.training.batches import Chosen, Histories
 from fedrec.training.passes import open_draws
-from fedrec.training.stack import Contributions, Factors, Stack, Tiled
-from fedrec.training.universe import Numbering
+from fedrec.training.vectorized.tiles import Numbering
+from fedrec.training.vectorized.updates import Contributions, Factors, Stack, Tiled
 from fedrec.training.windows import Draws
 from fedrec.update import Arrays, Update
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedrec.draws import below
-from fedrec.models.sequence import Windows
-from fedrec.training.examples import Histories, Keyed
+from fedrec.models.sequential import Windows
+from fedrec.rng import below
+from fedrec.training.batches import Histories, Keyed
 
 START, NEGATIVES = 0, 1  # indices of the draws: one for the place of the window, then the negatives
 

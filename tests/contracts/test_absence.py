@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.cohort import Cohort
-from fedrec.privacy.ledger import Ledger
+from fedrec.experiment.cohort import Cohort
+from fedrec.privacy.ledger.ledger import Ledger
 from tests.contracts.test_mechanisms import PLANS, Case, flat, made, vector
 from tests.test_mechanism_invariants import PRIVATE, played
 

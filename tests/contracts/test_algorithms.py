@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedrec.algorithms.base import Algorithm, Contribution, RoundContext
-from fedrec.build import build
 from fedrec.data.devices import DeviceData
 from fedrec.errors import Refused
+from fedrec.experiment.instantiate import build
 from fedrec.models.base import Recommender
-from fedrec.privacy.base import Aggregate, Mechanism, Plan
-from fedrec.privacy.interaction import InteractionLevel
-from fedrec.privacy.none import NoPrivacy
-from fedrec.privacy.user import UserLevel
+from fedrec.privacy.mechanisms.interaction import InteractionLevel
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism, Plan
+from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.update import Arrays, total
 from tests.tiny import catalogue
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.audit.audit import audit
-from fedrec.config import load
-from fedrec.privacy.base import Plan
+from fedrec.audit.auditor import audit
+from fedrec.experiment.settings import load
+from fedrec.privacy.mechanisms.protocol import Plan
 from fedrec.update import Update
 from tests.tiny import SMALL
 

@@ -12,13 +12,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from fedrec.build import build
 from fedrec.data.devices import DeviceData
 from fedrec.errors import Refused
+from fedrec.experiment.instantiate import build
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.accounting import epsilon
-from fedrec.privacy.base import LocalSettings, Mechanism, Plan
-from fedrec.privacy.user_adaptive import BIT
+from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.protocol import LocalSettings, Mechanism, Plan
+from fedrec.privacy.mechanisms.user_adaptive import BIT
 from fedrec.training.local import train
 from fedrec.update import Update, total
 

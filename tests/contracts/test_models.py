@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.config import load
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.experiment.settings import load
 from fedrec.models.base import Batch, Recommender, TrainableRecommender
-from fedrec.privacy.none import NoPrivacy
+from fedrec.privacy.mechanisms.none import NoPrivacy
 from tests.tiny import FREE, catalogue
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))

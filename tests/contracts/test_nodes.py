@@ -17,16 +17,16 @@ from packaging.requirements import Requirement
 
 from client.app import app
 from fedrec import __version__
-from fedrec.collect import base_header
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError
-from fedrec.experiment import Experiment
-from fedrec.hosted import hosted_by
+from fedrec.experiment.experiment import Experiment
+from fedrec.federated.exchange import base_header
+from fedrec.federated.hosted import hosted_by
+from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes, incoming
 from fedrec.messages import PROTOCOL, Message, check_update, pack
-from fedrec.nodes import LocalNodes, Nodes
 from fedrec.update import Arrays
-from server.nodes import FlowerNodes, incoming
-from simulations.grid import InProcessGrid
 from tests.tiny import small
 
 ROOT = Path(__file__).parents[2]

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.config import load
 from fedrec.errors import Refused
-from fedrec.nodes import LocalNodes
-from fedrec.recommend.finished import FinishedRun
-from fedrec.recommend.taste import described, explain, recommend
-from fedrec.report.progress import Progress
-from fedrec.simulate import Job, new_run
+from fedrec.experiment.settings import load
+from fedrec.federated.transport import LocalNodes
+from fedrec.recommend.finished_run import FinishedRun
+from fedrec.recommend.ranker import described, explain, recommend
+from fedrec.report.console import Progress
+from fedrec.simulation import Job, new_run
 from tests.tiny import FREE
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))

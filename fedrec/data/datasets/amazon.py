@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrec.data.build import Plan, assemble
 from fedrec.data.dataset import Dataset
-from fedrec.data.delimited import Layout, read_delimited
+from fedrec.data.io.delimited import Layout, read_delimited
+from fedrec.data.prepare import Plan, assemble
 from fedrec.data.provided import Provided
-from fedrec.data.source import rows_of
+from fedrec.data.sources import rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

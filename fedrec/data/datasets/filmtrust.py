@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrec.data.build import Plan, assemble, unordered
 from fedrec.data.dataset import Dataset
-from fedrec.data.delimited import Layout, read_delimited
+from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.links import pairs
+from fedrec.data.prepare import Plan, assemble, unordered
 from fedrec.data.provided import Provided
-from fedrec.data.source import rows_of
+from fedrec.data.sources import rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,16 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from fedrec.data.build import Plan, assemble, unordered
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
+from fedrec.data.io.sequences import read_sequences, unpacked
+from fedrec.data.io.table import Table
+from fedrec.data.prepare import Plan, assemble, unordered
 from fedrec.data.provided import Provided
-from fedrec.data.sequences import read_sequences, unpacked
-from fedrec.data.source import LEAVE_LAST_OUT, rows_of
+from fedrec.data.sources import LEAVE_LAST_OUT, rows_of
 from fedrec.data.splits import hold_out, published_rows
-from fedrec.data.tables import Table
 from fedrec.errors import FedrecError
 
 PUBLISHER = "publisher"

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.data.build import Plan, assemble
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.delimited import Layout, read_delimited
+from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.links import pairs
+from fedrec.data.prepare import Plan, assemble
 from fedrec.data.published import Published
-from fedrec.data.source import rows_of
+from fedrec.data.sources import rows_of
 
 FRIENDS = "user_friends.dat"
 

@@ -7,15 +7,15 @@ from typing import ClassVar
 import numpy as np
 
 from fedrec.data.archive import Files
-from fedrec.data.build import Plan, assemble
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.delimited import Layout, read_delimited
 from fedrec.data.features import films, multi_hot, split_genres, year_of
-from fedrec.data.ncf import NCF_SPLIT, ncf_split
+from fedrec.data.io.delimited import Layout, read_delimited
+from fedrec.data.prepare import Plan, assemble
 from fedrec.data.published import Published
+from fedrec.data.published_splits import NCF_SPLIT, ncf_split
 from fedrec.data.publisher_split import PUBLISHER_SPLIT, publisher_split
-from fedrec.data.source import LEAVE_LAST_OUT, rows_of
+from fedrec.data.sources import LEAVE_LAST_OUT, rows_of
 from fedrec.errors import FedrecError
 
 RATING = ("user", "item", "rating", "time")

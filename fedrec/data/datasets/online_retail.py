@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedrec.data.archive import Files
-from fedrec.data.build import Plan, assemble
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.delimited import Layout, read_delimited
 from fedrec.data.features import common_words, multi_hot, position
-from fedrec.data.parquet import read_parquet
+from fedrec.data.io.delimited import Layout, read_delimited
+from fedrec.data.io.parquet import read_parquet
+from fedrec.data.io.table import Table
+from fedrec.data.prepare import Plan, assemble
 from fedrec.data.provided import Provided
 from fedrec.data.repairs import first_of_each_pair
-from fedrec.data.source import Rows, rows_of
-from fedrec.data.tables import Table
+from fedrec.data.sources import Rows, rows_of
 from fedrec.errors import FedrecError, nearest
 
 COLUMNS = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID")

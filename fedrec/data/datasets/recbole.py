@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrec.data.build import Plan, assemble
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.columns import Columns, mapped
 from fedrec.data.dataset import Dataset
-from fedrec.data.delimited import Layout, read_delimited
 from fedrec.data.features import position
-from fedrec.data.source import Settings, rows_of
-from fedrec.data.tables import Table
+from fedrec.data.io.columns import Columns, mapped
+from fedrec.data.io.delimited import Layout, read_delimited
+from fedrec.data.io.table import Table
+from fedrec.data.prepare import Plan, assemble
+from fedrec.data.sources import Settings, rows_of
 from fedrec.errors import FedrecError
 
 DEFAULT = Columns("user_id", "item_id", "timestamp", "rating")

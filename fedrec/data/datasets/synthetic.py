@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.build import Plan, assemble
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.features import position
-from fedrec.data.source import Rows, Settings
-from fedrec.data.tables import Tokens
+from fedrec.data.io.table import Tokens
+from fedrec.data.prepare import Plan, assemble
+from fedrec.data.sources import Rows, Settings
 from fedrec.errors import FedrecError
 
 FAVOURITE_SHARE = 0.7  # of a user's draws that fall on the genre it likes best

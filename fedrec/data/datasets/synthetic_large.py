@@ -17,7 +17,7 @@ from fedrec.data.download import cache
 from fedrec.data.features import position
 from fedrec.data.interactions import FlatInteractions
 from fedrec.data.mapped import mapped
-from fedrec.data.source import Settings
+from fedrec.data.sources import Settings
 from fedrec.errors import FedrecError
 
 CHUNK = 1 << 13  # users drawn at a time

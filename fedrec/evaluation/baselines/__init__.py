@@ -7,12 +7,12 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError, nearest
 from fedrec.evaluation.baselines import ease, ials, item_knn, local, popularity
+from fedrec.evaluation.baselines.base import Scorer
 from fedrec.evaluation.baselines.head import over_head
-from fedrec.evaluation.baselines.scorer import Scorer
-from fedrec.evaluation.device import Part
-from fedrec.evaluation.options import Evaluation
+from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.per_device import Part
+from fedrec.evaluation.per_user import Table
 from fedrec.evaluation.scoring import evaluate_many
-from fedrec.evaluation.table import Table
 
 POOLED: Mapping[str, Callable[[DeviceTable], Scorer]] = {
     "popularity": popularity.fit,

@@ -12,7 +12,7 @@ from scipy.linalg import lapack
 
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.evaluation.baselines.scorer import Floats, Scorer, Sparse, pooled, stacked
+from fedrec.evaluation.baselines.base import Floats, Scorer, Sparse, pooled, stacked
 
 
 @dataclass(frozen=True, slots=True)

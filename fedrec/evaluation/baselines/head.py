@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceTable
-from fedrec.evaluation.baselines.scorer import Floats, Scorer, pooled
+from fedrec.evaluation.baselines.base import Floats, Scorer, pooled
 
 
 @dataclass(frozen=True, slots=True)

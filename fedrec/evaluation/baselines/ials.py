@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceTable
-from fedrec.evaluation.baselines.scorer import Floats, Scorer, Sparse, pooled, stacked
+from fedrec.evaluation.baselines.base import Floats, Scorer, Sparse, pooled, stacked
 
 CHUNK = 1024  # rows whose [d, d] systems are solved together
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fedrec.data.devices import DeviceTable
-from fedrec.evaluation.baselines.scorer import Floats, Scorer, Sparse, pooled, stacked
+from fedrec.evaluation.baselines.base import Floats, Scorer, Sparse, pooled, stacked
 
 BLOCK = 512  # items whose similarities are dense at a time: 512 x V doubles
 

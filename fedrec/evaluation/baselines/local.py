@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.evaluation.baselines.scorer import Floats, Scorer
-from fedrec.models.features import feature_vectors
+from fedrec.evaluation.baselines.base import Floats, Scorer
+from fedrec.models.item_features import feature_vectors
 
 CENTRES, RECENT, DECAY = 60, 10, 0.9  # those of model=content, whose ranking this is without what devices share
 

@@ -1,0 +1,1 @@
+"""Sequential item-to-item statistics: counting transitions, and making scores of noisy counts."""

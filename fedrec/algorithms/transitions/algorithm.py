@@ -1,0 +1,175 @@
+"""Order statistics: windowed transitions and counts of every device, summed, noised once, smoothed by public features.
+
+A device's vector holds its counts, the counts of its last items, and for every pair of head items how often one follows
+the other within `window` steps (in either order, and by how much more often in ascending order of rows). The parts are
+scaled to lengths whose squares are the shares below and add up to 1, so that one user changes the sum by at most 1. In
+one round all of it is sent for the whole catalogue; in two, the first round's counts choose the head.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.algorithms.item_counts import bounded_counts
+from fedrec.algorithms.statistic import Statistic
+from fedrec.algorithms.transitions.estimation import Sums, estimated, estimated_counts
+from fedrec.algorithms.transitions.pair_counts import Pairs, flat_place, together, transitions, triangle
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.devices import DeviceData
+from fedrec.errors import FedrecError
+from fedrec.models.base import Recommender
+from fedrec.models.item_head import check_head, same_head
+from fedrec.models.transition_prior import Expectation, sizes
+from fedrec.models.transitions import OrderStatistics
+from fedrec.privacy.mechanisms.protocol import Aggregate
+from fedrec.sparse import cells
+from fedrec.update import Arrays
+
+STAGE = "stage/order"  # 0: counts come next; 1: pairs do
+COUNTS, PARTS = ("counts", "late"), ("symmetric", "antisymmetric")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSums(Statistic):
+    """Sums bounded transitions; sensitivity 1 at user level.
+
+    `head` items are modelled in pairs. `window` and `decay` say which transitions count: one at lag l weighs
+    decay^(l - 1). `direction` is the weight of the ascending part. `count_share` and `late_share` of the budget go to
+    the counts and to those of the last `late` items. With `order` false a device's vector holds the pairs of items that
+    it used at all, in no order. `own` and `prior_scale` are those of `fedrec/algorithms/smooth.py`; `prior_scale` null
+    takes the most likely one. With an `encoder` (`fedrec/models/text.py`), what a public language model says of items
+    is one more thing to smooth by. The catalogue is that of `knowing`.
+    """
+
+    name: ClassVar[str] = "order"
+    head: int = 1500
+    one_round: bool = False
+    order: bool = True
+    window: int = 10
+    decay: float = 0.8
+    direction: float = 0.4
+    late: int = 20
+    count_share: float = 0.2
+    late_share: float = 0.06
+    own: float = 0.85
+    prior_scale: float | None = None
+    encoder: str | None = None
+    catalogue: Catalogue | None = None
+
+    accepts: ClassVar[tuple[type[Recommender], ...]] = (OrderStatistics,)
+
+    def __post_init__(self) -> None:
+        for name in ("window", "late"):
+            if getattr(self, name) < 1:
+                raise FedrecError(f"algorithm.{name}={getattr(self, name)} must be at least 1")
+        for name in ("decay", "direction", "count_share", "late_share", "own"):
+            if not 0 < getattr(self, name) <= 1:
+                raise FedrecError(f"algorithm.{name}={getattr(self, name)} must lie above 0 and at most at 1")
+        if self.count_share + self.late_share >= 1:
+            raise FedrecError("algorithm.count_share and algorithm.late_share must leave some of the budget for pairs")
+        if self.prior_scale is not None and not self.prior_scale > 0:
+            raise FedrecError(f"algorithm.prior_scale={self.prior_scale} must be positive, or null")
+        if not isinstance(self.catalogue, Catalogue | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise FedrecError("algorithm.catalogue is the data set's: it can't be set")
+
+    def knowing(self, catalogue: Catalogue) -> Self:
+        """Return the algorithm with the catalogue that it smooths by."""
+        return replace(self, catalogue=catalogue)
+
+    def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
+        """Start from what the model starts from; "stage/order" says which of two rounds comes next."""
+        shared = model.shared_arrays()
+        same_head(self.head, len(shared["head_items"]), len(catalogue))
+        if len(shared["symmetric_weights"]) != sizes(catalogue, self.encoder)[0]:
+            raise FedrecError("algorithm.encoder and model.encoder differ: leave model.encoder=${algorithm.encoder}")
+        if self.one_round:
+            check_head(len(catalogue), len(catalogue), 4.0, "algorithm.one_round=true sends all pairs of items")
+        return {**shared, STAGE: np.zeros(1, np.float32)}
+
+    def rounds(self, rounds: int) -> int:
+        """Take one round or two, whatever is asked for."""
+        return 1 if self.one_round else 2
+
+    def shares(self, rounds: int) -> tuple[float, ...] | None:
+        """Spend in the first of two rounds what the counts get, and the rest in the second."""
+        counted = self.count_share + self._late_share
+        return None if self.one_round else (counted, 1 - counted)
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        """Send everything that a device needs to know which round it is, and to score."""
+        return state
+
+    def sensitivity(self, unit: str) -> float | None:
+        """One at user level. One interaction shifts the lags of others, for which there is no argument here."""
+        return 1.0 if unit in ("user", "none") else None
+
+    def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
+        """Expect two vectors of counts [V] in the first round, two flat triangles in the second; or all in one."""
+        items, size = len(state["counts"]), len(state["head_items"])
+        pairs = (triangle(items if self.one_round else size),)
+        parts = {name: (items,) for name in COUNTS} if self.one_round or not state[STAGE][0] else {}
+        return {**parts, **({name: pairs for name in PARTS} if self.one_round or state[STAGE][0] else {})}
+
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+        """Return the parts of the device's vector that this round asks for, each of the length that is its own."""
+        asked, items = self.shapes(broadcast), len(broadcast["counts"])
+        lengths, found = self.lengths(), Arrays()
+        if "counts" in asked:
+            found["counts"] = bounded_counts(device.history, items, "user") * np.float32(lengths["counts"])
+            last = bounded_counts(device.history[-self.late :], items, "user")
+            found["late"] = last * np.float32(lengths["late"])
+        if "symmetric" in asked:
+            head = np.arange(items) if self.one_round else broadcast["head_items"].astype(np.int64)
+            pairs = self._pairs(device.history, head, items)
+            scale = lengths["pairs"] / max(pairs.norm(self.direction), 1e-30)
+            for name, value in zip(PARTS, (pairs.both, self.direction * pairs.ascending), strict=True):
+                found[name] = cells(pairs.place, (scale * value).astype(np.float32), asked[name])
+        return found
+
+    def lengths(self) -> dict[str, float]:
+        """Return the L2 length of each part of a device's vector; within a round their squares add up to 1."""
+        counted = self.count_share + self._late_share
+        whole = 1.0 if self.one_round else counted
+        pairs = 1 - counted if self.one_round else 1.0
+        squares = {"counts": self.count_share / whole, "late": self._late_share / whole, "pairs": pairs}
+        return {name: float(np.sqrt(square)) for name, square in squares.items()}
+
+    def step(self, state: Arrays, total: Aggregate) -> Arrays:
+        """Estimate counts and choose the head, or estimate transitions, or both."""
+        if self.catalogue is None:
+            raise FedrecError("OrderSums smooths by public features: call knowing(catalogue) first")
+        found, noise, length = dict(state), total.noise_std, self.lengths()
+        if "counts" in total.arrays:
+            sent = COUNTS if self.order else COUNTS[:1]
+            sums = {name: total.arrays[name].astype(np.float64) / length[name] for name in sent}
+            stds = {name: noise / length[name] for name in sent}
+            found |= estimated_counts(self.catalogue, sums, stds)
+            head = np.argsort(-found["counts"], kind="stable")[: len(state["head_items"])]
+            found |= {"head_items": np.sort(head).astype(np.float32), STAGE: np.ones(1, np.float32)}
+        if "symmetric" in total.arrays:
+            both, ascending = (self._on_head(found, total.arrays[name]) / np.float32(length["pairs"]) for name in PARTS)
+            sums = Sums(both, ascending / np.float32(self.direction), noise / length["pairs"], self.direction)
+            head = found["head_items"].astype(np.int64)
+            expectation = Expectation(self.catalogue, found["counts"], self.encoder)
+            found |= estimated(expectation, head, sums, self.own, self.prior_scale)
+        return found
+
+    @property
+    def _late_share(self) -> float:
+        return self.late_share if self.order else 0.0
+
+    def _pairs(self, history: NDArray[np.int32], head: NDArray[np.int64], items: int) -> Pairs:
+        place = np.full(items, -1)
+        place[head] = np.arange(len(head))
+        places = place[history]
+        return transitions(places, len(head), self.window, self.decay) if self.order else together(places, len(head))
+
+    def _on_head(self, state: Arrays, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the strict upper triangle over the head, flat, of one over the catalogue or over the head already."""
+        head, items = state["head_items"].astype(np.int64), len(state["counts"])
+        if not self.one_round:
+            return flat
+        one, other = np.triu_indices(len(head), 1)
+        return flat[flat_place(head[one], head[other], items)]

@@ -1,0 +1,148 @@
+"""An audit: the trials that a configuration calls for, where they run, and what they say together."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedrec.audit.bounds import shown
+from fedrec.audit.poisson_check import DRAWS
+from fedrec.audit.threat_model import game
+from fedrec.audit.trials import Finding, Trial
+from fedrec.errors import FedrecError
+from fedrec.experiment.experiment import Experiment
+from fedrec.node.node import load_dataset
+from fedrec.privacy.accounting.composition import spent
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan, Terms
+
+POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they don't
+# By trust and unit, what comes near enough: at one gateway and on one device many fit into one run.
+CANARIES = {
+    ("none", "none"): 4_000,
+    ("server", "user"): 60_000,
+    ("gateway", "user"): 200_000,
+    ("device", "user"): 50_000,
+    ("device", "interaction"): 200_000,
+}
+SAMPLED_ROUNDS = 4
+TURNS = 3  # rounds between two turns of a device, where it has turns
+LEAST_RATE = 0.1  # rarer draws would leave too few canaries with anything to show
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found of a mechanism, with the terms without which no epsilon means anything."""
+
+    mechanism: str
+    terms: Terms
+    delta: float
+    trains: bool
+    findings: tuple[Finding, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the findings."""
+        order = ("contradicted", "loose", "no claim", "holds")
+        return min((f.verdict for f in self.findings), key=order.index)
+
+    def json(self) -> dict[str, Any]:
+        """Return the audit for programs; an epsilon that is infinite or not measured is null."""
+        found = [{**asdict(f), "reported": shown(f.reported), "ratio": ratio(f)} for f in self.findings]
+        fields = {"mechanism": self.mechanism, "delta": self.delta, "trains": self.trains, "seconds": self.seconds}
+        return {**fields, **asdict(self.terms), "verdict": self.verdict, "trials": found}
+
+
+def ratio(finding: Finding) -> float | None:
+    """Return the measured part of the reported epsilon, where both are there."""
+    both = finding.measured > 0 and math.isfinite(finding.reported)
+    return finding.measured / finding.reported if both else None
+
+
+def audit(
+    experiment: Experiment, points: Sequence[float] = POINTS, canaries: int | None = None, jobs: int = 2
+) -> Audit:
+    """Audit the mechanism of an experiment at each epsilon of `points`, on `jobs` processes."""
+    start = time.monotonic()
+    dataset = load_dataset(experiment)
+    calibrated = experiment.calibrated(dataset)
+    mechanism, plan = calibrated.mechanism, calibrated.plan(dataset)
+    game(mechanism.terms, 1)
+    found = run(
+        trials(experiment, plan, mechanism, points, canaries or CANARIES[mechanism.terms.trust, mechanism.terms.unit]),
+        jobs,
+    )
+    name, delta = type(mechanism).__name__, mechanism.delta_for(plan)
+    return Audit(name, mechanism.terms, delta, plan.trains, tuple(found), time.monotonic() - start)
+
+
+def trials(
+    experiment: Experiment, plan: Plan, mechanism: Mechanism, points: Sequence[float], canaries: int
+) -> list[Trial]:
+    """Return the noise at every point with everybody taking part; where the accountant counts on sampling, that too."""
+    if mechanism.terms.unit == "none":
+        return [Trial("noise", document(experiment, None, None), plan.trains, canaries)]
+    delta, made, turns = mechanism.delta_for(plan), list[Trial](), turns_of(mechanism, plan)
+    nodes = [document(experiment, point, delta) for point in points]
+    for point, node in zip(points, nodes, strict=True):
+        # Half as many canaries come as near at 8 as all of them at 4: there, two rounds are as cheap as one here.
+        rounds = 1 if point == min(points) < max(points) else 2
+        size = round(canaries * min(1.0, 4 / point))
+        made.append(Trial("noise", node, plan.trains, size, rounds=rounds * turns, turns=turns))
+    rates = [max(rate, LEAST_RATE) for _, rate, _ in spent([(mechanism.event(plan, 1), 1)]) if rate < 1]
+    for rate in rates[:1]:
+        made += [Trial("sampled", one_step(node), plan.trains, canaries, SAMPLED_ROUNDS, rate) for node in nodes]
+        if mechanism.together:
+            continue  # a gateway draws inside its training: the likelihood ratio alone speaks of it
+        made.append(Trial("sampler", nodes[0], plan.trains, DRAWS, DRAWS, rate))
+    return made
+
+
+def turns_of(mechanism: Mechanism, plan: Plan) -> int:
+    """Return 1, or where a trusted server lets devices take turns instead of drawing them, TURNS."""
+    apart = replace(plan, rounds=2 * TURNS, cohort_rate=1 / TURNS, shares=None)
+    return TURNS if mechanism.terms.trust == "server" and mechanism.participations(apart) == 2 else 1
+
+
+def document(experiment: Experiment, epsilon: float | None, delta: float | None) -> dict[str, Any]:
+    """Return the experiment's document at an audit point: its own mechanism, with the noise still to be found."""
+    node = experiment.node()
+    found = ("noise_multiplier", "max_participations", "bands", "coefficients")
+    fresh = {"epsilon": epsilon, "delta": delta, **dict.fromkeys(found)}
+    own = {**node["privacy"], **{key: value for key, value in fresh.items() if key in node["privacy"]}}
+    # On a device and at a gateway it is the reference that runs, every step of it.
+    engine = node["engine"] if experiment.mechanism.terms.trust in ("server", "none") else "reference"
+    return {**node, "privacy": own, "engine": engine, "cohort": {**node["cohort"], "dropout": 0.0, "minimum": 1}}
+
+
+def one_step(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with one local step a round, so that every step is heard."""
+    privacy = node["privacy"]
+    return {**node, "privacy": {**privacy, "local_steps": 1}} if "local_steps" in privacy else node
+
+
+def run(made: list[Trial], jobs: int) -> list[Finding]:
+    """Run the trials in this process, or each in a process of its own, `jobs` at a time."""
+    if jobs == 1:
+        return [trial.run() for trial in made]
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(apart, made))
+
+
+def apart(trial: Trial) -> Finding:
+    """Run a trial in a process of its own, on one thread."""
+    paths = [str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "fedrec.audit.worker"]
+    text = json.dumps(trial.json())
+    done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FedrecError(f"the {trial.kind} trial failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+    return Finding(**json.loads(done.stdout.splitlines()[-1]))

@@ -1,0 +1,1 @@
+"""Readers of files as people have them: CSV, TSV, Parquet, catalogues and single devices."""

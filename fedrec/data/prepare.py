@@ -1,0 +1,113 @@
+"""From the rows of a source to its data set: repaired, sorted, split, with its catalogue and its population."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.dataset import Dataset
+from fedrec.data.devices import DeviceTable
+from fedrec.data.features import position
+from fedrec.data.interactions import Interactions
+from fedrec.data.io.table import Tokens
+from fedrec.data.links import STRANGERS, links_between, no_links
+from fedrec.data.repairs import Kept, repair
+from fedrec.data.sources import Rows, Settings
+from fedrec.data.splits import leave_last_out
+from fedrec.errors import FedrecError
+
+Split = Callable[[Interactions, Catalogue], DeviceTable]
+ORDER_SEED = 0
+BY_TIME = "leave-last-out: test = last in time, validation = the one before, ties by file order"
+BY_FILE = "leave-last-out by file order: the source has no time"
+BY_CHANCE = f"leave-last-out on a seeded random order (seed {ORDER_SEED}): the source has no time"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the rows of one source become a data set.
+
+    Without a `catalogue` it is made of the items seen. Without `divide` the split is leave-last-out; `split` names
+    it. `shuffled` says that the file's order means nothing, so that rows without time get a seeded random order.
+    `dropped` are (what, how many) that the source itself left out, `read` the rows before it did, by which its
+    population is known; `links` are two columns of linked users.
+    """
+
+    name: str
+    catalogue: Catalogue | None = None
+    divide: Split | None = None
+    split: str | None = None
+    shuffled: bool = False
+    synthetic: bool = False
+    dropped: tuple[tuple[str, int], ...] = ()
+    read: Rows | None = None
+    links: tuple[Tokens, Tokens] | None = None
+
+
+def assemble(rows: Rows, settings: Settings, plan: Plan) -> Dataset:
+    """Return the data set of these rows; an item that the catalogue lacks is an error that names its line."""
+    catalogue = plan.catalogue or seen(rows)
+    kept = repair(rows, settings.threshold, settings.minimum)
+    if not len(kept.rows):
+        raise FedrecError(f"{rows.place(0)}: no interaction is left; lower dataset.minimum or dataset.threshold")
+    interactions = _sorted(rows, kept, settings, catalogue, plan.shuffled)
+    links, strangers = links_between(plan.links, interactions.user_ids) if plan.links else (no_links(), 0)
+    repairs = (*plan.dropped, *kept.repairs, (STRANGERS, strangers))
+    return Dataset(
+        name=plan.name,
+        population=settings.population or f"{plan.name}-{(plan.read or rows).digest()[:12]}",
+        interactions=interactions,
+        catalogue=catalogue,
+        devices=plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions),
+        split=plan.split or (BY_TIME if rows.time is not None else BY_CHANCE if plan.shuffled else BY_FILE),
+        repairs=tuple((what, count) for what, count in repairs if count),
+        synthetic=plan.synthetic,
+        links=links,
+    )
+
+
+def seen(rows: Rows) -> Catalogue:
+    """Return a catalogue of the items that the rows name, before any repair: its origin is "interactions"."""
+    ids = [rows.item.names[n] for n in rows.item.order()]
+    return Catalogue(np.array(ids), np.array(ids), position(len(ids)), ("position",), "interactions")
+
+
+def unordered(rows: Rows) -> Catalogue:
+    """Return a catalogue of the items seen, without features: for sources whose item numbers tell who came first."""
+    made = seen(rows)
+    return replace(made, features=np.empty((len(made), 0), np.float32), feature_names=())
+
+
+def _item_rows(rows: Rows, catalogue: Catalogue) -> NDArray[np.int64]:
+    """Return the catalogue row of every item code."""
+    row_of = {str(item): n for n, item in enumerate(catalogue.ids)}
+    for code, name in enumerate(rows.item.names):
+        if name not in row_of:
+            row = int(np.flatnonzero(rows.item.codes == code)[0])
+            raise FedrecError(f"{rows.place(row)}: item '{name}' is not in the item file; every item stands there")
+    return np.array([row_of[name] for name in rows.item.names], np.int64)
+
+
+def _sorted(rows: Rows, kept: Kept, settings: Settings, catalogue: Catalogue, shuffled: bool) -> Interactions:
+    order = rows.user.order()
+    order = order[kept.users[order]]
+    user_rows = np.full(len(rows.user.names), -1)
+    user_rows[order] = np.arange(len(order))
+    user = user_rows[rows.user.codes[kept.rows]]
+    time = np.zeros(len(user)) if rows.time is None else rows.time[kept.rows]
+    rank = (
+        np.random.default_rng(ORDER_SEED).permutation(len(rows))[kept.rows] if shuffled and rows.time is None else time
+    )
+    by_user = np.lexsort((rank, user))  # stable: rows of equal rank stay in file order
+    implicit = rows.value is None or settings.threshold is not None
+    value = np.ones(len(user)) if implicit or rows.value is None else rows.value[kept.rows]
+    return Interactions(
+        user=user[by_user].astype(np.int32),
+        item=_item_rows(rows, catalogue)[rows.item.codes[kept.rows]][by_user].astype(np.int32),
+        time=time[by_user],
+        value=value[by_user].astype(np.float32),
+        user_ids=np.array([rows.user.names[n] for n in order]),
+        items=len(catalogue),
+    )

@@ -1,0 +1,90 @@
+"""What every source can be told, and what it hands over before anything is repaired."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.data.devices import LEAVE_LAST_OUT
+from fedrec.data.io.table import Table, Tokens
+from fedrec.errors import FedrecError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings that all sources share: they stand flat in its yaml, as `dataset.path` and so on.
+
+    `threshold` keeps ratings from it upwards and makes them 1 (implicit); `minimum` drops users with fewer
+    interactions; `population` overrides the name under which these users' privacy is accounted.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = (LEAVE_LAST_OUT,)
+
+    path: str | None = None
+    threshold: float | None = None
+    minimum: int = 1
+    split: str = LEAVE_LAST_OUT
+    population: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a split that the source lacks and a minimum that can't be."""
+        if self.split not in self.splits:
+            known = f" {type(self).__name__} has: {', '.join(self.splits)}."
+            raise FedrecError(
+                f"dataset.split={self.split}: no such split here.{known}{nearest(self.split, self.splits)}"
+            )
+        if self.minimum < 0:
+            raise FedrecError(f"dataset.minimum={self.minimum}: a whole number from 0 on is expected")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a source in file order, n of each; `time` and `value` are None where it has none."""
+
+    user: Tokens
+    item: Tokens
+    time: NDArray[np.float64] | None
+    value: NDArray[np.float64] | None
+    place: Callable[[int], str]
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.user.codes)
+
+    def chosen(self, kept: NDArray[np.int64]) -> "Rows":
+        """Return the rows `kept`, by number; the names of all users and items stay."""
+        return Rows(
+            user=Tokens(self.user.codes[kept], self.user.names),
+            item=Tokens(self.item.codes[kept], self.item.names),
+            time=None if self.time is None else self.time[kept],
+            value=None if self.value is None else self.value[kept],
+            place=lambda row: self.place(int(kept[row])),
+        )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the rows as read, before repairs.
+
+        The same rows give the same digest from CSV, Parquet, a folder or an archive, so that writing a file anew
+        does not make its users a new population.
+        """
+        digest = hashlib.sha256()
+        for tokens in (self.user, self.item):
+            digest.update("\n".join(tokens.names).encode())
+            digest.update(tokens.codes.astype("<i8").tobytes())
+        for column in (self.time, self.value):
+            digest.update(b"none" if column is None else column.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+
+def rows_of(table: Table, user: str, item: str, time: str | None, value: str | None) -> Rows:
+    """Return the rows of a table whose columns have these names; None: the source has no such column."""
+    return Rows(
+        user=table.tokens(user),
+        item=table.tokens(item),
+        time=None if time is None else table.numbers(time),
+        value=None if value is None else table.numbers(value),
+        place=table.place,
+    )

@@ -1,0 +1,99 @@
+"""What a device has taken part in: charged and on disk before it trains, chained like a server's ledger."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.device.consent.request import Asked
+from fedrec.errors import Refused
+from fedrec.privacy.accounting.rdp import Part, epsilon_bound, largest_tpr
+from fedrec.privacy.ledger.store import Entry, LedgerStore
+
+YEAR_SECONDS = 365 * 86400.0
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the last year cost under one unit and relation; `promised` says that somebody else's noise is part of it."""
+
+    unit: str
+    neighbouring: str
+    epsilon: float
+    rounds: int
+    promised: bool
+    parts: tuple[Part, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Return the cost for its reader, with the most that an attacker finds at FALSE_ALARMS."""
+        names = ("unit", "neighbouring", "epsilon", "rounds", "promised")
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "false_alarms": FALSE_ALARMS, "finds_at_most": largest_tpr(self.parts, FALSE_ALARMS)}
+
+
+class DeviceLedger:
+    """The ledger of one device, a file of its own with its anchor beside it.
+
+    Time is the device's clock, that never goes back here: a charge is stamped with the newest time that was ever seen,
+    so that a clock set back frees nothing. A clock set forward does free what is then older than a year.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._store = LedgerStore(path, path.with_suffix(".anchor"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
+
+    def check_new(self, run: str, round_number: int) -> None:
+        """Raise `Refused` for a round of a run that was charged already, and for one before it."""
+        charged = [int(entry.body["round"]) for entry in self._store.entries(run) if entry.kind == "charge"]
+        if charged and round_number <= max(charged):
+            raise Refused(f"this device has taken part in round {max(charged)} of this run: no round is answered twice")
+
+    def charge(self, run: str, round_number: int, asked: Asked, now: float) -> None:
+        """Charge a round, durably; whatever becomes of it, it stays charged."""
+        cost = {"unit": asked.unit, "neighbouring": asked.neighbouring, "trust": asked.trust, "parts": asked.parts}
+        with self._store.transaction():
+            self.check_new(run, round_number)
+            seen = max((entry.body["time"] for entry in self._store.entries(None)), default=now)
+            self._store.append(run, "charge", {"round": round_number, "time": max(now, seen), **cost})
+
+    def note_refusal(self, run: str, round_number: int, reason: str, now: float) -> None:
+        """Keep why a round was declined, once for each reason of a run."""
+        with self._store.transaction():
+            if not any(entry.body.get("reason") == reason for entry in self._store.entries(run)):
+                self._store.append(run, "refuse", {"round": round_number, "time": now, "reason": reason})
+
+    def spent(self, delta: float, now: float, more: Asked | None = None) -> list[Spent]:
+        """Return what the year before `now` cost, one for each unit and relation, `more` included; unprotected rounds
+        are not among them, for no epsilon bounds them.
+        """
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for charge in self.charges(now):
+            groups.setdefault((charge["unit"], charge["neighbouring"]), []).append(charge)
+        if more is not None:
+            added = {"parts": more.parts, "trust": more.trust}
+            groups.setdefault((more.unit, more.neighbouring), []).append(added)
+        return [_total(*key, charges, delta) for key, charges in sorted(groups.items()) if key[0] != "none"]
+
+    def charges(self, now: float) -> list[dict[str, Any]]:
+        """Return the charges of the year before `now`, and those that a clock set forward stamped after it."""
+        return [entry.body for entry in self._of_kind("charge") if entry.body["time"] > now - YEAR_SECONDS]
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Return what was declined: round, time, reason."""
+        return [entry.body for entry in self._of_kind("refuse")]
+
+    def _of_kind(self, kind: str) -> list[Entry]:
+        return [entry for entry in self._store.entries(None) if entry.kind == kind]
+
+
+def _total(unit: str, neighbouring: str, charges: list[dict[str, Any]], delta: float) -> Spent:
+    counts: dict[tuple[float, float], int] = {}
+    for charge in charges:
+        for z, rate, count in charge["parts"]:
+            counts[z, rate] = counts.get((z, rate), 0) + count
+    parts: list[Part] = [(z, rate, count) for (z, rate), count in sorted(counts.items())]
+    promised = any(charge["trust"] in ("server", "gateway") for charge in charges)
+    return Spent(unit, neighbouring, epsilon_bound(parts, delta), len(charges), promised, tuple(parts))

@@ -1,0 +1,113 @@
+"""What a request for one round asks of a device, read from the request's own words."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fedrec.errors import Refused
+from fedrec.privacy.accounting.rdp import Part
+
+# (unit, neighbouring relation, who is trusted) of each mechanism that a device knows.
+KNOWN = {
+    "none.NoPrivacy": ("none", "none", "none"),
+    "interaction.InteractionLevel": ("interaction", "add-remove", "device"),
+    "user.UserLevel": ("user", "add-remove", "server"),
+    "user_adaptive.UserAdaptive": ("user", "add-remove", "server"),
+    "user_local.UserLocal": ("user", "replace-one", "device"),
+    "banded.BandedUserLevel": ("user", "add-remove", "server"),
+    "gateway.GatewayLevel": ("user", "add-remove", "gateway"),
+}
+
+# Algorithms whose rounds all get the same part of the budget.
+EVEN = (
+    "fedavg.FedAvg",
+    "fedopt.FedAdam",
+    "fedadagrad.FedAdagrad",
+    "sequence_sgd.SequenceGradients",
+    "item_counts.ItemCounts",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One round's cost to one device, if it takes part.
+
+    `parts` are its Gaussians without the sampling of the cohort, of which a device can see nothing. `promise` says that
+    the noise is added elsewhere, so that the device has only the server's word for it. `epsilon` is what the run as a
+    whole may spend by its own configuration.
+    """
+
+    unit: str
+    neighbouring: str
+    trust: str
+    noise_multiplier: float
+    clip: float
+    parts: tuple[Part, ...]
+    epsilon: float
+
+    @property
+    def promise(self) -> bool:
+        """Whether somebody else adds the noise."""
+        return self.trust in ("server", "gateway")
+
+
+def asked(header: Mapping[str, Any]) -> Asked:
+    """Return what a train request's header asks; one that can't be understood is `Refused`."""
+    try:
+        document = json.loads(header["experiment"])
+        announced = header.get("privacy", {})  # all that a round may change is an adaptive clip
+        clip = {"clip": announced["clip"]} if "clip" in announced else {}
+        return _asked({**document["privacy"], **clip}, _uneven(document))
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"the request does not say how it protects this device ({type(error).__name__})") from error
+
+
+def _uneven(document: Mapping[str, Any]) -> int:
+    """Return how many equal rounds one round may be worth: all of them, where the rounds may share unequally."""
+    name = str(document["algorithm"]["_target_"]).removeprefix("fedrec.algorithms.")
+    return 1 if name in EVEN else max(2, int(document["rounds"]))
+
+
+def unit_of(node: Mapping[str, Any]) -> str | None:
+    """Return the unit of the mechanism that a document describes; None for one that a device does not know."""
+    known = KNOWN.get(str(node["_target_"]).removeprefix("fedrec.privacy.mechanisms."))
+    return None if known is None else known[0]
+
+
+def _asked(node: Mapping[str, Any], worth: int) -> Asked:
+    name = str(node["_target_"]).removeprefix("fedrec.privacy.mechanisms.")
+    if name not in KNOWN:
+        raise Refused(f"the server uses {name.rpartition('.')[2]}, a mechanism that this device does not know")
+    unit, neighbouring, trust = KNOWN[name]
+    if trust == "none" or node.get("randomness", "system") != "system":
+        return Asked("none", "none", "none", 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
+    z = positive(node, "noise_multiplier")
+    clip = positive(node, "clip") if node.get("sensitivity") is None else positive(node, "sensitivity")
+    return Asked(unit, neighbouring, trust, z, clip, _parts(name, node, z, worth), positive(node, "epsilon"))
+
+
+def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Part, ...]:
+    """Return what one participation costs: a device's sampling of its own data counts, that of the cohort does not."""
+    if name == "user_local.UserLocal":
+        return ((z / 2, 1.0, 1),)  # replaced, an update moves by twice the clip
+    if name == "banded.BandedUserLevel":
+        # The bands of two turns of a device don't overlap; the first coefficient is 1.
+        return ((z / positive({"coefficients": math.hypot(1.0, *node["coefficients"][1:])}, "coefficients"), 1.0, 1),)
+    if name in ("interaction.InteractionLevel", "gateway.GatewayLevel") and node.get("sensitivity") is None:
+        rate, steps = positive(node, "sample_rate"), node["local_steps"]
+        if rate > 1 or type(steps) is not int or not 0 < steps < 1 << 30:
+            raise Refused(f"the request asks for {steps} steps on a share of {rate} of the data")
+        return ((z, rate, steps),)
+    return ((z, 1.0, worth if KNOWN[name][2] == "server" else 1),)
+
+
+def positive(node: Mapping[str, Any], key: str) -> float:
+    """Return a number above 0 of the request, or raise `Refused`."""
+    value = cast(object, node[key])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise Refused(f"the request's {key} is no number above 0")
+    return float(value)

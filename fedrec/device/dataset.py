@@ -1,0 +1,99 @@
+"""One real device as an engine's node: its data comes from its store, and nothing exact leaves it unasked."""
+
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.dataset import Dataset
+from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.data.interactions import Interactions
+from fedrec.data.own import device_data
+from fedrec.device.store import DeviceStore
+from fedrec.errors import FedrecError
+from fedrec.messages import Message
+from fedrec.storage.private_arrays import PrivateStore
+from fedrec.update import Arrays
+
+
+class Buffered:
+    """Private arrays read from the store and kept here until the answer that goes with them is written."""
+
+    def __init__(self, store: PrivateStore) -> None:
+        self._store, self.saved = store, list[tuple[int, Arrays, int]]()
+
+    def load(self, user: int, before_round: int) -> Arrays:
+        """Return what was saved last before that round, or nothing."""
+        return self._store.load(user, before_round)
+
+    def save(self, user: int, arrays: Arrays, round_number: int) -> None:
+        """Hold the arrays back."""
+        self.saved.append((user, arrays, round_number))
+
+    def write(self) -> None:
+        """Write what was held back."""
+        for user, arrays, round_number in self.saved:
+            self._store.save(user, arrays, round_number)
+
+
+def own_dataset(store: DeviceStore, catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
+    """Return this device's data as the data set of a population in which only its own row holds anything."""
+    settings = json.loads(header["experiment"])["dataset"]
+    (row,) = cast(list[int], header["devices"]) or [0]
+    threshold, split = settings.get("threshold"), str(settings.get("split"))
+    device = device_data(store.history(), catalogue, row, threshold=threshold, split=split)
+    none = np.zeros(0, np.int32)
+    names = np.array([str(row)])
+    return Dataset(
+        name="this device",
+        population="this device",
+        interactions=Interactions(none, none, np.zeros(0), np.zeros(0, np.float32), names, len(catalogue)),
+        catalogue=catalogue,
+        devices=table_of(device, len(catalogue)),
+        split=split,
+    )
+
+
+def table_of(device: DeviceData, items: int) -> DeviceTable:
+    """Return a table whose last row is the device, the rows before it empty."""
+    sizes = len(device.history), len(device.validation), len(device.test)
+    start = np.zeros(device.user + 2, np.int64)
+    start[-1] = sum(sizes)
+    validation_from, test_from = (np.zeros(device.user + 1, np.int64) for _ in range(2))
+    validation_from[-1], test_from[-1] = sizes[0], sizes[0] + sizes[1]
+    value = np.concatenate([device.values, np.ones(sizes[1], np.float32), device.test_values]).astype(np.float32)
+    item = np.concatenate([device.history, device.validation, device.test]).astype(np.int32)
+    return DeviceTable(start, validation_from, test_from, item, value, items)
+
+
+def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) -> Callable[[Message], Message]:
+    """Return how the engine ("torch" or "light") answers train and evaluate for this one device."""
+    if engine == "light":
+        try:
+            from fedrec.numpy_engine.experiment import LightExperiment
+            from fedrec.numpy_engine.node import LightNode
+        except ImportError as error:
+            raise FedrecError(f"engine=light is not there ({error}): use engine=torch") from error
+
+        class Light(LightNode):
+            def _loaded(self, request: Message) -> Any:
+                return LightExperiment.from_json(request.header["experiment"]), dataset
+
+            def _store(self, *_: Any) -> Any:
+                return private
+
+        return Light(0, 1, exact).answer
+
+    from fedrec.experiment.experiment import Experiment
+    from fedrec.node.node import Node
+
+    class Torch(Node):
+        def _loaded(self, request: Message) -> Any:
+            return Experiment.from_json(request.header["experiment"]), dataset
+
+        def _store(self, *_: Any) -> Any:
+            return private
+
+    return Torch(0, 1, exact).answer

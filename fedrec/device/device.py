@@ -1,0 +1,130 @@
+"""What one real device answers: who it is, whether it takes part, and each round at most once."""
+
+import time
+from typing import Any
+
+from fedrec import __version__
+from fedrec.data import wire
+from fedrec.device import saved_state as kept
+from fedrec.device.availability import Policy, why_not
+from fedrec.device.backend import chosen
+from fedrec.device.consent.consent import Consent, Declined
+from fedrec.device.consent.policy import Policy as Allowed
+from fedrec.device.dataset import Buffered, own_dataset, train_on
+from fedrec.device.deletion import expire
+from fedrec.device.home import Home
+from fedrec.device.store import DeviceStore
+from fedrec.errors import Refused
+from fedrec.messages import PROTOCOL, Message, unpack
+from fedrec.ops.keys import device_id, sign
+
+ECHO = ("protocol", "run", "round", "hash")
+
+
+class Device:
+    """The device whose home this is."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def answer(self, request: Message) -> Message:
+        """Return the reply to a hello, catalogue, train or evaluate message."""
+        kinds = {
+            "hello": self._hello,
+            "catalogue": self._catalogue,
+            "train": self._train,
+            "evaluate": self._evaluate,
+        }
+        if request.header.get("protocol") != PROTOCOL:
+            raise Refused(f"the server speaks protocol {request.header.get('protocol')}, this device {PROTOCOL}")
+        store = self.home.store()
+        try:
+            reply = kinds[request.header["kind"]](store, request)
+        finally:
+            store.close()
+        return Message({**{key: request.header[key] for key in ECHO}, **reply.header}, reply.arrays)
+
+    def _hello(self, store: DeviceStore, request: Message) -> Message:
+        """Prove who this is: the run and its nonce, signed with the device's key."""
+        name = device_id(self.home.public_key.read_bytes())
+        held = kept.catalogue(store)
+        header = {
+            "fedrec": __version__,
+            "device": name,
+            "proof": sign(self.home.key.read_bytes(), f"{request.header['run']} {request.header['nonce']} {name}"),
+            "catalogue": None if held is None else wire.digest(held),
+            "evaluates": self._sharing().get("evaluation") is True,
+        }
+        return Message(header)
+
+    def _catalogue(self, store: DeviceStore, request: Message) -> Message:
+        kept.keep_catalogue(store, Message(request.header["catalogue"], request.arrays))
+        return Message({})
+
+    def _train(self, store: DeviceStore, request: Message) -> Message:
+        run, number = request.header["run"], request.header["round"]
+        before = kept.answered(store, run, number)
+        if before is not None:
+            return again(before, request)
+        if (reason := why_not(Policy.of(self.home))) is not None:
+            return declined(store, f"not training: {reason}")
+        try:
+            consent_of(self.home).charge(request.header)
+        except Declined as reason:
+            return declined(store, str(reason))
+        expire(self.home, store)
+        seen, private = store.generation(), Buffered(kept.DevicePrivate(store, run))
+        start = time.monotonic()
+        reply = self._engine(store, request, private)(request)
+        with store.transaction():
+            if store.generation() != seen:
+                raise Refused("something was forgotten while this round trained: its result is dropped")
+            private.write()
+            kept.keep_model(store, request)
+            kept.keep_answer(store, run, number, request, reply)
+        kept.note(store, f"trained round {number} of {run} in {time.monotonic() - start:.1f} s")
+        return reply
+
+    def _evaluate(self, store: DeviceStore, request: Message) -> Message:
+        """Return sums over this one device, where its person lets it be evaluated."""
+        if self._sharing().get("evaluation") is not True:
+            raise Refused("exact results do not leave this device (policy.toml: [sharing] evaluation = true)")
+        private = Buffered(kept.DevicePrivate(store, request.header["run"]))
+        rows = self._engine(store, request, private)(request)
+        sums = {
+            name: float(column.sum())
+            for name, column in rows.arrays.items()
+            if name.startswith(("full_", "sampled_")) and column.ndim == 1
+        }
+        return Message({"count": rows.header["count"], "sums": sums})
+
+    def _engine(self, store: DeviceStore, request: Message, private: Buffered) -> Any:
+        catalogue = kept.catalogue(store)
+        if catalogue is None:
+            raise Refused("this device has no catalogue yet")
+        dataset = own_dataset(store, catalogue, request.header)
+        exact = self._sharing().get("evaluation") is True
+        return train_on(chosen(self.home.enrolment().engine), dataset, private, exact)
+
+    def _sharing(self) -> dict[str, Any]:
+        return self.home.table("sharing")
+
+
+def declined(store: DeviceStore, reason: str) -> Message:
+    """Note why, for this device's person alone: a reason would tell what the device did before, or where it is."""
+    kept.note(store, reason)
+    return Message({"declined": True})
+
+
+def consent_of(home: Home) -> Consent:
+    """Return what this device's person allows, and its ledger; a crash after a charge loses that round, no more."""
+    return Consent(Allowed.of(home.table("privacy"), str(home.policy)), home.ledger)
+
+
+def again(before: kept.Answered, request: Message) -> Message:
+    """Return the answer that was given before: the same bytes, or none."""
+    if before.request != kept.digest(request):
+        raise Refused("this round was answered already, for another model: one answer a round leaves this device")
+    if before.reply is None:
+        raise Refused("this round was answered already, and what it said has been forgotten")
+    return unpack(before.reply)

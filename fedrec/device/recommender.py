@@ -1,0 +1,197 @@
+"""Recommendations on this device, from its own store and the last model that reached it. No Flower, no gRPC.
+
+Nothing that is asked or logged here leaves the device. Torch is imported only for models that have no light twin.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.own import device_data
+from fedrec.device import saved_state as kept
+from fedrec.device.deletion import expire, forget
+from fedrec.device.home import Home
+from fedrec.device.store import DeviceStore, Event
+from fedrec.errors import FedrecError
+from fedrec.messages import Message
+from fedrec.numpy_engine.experiment import MODELS
+from fedrec.recommend.item_search import Titles
+from fedrec.recommend.numpy_ranker import Personal
+from fedrec.recommend.ranker import Explanation, Recommendation, Taste, explain, recommend
+
+NEVER = -1  # a connection does not notice its own writes: after them, it looks as if for the first time
+
+
+class NotReady(FedrecError):
+    """There is no model here yet."""
+
+
+class Unknown(FedrecError):
+    """No item of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model as it is served: its message from the server, the catalogue, and how to rank for a history."""
+
+    message: Message
+    catalogue: Catalogue
+    rows: dict[str, int]
+    personal: Personal | None  # None: the model has no light twin
+
+
+class Desk:
+    """Answers for one device; to be used by one thread alone, like its store."""
+
+    def __init__(self, store: DeviceStore) -> None:
+        self.store = store
+        self._seen, self._stamps = NEVER, dict[str, bytes]()
+        self._events: list[Event] | None = None
+        self._served: Served | None = None
+        self._taste: Taste | None = None
+        self._used = np.empty(0, np.int64)
+
+    def recommend(self, k: int, without: list[str]) -> list[Recommendation]:
+        """Return the k best items that were not used, nor named in `without`."""
+        taste, left_out = self.taste(), [self.row(name) for name in without]
+        return recommend(taste, k, np.concatenate([self._used, np.array(left_out, np.int64)]))
+
+    def explain(self, item: str) -> Explanation:
+        """Return why an item has its score; `Refused` where the model can't say."""
+        taste = self.taste()
+        return explain(taste, self.row(item))
+
+    def log_event(self, item: str, kind: str, value: float, at: float | None) -> tuple[bool, bool]:
+        """Remember an interaction; return (whether it was new, whether the catalogue has the item)."""
+        event = Event(item, time.time() if at is None else at, kind, value)
+        new, self._taste = bool(self.store.log_events([event])), None
+        if self._events and self._events[-1].time <= event.time:
+            self._events += [event] * new
+        else:
+            self._events = None
+        return new, self.warm() and item in self.served().rows
+
+    def warm(self) -> bool:
+        """Take in what is new, so that the next answer has not to wait for it; say whether there is a model."""
+        known = self.ready()
+        if known:
+            self.taste().scores()
+        return known
+
+    def forget(self, item: str | None) -> int:
+        """Forget one item's interactions, or with None everything; return how many."""
+        gone, _ = forget(self.store, item)
+        self._seen = NEVER
+        return gone
+
+    def expire(self, home: Home) -> int:
+        """Forget what is older than this home's policy lets it be; return how many interactions."""
+        gone = expire(home, self.store)
+        self._seen = NEVER if gone else self._seen
+        return gone
+
+    def status(self) -> dict[str, Any]:
+        """Return what there is to recommend from; names no item."""
+        ready, counted = self.ready(), {"interactions": len(self.events())}
+        if not ready:
+            return counted
+        served, header = self.served(), self.served().message.header
+        target = str(json.loads(header["experiment"])["model"]["_target_"])
+        explains = self.taste().shares(0) is not None
+        named = {"run": header["run"], "round": header["round"], "model": target.rpartition(".")[2]}
+        return {**counted, **named, "explains": explains, "items": len(served.catalogue)}
+
+    def events(self) -> list[Event]:
+        """Return the interactions in the order of time, as of the last look at the store."""
+        if self._events is None:
+            self._events = self.store.history()
+        return self._events
+
+    def row(self, item: str) -> int:
+        """Return the row of an item of the catalogue by its id; an unknown one is an error with the nearest."""
+        found = self.served().rows.get(item)
+        if found is None:
+            try:
+                return Titles(self.served().catalogue).row(item)
+            except FedrecError as error:
+                raise Unknown(str(error)) from error
+        return found
+
+    def ready(self) -> bool:
+        """Say whether a model and its catalogue have reached this device."""
+        try:
+            self.served()
+        except NotReady:
+            return False
+        return True
+
+    def served(self) -> Served:
+        """Return the model that is served now."""
+        self._look()
+        if self._served is None:
+            raise NotReady("no model has reached this device yet: it comes with the first round that it takes part in")
+        return self._served
+
+    def taste(self) -> Taste:
+        """Return how the model ranks for what the store holds now."""
+        served = self.served()
+        if self._taste is None:
+            self._taste = self._made(served)
+        return self._taste
+
+    def _look(self) -> None:
+        """Take in what has changed in the store, whoever changed it: a new round, new events, what was forgotten."""
+        (version,) = self.store.connection.execute("pragma data_version").fetchone()
+        if version == self._seen:
+            return
+        self._seen, self._taste, self._events = version, None, None
+        stamps = kept.stamps(self.store)
+        if self._served is not None and stamps == self._stamps:
+            return
+        message, catalogue = kept.model(self.store), self._catalogue(stamps)
+        self._stamps = stamps
+        if message is None or catalogue is None:
+            self._served = None
+            return
+        rows = {str(name): row for row, name in enumerate(catalogue.ids)}
+        self._served = Served(message, catalogue, rows, self._personal(message, catalogue))
+
+    def _catalogue(self, stamps: dict[str, bytes]) -> Catalogue | None:
+        """Return the catalogue, read again only where it is another one."""
+        names = (f"catalogue{kept.STAMP}", kept.OLDER)
+        if self._served is not None and all(stamps.get(name) == self._stamps.get(name) for name in names):
+            return self._served.catalogue
+        return kept.model_catalogue(self.store)
+
+    def _personal(self, message: Message, catalogue: Catalogue) -> Personal | None:
+        node = json.loads(message.header["experiment"])["model"]
+        light = str(node["_target_"]).split(".")[-2] in MODELS
+        private = kept.newest_private(self.store)
+        return Personal(node, len(catalogue), message.arrays, private) if light else None
+
+    def _made(self, served: Served) -> Taste:
+        events = self.events()
+        settings = json.loads(served.message.header["experiment"])["dataset"]
+        threshold = settings.get("threshold")
+        device = device_data(events, served.catalogue, 0, threshold=threshold, split="none", rows=served.rows)
+        self._used = np.array(sorted({served.rows[e.item] for e in events if e.item in served.rows}), np.int64)
+        if served.personal is not None:
+            return served.personal.taste(device.history, device.values)
+        return torch_taste(served, device.history, kept.newest_private(self.store))
+
+
+def torch_taste(served: Served, history: NDArray[np.int32], private: dict[str, NDArray[np.float32]]) -> Taste:
+    """Return the taste of a model that has no light twin; an error where torch is not installed."""
+    try:
+        from fedrec.experiment.experiment import Experiment
+        from fedrec.recommend.model_ranker import taste_of
+    except ImportError as error:
+        raise NotReady(f"this model needs torch, which is not installed here ({error})") from error
+    header = served.message.header
+    experiment = Experiment.from_json(header["experiment"])
+    return taste_of(experiment, served.catalogue, served.message.arrays, private, history, header["round"])

@@ -1,0 +1,169 @@
+"""What a device keeps beside its events: private parameters, the model and catalogue received, the answers given."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrec.data import wire
+from fedrec.data.catalogue import Catalogue
+from fedrec.device.store import DeviceStore
+from fedrec.messages import Message, pack, unpack
+from fedrec.update import Arrays
+
+STAMP, OLDER = " stamp", "model's catalogue"
+KEPT_ROUNDS = 2  # the newest, and the one before it: what a repeated round starts from
+
+
+class DevicePrivate:
+    """The private arrays of this device in one run (`fedrec.storage.private_arrays.PrivateStore`)."""
+
+    def __init__(self, store: DeviceStore, run: str) -> None:
+        self._store, self._run = store, run
+
+    def load(self, user: int, before_round: int) -> Arrays:
+        """Return what was saved last before that round, or nothing."""
+        row = self._store.connection.execute(
+            "select arrays from private where run = ? and round < ? order by round desc limit 1",
+            [self._run, before_round],
+        ).fetchone()
+        return unpack(row[0]).arrays if row else {}
+
+    def save(self, user: int, arrays: Arrays, round_number: int) -> None:
+        """Keep the arrays as those of that round; what other runs and older rounds left goes."""
+        if not arrays:
+            return
+        with self._store.transaction() as connection:
+            content = pack(Message({}, dict(arrays)))
+            connection.execute("delete from private where run != ? or round >= ?", [self._run, round_number])
+            connection.execute("insert into private values (?, ?, ?)", [self._run, round_number, content])
+            connection.execute("delete from private where round <= ?", [round_number - KEPT_ROUNDS])
+            stamp(self._store, "private")
+
+
+def newest_private(store: DeviceStore) -> Arrays:
+    """Return the private arrays that this device has now, whatever run they are from."""
+    row = store.connection.execute("select arrays from private order by round desc limit 1").fetchone()
+    return unpack(row[0]).arrays if row else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer given: `reply` is None where what it said has been forgotten."""
+
+    request: str
+    reply: bytes | None
+
+
+def answered(store: DeviceStore, run: str, round_number: int) -> Answered | None:
+    """Return what this device answered in that round of that run, if it did."""
+    row = store.connection.execute(
+        "select request, reply from answers where run = ? and round = ?", [run, round_number]
+    ).fetchone()
+    return Answered(*row) if row else None
+
+
+def keep_answer(store: DeviceStore, run: str, round_number: int, request: Message, reply: Message) -> None:
+    """Keep an answer before it is sent, so that the same bytes are sent again and no others; one a round for ever.
+
+    Only the newest answer's bytes are kept: the rest of the table says that rounds were answered.
+    """
+    content = pack(reply)
+    with store.transaction() as connection:
+        connection.execute("update answers set reply = null where run != ? or round < ?", [run, round_number - 1])
+        connection.execute(
+            "insert into answers values (?, ?, ?, ?, ?, ?, ?)",
+            [run, round_number, digest(request), content, time.time(), request.bytes, reply.bytes],
+        )
+
+
+def digest(request: Message) -> str:
+    """Return a name for what a request asks: its arrays and what its header says of the experiment and the round."""
+    named = {key: request.header.get(key) for key in ("run", "round", "hash", "part", "kind", "privacy")}
+    hasher = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
+    for name, array in sorted(request.arrays.items()):
+        hasher.update(f"{name}{array.dtype}{array.shape}".encode())
+        hasher.update(np.ascontiguousarray(array).tobytes())
+    return hasher.hexdigest()
+
+
+def keep_model(store: DeviceStore, request: Message) -> None:
+    """Keep the model that a request brought: what this device recommends from."""
+    with store.transaction() as connection:
+        keep(store, "model", Message({k: request.header[k] for k in ("run", "round", "experiment")}, request.arrays))
+        connection.execute("delete from kept where name = ?", [OLDER])
+
+
+def model(store: DeviceStore) -> Message | None:
+    """Return the last model received: header run, round and experiment, and the shared arrays."""
+    return kept(store, "model")
+
+
+def keep_catalogue(store: DeviceStore, message: Message) -> None:
+    """Keep the catalogue that the server sent; a model that came before it keeps the one that it belongs to."""
+    wire.decode(message.header, message.arrays)
+    with store.transaction() as connection:
+        connection.execute(
+            "insert or ignore into kept select ?, content from kept where name = 'catalogue' "
+            "and exists (select 1 from kept where name = 'model')",
+            [OLDER],
+        )
+        keep(store, "catalogue", message)
+
+
+def catalogue(store: DeviceStore) -> Catalogue | None:
+    """Return the catalogue that the server sent last, if any: what the next round trains on."""
+    message = kept(store, "catalogue")
+    return None if message is None else wire.decode(message.header, message.arrays)
+
+
+def model_catalogue(store: DeviceStore) -> Catalogue | None:
+    """Return the catalogue that the kept model belongs to: the last one, or the one before it until a model follows."""
+    message = kept(store, OLDER) or kept(store, "catalogue")
+    return None if message is None else wire.decode(message.header, message.arrays)
+
+
+def keep(store: DeviceStore, name: str, message: Message) -> None:
+    """Keep a message under a name, over what was there."""
+    with store.transaction() as connection:
+        connection.execute("insert or replace into kept values (?, ?)", [name, pack(message)])
+        stamp(store, name)
+
+
+def kept(store: DeviceStore, name: str) -> Message | None:
+    """Return the message kept under a name, or None."""
+    row = store.connection.execute("select content from kept where name = ?", [name]).fetchone()
+    return unpack(row[0]) if row else None
+
+
+def stamp(store: DeviceStore, name: str) -> None:
+    """Write that what is kept under a name has changed, for those who would not read all of it to see that."""
+    store.connection.execute("insert or replace into kept values (?, ?)", [f"{name}{STAMP}", os.urandom(8)])
+
+
+def stamps(store: DeviceStore) -> dict[str, bytes]:
+    """Return what changes with the model, the catalogue and the private arrays, by name; {} before the first."""
+    named = ("generation", *(f"{name}{STAMP}" for name in ("model", "catalogue", "private")))
+    small = store.connection.execute("select name, content from kept where name in (?, ?, ?, ?)", named)
+    older = store.connection.execute("select name, x'' from kept where name = ?", [OLDER])
+    return dict([*small, *older])
+
+
+def note(store: DeviceStore, text: str) -> None:
+    """Remember what happened last, for `fedrec client status`; never says which items."""
+    keep(store, "note", Message({"text": text, "at": time.time()}))
+
+
+def count_answers(store: DeviceStore) -> int:
+    """Return in how many rounds this device answered."""
+    return traffic(store)[0]
+
+
+def traffic(store: DeviceStore) -> tuple[int, int, int]:
+    """Return (rounds answered, bytes of their requests, bytes of the answers)."""
+    counted = "select count(*), coalesce(sum(bytes_down), 0), coalesce(sum(bytes_up), 0) from answers"
+    rounds, down, up = store.connection.execute(counted).fetchone()
+    return int(rounds), int(down), int(up)

@@ -1,0 +1,105 @@
+"""`fedrec client status`: in words, whether this device trains, and why not."""
+
+import socket
+import time
+from datetime import datetime
+from typing import Any
+
+from fedrec.device import saved_state as kept
+from fedrec.device.availability import Policy, findings
+from fedrec.device.device import consent_of
+from fedrec.device.home import Home
+from fedrec.device.system import System
+from fedrec.ops import processes
+from fedrec.ops.keys import device_id
+from fedrec.ops.prometheus import Figure, text
+
+CONNECT_SECONDS = 3.0
+
+
+def status(home: Home, system: System | None = None) -> dict[str, Any]:
+    """Return what `fedrec client status --json` prints; no item is named in it."""
+    enrolment, store, running = home.enrolment(), home.store(), processes.running(home.path)
+    try:
+        found = findings(Policy.of(home), system or System(), datetime.now())
+        against = [said for allowed, said in found if not allowed]
+        note, model = kept.kept(store, "note"), kept.model(store)
+        events = store.history()
+        return {
+            "device": device_id(home.public_key.read_bytes()),
+            "home": str(home.path),
+            "server": enrolment.server,
+            "up": bool(running),
+            "trouble": trouble(enrolment.server, running),
+            "may_train": not against,
+            "conditions": [{"allowed": allowed, "said": said} for allowed, said in found],
+            "why": ", ".join(against) or None,
+            "last": None if note is None else {"text": note.header["text"], "at": note.header["at"]},
+            "interactions": len(events),
+            "privacy": consent_of(home).status(),
+            "answered": kept.count_answers(store),
+            "model_round": None if model is None else model.header["round"],
+        }
+    finally:
+        store.close()
+
+
+def trouble(server: str, running: dict[str, Any]) -> str | None:
+    """Return what keeps a device that is up from its server: what ended it last, or that nobody listens there."""
+    if not running or running.get("trouble"):
+        return running.get("trouble")
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"the server {server} does not answer ({error.strerror or 'no answer'}); it is tried again and again"
+    return None
+
+
+def in_words(values: dict[str, Any]) -> list[str]:
+    """Return the status as lines for a person."""
+    if not values["up"]:
+        state = f"not training: not up (fedrec client up --home {values['home']})"
+        state += f"; and {values['why']}" if values["why"] else ""
+    elif against := [text for text in (values["trouble"], values["why"]) if text]:
+        state = f"not training: {'; and '.join(against)}"
+    else:
+        state = "ready: trains when the server asks"
+    lines = [state, *(f"  {'yes' if c['allowed'] else 'no '}  {c['said']}" for c in values["conditions"])]
+    if values["last"]:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(values["last"]["at"]))
+        lines.append(f"last: {values['last']['text']} ({at})")
+    privacy = values["privacy"]
+    for part in privacy["spent"]:
+        lines.append(
+            f"privacy of the last year: epsilon {part['epsilon']:.2f} of {privacy['largest_epsilon_per_year']:g} "
+            f"(unit {part['unit']}, {part['neighbouring']}, delta {privacy['delta']:.0e}), {part['rounds']} rounds"
+            + (", as far as others kept their promise to add noise" if part["promised"] else "")
+            + f"; an attacker with 1 % false alarms finds at most {100 * part['finds_at_most']:.0f} %"
+        )
+    lines.append(
+        f"{values['interactions']:,} interactions kept, {values['answered']:,} rounds answered, "
+        f"device {values['device']} of {values['server']}"
+    )
+    return lines
+
+
+def page(home: Home) -> str:
+    """Return this device's metrics, for whoever may read loopback here: counts, no item and no time of an event."""
+    store = home.store()
+    try:
+        rounds, down, up = kept.traffic(store)
+        declined = len(consent_of(home).status()["declined"])
+    finally:
+        store.close()
+    return text(
+        [
+            Figure("fedrec_device_rounds_answered", "Rounds answered.", float(rounds)),
+            Figure(
+                "fedrec_device_reasons_declined", "Different reasons for which rounds were declined.", float(declined)
+            ),
+            Figure("fedrec_device_bytes_down", "Bytes of the requests answered.", float(down)),
+            Figure("fedrec_device_bytes_up", "Bytes of the answers.", float(up)),
+        ],
+        {},
+    )

@@ -1,0 +1,133 @@
+"""`fedrec client up`: a SuperNode with our client app, started again whenever it ends, until it is told to stop."""
+
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fedrec.device import saved_state as kept
+from fedrec.device.availability import Policy
+from fedrec.device.deletion import expire
+from fedrec.device.home import Home
+from fedrec.device.pinned_app import environment
+from fedrec.device.status import page
+from fedrec.errors import FedrecError
+from fedrec.ops import processes
+from fedrec.ops.prometheus import exposed
+
+NOT_LET_IN = "305"  # Flower's code where a server does not admit a key, or takes it for one that is online still
+EXIT_CODE = re.compile(r"Exit Code: (\d+)")
+LOG_TAIL = 4000  # characters
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
+LOOK_SECONDS, EXPIRE_SECONDS, SETTLED_SECONDS = 1.0, 3600.0, 15.0
+
+
+def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: int | None = None) -> None:
+    """Run the SuperNode until SIGTERM or SIGINT; leave nothing behind. `metrics` is a loopback port for Prometheus."""
+    enrolment = home.enrolment()
+    Policy.of(home).overridden(only_when)
+    with processes.only_one(home.path, "this device"), processes.stoppable():
+        processes.say_up(home.path, only_when=only_when)
+        try:
+            say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; Flower's log: {home.path / 'flower.log'}")
+            with exposed(metrics, lambda: page(home)):
+                supervise(home, say, lambda trouble: processes.say_up(home.path, only_when=only_when, trouble=trouble))
+        finally:
+            processes.say_down(home.path)
+    say("Stopped.")
+
+
+def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None], None]) -> None:
+    """Start the SuperNode again and again, waiting longer each time that it did not last.
+
+    `tell` gets what is wrong, for `fedrec client status`, and None once a SuperNode has lasted for a while.
+    """
+    wait = FIRST_WAIT_SECONDS
+    while True:
+        started, log = time.monotonic(), home.path / "flower.log"
+        variables = environment(home, processes.environment(home.path / "flower"))
+        process = processes.start(command(home), variables, log)
+        try:
+            watch(home, process, say, tell)
+        finally:
+            processes.stop(process)
+        lasted = time.monotonic() - started
+        wait = FIRST_WAIT_SECONDS if lasted > LONGEST_WAIT_SECONDS else min(2 * wait, LONGEST_WAIT_SECONDS)
+        pause = wait * random.uniform(0.8, 1.2)
+        tell(why := why_ended(log, process.returncode))
+        say(f"{why}; again in {pause:.0f} s")
+        time.sleep(pause)
+
+
+def why_ended(log: Path, status: int) -> str:
+    """Return in words why the SuperNode ended: its status is always 1, its log says more."""
+    codes = EXIT_CODE.findall(log.read_text(errors="replace")[-LOG_TAIL:])
+    if status == 1 and codes and codes[-1] == NOT_LET_IN:
+        return "the server did not admit this key, or still holds its last session"
+    return f"the SuperNode ended with status {status}, Flower's code {codes[-1] if codes else 'none'}: see {log}"
+
+
+def watch(
+    home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], None], tell: Callable[[str | None], None]
+) -> None:
+    """Say what the device does until the SuperNode ends."""
+    store = home.store()
+    try:
+        last, expires, settled = noted(store), 0.0, time.monotonic() + SETTLED_SECONDS
+        while process.poll() is None:
+            if time.monotonic() >= expires:
+                expires = time.monotonic() + EXPIRE_SECONDS
+                say_expired(home, store, say)
+            if time.monotonic() >= settled:
+                settled = float("inf")
+                tell(None)
+            now = noted(store)
+            if now and now != last:
+                say(now[0])
+            last = now
+            time.sleep(LOOK_SECONDS)
+    finally:
+        store.close()
+
+
+def say_expired(home: Home, store: "kept.DeviceStore", say: Callable[[str], None]) -> None:
+    """Forget what is too old, also on a device that never trains."""
+    try:
+        gone = expire(home, store)
+    except FedrecError as error:
+        say(str(error))
+        return
+    if gone:
+        say(f"{gone:,} interactions older than policy.toml's retention_days forgotten")
+
+
+def noted(store: "kept.DeviceStore") -> tuple[str, float] | None:
+    """Return what the client app noted last, and when."""
+    message = kept.kept(store, "note")
+    return None if message is None else (message.header["text"], message.header["at"])
+
+
+def command(home: Home) -> list[str]:
+    """Return the SuperNode's command line; its own interface is on a free loopback port."""
+    enrolment = home.enrolment()
+    if '"' in str(home.path) or "\\" in str(home.path):
+        raise FedrecError(f"{home.path}: a home without quotes and backslashes in its path is needed")
+    line = [processes.program("flower-supernode"), "--superlink", enrolment.server, "--host", "127.0.0.1"]
+    line += ["--port", str(processes.free_port()), "--node-config", f'home="{home.path}"']
+    if enrolment.certificate is None:
+        return [*line, "--insecure"]
+    return [
+        *line,
+        "--root-certificates",
+        enrolment.certificate,
+        "--auth-supernode-private-key",
+        str(home.key),
+    ]
+
+
+def say_here(text: str) -> None:
+    """Print a line at once, with the time."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stdout, flush=True)

@@ -1,0 +1,64 @@
+"""From per-user rows to what a result file says."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.evaluation.config import HEADLINE, Evaluation
+from fedrec.evaluation.intervals import intervals
+from fedrec.evaluation.metrics import GAINS
+from fedrec.evaluation.per_user import Table
+
+SAMPLED_CAUTION = (
+    "Ranking against sampled candidates need not order models as full ranking does, not even in expectation "
+    "(Krichene and Rendle, 2022): read the full ranking first."
+)
+POPULAR_SHARE = 0.1
+
+
+def result(rows: Table, counts: NDArray[np.integer], options: Evaluation, evaluated: int) -> dict[str, Any]:
+    """Return the result of one part as plain JSON values.
+
+    `counts[V]` are the items' interactions in training, `evaluated` the devices asked: those without a row had nothing
+    held out and are stated as "excluded". Every metric has a "<metric>_ci" of [low, high].
+    """
+    users = len(rows["user"])
+    values: dict[str, Any] = {
+        "full": {**_metrics("full", rows, options), **_lists(rows["top"], counts)},
+        "sampled": {"negatives": options.negatives, **_metrics("sampled", rows, options)},
+        "users": users,
+        "excluded": evaluated - users,
+        "tie_fraction": _mean(rows["full_tied"]),
+        "fewer_candidates": int(np.sum(rows["candidates"] < options.negatives)),
+    }
+    if users and np.isfinite(rows["squared_error"]).all():
+        values["rmse"] = float(np.sqrt(rows["squared_error"].mean()))
+    return values
+
+
+def _metrics(kind: str, rows: Table, options: Evaluation) -> dict[str, Any]:
+    names = [f"{name}@{cutoff}" for cutoff in options.cutoffs for name in GAINS]
+    columns = np.stack([rows[f"{kind}_{name}"] for name in names], axis=1)
+    values: dict[str, Any] = {}
+    for name, interval in zip(names, intervals(columns, options.seed), strict=True):
+        values[name] = None if np.isnan(interval.mean) else interval.mean
+        values[f"{name}_ci"] = None if np.isnan(interval.mean) else [interval.low, interval.high]
+    for name in ("hr", "ndcg"):
+        key = f"{name}@{HEADLINE}_pessimistic"
+        values[key] = _mean(rows[f"{kind}_{key}"])
+    return values
+
+
+def _lists(top: NDArray[np.integer], counts: NDArray[np.integer]) -> dict[str, float | None]:
+    """Return the share of the catalogue that is recommended to someone, and of slots that go to its popular tenth."""
+    slots = top[top >= 0]
+    popular = np.argsort(-counts, kind="stable")[: int(np.ceil(POPULAR_SHARE * len(counts)))]
+    return {
+        f"coverage@{HEADLINE}": len(np.unique(slots)) / len(counts),
+        f"popularity_share@{HEADLINE}": _mean(np.isin(slots, popular)),
+    }
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return float(values.mean()) if len(values) else None

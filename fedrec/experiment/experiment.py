@@ -1,0 +1,153 @@
+"""One experiment as a frozen value: everything that decides a result, built from one JSON document."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from fedrec.algorithms.base import Algorithm
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.dataset import Dataset, Source
+from fedrec.errors import FedrecError, Refused, nearest
+from fedrec.evaluation.config import Evaluation
+from fedrec.experiment.cohort import Cohort
+from fedrec.experiment.instantiate import build, made
+from fedrec.models.base import Recommender
+from fedrec.models.sequential import SequentialRecommender
+from fedrec.privacy.clipping import check_groups
+from fedrec.privacy.mechanisms.match import check
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+
+ENGINES = ("auto", "reference")  # all devices of a node at once where that is exact; or one by one, as a check
+INIT_STREAM = 11  # keeps the draw of the first model apart from every other
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """`document` is the resolved configuration as canonical JSON; the rest is built from it."""
+
+    document: str
+    dataset: Source
+    model: Callable[[Catalogue], Recommender]
+    algorithm: Algorithm
+    mechanism: Mechanism
+    cohort: Cohort
+    evaluation: Evaluation
+    rounds: int
+    seed: int
+    accelerator: str
+    engine: str
+
+    @classmethod
+    def from_json(cls, text: str) -> "Experiment":
+        """Build an experiment from its document, over the allow-list of our own classes."""
+        node = json.loads(text)
+        algorithm: Algorithm = build(node["algorithm"], "algorithm")
+        return cls(
+            document=json.dumps(node, sort_keys=True),
+            dataset=build(node["dataset"], "dataset"),
+            model=build(node["model"], "model"),
+            algorithm=algorithm,
+            mechanism=build(node["privacy"], "privacy"),
+            cohort=build(node["cohort"], "cohort"),
+            evaluation=build(node["evaluation"], "evaluation"),
+            rounds=algorithm.rounds(node["rounds"]),
+            seed=node["seed"],
+            accelerator=accelerator(node["accelerator"]),
+            engine=checked_engine(node["engine"]),
+        )
+
+    @property
+    def hash(self) -> str:
+        """A name for exactly this experiment."""
+        return hashlib.sha256(self.document.encode()).hexdigest()
+
+    def names(self) -> dict[str, str]:
+        """Return what results call the model, the algorithm and the mechanism."""
+        model = cast("partial[Recommender]", self.model).func
+        return {
+            "model": cast("type[Recommender]", model).name,
+            "algorithm": self.algorithm.name,
+            "mechanism": self.mechanism.name,
+        }
+
+    def node(self) -> dict[str, Any]:
+        """Return the document as a fresh dictionary."""
+        return json.loads(self.document)
+
+    def varied(self, changes: Mapping[str, Any]) -> "Experiment":
+        """Return the experiment with some of the document's top-level entries replaced."""
+        return Experiment.from_json(json.dumps({**self.node(), **changes}))
+
+    def plan(self, dataset: Dataset) -> Plan:
+        """Return the public plan: the data set's published sizes, the cohort's rate, the rounds."""
+        users = dataset.interactions.users
+        plan = Plan(
+            population=users,
+            interactions=dataset.published_interactions,
+            cohort_rate=self.cohort.rate(users),
+            rounds=self.rounds,
+            trains=self.algorithm.trains,
+            shares=self.algorithm.shares(self.rounds),
+        )
+        return self.mechanism.planned(plan)
+
+    def calibrated(self, dataset: Dataset) -> "Experiment":
+        """Return the experiment with the noise that its epsilon asks for written into the document.
+
+        An algorithm and a mechanism without an argument together, and a model that the algorithm can't take, are
+        refused by name.
+        """
+        model, algorithm, mechanism = self.build_model(dataset.catalogue), self.algorithm, self.mechanism
+        if isinstance(model, SequentialRecommender):
+            model.ready()
+        if not isinstance(model, algorithm.accepts):
+            takes = ", ".join(kind.__name__ for kind in algorithm.accepts)
+            raise Refused(f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}")
+        if algorithm.trains:
+            check_groups(getattr(mechanism, "clipping", "whole"), model.shared_arrays(), type(model).__name__)
+        sensitivity = algorithm.sensitivity(mechanism.terms.unit)
+        check(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
+        if mechanism.together and algorithm.trains and not algorithm.together:
+            raise Refused(
+                f"{type(algorithm).__name__} can't train the users of a gateway as one: take privacy=user, or "
+                "another model="
+            )
+        if mechanism.terms.unit == "interaction" and self.node()["dataset"].get("minimum", 1) > 1:
+            raise Refused(
+                "dataset.minimum drops users by how many interactions they have: at interaction level a single one "
+                "could decide that; use dataset.minimum=1 or privacy=user"
+            )
+        if self.evaluation.select == "best" and mechanism.terms.unit != "none":
+            raise Refused("evaluation.select=best looks at exact validation figures: it needs privacy=none")
+        privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
+        values = {f.name: getattr(privacy, f.name) for f in fields(privacy) if f.init}  # pyright: ignore[reportArgumentType]
+        return self.varied({"privacy": {"_target_": self.node()["privacy"]["_target_"], **values}})
+
+    def build_model(self, catalogue: Catalogue) -> Recommender:
+        """Return the model with its first values, which the seed alone decides."""
+        seed = np.random.SeedSequence((self.seed, INIT_STREAM)).generate_state(1, np.uint64)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed >> np.uint64(1)))
+            return made("model", lambda: self.model(catalogue)).to(self.accelerator)
+
+
+def checked_engine(name: str) -> str:
+    """Return the name of an engine; refuse one that does not exist."""
+    if name not in ENGINES:
+        raise FedrecError(f"engine={name} does not exist.{nearest(name, ENGINES)}")
+    return name
+
+
+def accelerator(name: str) -> str:
+    """Return the name of the device to compute on; refuse one that is not there."""
+    if name not in ("cpu", "cuda"):
+        raise FedrecError(f"accelerator={name} must be cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise FedrecError("accelerator=cuda: torch finds no CUDA device here; use accelerator=cpu")
+    return name

@@ -1,0 +1,150 @@
+"""The only file that knows Hydra: from overrides to a resolved document, with errors that name what would be right."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedrec.errors import FedrecError, Refused, nearest
+from fedrec.experiment.experiment import Experiment
+from fedrec.paths import app_folder
+
+EXPERIMENT_KEYS = (
+    "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
+)  # fmt: skip
+# `privacy.clip` is a number, the norm; said with a word, it means how to clip.
+WORDS = {f"privacy.clip={way}": f"privacy.clipping={way}" for way in ("whole", "split")}
+
+
+@dataclass
+class Schema:
+    """The run-level settings and their kinds; groups are checked by the classes that they build."""
+
+    name: str | None = None
+    output: str = "runs"
+    overwrite: bool = False
+    rounds: int = 1
+    seed: int = 0
+    accelerator: str = "cpu"
+    engine: str = "auto"
+    nodes: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a command was asked to do: the experiment, and where and how to run it."""
+
+    document: dict[str, Any]
+
+    @property
+    def experiment(self) -> Experiment:
+        """Build the experiment that the settings describe."""
+        return Experiment.from_json(json.dumps({key: self.document[key] for key in EXPERIMENT_KEYS}))
+
+    def yaml(self) -> str:
+        """Return the settings as YAML."""
+        return yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True)
+
+
+def load(overrides: Sequence[str]) -> Settings:
+    """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right."""
+    overrides = [WORDS.get(text, text) for text in overrides]
+    with initialize_config_dir(str(app_folder() / "conf"), version_base="1.3"):
+        check_keys(overrides)
+        try:
+            config = compose("config", overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+    return resolved(config)
+
+
+def read(path: Path) -> Settings:
+    """Return the settings that a run folder keeps."""
+    if not path.exists():
+        raise FedrecError(f"{path} does not exist: --resume takes the folder of a run")
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FedrecError(f"{path} is not the configuration of a run: {str(error).splitlines()[0]}") from error
+    if not isinstance(document, dict) or not {"run", *EXPERIMENT_KEYS} <= cast(dict[str, Any], document).keys():
+        raise FedrecError(f"{path} is not the configuration of a run: --resume takes the folder that a run printed")
+    return Settings(cast(dict[str, Any], document))
+
+
+def resolved(config: DictConfig) -> Settings:
+    """Check the run-level settings against their schema and return plain values."""
+    try:
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise FedrecError(str(error).splitlines()[0]) from error
+    known = {*Schema.__dataclass_fields__, *EXPERIMENT_KEYS}
+    for key in known - plain.keys():
+        raise FedrecError(f"{key} is missing: it can be set, not removed")
+    for key in plain.keys() - known:
+        raise FedrecError(f"{key} does not exist.{nearest(key, known)}")
+    for key in EXPERIMENT_KEYS[:6]:
+        if not isinstance(plain[key], dict) or "_target_" not in plain[key]:
+            raise FedrecError(f"{key} must be one of the choices in conf/{key}, with _target_ left as it is")
+    levels = {key: value for key, value in plain.items() if key in Schema.__dataclass_fields__}
+    for key, value in levels.items():
+        try:
+            OmegaConf.merge(OmegaConf.structured(Schema), {key: value})
+        except OmegaConfBaseException as error:
+            kind = Schema.__dataclass_fields__[key].type
+            raise FedrecError(f"{key}={value}: expected {getattr(kind, '__name__', kind)}") from error
+        if key == "name" and value is not None and not isinstance(value, str):
+            plain["name"] = str(value)
+    least = {"rounds": 1, "seed": 0, "nodes": 1}
+    for key in least:
+        if plain[key] < least[key]:
+            raise FedrecError(f"{key}={plain[key]}: at least {least[key]} expected")
+    return Settings(plain)
+
+
+def check_keys(overrides: Sequence[str]) -> None:
+    """Name the nearest valid key or group choice for every override that does not exist."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+    conf = app_folder() / "conf"
+    groups = {
+        folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in conf.iterdir() if folder.is_dir()
+    }
+    choices = list[str]()
+    for text, override in zip(overrides, parsed, strict=True):
+        key, value = override.key_or_group, override.value()
+        if key not in groups:
+            continue
+        if value not in groups[key]:
+            raise FedrecError(f"{key}={value} does not exist.{nearest(str(value), groups[key])}")
+        choices.append(text)
+    config = compose("config", choices)
+    known = flat(cast(Mapping[str, Any], OmegaConf.to_container(config)))
+    for override in parsed:
+        key = override.key_or_group
+        if key == "privacy.clipping" and key not in known:
+            raise Refused(
+                f"{key}={override.value()}: {config.privacy._target_.rsplit('.', 1)[-1]} bounds an example's "
+                "gradient as a whole, or nothing; clips apart go with privacy=user, user_adaptive, user_local or banded"
+            )
+        if key not in known and key not in groups and not key.startswith("hydra") and not override.is_add():
+            raise FedrecError(f"{key} does not exist.{nearest(key, known)}")
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Return the dotted names of everything in a configuration, branches included."""
+    names = set[str]()
+    for key, value in node.items():
+        names.add(prefix + key)
+        if isinstance(value, dict):
+            names |= flat(cast(dict[str, Any], value), f"{prefix}{key}.")
+    return names

@@ -1,0 +1,1 @@
+"""The round loop: sample a cohort, gather updates, add noise, step, checkpoint, commit."""

@@ -1,0 +1,139 @@
+"""One exchange with all nodes: who hosts whom, the requests, and the replies that count."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec import __version__
+from fedrec.errors import FedrecError
+from fedrec.evaluation.per_user import Table, join
+from fedrec.experiment.experiment import Experiment
+from fedrec.federated.hosted import Hosted, among, apart, first_of, hosted_by
+from fedrec.federated.transport import Nodes
+from fedrec.messages import PROTOCOL, Message, Rejected, check_update
+from fedrec.update import Arrays, Update, total
+
+HELLO_SECONDS = 600.0
+EVALUATE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a round brought: the sum, who was turned away and why, the exact loss, and the bytes moved."""
+
+    total: Update
+    rejected: dict[int, str]
+    loss: float | None
+    bytes_down: int
+    bytes_up: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Which node hosts which devices, and the header that every request of a run starts from."""
+
+    nodes: Nodes
+    hosted: dict[int, Hosted]
+    header: dict[str, Any]
+    simulated: bool = True  # then a failure of every node is a mistake; of real devices it is a bad hour
+
+    def requests(self, kind: str, devices: NDArray[np.int64], arrays: Arrays, **more: Any) -> dict[int, Message]:
+        """Return one request for each node that hosts some of the devices."""
+        ascending = np.unique(devices)
+        found = {node: among(rows, ascending) for node, rows in self.hosted.items()}
+        return {
+            node: Message({**self.header, "kind": kind, "devices": rows.tolist(), **more}, arrays)
+            for node, rows in found.items()
+            if len(rows)
+        }
+
+
+def base_header(experiment: Experiment, run: str, folder: str) -> dict[str, Any]:
+    """Return what every message of a run carries; `folder` is where simulated devices keep their private arrays."""
+    return {
+        "protocol": PROTOCOL,
+        "run": run,
+        "round": 0,
+        "experiment": experiment.document,
+        "hash": experiment.hash,
+        "folder": folder,
+    }
+
+
+def greet(nodes: Nodes, header: dict[str, Any]) -> Directory:
+    """Ask every node which devices it hosts; a node with another version of fedrec is an error that names it."""
+    requests = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
+    hosted = dict[int, Hosted]()
+    for node, reply in nodes.ask(requests, HELLO_SECONDS):
+        if "error" in reply.header:
+            raise FedrecError(f"node {node} can't take part: {reply.header['error']}")
+        if reply.header.get("fedrec") != __version__:
+            raise FedrecError(f"node {node} runs fedrec {reply.header.get('fedrec')}, the server {__version__}")
+        hosted[node] = hosted_by(reply, node)
+    if not hosted:
+        raise FedrecError("no node answered; start one, or use the in-process grid (fedrec simulate)")
+    if not apart(list(hosted.values())):
+        raise FedrecError("two nodes say that they host the same device")
+    # Flower names nodes at random; ordered by their devices, sums come out the same on every grid.
+    return Directory(nodes, dict(sorted(hosted.items(), key=lambda pair: first_of(pair[1]))), header)
+
+
+def collect(
+    directory: Directory,
+    requests: Mapping[int, Message],
+    shapes: Mapping[str, tuple[int, ...]],
+    deadline: float,
+    admit: Callable[[Update], Update],
+    double: frozenset[str] = frozenset(),
+) -> Collected:
+    """Send the requests and sum what `admit` lets count of the replies that pass every check, in order of `hosted`.
+
+    Arrays named in `double` may come in double precision.
+    """
+    good, rejected = dict[int, Message](), dict[int, str]()
+    up = 0
+    for node, reply in directory.nodes.ask(requests, deadline):
+        up += reply.bytes
+        try:
+            if node not in requests:
+                raise Rejected("the node was not asked")
+            if node in good or node in rejected:
+                raise Rejected("the node answered twice")
+            check_update(reply, requests[node].header, shapes, double)
+            good[node] = reply
+        except Rejected as reason:
+            rejected.setdefault(node, str(reason)) if node not in good else None
+    rejected |= {
+        node: "no answer before the deadline" for node in requests if node not in good and node not in rejected
+    }
+    like = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    updates = (admit(Update(good[n].arrays, good[n].header["count"])) for n in directory.hosted if n in good)
+    return Collected(
+        total(updates, like), rejected, mean_loss(good.values()), sum(r.bytes for r in requests.values()), up
+    )
+
+
+def mean_loss(replies: Iterable[Message]) -> float | None:
+    """Return the exact loss per example, where the nodes are simulated and gave one."""
+    pairs = [(reply.header.get("loss"), reply.header.get("examples")) for reply in replies]
+    examples = sum(cast(int, count) for _, count in pairs if count)
+    return sum(cast(float, loss) for loss, count in pairs if count) / examples if examples else None
+
+
+def evaluate(directory: Directory, devices: NDArray[np.int64], arrays: Arrays, part: str, **more: Any) -> Table:
+    """Return the per-user rows of an evaluation on the devices: simulations only.
+
+    `more` goes into the header: the round after which to evaluate, and where the private arrays of that round lie.
+    """
+    requests = directory.requests("evaluate", devices, arrays, part=part, **more)
+    tables = dict[int, Table]()
+    for node, reply in directory.nodes.ask(requests, EVALUATE_SECONDS):
+        if "error" in reply.header:
+            raise FedrecError(f"node {node} could not evaluate: {reply.header['error']}")
+        tables[node] = reply.arrays
+    if len(tables) < len(requests):
+        raise FedrecError(f"nodes {sorted(requests.keys() - tables.keys())} did not answer the evaluation")
+    return join([tables[node] for node in directory.hosted if node in tables])

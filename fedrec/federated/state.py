@@ -1,0 +1,130 @@
+"""What stays the same while a run goes on, and what the server has between two of its rounds."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.data.dataset import Dataset
+from fedrec.errors import Refused
+from fedrec.evaluation.per_user import Table
+from fedrec.experiment.experiment import Experiment
+from fedrec.federated.exchange import Directory, base_header, evaluate, greet
+from fedrec.federated.transport import Nodes
+from fedrec.node.execution import reason_for_one_by_one
+from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.storage.checkpoint import Checkpoint
+from fedrec.storage.run_folder import RunFolder
+from fedrec.update import Arrays
+
+
+class Spending(Protocol):
+    """What the loop needs of a ledger."""
+
+    def reserve(self, round_number: int) -> None:
+        """Charge a round before anything of it is sampled; raise `Refused` where the budget would be passed."""
+        ...
+
+    def commit(self, round_number: int, cohort: NDArray[np.int64]) -> None:
+        """Say that the round's result is durable."""
+        ...
+
+    def newest(self) -> int:
+        """Return the newest round that was ever charged, 0 before the first."""
+        ...
+
+    def exhausted(self) -> NDArray[np.bool_]:
+        """Return which devices must not be drawn any more."""
+        ...
+
+    def epsilon(self) -> float:
+        """Return what has been spent so far."""
+        ...
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what stands beside the epsilon of a run with a guarantee."""
+        ...
+
+    def projection(self, rounds: int) -> float:
+        """Return what that many rounds will have spent."""
+        ...
+
+    def population_projection(self) -> tuple[float, float]:
+        """Return what all runs on these users have spent, and will have when this one ends."""
+        ...
+
+    @property
+    def head(self) -> str:
+        """The hash of the newest row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the server has after a round: the algorithm's state, and what the mechanism carries (`memory`)."""
+
+    state: Arrays
+    memory: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """All that stays the same while a run goes on."""
+
+    experiment: Experiment
+    dataset: Dataset
+    plan: Plan
+    folder: RunFolder
+    directory: Directory
+    ledger: Spending
+    part: str  # "train", or "refit" where models learn from train + validation
+
+    @property
+    def one_by_one(self) -> str | None:
+        """Why devices are trained one by one, or None where all of a node are trained at once."""
+        return reason_for_one_by_one(self.experiment, self.experiment.build_model(self.dataset.catalogue))
+
+    @property
+    def validates(self) -> bool:
+        """Whether the model can be ranked on validation items: not once it has learned from them."""
+        return self.part == "train"
+
+    def evaluate(self, state: Arrays, part: str, round_number: int) -> Table:
+        """Evaluate a state on the chosen devices."""
+        devices = self.experiment.evaluation.chosen(self.plan.population)
+        kept = self.folder.best_private(round_number)
+        private = kept if kept.exists() else self.folder.private
+        arrays = self.experiment.algorithm.broadcast(state)
+        return evaluate(self.directory, devices, arrays, part, round=round_number, folder=str(private.resolve()))
+
+
+def open_session(
+    experiment: Experiment, dataset: Dataset, nodes: Nodes, folder: RunFolder, ledger: Spending, part: str
+) -> Session:
+    """Greet the nodes and return the session of a (calibrated) experiment."""
+    header = {**base_header(experiment, secrets.token_hex(8), str(folder.private.resolve())), "part": part}
+    plan = experiment.plan(dataset)
+    return Session(experiment, dataset, plan, folder, greet(nodes, header), ledger, part)
+
+
+def first_state(session: Session) -> Arrays:
+    """Return the state before the first round."""
+    catalogue = session.dataset.catalogue
+    return session.experiment.algorithm.init(session.experiment.build_model(catalogue), catalogue)
+
+
+def first_standing(session: Session) -> Standing:
+    """Return what the server has before the first round."""
+    state = first_state(session)
+    return Standing(state, session.experiment.mechanism.first_memory(session.experiment.algorithm.shapes(state)))
+
+
+def check_unchanged(session: Session, saved: Checkpoint) -> None:
+    """Raise `Refused` where a checkpoint is of another experiment than the one that goes on from it."""
+    if saved.notes.get("experiment") != session.experiment.hash:
+        raise Refused(
+            f"{session.folder.config} was changed since round {saved.round}, or its data were: a run goes on with the "
+            "settings it began with. Put back the old file, or start a new run"
+        )

@@ -1,0 +1,1 @@
+"""Every adapter to Flower, and all that touches its private parts."""

@@ -1,0 +1,1 @@
+"""What a Flower node does for the devices that it hosts."""

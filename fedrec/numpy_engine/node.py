@@ -1,0 +1,120 @@
+"""What a node without torch does for the devices that it hosts: the twin of `fedrec.node.node.Node`."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec import __version__
+from fedrec.data.dataset import Dataset
+from fedrec.data.devices import DeviceData
+from fedrec.experiment.instantiate import build
+from fedrec.messages import PROTOCOL, Message
+from fedrec.numpy_engine.experiment import LightExperiment
+from fedrec.numpy_engine.model import LightModel
+from fedrec.numpy_engine.training import train
+from fedrec.storage.private_arrays import MappedStore, PrivateStore
+from fedrec.training.private import first_private
+from fedrec.update import Arrays, Update, total
+
+
+@lru_cache(maxsize=2)
+def loaded(document: str) -> tuple[LightExperiment, Dataset]:
+    """Return the experiment of a document and its data, once per process."""
+    experiment = LightExperiment.from_json(document)
+    return experiment, build(experiment.document["dataset"], "dataset").load()
+
+
+class LightNode:
+    """Part `index` of `parts` equal parts of a simulated population: device u lives on node u mod parts.
+
+    It answers as `Node` does, to the last digits of single precision, so that both may serve in one run. `exact` lets
+    it answer with exact losses and per-user results: simulations only.
+    """
+
+    def __init__(self, index: int, parts: int, exact: bool) -> None:
+        self.index, self.parts, self.exact = index, parts, exact
+        self._stores: dict[tuple[str, str], MappedStore] = {}
+
+    def answer(self, request: Message) -> Message:
+        """Return the reply to a hello, train or evaluate message."""
+        experiment, dataset = self._loaded(request)
+        kinds = {"hello": self._hello, "train": self._train, "evaluate": self._evaluate}
+        echo = {key: request.header[key] for key in ("protocol", "run", "round", "hash")}
+        reply = kinds[request.header["kind"]](request, experiment, dataset)
+        for store in self._stores.values():
+            store.flush()  # before the answer leaves: the server's checkpoint will stand on these arrays
+        return Message({**echo, **reply.header}, reply.arrays)
+
+    def _loaded(self, request: Message) -> tuple[LightExperiment, Dataset]:
+        """Return the experiment that a request is of, and the data of the devices here."""
+        return loaded(request.header["experiment"])
+
+    def _hello(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
+        mine = [self.index, dataset.interactions.users, self.parts]
+        return Message({"fedrec": __version__, "protocol": PROTOCOL, "engine": "light", "range": mine})
+
+    def _train(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
+        header, model = request.header, experiment.model(len(dataset.catalogue))
+        store = self._store(request, model, dataset)
+        released, loss, examples = list[Update](), 0.0, 0
+        for user in cast(list[int], header["devices"]):
+            private = store.load(user, header["round"])
+            update, private, loss_, examples_ = contribute(
+                experiment, model, request.arrays, dataset.devices[user], private, header["round"]
+            )
+            released.append(update)
+            if Update(private, 1).finite():
+                store.save(user, private, header["round"])
+            loss, examples = loss + loss_, examples + examples_
+        update = total(released, request.arrays if released else {})
+        exact = {"loss": loss, "examples": examples} if self.exact else {}
+        return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
+
+    def _evaluate(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
+        if not self.exact:
+            return Message({"error": "exact results do not leave a real device"})
+        from fedrec.evaluation.per_device import evaluate_device, history_of
+        from fedrec.evaluation.per_user import table
+
+        header, part = request.header, request.header["part"]
+        options = build(experiment.document["evaluation"], "evaluation")
+        model = experiment.model(len(dataset.catalogue))
+        store, rows = self._store(request, model, dataset), []
+        model.load({name: array for name, array in request.arrays.items() if name in model.shared})
+        for user in cast(list[int], header["devices"]):
+            restore(model, store.load(user, header["round"] + 1), experiment.seed, user)
+            device = dataset.devices[user]
+            scores = model.scores(history_of(device, part))
+            row = evaluate_device(scores, device, part, options, model.ratings, type(model).__name__)
+            if row is not None:
+                rows.append(row)
+        return Message({"count": len(rows)}, table(rows, options.cutoffs))
+
+    def _store(self, request: Message, model: LightModel, dataset: Dataset) -> PrivateStore:
+        key, folder = (request.header["run"], request.header["folder"]), request.header["folder"]
+        if key not in self._stores:
+            self._stores = {key: MappedStore(Path(folder), dataset.interactions.users, model.private_arrays())}
+        return self._stores[key]
+
+
+def restore(model: LightModel, private: Arrays, seed: int, user: int) -> None:
+    """Give the model a device's private arrays, or on a device that never trained the first ones of its seed."""
+    if not private:
+        shapes = {name: array.shape for name, array in model.private_arrays().items()}
+        many = first_private(shapes, model.scale, seed, np.array([user]))
+        private = {name: array[0] for name, array in many.items()}
+    model.load(private)
+
+
+def contribute(
+    experiment: LightExperiment, model: LightModel, broadcast: Arrays, device: DeviceData, private: Arrays, number: int
+) -> tuple[Update, Arrays, float, int]:
+    """Return (what may leave, the new private arrays, loss, examples) of one device in round `number`."""
+    model.load(broadcast)
+    restore(model, private, experiment.seed, device.user)
+    loss, examples = train(model, device, experiment.settings, (experiment.seed, number, device.user))
+    change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
+    return experiment.mechanism.release(Update(change, 1)), model.private_arrays(), loss, examples

@@ -1,0 +1,1 @@
+"""Operations shared by devices and server: processes, keys, Prometheus metrics."""

@@ -1,0 +1,1 @@
+"""Privacy accounting: composition, calibration, Renyi bounds and what an epsilon means."""

@@ -1,0 +1,126 @@
+"""The terms under which a run spends, and what it has spent according to its ledger entries."""
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.errors import Refused
+from fedrec.privacy.accounting.composition import NOTHING, Spent, composed, spent
+from fedrec.privacy.ledger.store import Entry, LedgerStore
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+
+COUNT = np.dtype("<u4")  # of the participation counts at rest
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The terms under which a run spends: written when it is first opened, and the same whenever it is opened again.
+
+    `epsilon` is the run's budget, null where there is none; `event` is what one round or one participation costs first.
+    """
+
+    mechanism: str
+    unit: str
+    neighbouring: str
+    trust: str
+    private: bool
+    epsilon: float | None
+    delta: float
+    participations: int
+    devices: int
+    event: list[list[float]]
+    plan: dict[str, Any]
+
+    @classmethod
+    def of(cls, mechanism: Mechanism, plan: Plan, devices: int) -> "Account":
+        """Return the account of a calibrated mechanism on this plan."""
+        terms, epsilon = mechanism.terms, float(getattr(mechanism, "epsilon", math.inf))
+        return cls(
+            mechanism=type(mechanism).__name__,
+            unit=terms.unit,
+            neighbouring=terms.neighbouring,
+            trust=terms.trust,
+            private=bool(getattr(mechanism, "private", True)),
+            epsilon=epsilon if math.isfinite(epsilon) else None,
+            delta=mechanism.delta_for(plan),
+            participations=mechanism.participations(plan),
+            devices=devices,
+            event=as_lists(spent([(mechanism.event(plan, 1), 1)])),
+            plan={**asdict(plan), "shares": None if plan.shares is None else list(plan.shares)},
+        )
+
+    @property
+    def per_device(self) -> bool:
+        """Whether each device is charged for itself; without a guarantee none is: test mode never ends early."""
+        return self.trust in ("device", "gateway") and self.private
+
+    @property
+    def budget(self) -> float:
+        """Return epsilon, infinite where there is no limit or nothing to be spent."""
+        return math.inf if self.epsilon is None or not self.private else self.epsilon
+
+
+def as_lists(total: Spent) -> list[list[float]]:
+    """Return a composition as JSON: [noise multiplier, sampling rate, how often] each."""
+    return sorted([z, rate, count] for z, rate, count in total)
+
+
+def from_lists(lists: list[list[float]]) -> Spent:
+    """Return the composition that `as_lists` wrote."""
+    return frozenset((float(z), float(rate), int(count)) for z, rate, count in lists)
+
+
+def pending_round(entries: list[Entry]) -> int | None:
+    """Return the round that is reserved and neither committed nor lost."""
+    last = entries[-1] if entries else None
+    return int(last.body["round"]) if last is not None and last.kind == "reserve" else None
+
+
+def charged(account: Account, entries: list[Entry], counts: NDArray[np.uint32], next_event: Spent = NOTHING) -> Spent:
+    """Return what a run has spent, a pending round and `next_event` included.
+
+    Where devices spend, it is what the device that spent most has spent; none goes past `participations`.
+    """
+    if account.per_device:
+        more = (pending_round(entries) is not None) + (next_event != NOTHING)
+        times = min(int(counts.max(initial=0)) + more, account.participations)
+        return composed([(next_event or from_lists(account.event), times)])
+    rounds = [from_lists(entry.body["event"]) for entry in entries if entry.kind == "reserve"]
+    return composed((part, 1) for part in (*rounds, next_event))
+
+
+def counts_of(store: LedgerStore, run: str) -> NDArray[np.uint32]:
+    """Return how often each device [devices] took part in a run, lost rounds included."""
+    return np.frombuffer(store.counts(run), COUNT).astype(np.uint32)
+
+
+def digest(counts: NDArray[np.uint32]) -> str:
+    """Return the hash of participation counts that goes into the chain."""
+    return hashlib.sha256(counts.astype(COUNT).tobytes()).hexdigest()
+
+
+def lose_pending(store: LedgerStore, run: str, account: Account, entries: list[Entry]) -> None:
+    """Mark a round that is still reserved as lost, inside a transaction.
+
+    Who took part in it is unknown: every device that could have been drawn is charged.
+    """
+    if (pending := pending_round(entries)) is None:
+        return
+    counts = counts_of(store, run)
+    if account.per_device:
+        counts[counts < account.participations] += 1
+        store.set_counts(run, counts.astype(COUNT).tobytes())
+    store.append(run, "lost", {"round": pending, "counts": digest(counts)})
+
+
+def check_same(run: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise where a run is opened again under other terms than it started with."""
+    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise Refused(
+            f"{run} can't go on under other terms than it started with: {'; '.join(changed)}. Start a new run."
+        )

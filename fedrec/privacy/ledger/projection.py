@@ -1,0 +1,106 @@
+"""What a run will have spent before it starts, and what then all runs on its users will have."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fedrec.places import ledger_path
+from fedrec.privacy.accounting.composition import Spent, composed, epsilon_of, spent
+from fedrec.privacy.accounting.interpretation import beside, clause
+from fedrec.privacy.ledger.account import Account, from_lists
+from fedrec.privacy.ledger.population import runs
+from fedrec.privacy.ledger.store import LedgerStore
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.wording import TRUST
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Epsilon after each of some numbers of rounds, and over all runs on these users before and after this one.
+
+    `beside` holds for the same numbers of rounds what stands beside an epsilon: either relation, an attacker's gain.
+    """
+
+    mechanism: str
+    unit: str
+    neighbouring: str
+    trust: str
+    delta: float
+    noise_multiplier: float
+    rounds: dict[int, float]
+    beside: dict[int, dict[str, Any]]
+    population: str
+    population_before: float
+    population_after: float
+    population_limit: float | None
+
+    @property
+    def affordable(self) -> bool:
+        """Whether the whole run keeps within the limit of all runs on these users."""
+        return self.population_limit is None or self.population_after <= self.population_limit
+
+    def json(self) -> dict[str, Any]:
+        """Return the projection as JSON."""
+        return {**asdict(self), "affordable": self.affordable}
+
+    def lines(self) -> list[str]:
+        """Return the projection for a reader."""
+        width = len(str(max(self.rounds)))
+        limit = "no limit" if self.population_limit is None else f"limit {self.population_limit:g}"
+        more = "" if self.affordable else ": it would be refused before its end"
+        return [
+            f"{self.mechanism}: unit {self.unit}, {self.neighbouring}, trusted: {TRUST[self.trust]}, "
+            f"delta {self.delta:.1e}, noise multiplier {self.noise_multiplier:.3f}",
+            *(
+                f"  after round {number:>{width}}: epsilon {epsilon:.2f} "
+                f"({clause(self.beside[number], self.neighbouring)})"
+                for number, epsilon in self.rounds.items()
+            ),
+            f"  all runs on {self.population}: {self.population_before:.2f} so far, {self.population_after:.2f} with "
+            f"this one ({limit}){more}",
+        ]
+
+
+def projected(mechanism: Mechanism, plan: Plan, rounds: int) -> Spent:
+    """Return what the first rounds of a calibrated mechanism cost; where devices spend, it is the busiest's."""
+    account = Account.of(mechanism, plan, plan.population)
+    if account.per_device:
+        times = mechanism.participations(replace(plan, rounds=rounds, shares=None))
+        return composed([(from_lists(account.event), times)])
+    return spent([(mechanism.event(plan, number), 1) for number in range(1, rounds + 1)])
+
+
+def project(mechanism: Mechanism, plan: Plan, population: str, limit: float | None) -> Projection:
+    """Return the projection of a run that has not begun; nothing is written. The mechanism must be private."""
+    account = Account.of(mechanism, plan, plan.population)
+    others = composed((part, 1) for part in _spent_by_others(population, account))
+    parts = {number: projected(mechanism, plan, number) for number in milestones(plan.rounds)}
+    whole = composed([(others, 1), (parts[plan.rounds], 1)])
+    return Projection(
+        mechanism=account.mechanism,
+        unit=account.unit,
+        neighbouring=account.neighbouring,
+        trust=account.trust,
+        delta=account.delta,
+        noise_multiplier=float(getattr(mechanism, "noise_multiplier", 0.0)),
+        rounds={number: epsilon_of(part, account.delta) for number, part in parts.items()},
+        beside={number: beside(part, account.neighbouring, account.delta) for number, part in parts.items()},
+        population=population,
+        population_before=epsilon_of(others, account.delta),
+        population_after=epsilon_of(whole, account.delta),
+        population_limit=limit,
+    )
+
+
+def milestones(rounds: int) -> list[int]:
+    """Return the first round, some between, and the last."""
+    return sorted({1, *(max(1, round(rounds * share)) for share in (0.1, 0.25, 0.5, 0.75)), rounds})
+
+
+def _spent_by_others(population: str, account: Account) -> list[Spent]:
+    if not ledger_path(population).exists():
+        return []
+    store = LedgerStore(ledger_path(population))
+    try:
+        return [run.spent for run in runs(store) if run.adds_to(account)]
+    finally:
+        store.close()

@@ -1,0 +1,147 @@
+"""Where a ledger rests: one SQLite file a population, appended to and never changed, each entry chained to the last."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import FedrecError
+from fedrec.places import anchor_path
+from fedrec.privacy.ledger.integrity import Anchor, sync_folder
+from fedrec.privacy.ledger.tampering import check_there, check_whole
+from fedrec.privacy.ledger.verify import FIRST, entry_hash, held
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY, run TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+    previous TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS entries_of_run ON entries (run, seq);
+CREATE TABLE IF NOT EXISTS participations (run TEXT PRIMARY KEY, counts BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger: `kind` is open, reserve, commit or lost (of a device: charge or refuse)."""
+
+    seq: int
+    kind: str
+    body: dict[str, Any]
+    hash: str
+
+
+def make(path: Path) -> None:
+    """Make an empty file for its owner alone; SQLite gives its journal files the same rights.
+
+    One that is there is not opened: closing it again would drop this process's locks on it (POSIX), and with them what
+    keeps two processes from destroying it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+class LedgerStore:
+    """An open ledger file. What `append` and `set_counts` do becomes durable when their `transaction` ends.
+
+    Opening verifies every entry, and that the ledger holds what its anchor knows to be the newest; a ledger that was
+    edited, cut, rolled back or deleted is `Refused`.
+    """
+
+    def __init__(self, path: Path, anchor: Path | None = None) -> None:
+        """Open or create the file; `anchor` is where its anchor lies, by default where the server's anchors do."""
+        self.path, self._anchor = path, Anchor(anchor or anchor_path(path))
+        check_there(path, self._anchor)
+        with self._named_errors():
+            self._open()
+            with self.transaction():
+                check_whole(self._database, path, self._anchor)
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make(self.path)
+        sync_folder(self.path.parent)
+        self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        with self.transaction():
+            for statement in TABLES.split(";"):
+                self._database.execute(statement)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Hold the ledger alone; make everything durable at the end, or undo it all on an exception."""
+        with self._named_errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            before = self._database.total_changes
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+            if self._database.total_changes > before and (newest := self._newest()):
+                self._anchor.advance(*newest)
+
+    def append(self, run: str, kind: str, body: dict[str, Any]) -> None:
+        """Add an entry, chained to the newest of any run."""
+        text, previous = json.dumps(body, sort_keys=True, allow_nan=False), self.head()
+        row = (run, kind, text, previous, entry_hash(previous, run, kind, text))
+        self._database.execute("INSERT INTO entries (run, kind, body, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
+
+    def head(self) -> str:
+        """Return the hash of the newest entry."""
+        newest = self._newest()
+        return newest[1] if newest else FIRST
+
+    def _newest(self) -> tuple[int, str] | None:
+        row = self._database.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        return (int(row[0]), str(row[1])) if row else None
+
+    def holds(self, digest: str) -> bool:
+        """Say whether an entry has this hash."""
+        return held(self._database, digest)
+
+    def entries(self, run: str | None, after: int = 0) -> list[Entry]:
+        """Return a run's entries in order (all runs' where None), those after a `seq` where one is given."""
+        query = "SELECT seq, kind, body, hash FROM entries WHERE run = coalesce(?, run) AND seq > ? ORDER BY seq"
+        if run is not None:
+            query = query.replace("coalesce(?, run)", "?")  # so that SQLite takes the index
+        rows = self._database.execute(query, (run, after))
+        return [Entry(seq, kind, json.loads(body), digest) for seq, kind, body, digest in rows]
+
+    def runs(self) -> list[str]:
+        """Return the names of all runs on this population."""
+        return [str(row[0]) for row in self._database.execute("SELECT DISTINCT run FROM entries ORDER BY run")]
+
+    def counts(self, run: str) -> bytes:
+        """Return how often each device took part, as it was stored."""
+        row = self._database.execute("SELECT counts FROM participations WHERE run = ?", (run,)).fetchone()
+        return bytes(row[0]) if row else b""
+
+    def set_counts(self, run: str, counts: bytes) -> None:
+        """Store how often each device took part."""
+        self._database.execute("INSERT OR REPLACE INTO participations VALUES (?, ?)", (run, counts))
+
+    def secret(self) -> bytes:
+        """Return this ledger's own key, drawn when it is first asked for; call it inside a transaction."""
+        self._database.execute("INSERT OR IGNORE INTO secrets VALUES ('cohorts', ?)", (os.urandom(32),))
+        return bytes(self._database.execute("SELECT value FROM secrets WHERE name = 'cohorts'").fetchone()[0])
+
+    @contextmanager
+    def _named_errors(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise FedrecError(
+                f"the ledger {self.path} can't be written or read ({error}): nothing may be released"
+            ) from error

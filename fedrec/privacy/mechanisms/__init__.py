@@ -1,0 +1,1 @@
+"""Privacy mechanisms: who adds the noise, against whom it protects, and what a round costs."""

@@ -1,0 +1,147 @@
+"""User level with noise that is correlated over rounds: what one round adds, later rounds partly take back.
+
+Banded matrix factorisation (Choquette-Choo et al., "(Amplified) banded matrix factorization", 2023): the noise of a
+round is w_t = z_t - c_1 w_{t-1} - ... - c_{b-1} w_{t-b+1} for white noise z_t, so that the running sum, which is what
+the model is, holds less noise than independent noise would leave in it. The whole run is one Gaussian mechanism.
+
+Threat model. The server is trusted: it sees every clipped update and keeps the last b - 1 noises secret. Protected is
+one user's whole data from everyone who sees the released models, were it all other users together. No assumption on
+sampling: who takes part when is public. Each device has its turn once every `separation` rounds, whatever was lost in
+between, and the guarantee holds for that separation. Better than privacy=user from about epsilon 4 on, or wherever
+cohorts can't be drawn in secret; worse below.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+from dp_accounting import DpEvent, GaussianDpEvent, NoOpDpEvent
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError, Refused
+from fedrec.privacy.mechanisms.banded_matrix import best, squared_sensitivity
+from fedrec.privacy.mechanisms.clipped import Clipped
+from fedrec.privacy.mechanisms.options import check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, Plan, Random, Shapes, Terms
+from fedrec.privacy.sampling import cyclic
+from fedrec.update import Arrays, Update
+
+BANDED_TERMS = Terms(
+    "user",
+    "add-remove",
+    "server",
+    adversary="everyone who sees the released models; the server itself is trusted",
+    release_set="the model after each round",
+    sampling="none assumed: devices take turns in fixed, public groups, a known number of rounds apart",
+)
+
+
+@dataclass(frozen=True)
+class BandedUserLevel(Clipped):
+    """Noises the sum of the clipped updates, by white noise of `noise_multiplier * clip` made to cancel over rounds.
+
+    The cohort's rate decides the separation: with an expected cohort of a tenth of the devices, each takes part every
+    tenth round. `bands` is how many rounds the noise reaches over, at most the separation (null: as many); the server
+    keeps bands - 1 times the model. With all devices in each round the noise is independent.
+    """
+
+    name: ClassVar[str] = "banded"
+    bands: int | None = None
+    coefficients: tuple[float, ...] | None = None  # set by `calibrated`
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        check_positive("bands", self.bands)
+
+    @property
+    def terms(self) -> Terms:
+        """Unit user, add-remove, a trusted server, nothing assumed of sampling."""
+        return BANDED_TERMS
+
+    @property
+    def skips_lost_rounds(self) -> bool:
+        """A row of the matrix is noised once: a lost round is left out. In test mode it is played again, as it was."""
+        return self.private
+
+    def planned(self, plan: Plan) -> Plan:
+        """Return the plan with the rate of cohorts that take turns: one over a whole number of rounds."""
+        return replace(plan, cohort_rate=1 / max(1, int(1 / plan.cohort_rate + 1e-9)))
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+        """Return the mechanism with the best coefficients and the noise that keeps epsilon over all rounds."""
+        if not plan.trains and plan.rounds > 1:
+            raise Refused(
+                "BandedUserLevel takes back noise of the same sum in later rounds: it has no argument for an algorithm "
+                "whose rounds release different statistics; use privacy=user"
+            )
+        bounded, separation = self.bounded_by(sensitivity), _separation(plan)
+        if self.bands is not None and self.bands > min(separation, plan.rounds):
+            raise Refused(
+                f"privacy.bands={self.bands}: at most {min(separation, plan.rounds)} here, the rounds between two "
+                "turns of a device (cohort.size decides) and the rounds in all"
+            )
+        found = best(plan.rounds, self.bands or min(separation, plan.rounds), separation)
+        cost = squared_sensitivity(np.array(found), plan.rounds, separation)
+        uses = ((1.0, cost**-0.5, 1),)
+        z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
+        return replace(bounded, noise_multiplier=z, coefficients=found)
+
+    def draw(self, plan: Plan, round_number: int, random: Random) -> NDArray[np.int64]:
+        """Return the group whose turn it is."""
+        return cyclic(plan, round_number, _separation(plan))
+
+    def first_memory(self, shapes: Shapes) -> Arrays:
+        """Return no noise: zeros [bands - 1, ...] for each array, the newest first."""
+        reach = len(self._coefficients()) - 1
+        return {name: np.zeros((reach, *shape), np.float32) for name, shape in shapes.items()}
+
+    def after_loss(self, memory: Arrays) -> Arrays:
+        """Return no noise: it starts afresh, because what a lost round would have added was never released."""
+        return {name: np.zeros_like(array) for name, array in memory.items()}
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
+        """Return the sum with this round's noise on every coordinate, over the size of a group whoever arrived."""
+        tail, std = self._coefficients()[1:], self.multiplier() * self.clip
+        noised, kept = Arrays(), Arrays()
+        for name, past in (memory or self.first_memory({n: a.shape for n, a in total.arrays.items()})).items():
+            array = total.arrays[name]
+            white = random.gaussian(array.shape, std)
+            noise = (white - np.tensordot(tail, past.astype(np.float64), axes=1)).astype(np.float32)
+            noised[name] = (array.astype(np.float64) + noise).astype(np.float32)
+            kept[name] = np.concatenate([noise[None], past])[: len(tail)]
+        return Aggregate(noised, plan.expected_cohort, kept)
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what this round adds to the cost of the rounds before it; all together are one Gaussian mechanism."""
+        coefficients, separation = self._coefficients(), _separation(plan)
+        so_far, before = (squared_sensitivity(coefficients, r, separation) for r in (round_number, round_number - 1))
+        more = so_far - before
+        return GaussianDpEvent(self.multiplier() / more**0.5) if more > 1e-12 else NoOpDpEvent()
+
+    def participations(self, plan: Plan) -> int:
+        """Return how often a device has its turn."""
+        return -(-plan.rounds // _separation(plan))
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return C'Cp / |Cp|^2 in units of the clip, for the turns p of a device that takes part from round 1 on.
+
+        Whitened by C, what is released is Cp + white noise; no device shows more than one of the first group.
+        """
+        turns = np.zeros(plan.rounds)
+        turns[:: _separation(plan)] = 1
+        seen = np.convolve(self._coefficients(), turns)[: plan.rounds]
+        back = np.convolve(self._coefficients(), seen[::-1])[: plan.rounds][::-1]
+        return back / (seen @ seen) / self.clip
+
+    def _coefficients(self) -> NDArray[np.float64]:
+        if self.coefficients is None:
+            raise FedrecError("the mechanism has no coefficients yet: call calibrated(plan, sensitivity) first")
+        return np.array(self.coefficients)
+
+
+def _separation(plan: Plan) -> int:
+    """Return how many rounds lie between two turns of a device."""
+    return round(1 / plan.cohort_rate)

@@ -1,0 +1,116 @@
+"""Gateway level: a node that rightly holds several users trains on them together and hides each from the server.
+
+A household's hub, a shop, an operator's edge. DP-SGD (Abadi et al., "Deep learning with differential privacy", 2016)
+with one user's whole batch as the example: Opacus clips each user's gradient, the gateway adds the noise.
+
+Threat model. The adversary is the server and everyone after it, and the other gateways: they see what the gateway
+sends. Protected is one user's whole data. The gateway is trusted: it holds its users' data anyway, and their private
+vectors, each trained on that user's data only. Sampling of the cohort by the server buys nothing, for it knows whom it
+asked; the gateway's own sampling of users in each step is hidden from it and is accounted. Not protected: which users
+a gateway has; users of one gateway from each other, should they see what it holds.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError, Refused
+from fedrec.privacy.mechanisms.clipped import Clipped, noised
+from fedrec.privacy.mechanisms.options import check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, DpSgd, Plan, Random, Terms
+from fedrec.privacy.sampling import most_participations
+from fedrec.update import Arrays, Update
+
+GATEWAY_TERMS = Terms(
+    "user",
+    "add-remove",
+    "gateway",
+    adversary="the server and everyone after it, other gateways included",
+    release_set="every update that a gateway sends",
+)
+
+
+@dataclass(frozen=True)
+class GatewayLevel(Clipped):
+    """Hides one user of a gateway from everyone but the gateway.
+
+    Training: `local_steps` steps a round, each on a Poisson sample of rate `sample_rate` of the users that were asked,
+    each user's gradient clipped to norm `clip`, each sum noised with standard deviation `noise_multiplier * clip` and
+    divided by `denominator`, about the users of one gateway; all of these are public and the same for every gateway.
+    A statistic of known `sensitivity` (set by `calibrated`) is clipped to it for each user, and each gateway noises
+    its sum. `noise_multiplier` is found from `epsilon` where null, for a user who is asked `max_participations` times
+    (null: always, or the 0.999 quantile of Binomial(rounds, rate)).
+    """
+
+    name: ClassVar[str] = "gateway"
+    sample_rate: float = 1.0
+    local_steps: int = 1
+    denominator: float = 64.0
+    max_participations: int | None = None
+    sensitivity: float | None = None  # set by `calibrated`
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for name in ("denominator", "max_participations", "local_steps", "sensitivity"):
+            check_positive(name, getattr(self, name))
+        if not 0 < self.sample_rate <= 1:
+            raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")
+        if self.clipping != "whole":
+            raise Refused("privacy.clipping=split: GatewayLevel clips each user's whole gradient; use whole")
+
+    @property
+    def terms(self) -> Terms:
+        """Unit user, add-remove, the user's gateway is trusted."""
+        return GATEWAY_TERMS
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+        """Return the mechanism with a statistic's clip and the noise that keeps epsilon over one user's rounds."""
+        bounded, times = self.bounded_by(sensitivity), self.participations(plan)
+        uses = ((self.sample_rate, 1.0, times * self.local_steps),) if plan.trains else ((1.0, 1.0, times),)
+        z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
+        return replace(bounded, noise_multiplier=z, sensitivity=None if plan.trains else sensitivity)
+
+    @property
+    def together(self) -> bool:
+        """Users of a node train as one."""
+        return True
+
+    def dp_sgd(self) -> DpSgd:
+        """Return the constants of DP-SGD with users as examples."""
+        return DpSgd(self.clip, self.multiplier(), self.sample_rate, self.local_steps, self.denominator)
+
+    def at_node(self, total: Update, random: Random) -> Update:
+        """Return a trained sum as it is (its steps were noised), a statistic's with N(0, (z * clip)^2)."""
+        if self.sensitivity is None:
+            return total
+        return Update(noised(total.arrays, self.multiplier() * self.clip, random), total.count)
+
+    def admit(self, total: Update) -> Update:
+        """Return the node's sum as it is: noise has no bound."""
+        return total
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
+        """Return the sum as it is, over the expected cohort whoever arrived."""
+        return Aggregate(total.arrays, plan.expected_cohort)
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what one round costs a user who was asked."""
+        gaussian = GaussianDpEvent(self.multiplier())
+        if self.sensitivity is not None:
+            return gaussian
+        step = gaussian if self.sample_rate == 1 else PoissonSampledDpEvent(self.sample_rate, gaussian)
+        return SelfComposedDpEvent(step, self.local_steps)
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over the rounds, in units of what one user moves in each."""
+        return super().matched_filter(plan) / (self.local_steps if self.sensitivity is None else 1)
+
+    def participations(self, plan: Plan) -> int:
+        """Return in how many rounds one user may be asked: public, and what the noise is calibrated for."""
+        return most_participations(plan, self.max_participations)

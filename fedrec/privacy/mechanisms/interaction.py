@@ -1,0 +1,165 @@
+"""Interaction level: the device itself adds the noise, and nobody else need be trusted.
+
+Models are trained by DP-SGD (Abadi et al., "Deep learning with differential privacy", 2016) on every parameter of the
+device's model, the private user vector included: trained without noise it would depend on every interaction, and with
+it every gradient. A positive and its negatives are one example; negatives don't look at the device's positives.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError, Refused
+from fedrec.models.base import TrainableRecommender
+from fedrec.privacy.accounting.composition import checked_delta, default_delta
+from fedrec.privacy.mechanisms.base import Ordinary
+from fedrec.privacy.mechanisms.options import check_common, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, DpSgd, LocalSettings, Plan, Random, Terms
+from fedrec.privacy.noise import source
+from fedrec.privacy.sampling import most_participations
+from fedrec.update import Arrays, Update
+
+if TYPE_CHECKING:
+    from fedrec.training.dp_sgd import PrivateStep
+
+INTERACTION_TERMS = Terms(
+    "interaction",
+    "add-remove",
+    "device",
+    adversary="the server and everyone after it",
+    release_set="every update of every round",
+)
+
+
+@dataclass(frozen=True)
+class InteractionLevel(Ordinary):
+    """Hides one interaction of a device from everyone but the device.
+
+    Training: `local_steps` steps, each on a Poisson sample of rate `sample_rate`, each example's gradient clipped to
+    norm `clip`, each sum noised with standard deviation `noise_multiplier * clip` and divided by `denominator`. All of
+    these are public and the same for every device. A statistic of known `sensitivity` (set by `calibrated`) instead
+    gets noise of `noise_multiplier * sensitivity` on each coordinate, at each device: its bound is the algorithm's own,
+    because a device holds many interactions, so that no clip of the whole vector could stand in for it. Its rounds
+    share the budget equally.
+
+    `noise_multiplier` is found from `epsilon` where null, for a device that takes part `max_participations` times
+    (null: always, or the 0.999 quantile of Binomial(rounds, rate)). Sampling of the cohort buys nothing here: the
+    server knows who takes part. `delta` is min(1e-5, interactions^-1.1) where null. `population_epsilon`
+    bounds the total of all runs on these users; null: no limit.
+    """
+
+    name: ClassVar[str] = "interaction"
+    epsilon: float = 8.0
+    delta: float | None = None
+    clip: float = 0.5
+    sample_rate: float = 1.0
+    local_steps: int = 1
+    denominator: float = 64.0
+    noise_multiplier: float | None = None
+    max_participations: int | None = None
+    randomness: str = "system"
+    population_epsilon: float | None = None
+    sensitivity: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_common(self.epsilon, self.delta, self.noise_multiplier, self.randomness)
+        for name in ("clip", "population_epsilon", "denominator", "sensitivity", "max_participations", "local_steps"):
+            check_positive(name, getattr(self, name))
+        if not 0 < self.sample_rate <= 1:
+            raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")
+
+    @property
+    def terms(self) -> Terms:
+        """Unit interaction, add-remove, only the device is trusted."""
+        return INTERACTION_TERMS
+
+    @property
+    def private(self) -> bool:
+        """Whether an epsilon may be reported: not where the noise can be drawn again from a seed."""
+        return self.randomness == "system"
+
+    def delta_for(self, plan: Plan) -> float:
+        """Return delta, below one over the number of interactions."""
+        return checked_delta(default_delta(plan.interactions) if self.delta is None else self.delta, plan.interactions)
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> "InteractionLevel":
+        """Return the mechanism with the noise that keeps epsilon over the participations of one device."""
+        if sensitivity is None or (math.isinf(sensitivity) and not plan.trains):
+            raise Refused(
+                "nothing bounds what one interaction changes: InteractionLevel has no argument for this algorithm"
+            )
+        statistic = None if plan.trains else sensitivity
+        times = self.participations(plan)
+        uses = ((1.0, 1.0, times),) if statistic else ((self.sample_rate, 1.0, times * self.local_steps),)
+        z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
+        return replace(self, noise_multiplier=z, sensitivity=statistic)
+
+    def dp_sgd(self) -> DpSgd:
+        """Return this mechanism's clip, noise, rate, steps and denominator."""
+        return DpSgd(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)
+
+    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> "PrivateStep":
+        """Return DP-SGD, by Opacus."""
+        from fedrec.training.dp_sgd import PrivateStep  # Opacus takes 2 seconds to import
+
+        return PrivateStep(model, settings, self.dp_sgd(), random)
+
+    def random(self, *key: int) -> Random:
+        """Return the operating system's draws, or those of the key with randomness=seeded."""
+        return source(self.randomness, key)
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return a trained update as it is (it is noised already), a statistic with its noise; never non-finite."""
+        arrays: Arrays = update.arrays
+        if not update.finite():
+            arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
+        if self.sensitivity is not None:
+            std = self._multiplier() * self.sensitivity
+            arrays = {n: (a + random.gaussian(a.shape, std)).astype(np.float32) for n, a in arrays.items()}
+        return Update(arrays, 1)
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of trained updates as they are (they are noised already); none that is not finite."""
+        if self.sensitivity is not None:
+            return super().release_many(changes, random)
+        squares = changes.squares().values()
+        return changes.total(np.logical_and.reduce([np.isfinite(square) for square in squares]).astype(np.float64))
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
+        """Return the sum as it is, over the expected cohort whoever arrived."""
+        statistic = self.sensitivity
+        std = 0.0 if statistic is None else self._multiplier() * statistic * math.sqrt(plan.expected_cohort)
+        return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what one participation costs the device that takes part."""
+        gaussian = GaussianDpEvent(self._multiplier())
+        if self.sensitivity is not None:
+            return gaussian
+        step = gaussian if self.sample_rate == 1 else PoissonSampledDpEvent(self.sample_rate, gaussian)
+        return SelfComposedDpEvent(step, self.local_steps)
+
+    def participations(self, plan: Plan) -> int:
+        """Return in how many rounds one device may take part: public, and what the noise is calibrated for."""
+        return most_participations(plan, self.max_participations)
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over a device's participations, in units of what one interaction moves in each.
+
+        With a learning rate of 1: that scales signal and noise alike.
+        """
+        times = self.participations(plan)
+        reach = self.sensitivity or self.local_steps * self.clip / self.denominator
+        return np.full(plan.rounds, 1 / (times * reach))
+
+    def _multiplier(self) -> float:
+        if self.noise_multiplier is None:
+            raise FedrecError("the mechanism has no noise multiplier yet: call calibrated(plan, sensitivity) first")
+        return self.noise_multiplier

@@ -1,0 +1,90 @@
+"""No privacy, as a mechanism like the others: its epsilon is infinite."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from dp_accounting import DpEvent, NonPrivateDpEvent
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError
+from fedrec.models.base import TrainableRecommender
+from fedrec.privacy.accounting.composition import default_delta
+from fedrec.privacy.mechanisms.base import Ordinary
+from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, LocalSettings, Plan, Random, Terms
+from fedrec.privacy.noise import source
+from fedrec.training.plain import PlainStep
+from fedrec.update import Arrays, Update
+
+NO_TERMS = Terms("none", "none", "none", adversary="nobody", release_set="nothing is protected")
+
+
+@dataclass(frozen=True)
+class NoPrivacy(Ordinary):
+    """Devices train as they are, updates leave as they are, and the sum is divided by how many arrived.
+
+    Everything is drawn from the seed, so that the same experiment gives the same result.
+    """
+
+    name: ClassVar[str] = "none"
+
+    @property
+    def terms(self) -> Terms:
+        """Promise nothing."""
+        return NO_TERMS
+
+    @property
+    def epsilon(self) -> float:
+        """No bound."""
+        return math.inf
+
+    @property
+    def private(self) -> bool:
+        """Whether an epsilon may be reported."""
+        return False
+
+    def delta_for(self, plan: Plan) -> float:
+        """Return the default delta for users; no claim uses it."""
+        return default_delta(plan.population)
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> "NoPrivacy":
+        """Return itself: there is no noise to find."""
+        return self
+
+    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> PlainStep:
+        """Return ordinary minibatch training."""
+        return PlainStep(model, settings)
+
+    def random(self, *key: int) -> Random:
+        """Return the seeded draws of this key."""
+        return source("seeded", key)
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return the update as it is; one that holds NaN or infinity is an error, for nothing here would bound it."""
+        if not update.finite():
+            raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
+        return update
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum as it is; changes that hold NaN or infinity are an error."""
+        # Never a device's own norm: what is summed in full may have been computed as a sum.
+        return self.release(changes.total(np.ones(changes.count)), random)
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
+        """Return the sum as it is, over the number of devices that arrived."""
+        return Aggregate(total.arrays, float(max(1, total.count)))
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what no epsilon covers."""
+        return NonPrivateDpEvent()
+
+    def participations(self, plan: Plan) -> int:
+        """Return the number of rounds: nothing limits them."""
+        return plan.rounds
+
+    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the mean over the rounds, of a unit that moves the sum by 1."""
+        return np.full(plan.rounds, 1 / plan.rounds)

@@ -1,0 +1,132 @@
+"""User level with a clip that follows a quantile of the updates' norms, and pays for what it learns of them.
+
+Andrew, Thakkar, McMahan & Ramaswamy, "Differentially private learning with adaptive clipping", 2021. Each device adds
+one bit to its update, whether it lay *within* the clip, centred: +1/2 or -1/2, so that a user changes the sum by at
+most 1/2. Noise is added to the sum of updates and to that of bits, and the two together cost what is accounted:
+1/z^2 = 1/z_update^2 + 1/(2 sigma_bit)^2, where the bit's part of the budget is `bit_share`.
+
+Threat model: as of privacy=user. The server is trusted; protected is one user's whole data from everyone who sees the
+released models and the clips, which are a release too.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from fedrec.errors import FedrecError
+from fedrec.privacy.mechanisms.clipped import noised
+from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Plan, Random, Shapes, Terms
+from fedrec.privacy.mechanisms.user import USER_TERMS, UserLevel
+from fedrec.update import Arrays, Update
+
+ADAPTIVE_TERMS = Terms(
+    USER_TERMS.unit,
+    USER_TERMS.neighbouring,
+    USER_TERMS.trust,
+    USER_TERMS.adversary,
+    release_set="the model after each round and the clip of each round",
+)
+BIT = "unclipped"
+
+
+@dataclass(frozen=True)
+class UserAdaptive(UserLevel):
+    """Moves the clip towards the `target` quantile of the norms, from `clip` on: C *= exp(-rate * (share - target)).
+
+    `share` is the noised share of devices that lay within the clip, over the expected cohort: with drop-outs it leans
+    towards 1/2. `clip_learning_rate` 0 holds the clip and spends nothing on the bit, and so does a statistic, whose
+    sensitivity is known.
+    """
+
+    name: ClassVar[str] = "user_adaptive"
+    target: float = 0.5
+    clip_learning_rate: float = 0.2
+    bit_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        for name in ("target", "bit_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise FedrecError(f"privacy.{name}={getattr(self, name)}: must lie between 0 and 1")
+        if not 0 <= self.clip_learning_rate <= 1:
+            raise FedrecError(f"privacy.clip_learning_rate={self.clip_learning_rate}: must lie in [0, 1]")
+
+    @property
+    def terms(self) -> Terms:
+        """Unit user, add-remove, a trusted server."""
+        return ADAPTIVE_TERMS
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the clip moves."""
+        return self.clip_learning_rate > 0
+
+    def bounded_by(self, sensitivity: float | None) -> Self:
+        """Return the mechanism with the fixed clip of a statistic; as it is for training."""
+        bounded = super().bounded_by(sensitivity)
+        return bounded if sensitivity == math.inf else replace(bounded, clip_learning_rate=0.0)
+
+    def first_memory(self, shapes: Shapes) -> Arrays:
+        """Return the clip [1] to start from."""
+        return {"clip": np.array([self.clip], np.float32)} if self.adapts else {}
+
+    def announced(self, memory: Arrays) -> dict[str, float]:
+        """Return the clip of the round."""
+        return {"clip": float(memory["clip"][0])} if self.adapts else {}
+
+    def in_round(self, announced: Mapping[str, float]) -> Self:
+        """Return the mechanism with the announced clip."""
+        return replace(self, clip=float(announced["clip"])) if "clip" in announced else self
+
+    def shapes(self, shapes: Shapes) -> Shapes:
+        """Return the shapes with the sum of bits [1] beside them."""
+        return {**shapes, BIT: (1,)} if self.adapts else shapes
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return the clipped update and its bit: +1/2 where nothing was clipped, -1/2 elsewhere and for non-numbers."""
+        clipped = self.rule.clipped(update)
+        if not self.adapts:
+            return replace(clipped, count=1)
+        bit = np.array([0.5 if clipped is update else -0.5], np.float32)
+        return Update({**clipped.arrays, BIT: bit}, 1)
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of the clipped updates, and that of their bits."""
+        factors = self.factors(changes)
+        total = changes.total(factors)
+        if not self.adapts:
+            return total
+        whole = np.logical_and.reduce([factor == 1 for factor in factors.values()])
+        return Update({**total.arrays, BIT: np.array([whole.sum() - changes.count / 2], np.float32)}, total.count)
+
+    def admit(self, total: Update) -> Update:
+        """Return what counts of a node's sum: within `count` clips, its bits within half of `count`."""
+        bit, rest = _apart(total)
+        admitted = self.rule.admitted(rest)
+        bounded = {BIT: np.clip(bit, -total.count / 2, total.count / 2)} if self.adapts else {}
+        return Update({**admitted.arrays, **bounded}, total.count)
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
+        """Return the noised sum over the expected cohort, and the next clip."""
+        if not self.adapts:
+            return super().finish(total, plan, round_number, random, memory)
+        bit, rest = _apart(total)
+        z = self.multiplier()
+        std_update, std_bit = z / math.sqrt(1 - self.bit_share) * self.clip, z / (2 * math.sqrt(self.bit_share))
+        arrays = noised(rest.arrays, std_update, random)
+        share = float(bit[0] + random.gaussian((1,), std_bit)[0]) / plan.expected_cohort + 0.5
+        factor = math.exp(-self.clip_learning_rate * (min(max(share, 0.0), 1.0) - self.target))
+        clip = np.array([min(max(self.clip * factor, 1e-12), 1e12)], np.float32)
+        return Aggregate(arrays, plan.expected_cohort, {"clip": clip}, noise_std=std_update)
+
+
+def _apart(total: Update) -> tuple[np.ndarray, Update]:
+    """Return the sum of bits, and the rest."""
+    rest = {name: array for name, array in total.arrays.items() if name != BIT}
+    return total.arrays.get(BIT, np.zeros(1, np.float32)), Update(rest, total.count)

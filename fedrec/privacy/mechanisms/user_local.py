@@ -1,0 +1,89 @@
+"""User level with local noise: each device clips and noises its own update, and nobody else need be trusted.
+
+The local model of Kasiviswanathan et al., "What can we learn privately?", 2011, with the Gaussian mechanism accounted
+exactly (Balle & Wang, "Improving the Gaussian mechanism for differential privacy", 2018).
+
+Threat model. The adversary is the server and everyone after it: it sees every noised update and who sent it. Protected
+is one user's whole data: any history could have been any other one. The relation is replace-one, because a device that
+is asked always answers: two updates lie up to twice the clip apart, so that mu = 2 sqrt(rounds joined) / z. Sampling of
+the cohort buys nothing, for the server draws it. Not protected: who is enrolled, and when a device answers.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from dp_accounting import DpEvent, GaussianDpEvent
+
+from fedrec.privacy.mechanisms.clipped import Clipped, noised
+from fedrec.privacy.mechanisms.options import check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Plan, Random, Terms
+from fedrec.privacy.sampling import most_participations
+from fedrec.update import Arrays, Update
+
+LOCAL_TERMS = Terms(
+    "user",
+    "replace-one",
+    "device",
+    adversary="the server and everyone after it",
+    release_set="every update of every round",
+)
+
+
+@dataclass(frozen=True)
+class UserLocal(Clipped):
+    """Noises each clipped update on its device, by `noise_multiplier * clip` on every coordinate.
+
+    All rounds get the same noise, whatever parts of the budget an algorithm would like. `noise_multiplier` is found
+    from `epsilon` where null, for a device that takes part `max_participations` times (null: always, or the 0.999
+    quantile of Binomial(rounds, rate)).
+    """
+
+    name: ClassVar[str] = "user_local"
+    max_participations: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        check_positive("max_participations", self.max_participations)
+
+    @property
+    def terms(self) -> Terms:
+        """Unit user, replace-one, only the device is trusted."""
+        return LOCAL_TERMS
+
+    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+        """Return the mechanism with a statistic's clip and the noise that keeps epsilon over one device's rounds."""
+        bounded, uses = self.bounded_by(sensitivity), ((1.0, 0.5, self.participations(plan)),)
+        z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
+        return replace(bounded, noise_multiplier=z)
+
+    def release(self, update: Update, random: Random) -> Update:
+        """Return the clipped update + N(0, (z * clip)^2) on every coordinate; a non-finite one is noise alone."""
+        clipped = self.rule.clipped(update)
+        return Update(noised(clipped.arrays, self.multiplier() * self.clip, random), 1)
+
+    def release_many(self, changes: Changes, random: Random) -> Update:
+        """Return the sum of the clipped updates, noised as much as each of them on its device would make it."""
+        total = super().release_many(changes, random)
+        std = self.multiplier() * self.clip * math.sqrt(changes.count)
+        return Update(noised(total.arrays, std, random), total.count)
+
+    def admit(self, total: Update) -> Update:
+        """Return the node's sum as it is: noise has no bound."""
+        return total
+
+    def finish(
+        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    ) -> Aggregate:
+        """Return the sum as it is, over the expected cohort whoever arrived."""
+        std = self.multiplier() * self.clip * math.sqrt(plan.expected_cohort)
+        return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
+
+    def event(self, plan: Plan, round_number: int) -> DpEvent:
+        """Return what one participation costs its device: replaced, an update moves by twice the clip."""
+        return GaussianDpEvent(self.multiplier() / 2)
+
+    def participations(self, plan: Plan) -> int:
+        """Return in how many rounds one device may take part: public, and what the noise is calibrated for."""
+        return most_participations(plan, self.max_participations)

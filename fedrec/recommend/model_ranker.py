@@ -1,0 +1,74 @@
+"""Any recommender as it ranks for one person."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedrec.algorithms.base import RoundContext
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.devices import DeviceData
+from fedrec.experiment.experiment import Experiment
+from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.recommend.ranker import Floats, Items
+from fedrec.update import Arrays
+
+NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
+
+
+@dataclass(frozen=True)
+class ModelTaste:
+    """A recommender, its arrays loaded, and the history [n] of the person that it ranks for."""
+
+    model: Recommender
+    history: Items
+
+    @cached_property
+    def _found(self) -> Floats:
+        with torch.no_grad():
+            return self.model.scores(self._rows()).cpu().numpy()
+
+    def scores(self) -> Floats:
+        """Return a score for every item [V]."""
+        return self._found
+
+    @torch.no_grad()
+    def shares(self, item: int) -> Floats | None:
+        """Return what each item of the history adds to one item's score [n]; None where the model can't say."""
+        found = self.model.shares(self._rows(), item)
+        return None if found is None else found.cpu().numpy()
+
+    def _rows(self) -> torch.Tensor:
+        return torch.from_numpy(self.history.astype("int64"))
+
+
+def taste_of(
+    experiment: Experiment, catalogue: Catalogue, arrays: Arrays, private: Arrays, rows: NDArray[np.int32], number: int
+) -> ModelTaste:
+    """Return how a model of round `number`, its broadcast `arrays` loaded, ranks for a history.
+
+    A model with private arrays and no `private` to load is that of a device which joins now: it trains once, and what
+    it would send is thrown away.
+    """
+    model = experiment.build_model(catalogue)
+    shared = {name: array for name, array in arrays.items() if name in model.shared}
+    model.load(shared)
+    if isinstance(model, TrainableRecommender) and model.private_arrays():
+        model.load(shared | (private or private_of(experiment, model, arrays, _newcomer(rows), number)))
+    return ModelTaste(model, rows)
+
+
+def private_of(experiment: Experiment, model: Recommender, arrays: Arrays, device: DeviceData, number: int) -> Arrays:
+    """Return the private arrays of a device that joins after round `number`; empty for a model that has none."""
+    if not isinstance(model, TrainableRecommender) or not model.private_arrays():
+        return {}
+    context = RoundContext(number + 1, experiment.seed, NoPrivacy())
+    return experiment.algorithm.contribute(model, arrays, device, {}, context).private
+
+
+def _newcomer(rows: NDArray[np.int32]) -> DeviceData:
+    empty, values = np.empty(0, np.int32), np.ones(len(rows), np.float32)
+    return DeviceData(NOBODY, rows, values, empty, empty, np.empty(0, np.float32))

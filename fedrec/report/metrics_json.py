@@ -1,0 +1,97 @@
+"""metrics.json: the contract with tools outside."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedrec.evaluation.candidates import candidates_digest
+from fedrec.evaluation.intervals import paired_interval
+from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.summary import SAMPLED_CAUTION, result
+from fedrec.storage.run_folder import EXACT_LABEL
+
+if TYPE_CHECKING:
+    from fedrec.data.dataset import Dataset
+    from fedrec.federated.state import Session
+    from fedrec.simulation import Trained
+
+CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
+
+
+def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) -> dict[str, Any]:
+    """Return the content of metrics.json; figures are exact, the guarantee covers the released model alone."""
+    session, experiment = main.session, main.session.experiment
+    dataset, options = session.dataset, experiment.evaluation
+    counts = dataset.devices.known_counts()
+    lines = session.folder.exact_rounds()
+    train_seconds = sum(line["seconds"] for line in lines)
+    drawn = session.plan.expected_cohort * len(lines)  # who really was drawn stays in exact/
+    asked = len(options.chosen(session.plan.population))
+
+    def shown(rows: Table) -> dict[str, Any]:
+        return result(rows, counts, options, asked)
+
+    found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
+    return {
+        "dataset": described(dataset),
+        **experiment.names(),
+        "engine": "reference" if main.session.one_by_one else "cohort",
+        "rounds": main.rounds,
+        "seed": experiment.seed,
+        "ended_early": ended_early(main.played, experiment.rounds),
+        "refit": experiment.algorithm.refit,
+        "release": EXACT_LABEL,
+        "sampled_caution": SAMPLED_CAUTION,
+        "validation": None if main.validation is None else shown(main.validation),
+        "test": shown(main.rows),
+        "candidates": candidates_digest(dataset.devices, options),
+        "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
+        "privacy": privacy(session),
+        "devices_per_second": drawn / max(train_seconds, 1e-9),
+        "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
+    }
+
+
+def described(dataset: "Dataset") -> dict[str, Any]:
+    """Return what the figures were found on: its sizes, its split, and what was repaired."""
+    return {
+        "name": dataset.name,
+        "users": dataset.interactions.users,
+        "items": len(dataset.catalogue),
+        "interactions": len(dataset.interactions),
+        "split": dataset.split,
+        "population": dataset.population,
+        "synthetic": dataset.synthetic,
+        "catalogue": dataset.catalogue.origin,
+        "repairs": dict(dataset.repairs),
+    }
+
+
+def ended_early(played: int, rounds: int) -> str | None:
+    """Return why a run was over before its last round, and after which; None where it was not."""
+    if played == rounds:
+        return None
+    return f"after {played} of {rounds} rounds: another would have passed the budget (lost rounds stay charged)"
+
+
+def privacy(session: "Session") -> dict[str, Any]:
+    """Return the guarantee: unit "none" and a null epsilon where there is none."""
+    mechanism, terms = session.experiment.mechanism, session.experiment.mechanism.terms
+    if not mechanism.private:
+        return {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+    return {
+        "unit": terms.unit,
+        "neighbouring": terms.neighbouring,
+        "trust": terms.trust,
+        "epsilon": session.ledger.epsilon(),
+        "delta": mechanism.delta_for(session.plan),
+        "adversary": terms.adversary,
+        "release_set": terms.release_set,
+        **session.ledger.meaning(),
+        "selection": "excludes selection: settings were chosen on exact validation figures",
+    }
+
+
+def paired(ours: Table, theirs: Table) -> dict[str, float]:
+    """Return the mean of our NDCG@10 minus theirs, user by user, with its 95 % interval."""
+    interval = paired_interval(ours["full_ndcg@10"].astype(float), theirs["full_ndcg@10"].astype(float))
+    return {"difference": interval.mean, "low": interval.low, "high": interval.high}

@@ -1,0 +1,62 @@
+"""The privacy card of a run, with what the run itself knows beside its mechanism, as JSON and as a page."""
+
+import json
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+from fedrec import __version__
+from fedrec.audit.records import NO_AUDIT, Record, code_hash, kept
+from fedrec.privacy.card import Facts, card, checked
+from fedrec.privacy.card_page import page
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.storage.checkpoint import write_durably
+from fedrec.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from fedrec.federated.state import Session
+
+SIZES = "numbers of users and interactions are those of the data set as published or counted, assumed public"
+SELECTION = "settings were chosen on exact validation figures, if at all: epsilon excludes selection"
+BESIDE = (
+    "no exact loss, metric, count or id. In a simulation the experimenter holds the data anyway: metrics.json and "
+    "exact/ hold exact figures, which epsilon does not cover"
+)
+
+
+def card_of(session: "Session") -> dict[str, Any]:
+    """Return the privacy card of a run."""
+    return card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger), facts(session))
+
+
+def facts(session: "Session") -> Facts:
+    """Return what the card says of the data, of choices and of the code."""
+    catalogue = f"catalogue: {vocabulary(session.dataset.catalogue.origin)}"
+    code = (
+        f"fedrec {__version__} (source {code_hash()}), torch {version('torch')}, "
+        f"experiment {session.experiment.hash[:16]}"
+    )
+    record = kept(session.experiment, session.folder.path)
+    audit, said = (record.cited(code_hash()), record.verdict) if record else (NO_AUDIT, "none")
+    return Facts(released=BESIDE, choices=(catalogue, SIZES, SELECTION), audit=audit, code=code, audit_verdict=said)
+
+
+def write_card(folder: RunFolder, made: dict[str, Any]) -> None:
+    """Write the card as privacy_card.json and, for readers, as privacy_card.md."""
+    folder.write_json("privacy_card.json", made)
+    write_durably(folder.path / "privacy_card.md", page(made, folder.path.name).encode())
+
+
+def cite_audit(folder: RunFolder, record: Record) -> None:
+    """Let the card of a finished run cite an audit that was made after it."""
+    made = json.loads((folder.path / "privacy_card.json").read_text())
+    if not made["fields"]:
+        return
+    evidence = made["fields"]["evidence"]
+    ran = code_hash() if f"(source {code_hash()})" in evidence["code"] else "unknown"
+    evidence |= {"audit": record.cited(ran), "audit_verdict": record.verdict}
+    write_card(folder, checked(made))
+
+
+def vocabulary(origin: str) -> str:
+    """Return what the card says of where the list of items comes from."""
+    return origin if origin == "item file" else "taken from interactions, assumed public"

@@ -1,0 +1,1 @@
+"""The server of real devices: registry, certificates, SuperLink, runs."""

@@ -1,0 +1,102 @@
+"""A run on real devices: the same round loop, and nothing exact that nobody consented to."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from safetensors.numpy import save_file
+
+from fedrec.errors import FedrecError
+from fedrec.experiment.settings import Settings
+from fedrec.federated.exchange import base_header
+from fedrec.federated.history import Round, final_state
+from fedrec.federated.loop import run
+from fedrec.federated.state import Session
+from fedrec.federated.transport import Nodes
+from fedrec.report.console import Progress
+from fedrec.report.privacy_card import card_of, write_card
+from fedrec.server.directory import EnrolledDirectory
+from fedrec.server.home import ServerHome
+from fedrec.server.metrics import evaluated, results
+from fedrec.server.registry import Registry
+from fedrec.server.status import write_status
+from fedrec.simulation import last_round, open_ledger
+from fedrec.storage.catalogue import write_catalogue
+from fedrec.storage.run_folder import RunFolder
+
+GATHER_SECONDS = 60.0  # how long a run waits for all admitted devices before it begins with those that are there
+UNANSWERED_ROUNDS = 3  # in a row, after which a run stops spending on nothing
+
+
+class DeployedSession(Session):
+    """A session on real devices: none is ranked on its held-out items between rounds."""
+
+    __slots__ = ()
+
+    @property
+    def validates(self) -> bool:
+        """No exact figure is asked for while the run goes on."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One run: its settings and folder, the server whose devices train, where they are, who is told."""
+
+    settings: Settings
+    folder: RunFolder
+    home: ServerHome
+    nodes: Nodes
+    progress: Progress
+
+    def carry_out(self) -> None:
+        """Play the rounds that are left, and write the model, its card and metrics.json."""
+        start = time.monotonic()
+        session = self.session()
+        self.progress.start("", session)
+        done = list[Round]()
+        for report in self.rounds(session):
+            done.append(report)
+            self.progress.round(report)
+            write_status(self.home, session, done)
+        self.progress.end(session, last_round(self.folder))
+        number, state = final_state(session)
+        arrays = session.experiment.algorithm.broadcast(state)
+        save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
+        write_catalogue(self.folder.path / "catalogue.parquet", session.dataset.catalogue)
+        write_card(self.folder, card_of(session))
+        found = evaluated(session, arrays, number)
+        self.folder.write_json("metrics.json", results(session, number, found, time.monotonic() - start))
+
+    def session(self) -> DeployedSession:
+        """Return the session, all its devices greeted or waited for long enough."""
+        experiment = self.settings.experiment
+        dataset = experiment.dataset.load()
+        experiment = experiment.calibrated(dataset)
+        ledger = open_ledger(self.settings, experiment, dataset, self.folder)
+        # The run's own name, the same after a resume: a device answers each of its rounds once.
+        part = "refit" if experiment.algorithm.refit else "train"
+        header = {**base_header(experiment, self.settings.document["run"], ""), "part": part}
+        directory = EnrolledDirectory(
+            self.nodes, {}, header, False, Registry(self.home).devices(), dataset.catalogue, self.progress.note
+        )
+        there = directory.wait(dataset.interactions.users, GATHER_SECONDS)
+        self.progress.note(f"{there} of {dataset.interactions.users} admitted devices are there")
+        return DeployedSession(experiment, dataset, experiment.plan(dataset), self.folder, directory, ledger, part)
+
+    def rounds(self, session: DeployedSession) -> Iterator[Round]:
+        """Yield the rounds; before each, wait for enough devices, so that none is charged with nobody there."""
+        directory, unanswered = session.directory, 0
+        playing = run(session)
+        while True:
+            directory.wait(session.experiment.cohort.minimum)  # type: ignore[attr-defined]
+            report = next(playing, None)
+            if report is None:
+                return
+            yield report
+            unanswered = 0 if report.answered else unanswered + 1
+            if unanswered == UNANSWERED_ROUNDS:
+                raise FedrecError(
+                    f"no device answered in {UNANSWERED_ROUNDS} rounds in a row, which are charged: see "
+                    f"`fedrec client status` on a device, then go on with --resume {self.folder.path}"
+                )

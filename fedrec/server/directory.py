@@ -1,0 +1,103 @@
+"""Which admitted devices are there now: found by a signed hello, each on the node that its key speaks from."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedrec import __version__
+from fedrec.data import wire
+from fedrec.data.catalogue import Catalogue
+from fedrec.federated.exchange import Directory
+from fedrec.messages import Message, plain
+from fedrec.ops.keys import signed
+from fedrec.server.registry import Admitted
+
+HELLO_SECONDS = 60.0
+LOOK_SECONDS = 2.0
+STATE_SECONDS = 60.0  # between two lines that say what is waited for
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledDirectory(Directory):
+    """The devices of a server; `hosted` is brought up to date by `refresh`, between rounds."""
+
+    devices: Mapping[str, Admitted] = field(default_factory=dict[str, Admitted])
+    catalogue: Catalogue | None = None
+    tell: Callable[[str], None] = print
+    evaluating: set[int] = field(default_factory=set[int])  # rows whose person lets them be evaluated
+    turned_away: dict[int, str] = field(default_factory=dict[int, str])
+
+    def refresh(self) -> None:
+        """Greet nodes that are new, forget those that are gone; a node that lies is turned away, the run goes on."""
+        here = set(self.nodes.ids())
+        for gone in self.hosted.keys() - here:
+            del self.hosted[gone]
+        fresh = here - self.hosted.keys() - self.turned_away.keys()
+        nonces = {node: secrets.token_hex(16) for node in fresh}
+        hellos = {node: self._message("hello", nonce=nonces[node]) for node in fresh}
+        lacking = list[int]()
+        for node, reply in self.nodes.ask(hellos, HELLO_SECONDS):
+            header = reply.header
+            if "error" in header and str(header["error"]).startswith("Flower says"):
+                continue  # it was killed, or is being replaced: greeted again at the next look
+            if (wrong := self._wrong(header, nonces.get(node, ""))) is not None:
+                self.turned_away[node] = wrong
+                self.tell(f"node {node} is turned away: {wrong}")
+                continue
+            self._host(node, self.devices[str(header["device"])].row, header.get("evaluates") is True)
+            if self.catalogue is not None and header.get("catalogue") != wire.digest(self.catalogue):
+                lacking.append(node)
+        self._send_catalogue(lacking)
+        ordered = dict(sorted(self.hosted.items(), key=lambda pair: int(pair[1][0])))
+        self.hosted.clear()
+        self.hosted.update(ordered)
+
+    def _wrong(self, header: dict[str, Any], nonce: str) -> str | None:
+        """Return what is wrong with a hello, or None."""
+        if "error" in header:
+            return plain(header["error"])
+        if header.get("fedrec") != __version__:
+            return f"it runs fedrec {plain(header.get('fedrec'))}, the server {__version__}"
+        device, proof = str(header.get("device")), str(header.get("proof"))
+        admitted = self.devices.get(device)
+        if admitted is None:
+            return f"device {plain(device)} is not admitted"
+        if not signed(admitted.key, f"{self.header['run']} {nonce} {device}", proof):
+            return f"it is not device {plain(device)}: its signature is wrong"
+        return None
+
+    def _host(self, node: int, row: int, evaluates: bool) -> None:
+        """Put a device on its node; a device that came back as another node has left the old one."""
+        for old in [n for n, rows in self.hosted.items() if rows[0] == row]:
+            del self.hosted[old]
+        self.hosted[node] = np.array([row], np.int64)
+        (self.evaluating.add if evaluates else self.evaluating.discard)(row)
+
+    def _send_catalogue(self, nodes: list[int]) -> None:
+        if not nodes or self.catalogue is None:
+            return
+        header, arrays = wire.encode(self.catalogue)
+        request = Message(self._message("catalogue", catalogue=header).header, arrays)
+        for node, reply in self.nodes.ask(dict.fromkeys(nodes, request), HELLO_SECONDS):
+            if "error" in reply.header:
+                self.tell(f"node {node} did not take the catalogue: {plain(reply.header['error'])}")
+                self.hosted.pop(node, None)
+
+    def _message(self, kind: str, **more: Any) -> Message:
+        return Message({**self.header, "kind": kind, "devices": [], **more})
+
+    def wait(self, wanted: int, seconds: float = float("inf")) -> int:
+        """Wait until `wanted` devices are there, at most so long; return how many are."""
+        end, told = time.monotonic() + seconds, 0.0
+        while True:
+            self.refresh()
+            if len(self.hosted) >= wanted or time.monotonic() >= end:
+                return len(self.hosted)
+            if time.monotonic() - told >= STATE_SECONDS:
+                self.tell(f"waiting for devices: {len(self.hosted)} of {wanted} are there")
+                told = time.monotonic()
+            time.sleep(LOOK_SECONDS)

@@ -1,0 +1,111 @@
+"""`fedrec server start`: prepare a run's folder, hand it to the SuperLink, and tell how it goes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import FedrecError, Refused
+from fedrec.experiment.settings import Settings, load
+from fedrec.ops import processes
+from fedrec.paths import app_folder
+from fedrec.server import superlink as flower
+from fedrec.server.home import ServerHome
+from fedrec.server.registry import count
+from fedrec.simulation import checked, new_run, resumed_run
+from fedrec.storage.run_folder import RunFolder
+
+TOLD = "progress.log"
+FAILED = "fedrec: "
+LOOK_SECONDS, STATE_SECONDS = 0.5, 15.0
+ENDED = "finished"
+GONE_LOOKS = 2  # in a row, without anybody listening
+
+
+def prepare(home: ServerHome, overrides: Sequence[str], resume: str | None) -> RunFolder:
+    """Return the folder of a new run on the admitted devices, or of one to go on with."""
+    if resume is not None:
+        if overrides:
+            raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
+        return resumed_run(resume)[1]
+    chosen = [] if any(text.startswith("dataset=") for text in overrides) else ["dataset=devices"]
+    document = completed(home, load([*chosen, *overrides]).document)
+    return new_run(checked(Settings(document)))[1]
+
+
+def completed(home: ServerHome, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with what this server knows; refuse what would not be a run on real devices."""
+    dataset, privacy = document["dataset"], document["privacy"]
+    if "histories" not in dataset:
+        raise FedrecError("dataset=devices is what real devices train on: simulate the others with fedrec simulate")
+    if dataset["histories"] is not None:
+        raise FedrecError("dataset.histories is for simulations: on real devices histories stay where they are")
+    if "population_epsilon" in privacy and privacy["population_epsilon"] is None:
+        raise Refused(
+            "privacy.population_epsilon is not set: on real people all runs together need a limit, such as "
+            f"privacy.population_epsilon={privacy.get('epsilon')}"
+        )
+    if document["cohort"].get("dropout"):
+        raise FedrecError("cohort.dropout simulates devices that stay away: real ones do so themselves; leave it at 0")
+    path = None if dataset["path"] is None else str(Path(dataset["path"]).resolve())
+    population = dataset["population"] or home.population
+    return {
+        **document,
+        "output": str(Path(document["output"]).resolve()),
+        "dataset": {**dataset, "path": path, "population": population, "devices": count(home)},
+    }
+
+
+def start(home: ServerHome, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Start the run and tell how it goes until it ends; SIGINT or SIGTERM stops it."""
+    path = folder.path.resolve()
+    if '"' in str(path) or "\\" in str(path):
+        raise FedrecError(f"{path}: a path without quotes and backslashes is needed; choose it with output=")
+    (path / TOLD).write_text("")
+    run = flower.start_run(home, str(app_folder()), str(path))
+    say(f"Run {path.name} started; Ctrl-C stops it")
+    ended = False
+    with processes.stoppable():
+        ended = follow(home, run, path / TOLD, say)
+    if not ended:
+        with contextlib.suppress(FedrecError):
+            flower.stop_run(home, run)
+        say(f"Stopped; go on with fedrec server start --resume {path}")
+        raise SystemExit(130)
+
+
+def follow(home: ServerHome, run: str, told: Path, say: Callable[[str], None]) -> bool:
+    """Say what the run tells, until it has ended; return whether it has, and raise where it failed."""
+    looked, ended, gone = time.monotonic(), False, 0
+    with told.open() as file:
+        while True:
+            for line in iter(file.readline, ""):
+                if line.startswith(FAILED):
+                    raise FedrecError(line.removeprefix(FAILED).strip())
+                say(line.rstrip("\n"))
+            if (told.parent / "metrics.json").exists():
+                return True
+            if ended:
+                raise FedrecError(
+                    f"the run ended before its last round; Flower's log says more: {home.log}; "
+                    f"go on with fedrec server start --resume {told.parent}"
+                )
+            if time.monotonic() - looked > STATE_SECONDS:
+                # Asking takes a while: what the run wrote meanwhile is looked at once more before it counts as ended.
+                ended, looked = state_of(home, run).startswith(ENDED), time.monotonic()
+                gone = 0 if processes.listens(home.address().port) else gone + 1
+                if gone == GONE_LOOKS:
+                    raise FedrecError(
+                        f"the server at {home.address()} is gone, and the run with it: fedrec server up, "
+                        f"then go on with fedrec server start --resume {told.parent}"
+                    )
+            time.sleep(LOOK_SECONDS)
+
+
+def state_of(home: ServerHome, run: str) -> str:
+    """Return what Flower says of a run; that the server is gone for now is no end of it."""
+    try:
+        return flower.run_status(home, run)
+    except FedrecError as error:
+        return f"unknown: {error}"

@@ -1,0 +1,70 @@
+"""How a run goes, for the operator: a file that `fedrec server up` turns into Prometheus metrics."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedrec.messages import DECLINED
+from fedrec.ops.prometheus import Figure, text
+from fedrec.server.home import ServerHome
+from fedrec.server.registry import Registry
+from fedrec.storage.checkpoint import write_durably
+
+if TYPE_CHECKING:
+    from fedrec.federated.history import Round
+    from fedrec.federated.state import Session
+
+LATE, LOST = "no answer before the deadline", "Flower says"  # the second: the device went away, or its app was killed
+COUNTED = {
+    "round": "The last finished round.",
+    "rounds": "Rounds to play.",
+    "asked": "Requests sent to devices since the run began or went on.",
+    "answered": "Answers that counted.",
+    "late": "Requests without an answer before the deadline.",
+    "declined": "Requests that a device's own policy declined.",
+    "refused": "Answers that did not count: errors, wrong shapes, not a number.",
+    "epsilon": "Epsilon spent by the run so far; absent without privacy.",
+    "round_seconds": "How long the last round took.",
+    "bytes_down": "Bytes sent to devices.",
+    "bytes_up": "Bytes received from devices.",
+}
+
+
+def write_status(home: ServerHome, session: "Session", done: "Sequence[Round]") -> None:
+    """Write what the rounds since the start or resume came to; exact, for the operator alone, not for publication."""
+    reasons = [reason for report in done for reason in report.rejected.values()]
+    late = sum(reason == LATE or LOST in reason for reason in reasons)
+    declined = sum(DECLINED in reason for reason in reasons)
+    answered = sum(report.answered for report in done)
+    values: dict[str, Any] = {
+        "at": time.time(),
+        "run": session.folder.path.name,
+        "round": done[-1].round,
+        "rounds": session.experiment.rounds,
+        "asked": answered + len(reasons),
+        "drawn": sum(report.cohort for report in done),
+        "answered": answered,
+        "late": late,
+        "declined": declined,
+        "refused": len(reasons) - late - declined,
+        "epsilon": done[-1].epsilon,
+        "round_seconds": done[-1].seconds,
+        "bytes_down": sum(report.bytes_down for report in done),
+        "bytes_up": sum(report.bytes_up for report in done),
+    }
+    write_durably(home.status, json.dumps(values).encode() + b"\n", 0o600)
+
+
+def page(home: ServerHome) -> str:
+    """Return the operator's metrics: the devices admitted, and how the run that was started last goes.
+
+    Exact: whoever may read them is trusted with who answers, as the server is.
+    """
+    run = json.loads(home.status.read_text()) if home.status.exists() else {}
+    admitted = len(Registry(home).devices())
+    figures = [Figure("fedrec_devices_admitted", "Devices admitted.", float(admitted))]
+    for key, said in COUNTED.items():
+        value = run.get(key)
+        figures.append(Figure(f"fedrec_{key}", said, None if value is None else float(value)))
+    return text(figures, {"run": str(run["run"])} if run else {})

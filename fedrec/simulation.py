@@ -1,0 +1,185 @@
+"""One job from configuration to run folder: the run, its test, its baselines, its verdict."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.numpy import save_file
+
+from fedrec.data.dataset import Dataset
+from fedrec.errors import FedrecError, Refused
+from fedrec.evaluation import baselines
+from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import save as save_table
+from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.settings import Settings, read
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.state import Session, open_session
+from fedrec.federated.transport import Nodes
+from fedrec.node.node import load_dataset
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.report.console import Progress
+from fedrec.report.html import write_page
+from fedrec.report.metrics_json import metrics
+from fedrec.report.privacy_card import card_of, write_card
+from fedrec.storage.catalogue import write_catalogue
+from fedrec.storage.checkpoint import load_checkpoint
+from fedrec.storage.run_folder import RunFolder
+
+NO_PRIVACY = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
+POPULARITY = {
+    "model": {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True},
+    "algorithm": {"_target_": "fedrec.algorithms.item_counts.ItemCounts"},
+    "rounds": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: its session, how long each part took, and the per-user rows of its test."""
+
+    session: Session
+    rounds: int  # the round whose model is released
+    played: int
+    evaluate_seconds: float
+    rows: Table
+    validation: Table | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command: settings, the folder of the run, where the devices are, and who is told of the progress."""
+
+    settings: Settings
+    folder: RunFolder
+    nodes: Callable[[], Nodes]
+    progress: Progress
+
+    def simulate(self) -> dict[str, Any]:
+        """Run what is still to do and return the content of metrics.json."""
+        start = time.monotonic()
+        dataset = load_dataset(self.settings.experiment)
+        self.progress.dataset(dataset)
+        experiment = self.settings.experiment.calibrated(dataset)
+        main = self.train(experiment, dataset, self.folder, "")
+        self._write_model(main)
+        others = {name: rows for name, rows in self._baselines(experiment, dataset)}
+        values = metrics(main, others, time.monotonic() - start)
+        for name, rows in {"": main.rows, **others}.items():
+            save_table(self.folder.exact / f"users{name and f'_{name}'}.npz", rows)
+        self.folder.write_json("metrics.json", values)
+        write_page(self.folder)
+        return values
+
+    def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> Trained:
+        """Run an experiment in a folder of its own, and test it."""
+        part = "refit" if experiment.algorithm.refit else "train"
+        ledger = open_ledger(self.settings, experiment, dataset, folder, self._twin_name(folder))
+        session = open_session(experiment, dataset, self.nodes(), folder, ledger, part)
+        self.progress.start(label, session)
+        for report in run(session):
+            self.progress.round(report)
+        trained = time.monotonic()
+        self.progress.end(session, last_round(folder))
+        number, state = final_state(session)
+        rows = session.evaluate(state, "test", number)
+        validation = session.evaluate(state, "validation", number) if session.validates else None
+        return Trained(
+            session=session,
+            rounds=number,
+            played=last_round(folder),
+            evaluate_seconds=time.monotonic() - trained,
+            rows=rows,
+            validation=validation,
+        )
+
+    def _twin_name(self, folder: RunFolder) -> str:
+        return str(folder.path.relative_to(self.folder.path)).removeprefix(".")
+
+    def _write_model(self, main: Trained) -> None:
+        number, state = final_state(main.session)
+        arrays = main.session.experiment.algorithm.broadcast(state)
+        save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
+        write_catalogue(self.folder.path / "catalogue.parquet", main.session.dataset.catalogue)
+        write_card(self.folder, card_of(main.session))
+
+    def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, Table]]:
+        """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
+        private = experiment.mechanism.terms.unit != "none"
+        for name in experiment.evaluation.baselines:
+            if name == "no_privacy" and private:
+                yield name, self._twin(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows
+            elif name == "private_popularity" and private:
+                fresh = {**experiment.node()["privacy"], "noise_multiplier": None}
+                twin = experiment.varied({**POPULARITY, "privacy": fresh})
+                try:
+                    yield name, self._twin(twin, dataset, name).rows
+                except Refused as reason:
+                    self.progress.note(f"no private popularity: {reason}")
+            elif name == baselines.LOCAL:
+                yield name, baselines.evaluate_alone(dataset.catalogue, dataset.devices, "test", experiment.evaluation)
+            elif name in baselines.POOLED:
+                yield name, baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
+
+    def _twin(self, experiment: Experiment, dataset: Dataset, name: str) -> Trained:
+        folder = RunFolder(self.folder.path / "baselines" / name)
+        if not folder.config.exists():
+            folder.create(f"# {name} beside {self.folder.path.name}\n{experiment.document}\n")
+        return self.train(experiment.calibrated(dataset), dataset, folder, name)
+
+
+def open_ledger(
+    settings: Settings, experiment: Experiment, dataset: Dataset, folder: RunFolder, twin: str = ""
+) -> Ledger:
+    """Open the ledger of a run, or of its twin of that name; one that lost what its checkpoint spent is refused."""
+    plan, mechanism = experiment.plan(dataset), experiment.mechanism
+    name = settings.document["run"] + twin
+    population = cast(str | None, settings.document["dataset"].get("population")) or dataset.population
+    limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
+    ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
+    saved = load_checkpoint(folder.checkpoints)
+    if saved is not None:
+        ledger.check_holds(saved.notes["ledger"])
+    return ledger
+
+
+def last_round(folder: RunFolder) -> int:
+    """Return the last round that was made durable."""
+    saved = load_checkpoint(folder.checkpoints)
+    return saved.round if saved else 0
+
+
+def checked(settings: Settings) -> Settings:
+    """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
+    experiment = settings.experiment
+    experiment.calibrated(load_dataset(experiment))
+    return settings
+
+
+def free_name(output: Path) -> str:
+    """Return the start time, with a number behind it where another run began in the same second."""
+    start = time.strftime("%Y-%m-%dT%H-%M-%S")
+    names = (start, *(f"{start}-{number}" for number in range(2, 1000)))
+    return next(name for name in names if not (output / name).exists())
+
+
+def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
+    """Return the settings with the run's names, and its folder, made."""
+    name = settings.document["name"] or free_name(Path(settings.document["output"]))
+    if Path(name).name != name or name in (".", ".."):
+        raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
+    # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.
+    document = {**settings.document, "name": name, "run": f"{name}-{secrets.token_hex(8)}"}
+    named, folder = Settings(document), RunFolder(Path(document["output"]) / name)
+    folder.create(named.yaml(), overwrite=bool(document["overwrite"]))
+    return named, folder
+
+
+def resumed_run(path: str) -> tuple[Settings, RunFolder]:
+    """Return the settings and the folder of a run to go on with."""
+    folder = RunFolder(Path(path))
+    return read(folder.config), folder

@@ -1,0 +1,85 @@
+"""One model over epsilons and seeds, on the validation or the test items: what privacy costs, without baselines.
+
+    python -m fedrec.study.frontier dataset=ml-1m dataset.path=FILE model=order privacy=user --epsilons 1 8 --seeds 0 1
+
+Fits to train and ranks validation items with --part validation, or fits to train + validation and ranks test items.
+Every trial is charged to the ledger of its users. Prints HR@10 and NDCG@10 of both rankings, each the mean over users
+and seeds with a 95 % interval over users (per-user results are averaged over seeds first), and the spread over seeds.
+"""
+
+import argparse
+import json
+import secrets
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fedrec.evaluation.intervals import intervals
+from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.experiment.settings import Settings, load
+from fedrec.federated.history import final_state
+from fedrec.federated.loop import run
+from fedrec.federated.state import open_session
+from fedrec.federated.transport import LocalNodes
+from fedrec.node.node import load_dataset
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.storage.run_folder import RunFolder
+from fedrec.study.promise import promise
+
+COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
+
+
+def trial(settings: Settings, part: str) -> Table:
+    """Fit one model in a folder that is thrown away, and return the per-user rows of its evaluation."""
+    dataset = load_dataset(settings.experiment)
+    experiment = settings.experiment.calibrated(dataset)
+    plan = experiment.plan(dataset)
+    population = settings.document["dataset"].get("population") or dataset.population
+    limit = settings.document["privacy"].get("population_epsilon")
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder(Path(path) / "run")
+        folder.create(settings.yaml())
+        name = f"frontier-{secrets.token_hex(8)}"
+        ledger = Ledger.open(population, name, experiment.mechanism, plan, plan.population, limit)
+        fitted_on = "refit" if part == "test" and experiment.algorithm.refit else "train"
+        session = open_session(experiment, dataset, LocalNodes(1), folder, ledger, fitted_on)
+        for report in run(session):
+            if not report.released:
+                raise RuntimeError(f"round {report.round} was not released")
+        number, state = final_state(session)
+        return session.evaluate(state, part, number)
+
+
+def main() -> None:
+    """Print what is promised, one line and one JSON object for each epsilon."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--part", choices=["validation", "test"], default="test")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    private = "privacy=none" not in options.overrides
+    for epsilon in options.epsilons if private else [float("inf")]:
+        more = [f"privacy.epsilon={epsilon:g}"] if private else []
+        settings = [load([*options.overrides, *more, f"seed={seed}"]) for seed in options.seeds]
+        tables = [trial(one, options.part) for one in settings]
+        print(f"{promise(settings[0])}\n{line(epsilon, tables)}", flush=True)
+
+
+def line(epsilon: float, tables: list[Table]) -> str:
+    """Return what was found at one epsilon."""
+    values = np.stack([mean_over_seeds(tables, column) for column in COLUMNS], axis=1)
+    found = intervals(values)
+    spread = [float(np.std([table[column].mean() for table in tables])) for column in COLUMNS]
+    parts = [
+        f"{column} {one.mean:.4f} ({one.low:.4f} to {one.high:.4f}; seeds +-{width:.4f})"
+        for column, one, width in zip(COLUMNS, found, spread, strict=True)
+    ]
+    values_by_name = dict(zip(COLUMNS, ([o.mean, o.low, o.high] for o in found), strict=True))
+    record = json.dumps({"epsilon": None if np.isinf(epsilon) else epsilon, **values_by_name})
+    return f"epsilon {epsilon:g}: " + "; ".join(parts) + "\n" + record
+
+
+if __name__ == "__main__":
+    main()

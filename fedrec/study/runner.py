@@ -1,0 +1,100 @@
+"""A study from its plan to its table and picture, from wherever it stands."""
+
+import fcntl
+import json
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from fedrec.errors import FedrecError
+from fedrec.experiment.settings import load
+from fedrec.storage.checkpoint import write_durably
+from fedrec.study.cost import SPENT, Cost, costs, read_spent
+from fedrec.study.plan import Study, of
+from fedrec.study.plot import draw
+from fedrec.study.pool import Order, Pool
+from fedrec.study.progress import Watch
+from fedrec.study.results import collect, finished
+from fedrec.study.tables import to_csv, to_markdown
+
+PLAN = "study.json"
+
+
+def begin(study: Study, folder: Path) -> None:
+    """Make the folder of a study whose every trial can be composed; one that holds a study already is refused."""
+    if (folder / PLAN).exists():
+        raise FedrecError(f"{folder} holds a study already: go on with --resume {folder}, or choose another name=")
+    for trial in study.trials()[: len(study.trials()) // len(study.seeds)]:
+        load(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    write_durably(folder / PLAN, study.to_json().encode())
+
+
+def resumed(folder: Path) -> Study:
+    """Return the study of a folder."""
+    if not (folder / PLAN).exists():
+        raise FedrecError(f"{folder}: no {PLAN} in it; --resume takes the folder that a study printed")
+    return of(json.loads((folder / PLAN).read_text()), str(folder / PLAN))
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None, None, None]:
+    """Hold a study's folder, so that two commands do not run its trials twice."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FedrecError(f"{folder}: another command is running this study") from error
+        yield
+
+
+def orders_of(study: Study, folder: Path) -> list[Order]:
+    """Return what is still to do: the trials that have not noted what they spent, and the references."""
+    todo = list[Order]()
+    missing = [n for n in study.references if not (folder / "references" / "exact" / f"users_{n}.npz").exists()]
+    if missing:
+        references = {"kind": "references", "folder": str(folder / "references"), "names": missing}
+        todo.append({**references, "overrides": list(study.shared())})
+    for trial in study.trials():
+        run = folder / "trials" / trial.name
+        if not (run / SPENT).exists() or finished(run) is None:
+            todo.append({"kind": "trial", "folder": str(run), "overrides": list(trial.overrides)})
+    return todo
+
+
+def carry_out(study: Study, folder: Path, workers: int, watch: TextIO | None = None) -> dict[str, str]:
+    """Run what is still to do; return why what failed did."""
+    orders = orders_of(study, folder)
+    seen = Watch(len(orders), watch or sys.stderr)
+    with alone(folder), Pool(workers, folder / "workers.log") as pool:
+        pool.run(orders, seen)
+    return seen.failed
+
+
+def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, command: str) -> str:
+    """Write table.csv, table.md, cost.json and, if wanted, picture.png and picture.svg; return table.md."""
+    results = collect(study, folder)
+    spent = costs(read_spent((folder / "trials").iterdir()))
+    write_durably(folder / "table.csv", to_csv(results).encode())
+    text = to_markdown(results, spent, failed, command)
+    write_durably(folder / "table.md", text.encode())
+    plain = [{field: getattr(cost, field) for field in Cost.__dataclass_fields__} for cost in spent]
+    write_durably(folder / "cost.json", (json.dumps(plain, indent=2) + "\n").encode())
+    if picture and results.lines and results.dataset:
+        draw(results, spent, [folder / "picture.png", folder / "picture.svg"])
+    return text
+
+
+def expectation(study: Study, orders: Sequence[Order]) -> str:
+    """Return what a study is going to do, and what it will charge at most."""
+    trials = study.trials()
+    private = [trial.value for trial in trials if trial.value is not None]
+    text = f"{study.name}: {len(trials)} trials ({len(study.methods)} methods), {len(orders)} still to run"
+    if study.vary == "privacy.epsilon" and private:
+        text += (
+            f"; {len(private)} are private, and each is charged to the ledger of its users: on real users at most "
+            f"epsilon {sum(private):g} by plain addition"
+        )
+    return text + "."

@@ -1,0 +1,75 @@
+"""One setting over several seeds: what is above popularity, and what privacy costs, with intervals over users.
+
+    python -m fedrec.study.seeds [fedrec simulate's overrides] --seeds 0 1 2
+
+Every trial is charged to the ledger of its users, as any run is. Per-user results are averaged over seeds before they
+are compared, so that no user counts twice.
+"""
+
+import argparse
+import json
+
+import numpy as np
+
+from fedrec.evaluation.intervals import intervals, paired_interval
+from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.per_user import load as load_table
+from fedrec.experiment.settings import Settings, load
+from fedrec.federated.transport import LocalNodes
+from fedrec.paths import put_app_on_path
+from fedrec.report.console import Progress
+from fedrec.simulation import Job, new_run
+
+
+def study(overrides: list[str], seeds: list[int], name: str) -> dict[str, list[Table]]:
+    """Run every seed and return the per-user rows of each method, "" being the model itself."""
+    put_app_on_path()
+    rows: dict[str, list[Table]] = {}
+    for seed in seeds:
+        settings = load([*overrides, f"seed={seed}"])
+        document = {**settings.document, "name": f"{name}-{seed}", "overwrite": True}
+        named, folder = new_run(Settings(document))
+        Job(named, folder, lambda: LocalNodes(1), Progress()).simulate()
+        for path in sorted(folder.exact.glob("users*.npz")):
+            rows.setdefault(path.stem.removeprefix("users").removeprefix("_"), []).append(load_table(path))
+    return rows
+
+
+def compared(rows: dict[str, list[Table]]) -> dict[str, dict[str, object]]:
+    """Return NDCG@10 and HR@10 of each method, and ours minus it, each with a 95 % interval over users."""
+    ours = mean_over_seeds(rows[""], "full_ndcg@10")
+    found = dict[str, dict[str, object]]()
+    for name, tables in rows.items():
+        ndcg, hit = (mean_over_seeds(tables, f"full_{metric}@10") for metric in ("ndcg", "hr"))
+        interval, gap = intervals(ndcg[:, None])[0], paired_interval(ours, ndcg)
+        found[name or "ours"] = {
+            "ndcg@10": [interval.mean, interval.low, interval.high],
+            "hr@10": float(hit.mean()),
+            "sampled_ndcg@10": float(mean_over_seeds(tables, "sampled_ndcg@10").mean()),
+            "sampled_hr@10": float(mean_over_seeds(tables, "sampled_hr@10").mean()),
+            "ours_minus": [gap.mean, gap.low, gap.high],
+            "seeds": [float(np.mean(t["full_ndcg@10"])) for t in tables],
+        }
+    return found
+
+
+def main() -> None:
+    """Print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--name", default="seeds")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    found = compared(study(options.overrides, options.seeds, options.name))
+    print(f"{'':22}{'HR@10':>8}{'NDCG@10 (95 % over users)':>32}{'ours minus it (paired)':>34}")
+    for name, values in found.items():
+        (m, a, b), (d, low, high) = values["ndcg@10"], values["ours_minus"]  # type: ignore[misc]
+        print(
+            f"{name:22}{values['hr@10']:8.4f}{f'{m:.4f} ({a:.4f} to {b:.4f})':>32}"
+            f"{f'{d:+.4f} ({low:+.4f} to {high:+.4f})':>34}"
+        )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

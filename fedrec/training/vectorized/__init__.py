@@ -1,0 +1,1 @@
+"""The vectorized engine: trains all devices of a cohort at once, on stacked arrays."""

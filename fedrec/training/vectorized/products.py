@@ -1,0 +1,176 @@
+"""Linear layers of many devices at once. Shapes as in `layers`.
+
+What goes into a layer may come in parts that lie side by side (`fedrec.models.base.joint`). A part that is the same for
+all examples of a device, its user's vector say, is multiplied once for the device and not once for each example.
+"""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from fedrec.errors import Refused
+from fedrec.training.vectorized.layers import Layer, assert_seen, cleared
+
+
+class _Multiplied(torch.autograd.Function):
+    """Multiplies parts by a layer's weights, and shows the layer the slope that comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: "Product", *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.layer = layer
+        return layer.multiply()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        layer = cast(Product, ctx.layer)
+        layer.slopes = slopes[0]
+        return None, *layer.below(slopes[0], ctx.needs_input_grad[1:])
+
+
+class _Part(NamedTuple):
+    """A part of what goes into a layer [c, b, ..., i], and the weights for it [c, o, i]."""
+
+    value: Tensor
+    weight: Tensor
+    same: bool
+
+
+class Product(Layer):
+    """A linear layer: weight [C, o, i], bias [C, o]."""
+
+    def __init__(self, name: str, module: nn.Linear) -> None:
+        super().__init__(name)
+        self.biased = module.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+        self.parts: list[_Part] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return [c, b, ..., o] for inputs [c, b, ..., i]."""
+        return self.joint(inputs)
+
+    def joint(self, *parts: Tensor) -> Tensor:
+        """Return [c, b, ..., o] for parts [c, b, ..., i1], [c, b, ..., i2], ... of the inputs that lie side by side."""
+        if parts[0].dim() < 3:
+            raise Refused(f"{self.name} is given a tensor of shape {tuple(parts[0].shape)}, not [..., example, inputs]")
+        self.note(parts[0].detach())
+        weight, start = self.kept[f"{self.name}.weight"][: len(parts[0])], 0
+        self.parts = []
+        for part in parts:
+            end = start + part.shape[-1]
+            own = weight if len(parts) == 1 else weight[:, :, start:end]
+            self.parts.append(_part(part.detach(), own))
+            start = end
+        return cast(Tensor, _Multiplied.apply(self, *parts))
+
+    def multiply(self) -> Tensor:
+        """Return the product of the parts, bias included."""
+        shape = self.parts[0].value.shape
+        out = self.kept[f"{self.name}.bias"][: shape[0]].unsqueeze(1) if self.biased else None
+        for part in self.parts:
+            if part.same:
+                out = _plus(out, _row(part.value), part.weight.mT)
+        for part in self.parts:
+            if not part.same:
+                out = _plus(out, part.value.reshape(shape[0], -1, part.value.shape[-1]), part.weight.mT)
+        out = cast(Tensor, out)
+        if out.shape[1] == 1:
+            return out.view(shape[0], *(1,) * (len(shape) - 2), -1).expand(*shape[:-1], -1)
+        return out.view(*shape[:-1], -1)
+
+    def below(self, slopes: Tensor, asked: tuple[bool, ...]) -> list[Tensor | None]:
+        """Return the slopes by each part, None for those that are not asked for.
+
+        Where slopes are asked for in sum only, those by a part that is the same for all examples are their mean.
+        """
+        flat = slopes.reshape(len(slopes), -1, slopes.shape[-1])
+        made: list[Tensor | None] = [None] * len(asked)
+        for place, part in enumerate(self.parts):
+            if not asked[place]:
+                continue
+            if part.same and not self.each:
+                mean = torch.bmm(flat.mean(1, keepdim=True), part.weight)
+                made[place] = mean.view(len(slopes), *(1,) * (slopes.dim() - 2), -1).expand(*slopes.shape[:-1], -1)
+            else:  # by one output, the product is each number times one row: three times faster as such
+                one = flat * part.weight if flat.shape[2] == 1 else torch.bmm(flat, part.weight)
+                made[place] = one.view(*slopes.shape[:-1], -1)
+        return made
+
+    def clear(self, each: bool) -> None:
+        """Forget the last step."""
+        super().clear(each)
+        self.parts = []
+
+    def squares(self) -> Tensor:
+        """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
+        slopes = self._slopes()
+        parts = [_by_example(part.value) for part in self.parts]
+        places, inputs = slopes.shape[2], sum(part.shape[3] for part in parts)
+        if places == 1:
+            once = [value[:, :1] if part.same else value for value, part in zip(parts, self.parts, strict=True)]
+            inside = sum((value.square().sum((-1, -2)) for value in once), torch.zeros(()))
+            found = inside * slopes.square().sum((-1, -2))
+        elif places * (inputs + slopes.shape[3]) <= 2 * inputs * slopes.shape[3]:
+            gram = sum((part @ part.mT for part in parts), torch.zeros(()))
+            found = (gram * (slopes @ slopes.mT)).sum((-1, -2))
+        else:
+            found = sum(((slopes.mT @ part).square().sum((-1, -2)) for part in parts), torch.zeros(()))
+        return found + slopes.sum(2).square().sum(-1) if self.biased else found
+
+    def move(self, factors: Tensor | None) -> None:
+        """Add slopes times inputs."""
+        slopes = self._slopes()
+        if factors is not None:
+            slopes = slopes * factors[..., None, None]
+        slopes = slopes.flatten(1, 2)  # [c, b * n, o]
+        summed = self.biased or any(part.same for part in self.parts)
+        total = slopes.sum(1, keepdim=True) if summed else slopes[:, :0]  # [c, 1, o], where it is asked for
+        for part in self.parts:
+            if part.same:
+                part.weight.add_(total.mT * _row(part.value))
+                continue
+            value = part.value.reshape(len(slopes), -1, part.value.shape[-1])
+            if len(self.parts) == 1:
+                part.weight.baddbmm_(slopes.mT, value)
+            else:  # into a part of a wider array, `baddbmm_` would go device by device
+                part.weight.add_(torch.bmm(slopes.mT, value))
+        if self.biased:
+            self.kept[f"{self.name}.bias"][: len(slopes)].add_(total.squeeze(1))
+
+    def drop(self, broken: Tensor) -> None:
+        """Clear what the examples [c, b] put in."""
+        assert_seen(self)
+        self.slopes = cleared(cast(Tensor, self.slopes), broken)
+        self.parts = [_Part(cleared(part.value, broken), part.weight, False) for part in self.parts]
+
+    def _slopes(self) -> Tensor:
+        """Return each example's slopes [c, b, n, o]."""
+        assert_seen(self)
+        return _by_example(cast(Tensor, self.slopes))
+
+
+def same(part: Tensor) -> bool:
+    """Tell whether a part [c, b, ..., i] is one row for all examples of a device, repeated without copies."""
+    return all(step == 0 or size == 1 for step, size in zip(part.stride()[1:-1], part.shape[1:-1], strict=True))
+
+
+def _part(value: Tensor, weight: Tensor) -> _Part:
+    """Note a part; a row that all examples share is copied, because its own layer may move before this one does."""
+    if not same(value):
+        return _Part(value, weight, False)
+    row = _row(value).clone().view(len(value), *(1,) * (value.dim() - 2), -1)
+    return _Part(row.expand(value.shape), weight, True)
+
+
+def _plus(start: Tensor | None, rows: Tensor, weight: Tensor) -> Tensor:
+    return torch.bmm(rows, weight) if start is None else torch.baddbmm(start, rows, weight)
+
+
+def _row(part: Tensor) -> Tensor:
+    """Return the one row [c, 1, i] of a part; its strides are those that a product takes for all devices at once."""
+    return part[(slice(None), *(0,) * (part.dim() - 2))].unsqueeze(1)
+
+
+def _by_example(value: Tensor) -> Tensor:
+    """Return [c, b, ..., x] as [c, b, n, x]."""
+    c, b = value.shape[:2]
+    return value.reshape(c, b, -1, value.shape[-1])

@@ -1,0 +1,150 @@
+"""What many devices contribute, before anything is summed: changes of touched rows, and of dense parameters.
+
+Shapes: C devices, R rows that they touched together, V items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrec.privacy.mechanisms.protocol import Changes
+from fedrec.update import Arrays, Update
+
+Kind = TypeVar("Kind", bound=Changes, covariant=True)
+ROWS = 1 << 14  # taken at a time, so that what is made of them stays in the cache
+
+
+Factors = Mapping[str, NDArray[np.float64]] | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """The changes of a tile of C devices. Row r is a change of item `items[r]` by device `owner[r]`, each pair once.
+
+    `rows` holds changes [R, ...] of arrays with `catalogue` items, `dense` changes [C, ...] of the others.
+    """
+
+    catalogue: int
+    count: int
+    items: Tensor
+    owner: Tensor
+    rows: dict[str, Tensor]
+    dense: dict[str, Tensor]
+
+    def squares(self) -> dict[str, NDArray[np.float64]]:
+        """Return each array's squared norm for every device [C]; not finite where a change is not."""
+        found = dict[str, NDArray[np.float64]]()
+        for name, change in self.rows.items():
+            parts = [part.flatten(1).double().square().sum(1) for part in change.split(ROWS)]
+            square = torch.cat(parts) if parts else change.new_zeros(0, dtype=torch.float64)
+            found[name] = square.new_zeros(self.count).index_add_(0, self.owner, square).cpu().numpy()
+        for name, change in self.dense.items():
+            found[name] = change.flatten(1).double().square().sum(1).cpu().numpy()
+        return found
+
+    def zeros(self) -> dict[str, Tensor]:
+        """Return sums over no device: [V, ...] for arrays of items, in double precision."""
+        shapes = {name: (self.catalogue, *change.shape[1:]) for name, change in self.rows.items()}
+        shapes |= {name: tuple(change.shape[1:]) for name, change in self.dense.items()}
+        return {n: torch.zeros(shape, dtype=torch.float64, device=self.items.device) for n, shape in shapes.items()}
+
+    def add_to(self, sums: dict[str, Tensor], factors: Mapping[str, NDArray[np.float64]]) -> None:
+        """Add every device's changes, times its factors [C] by name; what has factor 0 adds nothing, finite or not."""
+        there = {name: torch.from_numpy(factor).to(self.items.device) for name, factor in factors.items()}
+        for name, change in self.rows.items():
+            for start in range(0, len(change), ROWS):
+                part = slice(start, start + ROWS)
+                sums[name].index_add_(0, self.items[part], _times(change[part], there[name][self.owner[part]]))
+        for name, change in self.dense.items():
+            sums[name] += _times(change, there[name]).sum(0)
+
+    def one(self, device: int) -> Update:
+        """Return what one device alone contributes, dense."""
+        own = self.owner == device
+        arrays: Arrays = {}
+        for name, change in self.rows.items():
+            whole = change.new_zeros(self.catalogue, *change.shape[1:])
+            arrays[name] = whole.index_add_(0, self.items[own], change[own]).cpu().numpy()
+        return Update({**arrays, **{name: change[device].cpu().numpy() for name, change in self.dense.items()}}, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The changes of the C devices of some tiles, one after the other.
+
+    `late` is what is to be added to the sum besides: noise that no device's own steps would ever have read, drawn once
+    for all.
+    """
+
+    tiles: tuple[Tiled, ...]
+    late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def starts(self) -> list[int]:
+        """The first device of each tile, and C."""
+        return np.cumsum([0, *(tile.count for tile in self.tiles)]).tolist()
+
+    @property
+    def count(self) -> int:
+        """How many devices: C."""
+        return self.starts[-1]
+
+    def squares(self) -> dict[str, NDArray[np.float64]]:
+        """Return each array's squared norm for every device [C]; not finite where a change is not."""
+        found = [tile.squares() for tile in self.tiles]
+        return {name: np.concatenate([squares[name] for squares in found]) for name in found[0]}
+
+    def total(self, factors: Factors) -> Update:
+        """Return the sum over devices, each array of device c times its `factors[c]`, in double precision.
+
+        `factors` [C] are for all arrays, or by name. What has factor 0 counts for nothing, be it finite or not.
+        """
+        sums = self.tiles[0].zeros()
+        for name, noise in self.late.items():
+            sums[name] += noise
+        starts = self.starts
+        for tile, first, end in zip(self.tiles, starts, starts[1:], strict=False):
+            own = {n: (factors[n] if isinstance(factors, Mapping) else factors)[first:end] for n in sums}
+            tile.add_to(sums, {name: np.asarray(factor, np.float64) for name, factor in own.items()})
+        return Update({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
+
+    def one(self, device: int) -> Update:
+        """Return what one device alone contributes, dense, without what is late."""
+        tile = int(np.searchsorted(self.starts, device, side="right")) - 1
+        return self.tiles[tile].one(device - self.starts[tile])
+
+
+def _times(change: Tensor, factor: Tensor) -> Tensor:
+    """Return change * factor along the first dimension, in double precision; 0 where the factor is 0."""
+    wide = factor.view(-1, *(1,) * (change.dim() - 1))
+    product = change.double()
+    if bool((factor != 1).any()):
+        product *= wide
+    return torch.where(wide == 0, 0.0, product) if bool((factor == 0).any()) else product
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions(Generic[Kind]):
+    """What C devices contribute, their new private arrays [C, ...], exact losses [C]: sums over `examples` [C]."""
+
+    users: NDArray[np.int64]
+    stack: Kind
+    private: Arrays
+    loss: NDArray[np.float64]
+    examples: NDArray[np.int64]
+
+
+def joined(parts: Sequence[Contributions[Stack]], late: dict[str, Tensor]) -> Contributions[Stack]:
+    """Return the contributions of all parts as one, `late` the noise that their sum has still to get."""
+    return Contributions(
+        users=np.concatenate([part.users for part in parts]),
+        stack=Stack(tuple(tile for part in parts for tile in part.stack.tiles), late),
+        private={name: np.concatenate([part.private[name] for part in parts]) for name in parts[0].private},
+        loss=np.concatenate([part.loss for part in parts]),
+        examples=np.concatenate([part.examples for part in parts]),
+    )

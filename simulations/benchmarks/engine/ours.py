@@ -1,0 +1,67 @@
+"""Rounds of ours: the engine alone, and the whole round through Flower's apps."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.app import app
+from fedrec.algorithms.base import RoundContext
+from fedrec.algorithms.fedavg import FedAvg
+from fedrec.federated.loop import play
+from fedrec.federated.state import first_standing, open_session
+from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import FlowerNodes
+from fedrec.node import groups
+from fedrec.node.node import load_dataset
+from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.mechanisms.protocol import Aggregate
+from fedrec.storage.private_arrays import MappedStore
+from fedrec.storage.run_folder import RunFolder
+from fedrec.training.vectorized.engine import CohortEngine
+from simulations.benchmarks.engine.job import Network
+from simulations.benchmarks.engine.task import Play, Task
+
+
+def engine(task: Task, folder: Path) -> Play:
+    """Return rounds of the cohort engine alone: no messages, no ledger, no checkpoint, no files brought to disk."""
+    experiment, table, rng = task.experiment(), task.table(), np.random.default_rng(0)
+    model, algorithm = experiment.build_model(load_dataset(experiment).catalogue), experiment.algorithm
+    if not isinstance(model, Network) or not isinstance(algorithm, FedAvg):
+        raise TypeError("the job is one network, trained by federated averaging")
+    nodes = groups.Groups(lambda: CohortEngine(model, algorithm), task.threads)
+    store, states = MappedStore(folder, len(table), model.private_arrays()), [model.shared_arrays()]
+    torch.set_num_threads(1)
+
+    def one() -> int:
+        users = np.sort(rng.choice(len(table), min(task.devices, len(table)), replace=False))
+        context = RoundContext(len(states), 0, experiment.mechanism)
+        update = nodes.contribute(store, table, (users, states[-1]), context)[0].update()
+        states.append(algorithm.step(states[-1], Aggregate(update.arrays, float(update.count))))
+        return int((table.start[users + 1] - table.start[users]).sum())
+
+    return one
+
+
+def flower(task: Task, folder: Path) -> Play:
+    """Return whole rounds through Flower's apps on the in-process grid, ledger, messages and checkpoint included."""
+    groups.THREADS = task.threads
+    dataset = load_dataset(task.experiment())
+    experiment = task.experiment().calibrated(dataset)
+    plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()
+    run.create("{}\n")
+    ledger = Ledger.open(dataset.population, "bench", experiment.mechanism, plan, plan.population)
+    session = open_session(experiment, dataset, FlowerNodes(InProcessGrid(app, 1)), run, ledger, "train")
+    at = [first_standing(session)]
+    mean = (table.start[1:] - table.start[:-1]).mean()
+
+    def one() -> int:
+        number = len(at)
+        ledger.reserve(number)
+        standing, report = play(session, at[-1], number)
+        at.append(standing)
+        if report.answered != report.cohort:
+            raise RuntimeError(f"{report.cohort - report.answered} devices did not answer: {report.rejected}")
+        return round(report.answered * mean)
+
+    return one

@@ -1,0 +1,1 @@
+"""Processes killed at named and random points, and what must hold afterwards."""
