@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from fedrec import messages
 from fedrec.device.backend import Answering, simulated
-from fedrec.device.consent.consenting import Consenting
+from fedrec.device.consent.consent import Consenting
 from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.errors import FedrecError

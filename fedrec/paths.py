@@ -1,7 +1,14 @@
-"""Where the Flower apps and `conf/` lie, and how to import them; light, for devices too."""
+"""Where the Flower apps and `conf/` lie, and how to import them; light, for devices too.
 
+Where ledgers and their anchors lie: outside the run folders, so that deleting a run refunds nothing.
+"""
+
+import os
 import sys
 from pathlib import Path
+from urllib.parse import quote, unquote
+
+from fedrec.errors import FedrecError
 
 
 def app_folder() -> Path:
@@ -16,3 +23,37 @@ def put_app_on_path() -> None:
     folder = str(app_folder())
     if folder not in sys.path:
         sys.path.insert(0, folder)
+
+
+def state_dir() -> Path:
+    """Return the folder of what outlives runs: FEDREC_STATE, else the platform's."""
+    if named := os.environ.get("FEDREC_STATE"):
+        return Path(named)
+    from platformdirs import user_state_dir  # a device says itself where its ledger lies
+
+    return Path(user_state_dir("fedrec"))
+
+
+def ledger_path(population: str) -> Path:
+    """Return the file of a population's ledger; two populations never share one."""
+    if not population:
+        raise FedrecError("dataset.population is empty: the ledger needs to know whose privacy is spent")
+    return state_dir() / "ledger" / f"{quote(population, safe='@+ ')}.sqlite"
+
+
+def populations() -> list[str]:
+    """Return the names of the populations that have a ledger here."""
+    return sorted(population_of(path) for path in (state_dir() / "ledger").glob("*.sqlite"))
+
+
+def population_of(path: Path) -> str:
+    """Return whose ledger a file is."""
+    return unquote(path.name.removesuffix(".sqlite"))
+
+
+def anchor_path(ledger: Path) -> Path:
+    """Return where the anchor of a ledger file lies: in FEDREC_ANCHORS, else in `anchors/` of the state folder."""
+    folder = os.environ.get("FEDREC_ANCHORS")
+    return (
+        Path(folder) if folder else ledger.parent.parent / "anchors"
+    ) / f"{ledger.name.removesuffix('.sqlite')}.anchor"

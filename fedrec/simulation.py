@@ -26,9 +26,8 @@ from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
-from fedrec.storage.catalogue import write_catalogue
 from fedrec.storage.checkpoint import load_checkpoint
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, write_catalogue
 
 NO_PRIVACY = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
 POPULARITY = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from fedrec.models import text_embeddings as text
+from fedrec.models import text_embeddings
 from tests.chance import drawn_for
 
 ROOT = Path(__file__).parent.parent
@@ -51,8 +51,8 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def no_language_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let hashed words stand for what a language model says, but in tests that ask for it: it is an extra, and slow."""
     if "language_model" not in request.keywords:
-        monkeypatch.setattr(text, "encode", said_in_words)
+        monkeypatch.setattr(text_embeddings, "encode", said_in_words)
 
 
 def said_in_words(said: list[str], encoder: str) -> NDArray[np.float32]:
-    return text.words(said)
+    return text_embeddings.words(said)

@@ -8,10 +8,9 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from client.app import app
-from fedrec.cli.hand_out import hand_out
+from fedrec.cli.data import hand_out
 from fedrec.data.io.device_csv import read_device_file
-from fedrec.device.enrollment import enroll
-from fedrec.device.home import Enrolment, Home
+from fedrec.device.home import Enrolment, Home, enroll
 from fedrec.device.store import Event
 from fedrec.experiment.settings import load
 from fedrec.flower.grid import InProcessGrid

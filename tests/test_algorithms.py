@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.fedadagrad import FedAdagrad
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.algorithms.fedopt import FedAdam
+from fedrec.algorithms.fedopt import FedAdagrad, FedAdam
 from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram, solve
 from fedrec.algorithms.item_counts import ItemCounts, bounded_counts
 from fedrec.errors import FedrecError

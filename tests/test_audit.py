@@ -11,21 +11,18 @@ import pytest
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 from scipy.stats import norm
 
-from fedrec.audit.auditor import Audit, audit, run, trials
-from fedrec.audit.bounds import Errors, beats, epsilon_at_least, errors
-from fedrec.audit.canaries import Canaries
+from fedrec.audit.auditor import Audit, audit, lines, run, trials
 from fedrec.audit.poisson_check import DRAWS, UNITS, p_values
-from fedrec.audit.table import lines
-from fedrec.audit.threat_model import game
-from fedrec.audit.trials import Finding, Trial, noise_verdict
+from fedrec.audit.threat_model import Canaries, game
+from fedrec.audit.trials import Errors, Finding, Trial, beats, epsilon_at_least, errors, noise_verdict
 from fedrec.cli import audit as command
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError, Refused
 from fedrec.experiment.settings import load
 from fedrec.node.node import load_dataset
-from fedrec.privacy.accounting.tradeoff import TradeOff, trade_off
+from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
 from fedrec.privacy.ledger import ledger
-from fedrec.privacy.mechanisms import base as ordinary
+from fedrec.privacy.mechanisms import base
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.protocol import Plan, Terms
@@ -210,7 +207,7 @@ def test_a_cohort_of_fixed_size_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     def choice(plan: Plan, random: Any) -> np.ndarray:
         return np.sort(np.argsort(random.uniform(plan.population))[: int(plan.cohort_rate * plan.population)])
 
-    monkeypatch.setattr(ordinary, "poisson", choice)
+    monkeypatch.setattr(base, "poisson", choice)
     assert trial("sampler", "privacy=user", "model=mf", "cohort.size=12").verdict == "contradicted"
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fedrec.audit import records as record
+from fedrec.audit import records
 from fedrec.audit.auditor import Audit
 from fedrec.audit.records import FILE, keep, kept, settings_hash
 from fedrec.audit.trials import Finding
-from fedrec.cli import audit as command
+from fedrec.cli import audit
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError
 from fedrec.privacy.mechanisms.user import UserLevel
@@ -23,7 +23,7 @@ def audited(monkeypatch: pytest.MonkeyPatch, arguments: list[str], verdict: str 
     """Run the command on an audit that is made up."""
     noise = tuple(Finding("noise", verdict, point, 0.98 * point, "many scores") for point in (4.0, 8.0))
     found = Audit("UserLevel", UserLevel().terms, 1e-5, True, (*noise, Finding("sampler", "holds", 1.0, 0.0, "")), 3.0)
-    monkeypatch.setattr(command, "audit", lambda experiment, points: found)
+    monkeypatch.setattr(audit, "audit", lambda experiment, points: found)
     with pytest.raises(SystemExit) as ended:
         main(["audit", *arguments])
     assert ended.value.code == (verdict == "contradicted")
@@ -69,7 +69,7 @@ def test_later_runs_cite_an_audit_of_their_settings_and_of_no_others(
 def test_an_audit_of_other_code_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audited(monkeypatch, RUN)
     monkeypatch.setattr("fedrec.report.privacy_card.code_hash", lambda: "0" * 16)
-    assert f"other code ({record.code_hash()})" in run(tmp_path, "one")["fields"]["evidence"]["audit"]
+    assert f"other code ({records.code_hash()})" in run(tmp_path, "one")["fields"]["evidence"]["audit"]
     monkeypatch.undo()
     audited(monkeypatch, [str(tmp_path / "one")])
     assert "other code" in card(tmp_path, "one")["fields"]["evidence"]["audit"]

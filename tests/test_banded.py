@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.privacy.accounting.composition import epsilon
-from fedrec.privacy.mechanisms.banded import BandedUserLevel
-from fedrec.privacy.mechanisms.banded_matrix import best, gain, squared_error, squared_sensitivity
+from fedrec.privacy.mechanisms.banded import BandedUserLevel, best, gain, squared_error, squared_sensitivity
 from fedrec.privacy.mechanisms.protocol import Plan
 from fedrec.privacy.sampling import cyclic
 from fedrec.update import Arrays, Update

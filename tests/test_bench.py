@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.benchmarks.engine import __main__ as command
+from simulations.benchmarks.engine import __main__
 from simulations.benchmarks.engine.job import spread_out
 from simulations.benchmarks.engine.ours import engine, flower
 from simulations.benchmarks.engine.table import Ratio, Row, show
@@ -59,8 +59,8 @@ def test_the_tables_show_every_figure_in_its_column_and_a_dash_where_none_was_me
 
 def test_every_ratio_names_rows_that_are_measured() -> None:
     options = type("Options", (), {"threads": 2, "ray": "python", "pfl": "python", "only": None})()
-    names = {row.name for row in command.rows(options)}
-    assert all({ratio.over, ratio.under} <= names for ratio in command.RATIOS)
+    names = {row.name for row in __main__.rows(options)}
+    assert all({ratio.over, ratio.under} <= names for ratio in __main__.RATIOS)
 
 
 def test_a_few_devices_stand_for_all_sizes() -> None:
@@ -81,4 +81,4 @@ def test_scale_is_judged_by_the_largest_population() -> None:
     ("system", "devices", "many"), [("ours:flower", 100, 12), ("ours:flower", 5000, 2), ("loops:hooks", 5, 2)]
 )
 def test_short_rounds_through_flower_are_measured_more_often(system: str, devices: int, many: int) -> None:
-    assert command.rounds(Row("a row", system, "ml-100k", devices)) == many
+    assert __main__.rounds(Row("a row", system, "ml-100k", devices)) == many

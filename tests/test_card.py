@@ -12,8 +12,7 @@ import pytest
 
 from fedrec.cli.main import main
 from fedrec.privacy.accounting.composition import epsilon_of
-from fedrec.privacy.card import Facts, card, checked, missing, sentence
-from fedrec.privacy.card_page import page
+from fedrec.privacy.card import Facts, card, checked, missing, page, sentence
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
@@ -226,7 +225,7 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_ledger_that_was_tampered_with_is_listed_as_such(capsys: pytest.CaptureFixture[str]) -> None:
-    from fedrec.places import ledger_path
+    from fedrec.paths import ledger_path
 
     played(user()).close()
     ledger_path("people").unlink()

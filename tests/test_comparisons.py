@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.evaluation.intervals import intervals
 from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.models.pfedrec import PFedRec
 from fedrec.study import frontier, seeds
 from fedrec.training.vectorized.updates import Contributions, Stack
-from simulations.paper import central, cold_start
-from simulations.paper import pfedrec_leak as published
+from simulations.paper import central, cold_start, pfedrec_leak
 from tests.tiny import FREE, small
 
 USERS = 40
@@ -225,14 +224,14 @@ def test_new_items_are_ranked_among_themselves_and_among_all() -> None:
 
 
 @pytest.fixture
-def setting() -> published.Setting:
+def setting() -> pfedrec_leak.Setting:
     experiment, dataset = small("model=pfedrec", "model.dim=2", "model.item_rate=4")
     model = experiment.build_model(dataset.catalogue)
     assert isinstance(model, PFedRec)
-    return published.Setting(experiment, dataset.devices, model, 12)
+    return pfedrec_leak.Setting(experiment, dataset.devices, model, 12)
 
 
-def test_the_round_that_validation_likes_best_is_tested(setting: published.Setting) -> None:
+def test_the_round_that_validation_likes_best_is_tested(setting: pfedrec_leak.Setting) -> None:
     """Looks come every five rounds and after the last: the tenth is best; the seventh, better still, is not seen."""
     asked = list[int]()
     quality = {5: 0.0, 7: 2.0, 10: 1.0, 12: 0.0}
@@ -246,9 +245,9 @@ def test_the_round_that_validation_likes_best_is_tested(setting: published.Setti
             scores[user, device.test] = number
         return scores
 
-    number, rows = published.best(setting, play, len(setting.devices))
+    number, rows = pfedrec_leak.best(setting, play, len(setting.devices))
     assert asked == list(range(1, 13)) and number == 10
-    said = published.row("ours", "alone", number, rows)
+    said = pfedrec_leak.row("ours", "alone", number, rows)
     assert (said["protocol"], said["exchange"], said["round"], said["users"]) == (
         "ours",
         "alone",
@@ -261,7 +260,7 @@ def test_the_round_that_validation_likes_best_is_tested(setting: published.Setti
 
 
 @pytest.mark.parametrize("leaky", [True, False])
-def test_a_device_is_ranked_by_the_item_table_it_changed(setting: published.Setting, leaky: bool) -> None:
+def test_a_device_is_ranked_by_the_item_table_it_changed(setting: pfedrec_leak.Setting, leaky: bool) -> None:
     engine, users = setting.engine(leaky), np.arange(7)
     private = engine.first_private(0, users)
     table = setting.model.shared_arrays()
@@ -275,13 +274,13 @@ def test_a_device_is_ranked_by_the_item_table_it_changed(setting: published.Sett
 
 @pytest.mark.parametrize("leaky", [True, False])
 def test_with_everybody_the_mean_change_is_taken_and_alone_each_keeps_its_own(
-    setting: published.Setting, leaky: bool
+    setting: pfedrec_leak.Setting, leaky: bool
 ) -> None:
     """One device alone is the federation of one device; the first round of all gives each the same scores both ways."""
     users = len(setting.devices)
     plays: list[Callable[[int], np.ndarray]] = [
-        published.together(setting, leaky),
-        published.alone(setting, leaky, users),
+        pfedrec_leak.together(setting, leaky),
+        pfedrec_leak.alone(setting, leaky, users),
     ]
     both = [play(1) for play in plays]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
@@ -289,7 +288,7 @@ def test_with_everybody_the_mean_change_is_taken_and_alone_each_keeps_its_own(
     assert np.abs(second[0] - second[1]).max() > 1e-3
 
 
-def test_the_leak_is_that_held_out_items_are_never_trained_down(setting: published.Setting) -> None:
+def test_the_leak_is_that_held_out_items_are_never_trained_down(setting: pfedrec_leak.Setting) -> None:
     users, moved = np.arange(len(setting.devices)), dict[bool, int]()
     for leaky in (True, False):
         engine = setting.engine(leaky)
@@ -308,14 +307,14 @@ def test_both_protocols_are_printed_together_and_alone(
     arguments = ["--rounds", "2", "--alone", "3", *FREE, "model.dim=2"]
     monkeypatch.setattr("sys.argv", ["published", *arguments])
     played = list[tuple[bool, int]]()
-    engine = published.Setting.engine
+    engine = pfedrec_leak.Setting.engine
 
-    def noted(self: published.Setting, leaky: bool) -> object:
+    def noted(self: pfedrec_leak.Setting, leaky: bool) -> object:
         played.append((leaky, self.rounds))
         return engine(self, leaky)
 
-    monkeypatch.setattr(published.Setting, "engine", noted)
-    published.main()
+    monkeypatch.setattr(pfedrec_leak.Setting, "engine", noted)
+    pfedrec_leak.main()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["protocol"], line["exchange"], line["users"]) for line in lines] == [
         ("published", "federated", 40),

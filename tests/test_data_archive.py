@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from fedrec.cli.data import check, describe, get
-from fedrec.data.archive import open_files
 from fedrec.data.datasets.csv import Delimited
-from fedrec.data.datasets.ml_latest_small import SHIPPED, MovieLensLatestSmall
-from fedrec.data.datasets.movielens import MovieLens100K
+from fedrec.data.datasets.movielens import SHIPPED, MovieLens100K, MovieLensLatestSmall
 from fedrec.data.datasets.synthetic import Synthetic
-from fedrec.data.download import cache, fetch, verify
+from fedrec.data.download import cache, fetch, open_files, verify
 from fedrec.errors import FedrecError
 from tests.data_layouts import write_ml_100k
 

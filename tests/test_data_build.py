@@ -7,12 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data.catalogue import Catalogue
+from fedrec.data.catalogue import Catalogue, films, multi_hot, position, split_genres, year_of
 from fedrec.data.dataset import Dataset
-from fedrec.data.features import films, multi_hot, position, split_genres, year_of
 from fedrec.data.io.table import Tokens
-from fedrec.data.prepare import BY_CHANCE, BY_FILE, Plan, assemble
-from fedrec.data.repairs import BELOW_MINIMUM, BELOW_THRESHOLD, DUPLICATES, duplicates
+from fedrec.data.prepare import (
+    BELOW_MINIMUM,
+    BELOW_THRESHOLD,
+    BY_CHANCE,
+    BY_FILE,
+    DUPLICATES,
+    Plan,
+    assemble,
+    duplicates,
+)
 from fedrec.data.sources import Rows, Settings
 from fedrec.errors import FedrecError
 

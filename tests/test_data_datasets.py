@@ -9,9 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from fedrec.data.dataset import Dataset
-from fedrec.data.datasets.lastfm import HetRecLastFM
-from fedrec.data.datasets.ml_latest_small import SHIPPED, MovieLensLatestSmall
-from fedrec.data.datasets.movielens import MovieLens1M, MovieLens100K
+from fedrec.data.datasets.movielens import SHIPPED, MovieLens1M, MovieLens100K, MovieLensLatestSmall
+from fedrec.data.datasets.social import HetRecLastFM
 from fedrec.data.datasets.synthetic import Synthetic
 from fedrec.errors import FedrecError
 from tests.data_layouts import write_ml_1m, write_ml_100k

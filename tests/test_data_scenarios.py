@@ -11,19 +11,14 @@ from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from fedrec.cli.data import summary
-from fedrec.data.dataset import Dataset
-from fedrec.data.datasets.amazon import AmazonVideoGames
-from fedrec.data.datasets.filmtrust import FilmTrust
-from fedrec.data.datasets.gowalla import Gowalla
-from fedrec.data.datasets.lastfm import HetRecLastFM
+from fedrec.data.catalogue import common_words
+from fedrec.data.dataset import Dataset, links_between
+from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
 from fedrec.data.datasets.microlens import MicroLens50K, tags_of
-from fedrec.data.datasets.online_retail import OnlineRetailII
-from fedrec.data.features import common_words
-from fedrec.data.io.sequences import read_sequences
+from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
+from fedrec.data.io.parquet import read_sequences
 from fedrec.data.io.table import Tokens
-from fedrec.data.links import links_between
-from fedrec.data.prepare import unordered
-from fedrec.data.repairs import first_of_each_pair
+from fedrec.data.prepare import first_of_each_pair, unordered
 from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
 from fedrec.models.item_features import feature_vectors

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
-from fedrec.study import deltas
+from fedrec.study import frontier
 from tests.tiny import FREE, SMALL
 
 
@@ -19,7 +19,7 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
 
 def test_two_rounds_of_everybody_are_one_gaussian_at_either_delta() -> None:
     settings = load([*SMALL, "model=ease", "privacy=user", "privacy.epsilon=2", "privacy.delta=1e-4"])
-    found = deltas.of(settings)
+    found = frontier.costs_of(settings)
     shares = np.linspace(0.1, 2.0, 2000)
     mu = float(shares[np.argmin([abs(gaussian_delta(mu, found.epsilon) - 1e-4) for mu in shares])])
     assert found.delta == 1e-4
@@ -31,7 +31,7 @@ def test_two_rounds_of_everybody_are_one_gaussian_at_either_delta() -> None:
 def test_a_line_for_each_epsilon(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = [*SMALL, "model=ease", "privacy=user", "--epsilons", "1", "4"]
     monkeypatch.setattr("sys.argv", ["deltas", *overrides])
-    deltas.main()
+    frontier.print_deltas()
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [round(row["epsilon"], 1) for row in rows] == [1.0, 4.0]
     assert all(row["epsilon_by_users"] < row["epsilon"] for row in rows)
@@ -39,4 +39,4 @@ def test_a_line_for_each_epsilon(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_without_users_as_units_there_is_no_such_delta() -> None:
     with pytest.raises(FedrecError, match="privacy=user"):
-        deltas.of(load([*FREE, "model=ease"]))
+        frontier.costs_of(load([*FREE, "model=ease"]))

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data import wire
-from fedrec.device import saved_state as kept
+from fedrec.data import catalogue as wire
+from fedrec.device import saved_state
 from fedrec.device.store import DeviceStore, Event
 from fedrec.errors import FedrecError, Refused
 from fedrec.messages import Message
@@ -58,12 +58,12 @@ def test_it_survives_being_closed_and_is_its_owners_alone(store: DeviceStore) ->
 
 def test_forgetting_leaves_no_byte_and_takes_what_was_computed_with_it(store: DeviceStore) -> None:
     store.log_events([Event("a-very-secret-item", 1.0), Event("kept-item", 2.0)])
-    kept.DevicePrivate(store, "r").save(0, {"user": np.ones((1, 2), np.float32)}, 1)
-    kept.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+    saved_state.DevicePrivate(store, "r").save(0, {"user": np.ones((1, 2), np.float32)}, 1)
+    saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
     assert store.forget("a-very-secret-item") == 1
     assert [e.item for e in store.history()] == ["kept-item"]
-    assert kept.newest_private(store) == {}
-    answer = kept.answered(store, "r", 1)
+    assert saved_state.newest_private(store) == {}
+    answer = saved_state.answered(store, "r", 1)
     assert answer is not None and answer.reply is None
     for path in store.path.parent.iterdir():
         assert b"a-very-secret-item" not in path.read_bytes(), path
@@ -72,9 +72,9 @@ def test_forgetting_leaves_no_byte_and_takes_what_was_computed_with_it(store: De
 
 def test_forgetting_what_is_not_there_changes_nothing(store: DeviceStore) -> None:
     store.log_events(EVENTS)
-    kept.DevicePrivate(store, "r").save(0, {"user": np.ones((1, 2), np.float32)}, 1)
+    saved_state.DevicePrivate(store, "r").save(0, {"user": np.ones((1, 2), np.float32)}, 1)
     assert store.forget("nothing") == 0
-    assert len(store.history()) == 4 and kept.newest_private(store)
+    assert len(store.history()) == 4 and saved_state.newest_private(store)
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,34 +100,36 @@ def test_retention_forgets_what_is_older(store: DeviceStore) -> None:
 
 
 def test_private_arrays_are_those_before_the_round(store: DeviceStore) -> None:
-    private = kept.DevicePrivate(store, "r")
+    private = saved_state.DevicePrivate(store, "r")
     for number in (1, 2, 3):
         private.save(0, {"user": np.full((1, 2), number, np.float32)}, number)
     assert private.load(0, 4)["user"][0, 0] == 3 and private.load(0, 3)["user"][0, 0] == 2
     private.save(0, {"user": np.full((1, 2), 9, np.float32)}, 3)
     assert private.load(0, 4)["user"][0, 0] == 9 and private.load(0, 3)["user"][0, 0] == 2
-    other = kept.DevicePrivate(store, "another run")
+    other = saved_state.DevicePrivate(store, "another run")
     assert other.load(0, 9) == {}
     other.save(0, {"user": np.zeros((1, 2), np.float32)}, 1)
     assert private.load(0, 9) == {}
 
 
 def test_an_answer_is_given_once_a_round(store: DeviceStore) -> None:
-    assert kept.answered(store, "r", 1) is None
-    kept.keep_answer(store, "r", 1, request(), Message({"count": 1}))
-    answer = kept.answered(store, "r", 1)
-    assert answer is not None and answer.request == kept.digest(request()) != kept.digest(request(value=2.0))
+    assert saved_state.answered(store, "r", 1) is None
+    saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+    answer = saved_state.answered(store, "r", 1)
+    assert answer is not None and answer.request == saved_state.digest(request()) != saved_state.digest(
+        request(value=2.0)
+    )
     with pytest.raises(sqlite3.IntegrityError):
-        kept.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+        saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
 
 
 def test_a_transaction_is_all_or_nothing(store: DeviceStore) -> None:
-    private = kept.DevicePrivate(store, "r")
+    private = saved_state.DevicePrivate(store, "r")
     with pytest.raises(RuntimeError), store.transaction():
         private.save(0, {"user": np.ones((1, 1), np.float32)}, 1)
-        kept.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+        saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
         raise RuntimeError("killed")
-    assert private.load(0, 2) == {} and kept.answered(store, "r", 1) is None
+    assert private.load(0, 2) == {} and saved_state.answered(store, "r", 1) is None
 
 
 KILLED = """
@@ -173,8 +175,8 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 def test_the_catalogue_comes_back_as_it_was_sent(store: DeviceStore) -> None:
     whole = catalogue()
     header, arrays = wire.encode(whole)
-    kept.keep_catalogue(store, Message(header, arrays))
-    back = kept.catalogue(store)
+    saved_state.keep_catalogue(store, Message(header, arrays))
+    back = saved_state.catalogue(store)
     assert back is not None and wire.digest(back) == wire.digest(whole)
     assert back.ids.tolist() == whole.ids.tolist() and back.feature_names == whole.feature_names
 

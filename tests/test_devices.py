@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from fedrec.cli.main import main
 from fedrec.cli.server import run as server_command
-from fedrec.device import saved_state as kept
+from fedrec.device import saved_state
 from fedrec.device.device import Device
 from fedrec.device.status import status
 from fedrec.errors import FedrecError, Refused
@@ -78,7 +78,7 @@ def test_a_message_twice_is_answered_by_the_same_bytes(village: Village) -> None
     assert first.header == second.header and first.header["count"] == 1
     assert all(np.array_equal(first.arrays[name], second.arrays[name]) for name in first.arrays)
     store = village.homes[0].store()
-    assert kept.count_answers(store) == 1
+    assert saved_state.count_answers(store) == 1
 
 
 def test_a_round_asked_again_for_another_model_is_refused(village: Village) -> None:
@@ -94,12 +94,16 @@ def test_killed_between_training_and_writing_it_sends_nothing_for_that_round(
     """The round was charged: it is lost to this device rather than trained twice for one charge."""
     device, request = Device(village.homes[0]), train(village)
     with monkeypatch.context() as patched:
-        patched.setattr(kept, "keep_answer", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        patched.setattr(saved_state, "keep_answer", lambda *_: (_ for _ in ()).throw(MemoryError()))
         with pytest.raises(MemoryError):
             device.answer(request)
     store = village.homes[0].store()
-    assert kept.count_answers(store) == 0 and kept.newest_private(store) == {} and kept.model(store) is None
-    assert device.answer(request).header["declined"] is True and kept.count_answers(store) == 0
+    assert (
+        saved_state.count_answers(store) == 0
+        and saved_state.newest_private(store) == {}
+        and saved_state.model(store) is None
+    )
+    assert device.answer(request).header["declined"] is True and saved_state.count_answers(store) == 0
     assert device.answer(train(village, number=2)).header["count"] == 1
 
 
@@ -114,18 +118,18 @@ def test_what_the_policy_forbids_is_declined_and_not_charged(village: Village) -
 
 def test_what_was_forgotten_meanwhile_does_not_come_back(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
     device, request, home = Device(village.homes[0]), train(village), village.homes[0]
-    real = kept.DevicePrivate.load
+    real = saved_state.DevicePrivate.load
 
-    def forgetful(self: kept.DevicePrivate, user: int, before: int) -> dict:
+    def forgetful(self: saved_state.DevicePrivate, user: int, before: int) -> dict:
         store = home.store()
         store.forget(store.history()[0].item)
         store.close()
         return real(self, user, before)
 
-    monkeypatch.setattr(kept.DevicePrivate, "load", forgetful)
+    monkeypatch.setattr(saved_state.DevicePrivate, "load", forgetful)
     with pytest.raises(Refused, match="forgotten while"):
         device.answer(request)
-    assert kept.count_answers(home.store()) == 0 and kept.newest_private(home.store()) == {}
+    assert saved_state.count_answers(home.store()) == 0 and saved_state.newest_private(home.store()) == {}
 
 
 def test_after_forgetting_a_round_is_not_answered_again(village: Village) -> None:
@@ -142,7 +146,7 @@ def test_a_device_whose_policy_says_no_declines_and_says_why_at_home_only(villag
     village.homes[0].policy.write_text(never())
     reply = Device(village.homes[0]).answer(train(village))
     assert reply.header["declined"] is True and "outside" not in json.dumps(reply.header)
-    note = kept.kept(village.homes[0].store(), "note")
+    note = saved_state.kept(village.homes[0].store(), "note")
     assert note is not None and "outside" in note.header["text"]
 
 
@@ -193,7 +197,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(village: Village, tm
     village.deployment(folder).carry_out()
     assert all(np.array_equal(a, arrays(whole.path)[n]) for n, a in arrays(folder.path).items())
     store = village.homes[0].store()
-    assert kept.count_answers(store) == 3
+    assert saved_state.count_answers(store) == 3
 
 
 def test_who_was_not_admitted_or_lies_is_turned_away_and_the_run_goes_on(village: Village, tmp_path: Path) -> None:

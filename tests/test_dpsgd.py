@@ -11,8 +11,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedrec.errors import Refused
-from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.models.losses import bce, bpr
+from fedrec.models.base import Batch, TrainableRecommender, bce, bpr
 from fedrec.privacy.mechanisms.protocol import LocalSettings
 from fedrec.privacy.noise import SeededRandom, SystemRandom
 from fedrec.training.dp_sgd import DpSgd, PrivateStep

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.evaluation import batched as batch
-from fedrec.evaluation.batched import evaluate_batch, squared_errors, with_targets
+from fedrec.evaluation import batched
+from fedrec.evaluation.batched import evaluate_batch, evaluate_users, squared_errors, with_targets
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.evaluation.config import Evaluation
 from fedrec.evaluation.per_device import evaluate_device
 from fedrec.evaluation.per_user import Table, table
-from fedrec.evaluation.scoring import evaluate_users
 
 ITEMS = 30
 OPTIONS = Evaluation(negatives=8)
@@ -74,7 +73,7 @@ def test_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> No
     generator = np.random.default_rng(1)
     devices, scores = population(generator, 40, False), generator.random((40, ITEMS))
     whole = together(scores, devices, "test")
-    monkeypatch.setattr(batch, "SCORES", 3 * ITEMS)
+    monkeypatch.setattr(batched, "SCORES", 3 * ITEMS)
     for name, column in together(scores, devices, "test").items():
         np.testing.assert_array_equal(column, whole[name], err_msg=name)
 

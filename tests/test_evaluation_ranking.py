@@ -9,8 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.metrics import Sums, device_sums, expected, metrics, pessimistic
-from fedrec.evaluation.ranking import Ranks, check_scores, full_ranks, ranks_many, sampled_ranks, top_items
+from fedrec.evaluation.metrics import (
+    Ranks,
+    Sums,
+    check_scores,
+    device_sums,
+    expected,
+    full_ranks,
+    metrics,
+    pessimistic,
+    ranks_many,
+    sampled_ranks,
+    top_items,
+)
 
 GENERATOR = np.random.default_rng
 

@@ -8,11 +8,10 @@ import pytest
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.config import Evaluation
-from fedrec.evaluation.intervals import intervals, paired_interval
+from fedrec.evaluation.metrics import Ranks
 from fedrec.evaluation.per_device import Row
 from fedrec.evaluation.per_user import Table, columns, join, load, mean_over_seeds, save, table
-from fedrec.evaluation.ranking import Ranks
-from fedrec.evaluation.summary import result
+from fedrec.evaluation.summary import intervals, paired_interval, result
 
 OPTIONS = Evaluation()
 

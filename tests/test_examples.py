@@ -14,8 +14,7 @@ from fedrec.evaluation.per_device import evaluate_device
 from fedrec.evaluation.per_user import table
 from fedrec.privacy.noise import SeededRandom, SystemRandom
 from fedrec.rng import Counter, below, normal, uniform
-from fedrec.training.batches import Histories, Outside, Pass, poisson, shuffled, uniform_negatives
-from fedrec.training.private import first_private
+from fedrec.training.batches import Histories, Outside, Pass, first_private, poisson, shuffled, uniform_negatives
 
 ITEMS, USERS, ROUNDS = 400, 300, 20
 

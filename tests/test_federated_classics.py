@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.algorithms.gram_matrix import Neighbours
 from fedrec.algorithms.ials import IalsSums
-from fedrec.algorithms.neighbours import Neighbours
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, Refused
-from fedrec.evaluation.baselines import ials as pooled_ials
+from fedrec.evaluation.baselines import pooled as pooled_ials
 from fedrec.evaluation.baselines.base import pooled
 from fedrec.federated.history import final_state
 from fedrec.federated.loop import run

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fedrec.cli.client import run
-from fedrec.device import deletion as room
-from fedrec.device import saved_state as kept
+from fedrec.device import deletion, saved_state
 from fedrec.device.deletion import expire, forget, rebuild
 from fedrec.device.device import Device
 from fedrec.device.home import Home
@@ -24,7 +23,7 @@ def learned(home: Home) -> dict[str, np.ndarray]:
     """The private arrays after training, which a test can tell from all others."""
     store, (message, node) = home.store(), model_of(home)
     arrays = {n: np.full_like(a, 7) for n, a in Personal(node, ITEMS, message.arrays).model.private_arrays().items()}
-    kept.DevicePrivate(store, "r").save(0, arrays, 3)
+    saved_state.DevicePrivate(store, "r").save(0, arrays, 3)
     store.close()
     return arrays
 
@@ -32,7 +31,7 @@ def learned(home: Home) -> dict[str, np.ndarray]:
 def model_of(home: Home) -> tuple:
     import json
 
-    message = kept.model(home.store())
+    message = saved_state.model(home.store())
     assert message is not None
     return message, json.loads(message.header["experiment"])["model"]
 
@@ -42,7 +41,7 @@ def test_the_private_vector_is_that_of_somebody_who_never_used_the_item(tmp_path
     home = home_with(tmp_path / "h", name)
     before, store = learned(home), home.store()
     assert forget(store, "i2") == (1, True)
-    found, (message, node) = kept.newest_private(store), model_of(home)
+    found, (message, node) = saved_state.newest_private(store), model_of(home)
     assert found.keys() == before.keys()
     held_out = LEFT[:-2]  # what a round would train on: the last two are held out, as in the simulation
     expected = Personal(node, ITEMS, message.arrays).private(held_out)
@@ -59,9 +58,9 @@ def test_everything_leaves_no_vector_and_an_item_that_is_not_there_changes_none(
     home = home_with(tmp_path / "h", "mf")
     before, store = learned(home), home.store()
     assert forget(store, "i39") == (0, False)
-    assert np.array_equal(kept.newest_private(store)["user.weight"], before["user.weight"])
+    assert np.array_equal(saved_state.newest_private(store)["user.weight"], before["user.weight"])
     assert forget(store) == (6, False)
-    assert kept.newest_private(store) == {}
+    assert saved_state.newest_private(store) == {}
 
 
 def test_at_interaction_level_no_update_may_see_a_vector_without_noise(tmp_path: Path) -> None:
@@ -70,38 +69,38 @@ def test_at_interaction_level_no_update_may_see_a_vector_without_noise(tmp_path:
     store, message = home.store(), model_of(home)[0]
     document = load(["model=mf", "dataset=synthetic", "privacy=interaction"]).experiment.document
     message.header["experiment"] = document
-    kept.keep_model(store, message)
-    assert forget(store, "i2") == (1, False) and kept.newest_private(store) == {}
+    saved_state.keep_model(store, message)
+    assert forget(store, "i2") == (1, False) and saved_state.newest_private(store) == {}
 
 
 @pytest.mark.parametrize("name", ["ease", "popularity"])
 def test_a_model_without_a_private_vector_has_none_to_find(tmp_path: Path, name: str) -> None:
     store = home_with(tmp_path / "h", name).store()
-    assert forget(store, "i2") == (1, False) and kept.newest_private(store) == {}
+    assert forget(store, "i2") == (1, False) and saved_state.newest_private(store) == {}
 
 
 def test_who_forgets_meanwhile_finds_it_again_and_no_older_history_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = home_with(tmp_path / "h", "mf")
-    store, real = home.store(), room._found
+    store, real = home.store(), deletion._found
 
     def interrupted(*arguments: object) -> dict:
         found = real(*arguments)  # type: ignore[arg-type]
-        monkeypatch.setattr(room, "_found", real)
+        monkeypatch.setattr(deletion, "_found", real)
         other = home.store()
         other.forget()  # killed before it could find anything again
         other.close()
         return found
 
-    monkeypatch.setattr(room, "_found", interrupted)
-    assert forget(store, "i2") == (1, False) and kept.newest_private(store) == {}
+    monkeypatch.setattr(deletion, "_found", interrupted)
+    assert forget(store, "i2") == (1, False) and saved_state.newest_private(store) == {}
 
 
 def test_a_model_of_torch_alone_trains_its_vector_again(tmp_path: Path) -> None:
     stores = [home_with(tmp_path / name, "content", events).store() for name, events in (("a", 6), ("b", 5))]
     assert forget(stores[0], "i5") == (1, True) and rebuild(stores[1])
-    found = [kept.newest_private(store)["user.weight"] for store in stores]
+    found = [saved_state.newest_private(store)["user.weight"] for store in stores]
     assert np.array_equal(*found) and found[0].any()
 
 
@@ -120,13 +119,13 @@ def test_the_next_round_starts_from_what_was_found_and_is_still_answered_once(tm
     store = home.store()
     first = store.history()[0].item
     run(["forget", "--item", first, "--home", str(home.path)])
-    found = kept.newest_private(store)
+    found = saved_state.newest_private(store)
     assert found and np.array_equal(
-        kept.DevicePrivate(store, request.header["run"]).load(0, 2)["user.weight"], found["user.weight"]
+        saved_state.DevicePrivate(store, request.header["run"]).load(0, 2)["user.weight"], found["user.weight"]
     )
     second = train(village, number=2)
     assert Device(home).answer(second).header["count"] == 1
-    assert not np.array_equal(kept.newest_private(store)["user.weight"], found["user.weight"])
+    assert not np.array_equal(saved_state.newest_private(store)["user.weight"], found["user.weight"])
 
 
 def test_retention_is_that_of_the_policy_and_finds_the_vector_again(tmp_path: Path) -> None:
@@ -140,4 +139,4 @@ def test_retention_is_that_of_the_policy_and_finds_the_vector_again(tmp_path: Pa
         with pytest.raises(FedrecError, match="a number of days above 0"):
             expire(home, store)
     home.policy.write_text("[store]\nretention_days = 2.5\n")
-    assert expire(home, store) == 6 and len(store.history()) == 4 and kept.newest_private(store)
+    assert expire(home, store) == 6 and len(store.history()) == 4 and saved_state.newest_private(store)

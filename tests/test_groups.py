@@ -13,7 +13,7 @@ from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.models.mf import MatrixFactorisation
-from fedrec.node.groups import HELD_BYTES, Groups, Total, groups
+from fedrec.node.execution import HELD_BYTES, Groups, Total, groups
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
-from fedrec.federated.hosted import NOBODY, Hosted, among, apart, first_of, hosted_by
+from fedrec.federated.exchange import NOBODY, Hosted, among, apart, first_of, hosted_by
 from fedrec.messages import Message
 
 RANGES = st.builds(range, st.integers(0, 20), st.integers(0, 60), st.integers(1, 6))

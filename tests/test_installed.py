@@ -10,7 +10,7 @@ import pytest
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 from flwr.supernode.runtime import run_clientapp
 
-from fedrec.device import pinned_app as installed
+from fedrec.device import pinned_app
 from fedrec.device.home import Home
 
 ROOT = Path(__file__).parents[1]
@@ -22,8 +22,8 @@ def test_flower_still_loads_the_app_by_the_two_names_that_are_replaced() -> None
 
 
 def test_every_program_that_a_task_could_start_is_replaced(tmp_path: Path) -> None:
-    assert set(TASK_TYPE_TO_COMMAND.values()) == {"flwr-clientapp", *installed.REFUSED}
-    found = installed.environment(Home(tmp_path), {"PATH": "/usr/bin"})
+    assert set(TASK_TYPE_TO_COMMAND.values()) == {"flwr-clientapp", *pinned_app.REFUSED}
+    found = pinned_app.environment(Home(tmp_path), {"PATH": "/usr/bin"})
     first = Path(found["PATH"].split(":")[0])
     assert {path.name for path in first.iterdir()} == set(TASK_TYPE_TO_COMMAND.values())
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in first.iterdir())
@@ -45,7 +45,7 @@ def test_the_installed_app_is_loaded_and_the_delivered_one_is_not(monkeypatch: p
     monkeypatch.setattr(sys.modules["flwr.supernode.cli.flwr_clientapp"], "flwr_clientapp", task)
     for name in ("install_from_fab", "get_load_client_app_fn"):
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
-    installed.main()
+    pinned_app.main()
     assert loaded == [app] and "client.app" in sys.modules
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.cli.hand_out import hand_out
+from fedrec.cli.data import hand_out
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.io.catalogue_csv import read_items, write_items
 from fedrec.data.io.device_csv import COLUMNS, mapping, read_device_file

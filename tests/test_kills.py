@@ -15,11 +15,11 @@ import pytest
 
 from fedrec.federated.state import Session
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.mechanisms import clipped, gateway
+from fedrec.privacy.mechanisms import base, gateway
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.noise import SeededRandom
 from fedrec.storage.checkpoint import Checkpoint
-from simulations.crash_tests import runs as room
+from simulations.crash_tests import runs
 from simulations.crash_tests.points import points
 from simulations.crash_tests.witness import Verdict, Witness, judge
 from tests.tiny import SMALL, session, small
@@ -37,20 +37,20 @@ def test_a_kill_at_every_named_point_leaves_the_ledger_true(monkeypatch: pytest.
     """Each point once, in the first or second round that passes it."""
     mechanism = small("model=mf", base=[*SMALL, "privacy=user"])[0].mechanism
     count = len(points(mechanism))
-    named = room.arms
-    monkeypatch.setattr(room, "arms", lambda scene, number, chance: named(scene, 3 * number, chance))
-    check(room.killed("user", count, seed=1), count)
+    named = runs.arms
+    monkeypatch.setattr(runs, "arms", lambda scene, number, chance: named(scene, 3 * number, chance))
+    check(runs.killed("user", count, seed=1), count)
 
 
 def test_kills_at_random_lines_and_moments_leave_it_true_where_devices_add_the_noise() -> None:
-    check(room.killed("user_local", 6, seed=2), 6)
+    check(runs.killed("user_local", 6, seed=2), 6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("privacy", ["user", "user_adaptive", "user_local", "interaction", "gateway", "banded"])
 def test_a_thousand_kills(privacy: str) -> None:
     kills = 1000 if privacy == "user" else 200
-    check(room.killed(privacy, kills, seed=0), kills)
+    check(runs.killed(privacy, kills, seed=0), kills)
 
 
 # Positive controls: the judge, told of a broken promise, names it.
@@ -122,12 +122,12 @@ def test_the_judge_counts_what_is_charged_too_much(scene: tuple[Session, Witness
 @pytest.mark.parametrize("privacy", ["user", "user_local", "gateway"])
 def test_noise_that_comes_back_after_a_kill_is_caught(privacy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """I3, its fault planted wherever noise is drawn: it follows from seed and round, so a resumed round repeats it."""
-    for module in (clipped, gateway):
+    for module in (base, gateway):
         monkeypatch.setattr(module, "source", lambda randomness, key: SeededRandom(*key), raising=False)
     number = list(points(UserLevel())).index("checkpoint not yet written")
-    named = room.arms
-    monkeypatch.setattr(room, "arms", lambda scene, at, chance: named(scene, 3 * number, Always()))
-    assert "noise_repeated" in room.killed(privacy, 3, seed=0).broken
+    named = runs.arms
+    monkeypatch.setattr(runs, "arms", lambda scene, at, chance: named(scene, 3 * number, Always()))
+    assert "noise_repeated" in runs.killed(privacy, 3, seed=0).broken
 
 
 class Always(random.Random):
@@ -150,8 +150,8 @@ def test_a_ledger_that_charges_late_is_caught(
     monkeypatch.setattr(Ledger, "reserve", lambda self, round_number: None)
     monkeypatch.setattr(Ledger, "commit", late)
     numbers = [list(points(UserLevel())).index(name) for name in ("after the server's noise", "checkpoint durable")]
-    named = room.arms
-    monkeypatch.setattr(room, "arms", lambda scene, number, chance: named(scene, 3 * numbers[number % 2], chance))
-    found = room.killed("user", 4, seed=0)
+    named = runs.arms
+    monkeypatch.setattr(runs, "arms", lambda scene, number, chance: named(scene, 3 * numbers[number % 2], chance))
+    found = runs.killed("user", 4, seed=0)
     assert "drawn_without_a_charge" in found.broken or "drawn_again_for_a_charge" in found.broken
     assert math.isfinite(found.charged)

@@ -18,7 +18,7 @@ from fedrec.models.base import TrainableRecommender
 from fedrec.models.mf import MatrixFactorisation
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.training.batches import Chosen
-from fedrec.training.vectorized import lazy_noise as late
+from fedrec.training.vectorized import steps
 from fedrec.training.vectorized.engine import CohortEngine
 from tests.tiny import catalogue
 
@@ -119,17 +119,17 @@ def test_noise_is_there_when_a_row_is_read() -> None:
 def test_the_tests_see_noise_that_is_lost(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The positive control: noise that is marked as drawn and never added, or rows that stay without."""
     if fault == "never read":
-        honest = late.LateNoise.read
+        honest = steps.LateNoise.read
 
-        def forgetting(self: late.LateNoise, rows: Tensor, step: int) -> None:
+        def forgetting(self: steps.LateNoise, rows: Tensor, step: int) -> None:
             tables = [table.clone() for table in self._twin.item_tables()]
             honest(self, rows, step)
             for table, before in zip(self._twin.item_tables(), tables, strict=True):
                 table.copy_(before)
 
-        monkeypatch.setattr(late.LateNoise, "read", forgetting)
+        monkeypatch.setattr(steps.LateNoise, "read", forgetting)
     else:
-        monkeypatch.setattr(late.LateNoise, "rest", lambda self: {})
+        monkeypatch.setattr(steps.LateNoise, "rest", lambda self: {})
     item = sums(Straight(), TABLE, 700)["item.weight"]
     ratio = item.var(0) / (STD**2 * STEPS * len(TABLE))
     assert np.abs(ratio - 1).max() > 5 * (2 / len(item)) ** 0.5

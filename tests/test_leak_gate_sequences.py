@@ -17,9 +17,8 @@ from fedrec.models.text_sasrec import TextSASRec
 from fedrec.models.two_tower import TwoTower
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.training.batches import Histories
-from fedrec.training.passes import open_draws
-from fedrec.training.windows import Draws
+from fedrec.training.batches import Histories, open_draws
+from fedrec.training.sequences import Draws
 from tests.test_leak_gate import CHANCE, GATE, ITEMS, PUBLIC, USERS, random_devices
 
 ROUNDS, SOME = 12, 100

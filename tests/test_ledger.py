@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, Refused
-from fedrec.places import ledger_path, state_dir
+from fedrec.paths import ledger_path, state_dir
 from fedrec.privacy.accounting.composition import epsilon, running_epsilon
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import FIRST

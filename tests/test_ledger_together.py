@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedrec.places import ledger_path
+from fedrec.paths import ledger_path
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.none import NoPrivacy
@@ -18,7 +18,7 @@ PLAN = Plan(population=3, interactions=9, cohort_rate=1.0, rounds=1, trains=Fals
 OTHER = """
 import sys
 from fedrec.privacy.ledger.store import LedgerStore
-from fedrec.places import ledger_path
+from fedrec.paths import ledger_path
 from tests.test_ledger_together import opened
 for line in sys.stdin:
     opened(line.strip()).close()

@@ -14,7 +14,7 @@ from fedrec.device.backend import chosen
 from fedrec.errors import FedrecError, Refused
 from fedrec.federated.exchange import base_header
 from fedrec.numpy_engine.experiment import LightExperiment, light_model, local_settings
-from fedrec.numpy_engine.losses import LOSSES
+from fedrec.numpy_engine.models import LOSSES
 from fedrec.numpy_engine.node import contribute
 from tests.tiny import FREE, SMALL, catalogue, small
 

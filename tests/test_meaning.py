@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from fedrec.privacy.accounting.composition import Spent, epsilon_of, spent
-from fedrec.privacy.accounting.interpretation import clause, epsilons, meaning, over_devices
+from fedrec.privacy.accounting.interpretation import clause, epsilons, meaning, over_devices, trade_off
 from fedrec.privacy.accounting.rdp import largest_tpr
-from fedrec.privacy.accounting.tradeoff import trade_off
 from fedrec.privacy.ledger.account import Account
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.protocol import Plan

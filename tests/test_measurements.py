@@ -21,11 +21,10 @@ from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Plan
 from fedrec.privacy.mechanisms.user import UserLevel
 from simulations import devices
-from simulations.benchmarks import device as bench_device
+from simulations.benchmarks import device, scale
 from simulations.benchmarks import ledger as bench_ledger
-from simulations.benchmarks import scale as bench_scale
 from simulations.crash_tests import devices as device_kills
-from simulations.crash_tests import runs as kills
+from simulations.crash_tests import runs
 from simulations.crash_tests.points import TRACED
 from simulations.crash_tests.witness import Verdict
 
@@ -148,9 +147,9 @@ def test_a_call_is_timed_without_its_warm_up_and_without_what_comes_before(monke
         now[0] += 1.0
         had[0] += 1000.0
 
-    monkeypatch.setattr(bench_device.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(bench_device, "processor_ms", lambda process: had[0])
-    found = bench_device.timed(1, call, 101, before)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(device, "processor_ms", lambda process: had[0])
+    found = device.timed(1, call, 101, before)
     assert calls[0] == 121
     assert found == pytest.approx(
         {"p50_ms": 51, "p99_ms": 100, "processor_p50_ms": 102, "processor_p99_ms": 200, "calls": 101}
@@ -159,10 +158,10 @@ def test_a_call_is_timed_without_its_warm_up_and_without_what_comes_before(monke
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel tells no processor times of threads")
 def test_the_processor_time_of_a_process_is_that_of_its_threads() -> None:
-    before, mine = bench_device.processor_ms(os.getpid()), time.process_time()
+    before, mine = device.processor_ms(os.getpid()), time.process_time()
     while time.process_time() - mine < 0.02:
         pass
-    grown, used = bench_device.processor_ms(os.getpid()) - before, 1000 * (time.process_time() - mine)
+    grown, used = device.processor_ms(os.getpid()) - before, 1000 * (time.process_time() - mine)
     assert grown == pytest.approx(used, abs=15)
 
 
@@ -183,7 +182,7 @@ def test_every_step_of_a_round_of_the_ledger_is_timed(tmp_path: Path) -> None:
 
 
 def test_memory_is_what_the_system_says_in_bytes() -> None:
-    now, most = (bench_scale.resident(which) for which in ("VmRSS", "VmHWM"))
+    now, most = (scale.resident(which) for which in ("VmRSS", "VmHWM"))
     assert 30 << 20 < now <= most < 1 << 40 and most % 1024 == 0
 
 
@@ -191,7 +190,7 @@ def test_a_scaled_run_has_its_first_round_besides_and_its_own_folder(tmp_path: P
     options = SimpleNamespace(
         items=7, folder=tmp_path, cohort=5, privacy="user", rounds=6, evaluate=3, overrides=["model.dim=2"]
     )
-    settings = bench_scale.population(20, options, tmp_path / "out")  # type: ignore[arg-type]
+    settings = scale.population(20, options, tmp_path / "out")  # type: ignore[arg-type]
     said = dict(one.split("=", 1) for one in settings)
     assert (said["rounds"], said["cohort.size"], said["dataset.path"]) == ("7", "5", f"{tmp_path}/20-7")
     assert settings[-1] == "model.dim=2" and said["privacy"] == "user" and said["evaluation.users"] == "3"
@@ -239,9 +238,9 @@ def test_kills_in_a_simulation_end_badly_where_a_promise_was_broken(
     broken: dict[str, int], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Verdict(**{"kills": 7, "charged": 9, "released": 8, "over_counted": 1, **broken})
-    monkeypatch.setattr(kills, "killed", lambda privacy, count, seed, told: told(found) or found)
+    monkeypatch.setattr(runs, "killed", lambda privacy, count, seed, told: told(found) or found)
     monkeypatch.setattr("sys.argv", ["kills", "--kills", "7", "--json"])
-    assert kills.main() == status
+    assert runs.main() == status
     said = capsys.readouterr()
     assert json.loads(said.out)["released"] == 8 and "7 kills, under-counted 0" in said.err
 

@@ -12,27 +12,25 @@ import numpy as np
 import pytest
 
 from fedrec import messages
-from fedrec.algorithms.transitions.algorithm import OrderSums
-from fedrec.audit import auditor as audit
+from fedrec.algorithms.transition_counts import OrderSums
+from fedrec.audit import auditor
 from fedrec.cli.client import run as client
-from fedrec.data.archive import open_files
+from fedrec.data.download import open_files
 from fedrec.data.interactions import Interactions
-from fedrec.device import dataset as own
-from fedrec.device import supervisor as up
+from fedrec.device import dataset, supervisor
 from fedrec.device.availability import Policy as Participation
 from fedrec.device.availability import span
 from fedrec.device.consent.policy import Policy
 from fedrec.device.home import Enrolment, Home
 from fedrec.errors import FedrecError, Refused
 from fedrec.evaluation.config import Evaluation
-from fedrec.experiment import settings as config
+from fedrec.experiment import settings
 from fedrec.ops import processes
 from fedrec.ops.prometheus import exposed
 from fedrec.privacy.accounting.composition import epsilon
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
-from fedrec.server import runs as start
-from fedrec.server import superlink as flower
+from fedrec.server import runs, superlink
 from fedrec.server.home import ServerHome
 from fedrec.study.plan import of
 
@@ -101,7 +99,7 @@ SAID: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: of({**STUDY, "values": [0, 1], "scale": "log"}, "x.yaml"),
         "study toy: values (0.0, 1.0) on a log scale must be above 0; scale: linear",
     ),
-    "a removed group": (lambda: config.load(["~privacy"]), "privacy"),
+    "a removed group": (lambda: settings.load(["~privacy"]), "privacy"),
     "a port": (lambda: exposed(70000, dict).__enter__(), "--metrics 70000: "),  # type: ignore[arg-type]
 }
 
@@ -148,7 +146,7 @@ def test_a_count_that_nobody_can_have(count: object) -> None:
 def test_a_configuration_that_is_none(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(FedrecError) as error:
-        config.read(tmp_path / "config.yaml")
+        settings.read(tmp_path / "config.yaml")
     assert str(error.value).startswith(f"{tmp_path / 'config.yaml'} {said}")
 
 
@@ -179,9 +177,9 @@ def test_a_home_that_flower_could_not_be_told_of(tmp_path: Path) -> None:
     home = Home(tmp_path / 'a"b')
     home.write_enrolment(Enrolment("127.0.0.1:1"))
     with pytest.raises(FedrecError, match="a home without quotes and backslashes in its path is needed"):
-        up.command(home)
+        supervisor.command(home)
     with pytest.raises(FedrecError, match=r"a path without quotes and backslashes is needed; choose it with output="):
-        start.start(ServerHome(tmp_path), SimpleNamespace(path=tmp_path / "a\\b"), print)  # type: ignore[arg-type]
+        runs.start(ServerHome(tmp_path), SimpleNamespace(path=tmp_path / "a\\b"), print)  # type: ignore[arg-type]
 
 
 def test_a_device_that_is_not_up(tmp_path: Path) -> None:
@@ -194,16 +192,16 @@ def test_a_device_that_is_not_up(tmp_path: Path) -> None:
 def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fedrec.numpy_engine.node", None)
     with pytest.raises(FedrecError, match=r"engine=light is not there \(.*\): use engine=torch"):
-        own.train_on("light", None, None, False)  # type: ignore[arg-type]
+        dataset.train_on("light", None, None, False)  # type: ignore[arg-type]
     assert builtins.__import__("fedrec.numpy_engine")
 
 
 @pytest.mark.parametrize(("error", "said"), [("Traceback\nValueError: no\n", "ValueError: no"), ("", "no reason")])
 def test_an_audit_whose_trial_failed(error: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = SimpleNamespace(returncode=1, stderr=error, stdout="")
-    monkeypatch.setattr(audit, "subprocess", SimpleNamespace(run=lambda *_, **__: done))
+    monkeypatch.setattr(auditor, "subprocess", SimpleNamespace(run=lambda *_, **__: done))
     with pytest.raises(FedrecError, match=f"^the noise trial failed: {said}$"):
-        audit.apart(SimpleNamespace(kind="noise", json=dict))  # type: ignore[arg-type]
+        auditor.apart(SimpleNamespace(kind="noise", json=dict))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -219,9 +217,9 @@ def test_what_flower_refuses_is_said_in_its_words(
     status: int, out: str, err: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = SimpleNamespace(returncode=status, stdout=out, stderr=err)
-    monkeypatch.setattr(flower.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(superlink.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(FedrecError) as error:
-        flower.call(ServerHome(tmp_path), "list")
+        superlink.call(ServerHome(tmp_path), "list")
     assert str(error.value) == said
 
 
@@ -233,9 +231,9 @@ def test_what_flower_answers_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         said = {"success": True, "run-id": 7, "runs": [{"status": "running"}]}
         return SimpleNamespace(returncode=0, stdout="Loading...\n" + json.dumps(said), stderr="")
 
-    monkeypatch.setattr(flower.subprocess, "run", answer)
+    monkeypatch.setattr(superlink.subprocess, "run", answer)
     home = ServerHome(tmp_path)
-    assert flower.start_run(home, "app", "/runs/a b") == "7" and flower.run_status(home, "7") == "running"
+    assert superlink.start_run(home, "app", "/runs/a b") == "7" and superlink.run_status(home, "7") == "running"
     assert asked[0][:2] == ["run", "app"] and 'resume="/runs/a b"' in asked[0]
     assert asked[1][0] == "list" and asked[1][-4:] == ["--run-id", "7", "--format", "json"]
 
@@ -255,15 +253,15 @@ class Clock:
 
 
 def followed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, happens: dict[int, Callable[[], None]], status: str, up: bool
+    folder: Path, monkeypatch: pytest.MonkeyPatch, happens: dict[int, Callable[[], None]], status: str, supervisor: bool
 ) -> tuple[list[str], bool]:
     told, said = folder / "told", list[str]()
     told.write_text("")
     home = SimpleNamespace(log=folder / "log", address=lambda: SimpleNamespace(port=1))
-    monkeypatch.setattr(start, "time", Clock({**happens, 60: lambda: pytest.fail("it never ends")}))
-    monkeypatch.setattr(start.flower, "run_status", lambda *_: status)
-    monkeypatch.setattr(start.processes, "listens", lambda port: up)
-    return said, start.follow(home, "7", told, said.append)  # type: ignore[arg-type]
+    monkeypatch.setattr(runs, "time", Clock({**happens, 60: lambda: pytest.fail("it never ends")}))
+    monkeypatch.setattr(runs.flower, "run_status", lambda *_: status)
+    monkeypatch.setattr(runs.processes, "listens", lambda port: supervisor)
+    return said, runs.follow(home, "7", told, said.append)  # type: ignore[arg-type]
 
 
 def test_a_run_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,12 +282,12 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_a_run_that_fails_says_how_to_go_on(
-    status: str, up: bool, wrote: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: str, supervisor: bool, wrote: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = wrote.replace("{failed}", start.FAILED)
+    text = wrote.replace("{failed}", runs.FAILED)
     happens = {2: lambda: None if not text else (tmp_path / "told").write_text(text)}
     with pytest.raises(FedrecError, match=expected):
-        followed(tmp_path, monkeypatch, happens, status, up)  # type: ignore[arg-type]
+        followed(tmp_path, monkeypatch, happens, status, supervisor)  # type: ignore[arg-type]
 
 
 def test_a_refusal_is_an_error_of_ours() -> None:

@@ -13,20 +13,19 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from fedrec.cli.client import run as client
-from fedrec.data import wire
-from fedrec.device.enrollment import check_address, enroll
-from fedrec.device.home import Enrolment, Home
+from fedrec.data import catalogue as wire
+from fedrec.device.home import Enrolment, Home, check_address, enroll
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError, Refused
 from fedrec.experiment import experiment
 from fedrec.messages import Message, Rejected, check_update
-from fedrec.numpy_engine import mechanisms as light
+from fedrec.numpy_engine import experiment as light
 from fedrec.ops import keys
-from fedrec.places import ledger_path
+from fedrec.paths import ledger_path
 from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.noise import SeededRandom
-from fedrec.server import supervisor as server
+from fedrec.server import supervisor
 from fedrec.server.home import Address, ServerHome
 from fedrec.update import Update
 from tests.tiny import SMALL, catalogue, small
@@ -85,13 +84,13 @@ def test_flags_that_contradict_each_other(tmp_path: Path) -> None:
 def test_a_server_without_tls_is_for_this_machine_alone(tmp_path: Path) -> None:
     home = ServerHome(tmp_path / "server")
     with pytest.raises(FedrecError, match=r"--insecure --host 0\.0\.0\.0: without TLS only this machine's own devices"):
-        server.up(home, Address("0.0.0.0", 8000, True), print)
+        supervisor.up(home, Address("0.0.0.0", 8000, True), print)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(FedrecError, match=f"--port {port} is taken: is a server up already"):
-            server.up(home, Address("127.0.0.1", port, True), print)
+            supervisor.up(home, Address("127.0.0.1", port, True), print)
     assert not (tmp_path / "server").exists()
 
 

@@ -10,17 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.transitions.algorithm import OrderSums
-from fedrec.algorithms.transitions.empirical_bayes import posterior_mean, shrunk
-from fedrec.algorithms.transitions.estimation import count_features
-from fedrec.algorithms.transitions.pair_counts import flat_place, together, transitions, triangle
-from fedrec.algorithms.transitions.smoothing import Prior, regression
+from fedrec.algorithms.transition_counts import OrderSums, flat_place, together, transitions, triangle
+from fedrec.algorithms.transition_estimation import Prior, count_features, posterior_mean, regression, shrunk
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models import transitions as order
 from fedrec.models.item_kernels import public_kernels
-from fedrec.models.transition_prior import Expectation, sizes
-from fedrec.models.transitions import OrderStatistics, Window
+from fedrec.models.transitions import Expectation, OrderStatistics, Window, sizes
 from fedrec.privacy.mechanisms.protocol import Aggregate, Plan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.cli.client import run
-from fedrec.device.availability import Policy, findings, span, why_not, within
+from fedrec.device.availability import Policy, System, findings, span, why_not, within
 from fedrec.device.home import Home
 from fedrec.device.status import in_words, status
-from fedrec.device.system import System
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
 from fedrec.ops.prometheus import exposed

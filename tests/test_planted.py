@@ -14,7 +14,7 @@ from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerNodes
 from fedrec.messages import Message, pack
 from fedrec.node.node import load_dataset
-from fedrec.places import state_dir
+from fedrec.paths import state_dir
 from tests.tiny import session
 
 USER, ITEM = b"canary-user", b"canary-item"

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.accounting.composition import epsilon
+from fedrec.privacy.mechanisms.base import check
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
-from fedrec.privacy.mechanisms.match import check
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import LocalSettings, Plan
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.training.plain import PlainStep
+from fedrec.training.local import PlainStep
 from fedrec.update import Update
 
 PLAN = Plan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)

@@ -8,9 +8,8 @@ import pytest
 
 from fedrec.federated.history import Round
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.report.console import Progress
+from fedrec.report.console import Progress, guarantee, table, verdict
 from fedrec.report.metrics_json import ended_early
-from fedrec.report.verdict import guarantee, table, verdict
 
 FULL = {"hr@10": 0.07, "ndcg@10": 0.036, "ndcg@10_ci": [0.03, 0.04], "coverage@10": 0.15}
 SAMPLED = {"negatives": 99, "hr@10": 0.68, "ndcg@10": 0.44}

@@ -11,7 +11,7 @@ import pytest
 
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError
-from fedrec.federated import loop as rounds
+from fedrec.federated import loop
 from fedrec.federated.history import Round
 from fedrec.federated.state import Session, Standing
 from tests.tiny import SMALL
@@ -95,14 +95,14 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted between the counts and the pairs, the charge of the pairs is gone: the verdict must not hide it."""
-    play = rounds.play
+    play = loop.play
 
     def stopped(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
         if number == 2:
             raise KeyboardInterrupt
         return play(session, at, number)
 
-    monkeypatch.setattr(rounds, "play", stopped)
+    monkeypatch.setattr(loop, "play", stopped)
     with pytest.raises(SystemExit):
         main(
             [
@@ -115,7 +115,7 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
                 "name=one",
             ]
         )
-    monkeypatch.setattr(rounds, "play", play)
+    monkeypatch.setattr(loop, "play", play)
     capsys.readouterr()
     main(["simulate", "--resume", str(tmp_path / "one")])
     told = capsys.readouterr()

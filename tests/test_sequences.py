@@ -27,11 +27,9 @@ from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Mechanism
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.rng import Counter
 from fedrec.training import sequences
-from fedrec.training.batches import Chosen, Histories
-from fedrec.training.passes import open_draws
-from fedrec.training.sequences import SequenceEngine, losses
+from fedrec.training.batches import Chosen, Histories, open_draws
+from fedrec.training.sequences import Draws, SequenceEngine, losses
 from fedrec.training.vectorized.updates import Contributions
-from fedrec.training.windows import Draws
 from fedrec.update import Arrays, Update, total
 from tests.tiny import SMALL, catalogue, session, small
 

@@ -19,10 +19,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fedrec.data import wire as catalogues
+from fedrec.data import catalogue as catalogues
 from fedrec.device import recommender_pb2 as wire
 from fedrec.device import recommender_pb2_grpc as stubs
-from fedrec.device import saved_state as kept
+from fedrec.device import saved_state
 from fedrec.device.grpc_service import Service, checked_address, started
 from fedrec.device.home import Enrolment, Home
 from fedrec.device.recommender import Desk
@@ -40,7 +40,7 @@ def home_with(path: Path, model: str, events: int = 6) -> Home:
     home = Home(path)
     home.write_enrolment(Enrolment("127.0.0.1:1"))
     store, items = home.store(), catalogue(ITEMS)
-    kept.keep_catalogue(store, Message(*catalogues.encode(items)))
+    saved_state.keep_catalogue(store, Message(*catalogues.encode(items)))
     give_model(store, model)
     for n in range(events):
         store.log_event(f"i{n}", at=float(n))
@@ -55,7 +55,7 @@ def give_model(store: Any, model: str, round_number: int = 3, items: int = ITEMS
     if "head_items" in arrays:
         arrays["head_items"] = np.arange(20, dtype=np.float32)
     header = {"run": "r", "round": round_number, "experiment": experiment.document}
-    kept.keep_model(store, Message(header, arrays))
+    saved_state.keep_model(store, Message(header, arrays))
 
 
 class Client:
@@ -140,9 +140,11 @@ def test_forgetting_brings_items_back_and_leaves_nothing_learned(client: Client)
     store = client.home.store()
     DevicePrivate(store, "r").save(0, {"user.weight": np.ones((1, 32), np.float32)}, 3)
     assert client.stub.Forget(wire.ForgetRequest(item="i2")).interactions == 1
-    assert "i2" in client.ids(40) and not np.array_equal(kept.newest_private(store)["user.weight"], np.ones((1, 32)))
+    assert "i2" in client.ids(40) and not np.array_equal(
+        saved_state.newest_private(store)["user.weight"], np.ones((1, 32))
+    )
     assert client.stub.Forget(wire.ForgetRequest(everything=True)).interactions == 5
-    assert len(client.ids(40)) == ITEMS and not store.history() and not kept.newest_private(store)
+    assert len(client.ids(40)) == ITEMS and not store.history() and not saved_state.newest_private(store)
     store.close()
     code, said = refused(lambda: client.stub.Forget(wire.ForgetRequest()))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "everything = true" in said
@@ -177,15 +179,15 @@ def test_model_and_catalogue_are_read_again_only_where_they_changed(
 ) -> None:
     client.ids()
     read, store = list[str](), client.home.store()
-    real_model, real_catalogue = kept.model, kept.model_catalogue
-    monkeypatch.setattr(kept, "model", lambda s: (read.append("model"), real_model(s))[1])
-    monkeypatch.setattr(kept, "model_catalogue", lambda s: (read.append("catalogue"), real_catalogue(s))[1])
-    kept.note(store, "declined")
+    real_model, real_catalogue = saved_state.model, saved_state.model_catalogue
+    monkeypatch.setattr(saved_state, "model", lambda s: (read.append("model"), real_model(s))[1])
+    monkeypatch.setattr(saved_state, "model_catalogue", lambda s: (read.append("catalogue"), real_catalogue(s))[1])
+    saved_state.note(store, "declined")
     store.log_event("i33")
     assert "i33" not in client.ids(40) and read == []
     give_model(store, "mf", 5)
     assert client.stub.Status(wire.StatusRequest()).round == 5 and read == ["model"]
-    kept.keep_catalogue(store, Message(*catalogues.encode(catalogue(ITEMS + 1))))
+    saved_state.keep_catalogue(store, Message(*catalogues.encode(catalogue(ITEMS + 1))))
     read.clear()
     assert client.stub.Status(wire.StatusRequest()).items == ITEMS and read == ["model", "catalogue"]
     store.close()
@@ -198,13 +200,13 @@ def test_a_model_is_served_with_its_own_catalogue_until_another_follows(tmp_path
     before, client = Desk(store).recommend(5, []), Client(home)
     served = client.ids()
     for items in (ITEMS + 1, ITEMS + 2):
-        kept.keep_catalogue(store, Message(*catalogues.encode(catalogue(items))))
+        saved_state.keep_catalogue(store, Message(*catalogues.encode(catalogue(items))))
         assert Desk(store).recommend(5, []) == before and Desk(store).forget("i20") == 0
         assert client.ids() == served
     give_model(store, "mf", 4, ITEMS + 2)
     assert len(Desk(store).recommend(100, [])) == len(client.ids(100)) == ITEMS + 2 - 6
     client.close()
-    assert kept.model_catalogue(store) is not None and kept.kept(store, kept.OLDER) is None
+    assert saved_state.model_catalogue(store) is not None and saved_state.kept(store, saved_state.OLDER) is None
 
 
 def test_what_is_too_old_is_forgotten_without_any_training(client: Client) -> None:
@@ -221,8 +223,16 @@ def test_status_counts_and_names_no_item(client: Client) -> None:
 
 
 MISTAKES = {
-    "an unknown item": (lambda s: s.Explain(wire.ExplainRequest(item="item 3x")), "NOT_FOUND", "no item is called"),
-    "an unknown item to leave out": (lambda s: s.Recommend(wire.RecommendRequest(without=["?"])), "NOT_FOUND", "'?'"),
+    "an unknown item": (
+        lambda s: s.Explain(wire.ExplainRequest(item="item 3x")),
+        "NOT_FOUND",
+        "no item is called",
+    ),
+    "an unknown item to leave out": (
+        lambda s: s.Recommend(wire.RecommendRequest(without=["?"])),
+        "NOT_FOUND",
+        "'?'",
+    ),
     "too many": (lambda s: s.Recommend(wire.RecommendRequest(k=10**6)), "INVALID_ARGUMENT", "at most 1000"),
     "an event without an item": (lambda s: s.LogEvent(wire.Event()), "INVALID_ARGUMENT", "item is empty"),
 }

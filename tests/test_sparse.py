@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.privacy.clipping import ClipRule
-from fedrec.sparse import SparseArray, cells
-from fedrec.update import RunningSum, Update, total
+from fedrec.update import RunningSum, SparseArray, Update, cells, total
 
 
 @st.composite

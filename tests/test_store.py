@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.app import app
-from fedrec.federated import loop as rounds
+from fedrec.federated import loop
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerNodes
 from fedrec.storage.private_arrays import MappedStore
@@ -76,7 +76,7 @@ def test_private_arrays_are_on_disk_before_the_checkpoint_that_needs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     order: list[str] = []
-    flush, save = MappedStore.flush, rounds.save_checkpoint
+    flush, save = MappedStore.flush, loop.save_checkpoint
 
     def flushed(store: MappedStore) -> None:
         if tmp_path in store.folder.parents:  # a node may still hold the arrays of an earlier run
@@ -84,10 +84,10 @@ def test_private_arrays_are_on_disk_before_the_checkpoint_that_needs_them(
         flush(store)
 
     monkeypatch.setattr(MappedStore, "flush", flushed)
-    monkeypatch.setattr(rounds, "save_checkpoint", lambda *a: (order.append("checkpoint"), save(*a))[1])
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *a: (order.append("checkpoint"), save(*a))[1])
     experiment, dataset = small("model=mf", "rounds=2", "evaluation.every=9")
     nodes = FlowerNodes(InProcessGrid(app, 1, (engine,)))
     with session(experiment, dataset, tmp_path / "run", nodes) as opened:
-        for _ in rounds.run(opened):
+        for _ in loop.run(opened):
             assert order[:2] == ["flush", "checkpoint"]
             order.clear()

@@ -19,18 +19,15 @@ import pytest
 
 from fedrec.cli import study as commands
 from fedrec.errors import FedrecError
-from fedrec.federated import loop as rounds
+from fedrec.federated import loop
 from fedrec.privacy.accounting.composition import composed, epsilon_of
 from fedrec.privacy.ledger.account import from_lists
 from fedrec.storage.run_folder import RunFolder
-from fedrec.study import progress as watch_room
-from fedrec.study import worker
-from fedrec.study.cost import costs, read_spent
+from fedrec.study import runner, worker
 from fedrec.study.plan import of
 from fedrec.study.plot import bars, spread
-from fedrec.study.progress import Watch, duration
-from fedrec.study.results import collect, over_seeds
-from fedrec.study.runner import begin, carry_out, orders_of, resumed, write
+from fedrec.study.results import collect, costs, over_seeds, read_spent
+from fedrec.study.runner import Watch, begin, carry_out, duration, orders_of, resumed, write
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -149,7 +146,7 @@ def test_one_seed_has_no_interval_over_seeds() -> None:
 
 def test_progress_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(watch_room, "time", SimpleNamespace(monotonic=lambda: 1060.0))
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 1060.0))
     watch = Watch(4, stream, started=1000.0)
     watch.share("runs/a", 0.5)
     watch.ended("runs/a", None)
@@ -184,14 +181,14 @@ def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path,
     (trial,) = study.trials()
     folder = RunFolder(tmp_path / "one" / "trials" / trial.name)
     with pytest.MonkeyPatch.context() as patch:
-        real = rounds.play
+        real = loop.play
 
         def killed(session: Any, state: Any, number: int) -> Any:
             if number == lost_round:
                 raise KeyboardInterrupt
             return real(session, state, number)
 
-        patch.setattr(rounds, "play", killed)
+        patch.setattr(loop, "play", killed)
         with pytest.raises(KeyboardInterrupt):
             worker.trial(folder, list(trial.overrides), io.StringIO())
     worker.trial(folder, list(trial.overrides), io.StringIO())

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.intervals import Interval
 from fedrec.evaluation.per_user import save
+from fedrec.evaluation.summary import Interval
 from fedrec.experiment.settings import load
 from fedrec.privacy.accounting.composition import epsilon_of
 from fedrec.privacy.ledger.account import as_lists
 from fedrec.study.compare import compare, groups_of, to_json, to_lines
-from fedrec.study.cost import costs, read_spent, said
 from fedrec.study.plan import METRICS, Study, of
-from fedrec.study.results import Line, Measured, Results, collect, measured
+from fedrec.study.results import Line, Measured, Results, collect, costs, measured, read_spent, said
 from fedrec.study.tables import against_best, ordered, pivot, to_csv, to_markdown
 
 NODE: dict[str, Any] = {

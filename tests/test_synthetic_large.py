@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.cli.hand_out import hand_out
+from fedrec.cli.data import hand_out
 from fedrec.data import devices
-from fedrec.data.datasets.synthetic_large import SyntheticLarge, ranks_of
+from fedrec.data.datasets.synthetic import SyntheticLarge, ranks_of
 from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import FlatInteractions
-from fedrec.data.mapped import file_of, let_go, mapped
+from fedrec.data.interactions import FlatInteractions, file_of, let_go, mapped
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 from fedrec.federated.transport import LocalNodes

@@ -23,9 +23,8 @@ import pytest
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.federated.loop import run
-from fedrec.places import anchor_path, ledger_path
-from fedrec.privacy.ledger import store as ledger_store
-from fedrec.privacy.ledger import tampering
+from fedrec.paths import anchor_path, ledger_path
+from fedrec.privacy.ledger import integrity, store
 from fedrec.privacy.ledger.integrity import Anchor
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.verify import FIRST, entry_hash
@@ -201,7 +200,7 @@ def test_without_the_check_the_fraud_would_pay(files: Files, case: str, monkeypa
     spent = honest.epsilon()
     honest.close()
     CASES[case][0](files)
-    monkeypatch.setattr(ledger_store, "check_whole", lambda *anything: None)
+    monkeypatch.setattr(store, "check_whole", lambda *anything: None)
     assert opened().epsilon() < spent
 
 
@@ -252,8 +251,8 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
         monkeypatch.setattr(time, "time", lambda now=now: now)
         with pytest.raises(Refused, match="would pass"):
             opened().reserve(5)
-    room = Path(ledger_store.__file__).parent
-    for name in ("ledger", "store", "account", "integrity", "population", "verify", "tampering"):
+    room = Path(store.__file__).parent
+    for name in ("ledger", "store", "account", "integrity", "population", "verify"):
         assert "import time" not in (room / f"{name}.py").read_text()
 
 
@@ -353,7 +352,7 @@ def test_a_thousand_flipped_bits_change_nothing_unnoticed(files: Files, tmp_path
     def told(path: Path) -> str:
         database = sqlite3.connect(path)
         try:
-            if found := tampering.read_problems(database):
+            if found := integrity.read_problems(database):
                 return f"found: {found[0]}"
             rows = database.execute("SELECT run, kind, body, hash FROM entries ORDER BY seq").fetchall()
             by_run = database.execute("SELECT hash FROM entries WHERE run = 'run' ORDER BY seq").fetchall()

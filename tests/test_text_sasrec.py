@@ -14,10 +14,9 @@ from fedrec.errors import FedrecError
 from fedrec.federated.history import final_state
 from fedrec.federated.loop import run
 from fedrec.federated.transport import LocalNodes
-from fedrec.models import text_embeddings as text
-from fedrec.models.lora import Adapted
+from fedrec.models import text_embeddings
 from fedrec.models.sasrec import Shape
-from fedrec.models.text_sasrec import TextSASRec
+from fedrec.models.text_sasrec import Adapted, TextSASRec
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.privacy.mechanisms.user import UserLevel
@@ -132,11 +131,11 @@ def test_a_body_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_is_said_the_same_way_in_every_catalogue() -> None:
-    found = [text.said_table(catalogue(items), "words") for items in (12, ITEMS)]
+    found = [text_embeddings.said_table(catalogue(items), "words") for items in (12, ITEMS)]
     assert found[0].shape[1] == found[1].shape[1]
     np.testing.assert_allclose(found[1].mean(0), 0, atol=1e-6)
     bare = replace(catalogue(12), features=np.zeros((12, 0), np.float32), feature_names=())
-    assert text.said_table(bare, "words").shape == (12, text.BUCKETS)
+    assert text_embeddings.said_table(bare, "words").shape == (12, text_embeddings.BUCKETS)
 
 
 def test_scores_are_the_logits_after_the_last_window() -> None:

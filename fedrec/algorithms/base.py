@@ -1,4 +1,7 @@
-"""The protocol of an algorithm: local training is one way to contribute, a bounded statistic another."""
+"""The protocol of an algorithm: local training is one way to contribute, a bounded statistic another.
+
+What statistic algorithms have in common: devices release one bounded vector a round and keep nothing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -177,3 +180,20 @@ class Training(OneByOne):
     def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
         """An update changes exactly what was broadcast."""
         return {name: array.shape for name, array in self.broadcast(state).items()}
+
+
+class Statistic(OneByOne):
+    """Base of the algorithms whose devices release `statistic(device, broadcast, unit)` instead of training."""
+
+    trains: ClassVar[bool] = False
+    refit: ClassVar[bool] = True
+
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+        """Return the bounded arrays that this device adds to the sum."""
+        raise NotImplementedError
+
+    def contribute(
+        self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
+    ) -> Contribution:
+        """Return one device's statistic; its bound is `sensitivity(unit)`."""
+        return Contribution(Update(self.statistic(broadcast, device, context.mechanism.terms.unit), 1), private)

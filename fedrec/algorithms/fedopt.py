@@ -1,6 +1,8 @@
 """FedAdam: the server follows the mean change with Adam.
 
 Reddi et al., "Adaptive federated optimization", 2021, algorithm 2.
+
+FedAdagrad: the server divides by the root of all squared changes so far (Reddi et al. 2021, alg. 2).
 """
 
 from dataclasses import dataclass
@@ -53,3 +55,15 @@ class FedAdam(FedAvg):
             move = self.server_learning_rate * first / (np.sqrt(second) + self.tau)
             after |= {f"first/{name}": first, f"second/{name}": second, name: state[name] + move}
         return {name: array.astype(np.float32) for name, array in after.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class FedAdagrad(FedAdam):
+    """As `FedAdam`, with no first moment by default and a second moment that only grows."""
+
+    name: ClassVar[str] = "fedadagrad"
+    beta1: float = 0.0
+
+    def second(self, previous: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Return the next second moment: the sum of squares."""
+        return previous + np.square(change)

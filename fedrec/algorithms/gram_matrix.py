@@ -3,6 +3,11 @@
 Steck 2019, eq. 8, with every user weighing 1/n: the Gram matrix of a unit-length history has length one, its upper
 triangle with the diagonal at most one (`notes/privacy_corrections.md` 5). By default the same weight is used with and
 without a mechanism, so that the two differ by the noise alone.
+
+Item-kNN from the sums of EASE: the same counts and Gram matrix, read as cosines.
+
+Sarwar et al., "Item-based collaborative filtering recommendation algorithms", 2001, with a shrunk cosine:
+g_ij / (sqrt(g_ii g_jj) + shrink), every user weighing 1/n.
 """
 
 import math
@@ -13,17 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from fedrec.algorithms.base import Statistic
 from fedrec.algorithms.item_counts import bounded_counts
-from fedrec.algorithms.statistic import Statistic
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import Recommender
-from fedrec.models.ease import Ease
-from fedrec.models.item_head import same_head
+from fedrec.models.ease import Ease, ItemKnn, same_head
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.sparse import cells
-from fedrec.update import Arrays
+from fedrec.update import Arrays, cells
 
 
 def bounded_gram(
@@ -141,3 +144,32 @@ class GramMatrix(Statistic):
         counts = total.arrays["counts"]
         head = np.sort(np.argsort(-counts, kind="stable")[:size]).astype(np.float32)
         return {**state, "counts": counts, "head_items": head, "stage/gram": np.ones(1, np.float32)}
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours(GramMatrix):
+    """Keeps the `neighbours` most similar items of each; `shrink` is in units of the Gram matrix's mean diagonal."""
+
+    name: ClassVar[str] = "neighbours"
+    shrink: float = 1.0
+    neighbours: int = 50
+
+    accepts: ClassVar[tuple[type[Recommender], ...]] = (ItemKnn,)
+
+    def __post_init__(self) -> None:
+        GramMatrix.__post_init__(self)
+        if not (math.isfinite(self.shrink) and self.shrink >= 0):
+            raise FedrecError(f"algorithm.shrink={self.shrink} must be a number from 0")
+        if self.neighbours < 1:
+            raise FedrecError(f"algorithm.neighbours={self.neighbours} must be at least 1")
+
+    def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
+        """Return the similarities [H, H], column j those of the neighbours of item j, zeros elsewhere."""
+        gram = unfolded_gram(flat, size)
+        diagonal = np.maximum(gram.diagonal(), 1e-12)
+        similarity = gram / (np.sqrt(np.outer(diagonal, diagonal)) + self.shrink * diagonal.mean())
+        np.fill_diagonal(similarity, 0.0)
+        if self.neighbours < size:
+            least = -np.partition(-similarity, self.neighbours - 1, axis=0)[self.neighbours - 1]
+            similarity[similarity < least] = 0.0
+        return similarity.astype(np.float32)

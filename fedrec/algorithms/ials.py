@@ -12,15 +12,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.algorithms.statistic import Statistic
+from fedrec.algorithms.base import Statistic
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ials import Ials, user_vector
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.sparse import cells
-from fedrec.update import Arrays
+from fedrec.update import Arrays, cells
 
 FACTORS = "item_factors"
 CHUNK = 1024  # items whose [d, d] systems are solved together

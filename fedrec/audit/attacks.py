@@ -24,7 +24,7 @@ from fedrec.federated.state import first_standing, open_session
 from fedrec.messages import unpack
 from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.composition import ADD_REMOVE, REPLACE_ONE, Spent
-from fedrec.privacy.accounting.tradeoff import trade_off
+from fedrec.privacy.accounting.interpretation import trade_off
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Terms
 from fedrec.privacy.wording import TRUST

@@ -1,10 +1,16 @@
-"""An audit: the trials that a configuration calls for, where they run, and what they say together."""
+"""An audit: the trials that a configuration calls for, where they run, and what they say together.
+
+What a person reads of an audit.
+
+One trial in a process of its own: `python -m fedrec.audit.auditor`, the trial on standard input, both as JSON.
+"""
 
 import json
 import math
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrec.audit.bounds import shown
 from fedrec.audit.poisson_check import DRAWS
 from fedrec.audit.threat_model import game
-from fedrec.audit.trials import Finding, Trial
+from fedrec.audit.trials import Finding, Trial, shown
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.composition import spent
+from fedrec.privacy.card import TRUST
 from fedrec.privacy.mechanisms.protocol import Mechanism, Plan, Terms
 
 POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they don't
@@ -140,9 +146,44 @@ def apart(trial: Trial) -> Finding:
     """Run a trial in a process of its own, on one thread."""
     paths = [str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "fedrec.audit.worker"]
+    command = [sys.executable, "-m", "fedrec.audit.auditor"]
     text = json.dumps(trial.json())
     done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise FedrecError(f"the {trial.kind} trial failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
     return Finding(**json.loads(done.stdout.splitlines()[-1]))
+
+
+SAYS = {
+    "holds": "The measurements agree with what is reported.",
+    "loose": "Nothing contradicts what is reported, but less than 95 % of it was found: more noise than needed?",
+    "contradicted": "CONTRADICTED: an adversary measures more than is reported, twice in a row.",
+    "no claim": "Nothing is claimed, and a canary is seen.",
+}
+
+
+def lines(audit: Audit) -> list[str]:
+    """Return the audit as lines of text."""
+    terms = audit.terms
+    head = [
+        f"Audit of {audit.mechanism}, {'training' if audit.trains else 'a statistic'}",
+        f"unit: {terms.unit}; relation: {terms.neighbouring}; delta {audit.delta:.1e}; trusted: {TRUST[terms.trust]}",
+        f"adversary: {terms.adversary}; sees {terms.release_set}",
+        "",
+        f"{'trial':9}{'reported':>9}{'measured':>10}{'ratio':>7}  verdict",
+    ]
+    rows = [line for finding in audit.findings for line in row(finding)]
+    return [*head, *rows, "", f"{SAYS[audit.verdict]} ({audit.seconds:.0f} s)"]
+
+
+def row(finding: Finding) -> list[str]:
+    """Return a trial as a row and its details below it."""
+    share = ratio(finding)
+    reported = f"{finding.reported:9.3f}" if math.isfinite(finding.reported) else f"{'-':>9}"
+    measured = f"{finding.measured:10.3f}" if finding.measured > 0 else f"{'-':>10}"
+    first = f"{finding.trial:9}{reported}{measured}{f'{share:.3f}' if share else '-':>7}  {finding.verdict}"
+    return [first, *textwrap.wrap(finding.detail, 100, initial_indent=" " * 9, subsequent_indent=" " * 9)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(Trial(**json.load(sys.stdin)).run())))

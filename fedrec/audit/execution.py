@@ -28,7 +28,7 @@ from fedrec.storage.run_folder import RunFolder
 
 TRAINING = {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 1.0, "batch_size": 1 << 30}
 COUNTING = {"_target_": "fedrec.algorithms.item_counts.ItemCounts"}
-SIGNED = {"_target_": "fedrec.audit.canaries.SignedCounts"}
+SIGNED = {"_target_": "fedrec.audit.threat_model.SignedCounts"}
 COUNTED = {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True}
 
 
@@ -77,7 +77,7 @@ def staged(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -
     own = document["privacy"]
     pull = PULL * float(own.get("clip", 1.0)) if "epsilon" in own else 1.0
     dense = own.get("clipping") == "split"
-    model = {"_target_": "fedrec.audit.canaries.CanaryModel", "_partial_": True, "pull": pull, "dense": dense}
+    model = {"_target_": "fedrec.audit.threat_model.CanaryModel", "_partial_": True, "pull": pull, "dense": dense}
     changes = {
         "dataset": game.source(),
         "model": model if trains else COUNTED,

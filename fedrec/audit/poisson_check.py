@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from fedrec.audit.canaries import Canaries
+from fedrec.audit.threat_model import Canaries
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.loop import COHORT_STREAM
 from fedrec.privacy.mechanisms.protocol import DpSgd, Mechanism, Plan
-from fedrec.training.batches import Histories
-from fedrec.training.passes import TRAIN_STREAM, samples
+from fedrec.training.batches import TRAIN_STREAM, Histories, samples
 
 UNITS, DRAWS = 400, 4000
 

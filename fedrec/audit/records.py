@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fedrec import __version__
 from fedrec.errors import FedrecError
-from fedrec.places import state_dir
+from fedrec.paths import state_dir
 from fedrec.storage.checkpoint import write_durably
 
 if TYPE_CHECKING:

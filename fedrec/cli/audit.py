@@ -7,9 +7,8 @@ from pathlib import Path
 
 from fedrec.audit.attacks import attacks
 from fedrec.audit.attacks import lines as attack_lines
-from fedrec.audit.auditor import POINTS, Audit, audit
+from fedrec.audit.auditor import POINTS, Audit, audit, lines
 from fedrec.audit.records import keep, kept
-from fedrec.audit.table import lines
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, load, read

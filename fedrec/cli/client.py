@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _enroll(home: Home, options: argparse.Namespace) -> None:
-    from fedrec.device.enrollment import enroll
+    from fedrec.device.home import enroll
 
     enrolment = Enrolment(options.server, None, options.engine)
     print("\n".join(enroll(home, enrolment, options.ca, options.again, options.allow_unprotected)))

@@ -38,14 +38,14 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's grammar."""
     root = argparse.ArgumentParser(prog="fedrec", description="Private federated recommenders.")
     root.add_argument("--version", action="version", version=f"fedrec {__version__}")
-    commands = root.add_subparsers(dest="command", required=True)
-    simulate = commands.add_parser("simulate", help="train and evaluate on this machine")
+    study = root.add_subparsers(dest="command", required=True)
+    simulate = study.add_parser("simulate", help="train and evaluate on this machine")
     simulate.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. dataset=ml-100k privacy.epsilon=4")
     simulate.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     simulate.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
     for room, text in (ROOMS | LIBRARY).items():
-        commands.add_parser(room, help=text, add_help=False)
-    auditing = commands.add_parser(
+        study.add_parser(room, help=text, add_help=False)
+    auditing = study.add_parser(
         "audit", help="measure what an adversary sees, and hold it against the epsilon reported"
     )
     auditing.add_argument(
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     auditing.add_argument("--epsilon", type=float, nargs="+", metavar="E", help="the audit points (default: 4 8)")
     auditing.add_argument("--attacks", action="store_true", help="try two attacks on the configuration's own data")
     auditing.add_argument("--json", action="store_true", help="as JSON")
-    data = commands.add_parser("data", help="data sets: list, get, check")
+    data = study.add_parser("data", help="data sets: list, get, check")
     actions = data.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="what there is, and how to get it")
     listing.add_argument("--json", action="store_true", help="as JSON")
@@ -82,14 +82,14 @@ def simulate(overrides: Sequence[str], resume: str | None, json_only: bool) -> N
 def library(room: str, arguments: Sequence[str]) -> None:
     """Carry out a command of one of the library's own rooms."""
     if room == "recommend":
-        from fedrec.cli import recommend as commands
+        from fedrec.cli import recommend as study
     elif room == "report":
-        from fedrec.cli import report as commands
+        from fedrec.cli import report as study
     elif room == "privacy":
-        from fedrec.cli import privacy as commands
+        from fedrec.cli import privacy as study
     else:
-        from fedrec.cli import study as commands
-    commands.run(arguments)
+        from fedrec.cli import study
+    study.run(arguments)
 
 
 def upward(module: str) -> Any:
@@ -106,8 +106,7 @@ def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int]
     `nodes(parts)` gives the nodes; a grid of its own kind of size ignores `parts`.
     """
     from fedrec.experiment.settings import load
-    from fedrec.report.console import Progress
-    from fedrec.report.verdict import table, verdict
+    from fedrec.report.console import Progress, table, verdict
     from fedrec.simulation import Job, checked, new_run, resumed_run
 
     if resume is not None and overrides:
@@ -131,8 +130,7 @@ def audit(options: argparse.Namespace) -> None:
 
 def data(options: argparse.Namespace) -> None:
     """List, get or check data sets."""
-    from fedrec.cli.data import check, describe, get
-    from fedrec.cli.hand_out import hand_out
+    from fedrec.cli.data import check, describe, get, hand_out
     from fedrec.experiment.settings import load
 
     if options.action == "list":

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _ledger(population: str | None, as_json: bool) -> None:
-    from fedrec.privacy.ledger.listing import listed
+    from fedrec.privacy.ledger.population import listed
 
     found = listed(population)
     if as_json:
@@ -56,8 +56,7 @@ def _ledger(population: str | None, as_json: bool) -> None:
 
 
 def _card(folder: Path, as_json: bool) -> None:
-    from fedrec.privacy.card import checked
-    from fedrec.privacy.card_page import page
+    from fedrec.privacy.card import checked, page
 
     path = folder / "privacy_card.json"
     if not path.exists():
@@ -77,7 +76,7 @@ def held_here(told: dict[str, Any]) -> bool:
 
     Raises `Refused` where there is one that does not hold it.
     """
-    from fedrec.places import ledger_path
+    from fedrec.paths import ledger_path
     from fedrec.privacy.ledger.store import LedgerStore
 
     path = ledger_path(told["population"])

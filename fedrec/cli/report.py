@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedrec.errors import FedrecError
+from fedrec.report.console import table, verdict
 from fedrec.report.html import write_page
-from fedrec.report.verdict import table, verdict
 from fedrec.storage.run_folder import RunFolder
 
 

@@ -97,7 +97,7 @@ def _start(home: ServerHome, options: argparse.Namespace) -> None:
 
 
 def _status(home: ServerHome, options: argparse.Namespace) -> None:
-    from fedrec.server.summary import in_words, summary
+    from fedrec.server.status import in_words, summary
 
     values = summary(home)
     say(json.dumps(values, indent=2) if options.json else "\n".join(in_words(values)))

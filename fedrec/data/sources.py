@@ -1,14 +1,21 @@
-"""What every source can be told, and what it hands over before anything is repaired."""
+"""What every source can be told, and what it hands over before anything is repaired.
+
+Sources that a publisher offers as one archive: given by the user, or downloaded once.
+
+Published sources that the user brings: their publishers offer no archive of fixed address and content.
+"""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import LEAVE_LAST_OUT
+from fedrec.data.download import Files, fetch, open_files, verify
 from fedrec.data.io.table import Table, Tokens
 from fedrec.errors import FedrecError, nearest
 
@@ -88,3 +95,61 @@ def rows_of(table: Table, user: str, item: str, time: str | None, value: str | N
         value=None if value is None else table.numbers(value),
         place=table.place,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Settings):
+    """A published archive `name`.zip, known by the file `needed` in it, whose checksum is pinned.
+
+    `url` and `checksum` override where it is fetched from and what it must match. An archive that the user names by
+    `path` is tested only where `checksum` is set: it may be packed anew.
+    """
+
+    name: ClassVar[str]
+    needed: ClassVar[str]
+    address: ClassVar[str]
+    pinned: ClassVar[str]
+
+    url: str | None = None
+    checksum: str | None = None
+
+    def files(self) -> Files:
+        """Return the publisher's files, downloading them where no path is set."""
+        if self.path is None:
+            return open_files(self.get(), self.name, self.needed)
+        files = open_files(Path(self.path), self.name, self.needed)
+        if self.checksum and files.inside is None:
+            raise FedrecError(f"{files.place}: dataset.checksum is that of an archive, and this is an unpacked folder")
+        if self.checksum:
+            verify(files.place, self.checksum)
+        return files
+
+    def get(self) -> Path:
+        """Return the archive in the cache, fetched from the publisher where it is not there yet."""
+        return fetch(self.url or self.address, self.checksum or self.pinned, f"{self.name}.zip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provided(Settings):
+    """A source `name`, read from a folder or archive that `path` names and known by one of the files `needed`.
+
+    `publisher` says in words who offers it.
+    """
+
+    name: ClassVar[str]
+    needed: ClassVar[tuple[str, ...]]
+    publisher: ClassVar[str]
+
+    def files(self) -> tuple[Files, str]:
+        """Return the publisher's files, and which of the names in `needed` is there."""
+        if self.path is None:
+            raise FedrecError(
+                f"dataset.path is not set: dataset={self.name} reads {' or '.join(self.needed)} from a folder or zip "
+                f"archive of yours ({self.publisher})"
+            )
+        for needed in self.needed[:-1]:
+            try:
+                return open_files(Path(self.path), self.name, needed), needed
+            except FedrecError:
+                continue
+        return open_files(Path(self.path), self.name, self.needed[-1]), self.needed[-1]

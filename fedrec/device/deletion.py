@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
-from fedrec.data.own import device_data
-from fedrec.device import saved_state as kept
+from fedrec.data.devices import DeviceData, device_data
+from fedrec.device import saved_state
 from fedrec.device.consent.request import unit_of
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore
@@ -40,7 +39,7 @@ def rebuild(store: DeviceStore) -> bool:
     Return whether there are some now. At interaction level there are none: updates would see a vector that no noise
     protects, so that training begins afresh. A kill before the end leaves none either, never those of before.
     """
-    seen, message, catalogue = store.generation(), kept.model(store), kept.model_catalogue(store)
+    seen, message, catalogue = store.generation(), saved_state.model(store), saved_state.model_catalogue(store)
     if message is None or catalogue is None:
         return False
     node = json.loads(message.header["experiment"])
@@ -54,7 +53,7 @@ def rebuild(store: DeviceStore) -> bool:
     with store.transaction():
         if store.generation() != seen:  # whoever forgot meanwhile finds them again
             return False
-        kept.DevicePrivate(store, message.header["run"]).save(0, arrays, message.header["round"])
+        saved_state.DevicePrivate(store, message.header["run"]).save(0, arrays, message.header["round"])
     return bool(arrays)
 
 

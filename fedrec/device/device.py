@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from fedrec import __version__
-from fedrec.data import wire
-from fedrec.device import saved_state as kept
+from fedrec.data import catalogue as wire
+from fedrec.device import saved_state
 from fedrec.device.availability import Policy, why_not
 from fedrec.device.backend import chosen
 from fedrec.device.consent.consent import Consent, Declined
@@ -47,7 +47,7 @@ class Device:
     def _hello(self, store: DeviceStore, request: Message) -> Message:
         """Prove who this is: the run and its nonce, signed with the device's key."""
         name = device_id(self.home.public_key.read_bytes())
-        held = kept.catalogue(store)
+        held = saved_state.catalogue(store)
         header = {
             "fedrec": __version__,
             "device": name,
@@ -58,12 +58,12 @@ class Device:
         return Message(header)
 
     def _catalogue(self, store: DeviceStore, request: Message) -> Message:
-        kept.keep_catalogue(store, Message(request.header["catalogue"], request.arrays))
+        saved_state.keep_catalogue(store, Message(request.header["catalogue"], request.arrays))
         return Message({})
 
     def _train(self, store: DeviceStore, request: Message) -> Message:
         run, number = request.header["run"], request.header["round"]
-        before = kept.answered(store, run, number)
+        before = saved_state.answered(store, run, number)
         if before is not None:
             return again(before, request)
         if (reason := why_not(Policy.of(self.home))) is not None:
@@ -73,23 +73,23 @@ class Device:
         except Declined as reason:
             return declined(store, str(reason))
         expire(self.home, store)
-        seen, private = store.generation(), Buffered(kept.DevicePrivate(store, run))
+        seen, private = store.generation(), Buffered(saved_state.DevicePrivate(store, run))
         start = time.monotonic()
         reply = self._engine(store, request, private)(request)
         with store.transaction():
             if store.generation() != seen:
                 raise Refused("something was forgotten while this round trained: its result is dropped")
             private.write()
-            kept.keep_model(store, request)
-            kept.keep_answer(store, run, number, request, reply)
-        kept.note(store, f"trained round {number} of {run} in {time.monotonic() - start:.1f} s")
+            saved_state.keep_model(store, request)
+            saved_state.keep_answer(store, run, number, request, reply)
+        saved_state.note(store, f"trained round {number} of {run} in {time.monotonic() - start:.1f} s")
         return reply
 
     def _evaluate(self, store: DeviceStore, request: Message) -> Message:
         """Return sums over this one device, where its person lets it be evaluated."""
         if self._sharing().get("evaluation") is not True:
             raise Refused("exact results do not leave this device (policy.toml: [sharing] evaluation = true)")
-        private = Buffered(kept.DevicePrivate(store, request.header["run"]))
+        private = Buffered(saved_state.DevicePrivate(store, request.header["run"]))
         rows = self._engine(store, request, private)(request)
         sums = {
             name: float(column.sum())
@@ -99,7 +99,7 @@ class Device:
         return Message({"count": rows.header["count"], "sums": sums})
 
     def _engine(self, store: DeviceStore, request: Message, private: Buffered) -> Any:
-        catalogue = kept.catalogue(store)
+        catalogue = saved_state.catalogue(store)
         if catalogue is None:
             raise Refused("this device has no catalogue yet")
         dataset = own_dataset(store, catalogue, request.header)
@@ -112,7 +112,7 @@ class Device:
 
 def declined(store: DeviceStore, reason: str) -> Message:
     """Note why, for this device's person alone: a reason would tell what the device did before, or where it is."""
-    kept.note(store, reason)
+    saved_state.note(store, reason)
     return Message({"declined": True})
 
 
@@ -121,9 +121,9 @@ def consent_of(home: Home) -> Consent:
     return Consent(Allowed.of(home.table("privacy"), str(home.policy)), home.ledger)
 
 
-def again(before: kept.Answered, request: Message) -> Message:
+def again(before: saved_state.Answered, request: Message) -> Message:
     """Return the answer that was given before: the same bytes, or none."""
-    if before.request != kept.digest(request):
+    if before.request != saved_state.digest(request):
         raise Refused("this round was answered already, for another model: one answer a round leaves this device")
     if before.reply is None:
         raise Refused("this round was answered already, and what it said has been forgotten")

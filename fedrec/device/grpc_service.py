@@ -14,14 +14,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from fedrec.device import recommender_pb2 as wire
-from fedrec.device import recommender_pb2_grpc as stubs
+from fedrec.device import recommender_pb2, recommender_pb2_grpc
 from fedrec.device.home import Home
 from fedrec.device.recommender import Desk, NotReady, Unknown
 from fedrec.errors import FedrecError, Refused
 from fedrec.recommend.ranker import Explanation, Reasons
 
-NAME = wire.DESCRIPTOR.services_by_name["Recommender"].full_name
+NAME = recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name
 THREADS = 4
 LOOK_SECONDS, EXPIRE_SECONDS = 1.0, 3600.0
 LARGEST_MESSAGE_BYTES = 1 << 20
@@ -35,7 +34,7 @@ STATUS = {
 }
 
 
-class Service(stubs.RecommenderServicer):
+class Service(recommender_pb2_grpc.RecommenderServicer):
     """The five calls, answered by one thread that alone touches the store."""
 
     def __init__(self, home: Home) -> None:
@@ -79,7 +78,7 @@ class Service(stubs.RecommenderServicer):
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return what there is to recommend from."""
-        return self._call(context, lambda: wire.DeviceStatus(**self._desk.status()))
+        return self._call(context, lambda: recommender_pb2.DeviceStatus(**self._desk.status()))
 
     def _call(self, context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
         try:
@@ -93,7 +92,7 @@ class Service(stubs.RecommenderServicer):
             raise FedrecError(f"k={request.k}: at most {LONGEST} expected")
         found = self._desk.recommend(request.k or DEFAULT_LENGTH, list(request.without))
         catalogue, told = self._desk.served().catalogue, Reasons(self._desk.taste()) if request.explain else None
-        reply = wire.Recommendations()
+        reply = recommender_pb2.Recommendations()
         for one in found:
             line = reply.items.add(id=catalogue.ids[one.item], title=catalogue.titles[one.item], score=one.score)
             why = told and told.of(one.item, one.score, SHOWN)
@@ -105,16 +104,16 @@ class Service(stubs.RecommenderServicer):
         if not item:
             raise FedrecError("item is empty: the id of an item expected")
         new, known = self._desk.log_event(item, kind, value, at)
-        return wire.Logged(new=new, in_catalogue=known)
+        return recommender_pb2.Logged(new=new, in_catalogue=known)
 
     def _forgotten(self, request: Any) -> Any:
         if not request.item and not request.everything:
             raise FedrecError("say what to forget: item, or everything = true")
-        return wire.Forgotten(interactions=self._desk.forget(request.item or None))
+        return recommender_pb2.Forgotten(interactions=self._desk.forget(request.item or None))
 
     def _in_words(self, found: Explanation) -> Any:
         catalogue = self._desk.served().catalogue
-        told = wire.Explanation(score=found.score, own=found.own, others=found.others)
+        told = recommender_pb2.Explanation(score=found.score, own=found.own, others=found.others)
         for reason in found.reasons:
             told.shares.add(id=catalogue.ids[reason.item], title=catalogue.titles[reason.item], share=reason.share)
         return told
@@ -145,7 +144,7 @@ def started(service: Service, address: str) -> tuple[grpc.Server, int]:
     """Return the started server and its port (for a socket: 1); health and reflection beside the service."""
     limits = [("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(THREADS), options=limits)
-    stubs.add_RecommenderServicer_to_server(service, server)
+    recommender_pb2_grpc.add_RecommenderServicer_to_server(service, server)
     state = health.HealthServicer(experimental_non_blocking=True)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.own import device_data
-from fedrec.device import saved_state as kept
+from fedrec.data.devices import device_data
+from fedrec.device import saved_state
 from fedrec.device.deletion import expire, forget
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore, Event
@@ -150,10 +150,10 @@ class Desk:
         if version == self._seen:
             return
         self._seen, self._taste, self._events = version, None, None
-        stamps = kept.stamps(self.store)
+        stamps = saved_state.stamps(self.store)
         if self._served is not None and stamps == self._stamps:
             return
-        message, catalogue = kept.model(self.store), self._catalogue(stamps)
+        message, catalogue = saved_state.model(self.store), self._catalogue(stamps)
         self._stamps = stamps
         if message is None or catalogue is None:
             self._served = None
@@ -163,15 +163,15 @@ class Desk:
 
     def _catalogue(self, stamps: dict[str, bytes]) -> Catalogue | None:
         """Return the catalogue, read again only where it is another one."""
-        names = (f"catalogue{kept.STAMP}", kept.OLDER)
+        names = (f"catalogue{saved_state.STAMP}", saved_state.OLDER)
         if self._served is not None and all(stamps.get(name) == self._stamps.get(name) for name in names):
             return self._served.catalogue
-        return kept.model_catalogue(self.store)
+        return saved_state.model_catalogue(self.store)
 
     def _personal(self, message: Message, catalogue: Catalogue) -> Personal | None:
         node = json.loads(message.header["experiment"])["model"]
         light = str(node["_target_"]).split(".")[-2] in MODELS
-        private = kept.newest_private(self.store)
+        private = saved_state.newest_private(self.store)
         return Personal(node, len(catalogue), message.arrays, private) if light else None
 
     def _made(self, served: Served) -> Taste:
@@ -182,7 +182,7 @@ class Desk:
         self._used = np.array(sorted({served.rows[e.item] for e in events if e.item in served.rows}), np.int64)
         if served.personal is not None:
             return served.personal.taste(device.history, device.values)
-        return torch_taste(served, device.history, kept.newest_private(self.store))
+        return torch_taste(served, device.history, saved_state.newest_private(self.store))
 
 
 def torch_taste(served: Served, history: NDArray[np.int32], private: dict[str, NDArray[np.float32]]) -> Taste:

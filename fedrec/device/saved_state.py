@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedrec.data import wire
+from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
 from fedrec.device.store import DeviceStore
 from fedrec.messages import Message, pack, unpack

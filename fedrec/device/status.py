@@ -5,11 +5,10 @@ import time
 from datetime import datetime
 from typing import Any
 
-from fedrec.device import saved_state as kept
-from fedrec.device.availability import Policy, findings
+from fedrec.device import saved_state
+from fedrec.device.availability import Policy, System, findings
 from fedrec.device.device import consent_of
 from fedrec.device.home import Home
-from fedrec.device.system import System
 from fedrec.ops import processes
 from fedrec.ops.keys import device_id
 from fedrec.ops.prometheus import Figure, text
@@ -23,7 +22,7 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
     try:
         found = findings(Policy.of(home), system or System(), datetime.now())
         against = [said for allowed, said in found if not allowed]
-        note, model = kept.kept(store, "note"), kept.model(store)
+        note, model = saved_state.kept(store, "note"), saved_state.model(store)
         events = store.history()
         return {
             "device": device_id(home.public_key.read_bytes()),
@@ -37,7 +36,7 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
             "last": None if note is None else {"text": note.header["text"], "at": note.header["at"]},
             "interactions": len(events),
             "privacy": consent_of(home).status(),
-            "answered": kept.count_answers(store),
+            "answered": saved_state.count_answers(store),
             "model_round": None if model is None else model.header["round"],
         }
     finally:
@@ -88,7 +87,7 @@ def page(home: Home) -> str:
     """Return this device's metrics, for whoever may read loopback here: counts, no item and no time of an event."""
     store = home.store()
     try:
-        rounds, down, up = kept.traffic(store)
+        rounds, down, up = saved_state.traffic(store)
         declined = len(consent_of(home).status()["declined"])
     finally:
         store.close()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fedrec.device import saved_state as kept
+from fedrec.device import saved_state
 from fedrec.device.availability import Policy
 from fedrec.device.deletion import expire
 from fedrec.device.home import Home
@@ -93,7 +93,7 @@ def watch(
         store.close()
 
 
-def say_expired(home: Home, store: "kept.DeviceStore", say: Callable[[str], None]) -> None:
+def say_expired(home: Home, store: "saved_state.DeviceStore", say: Callable[[str], None]) -> None:
     """Forget what is too old, also on a device that never trains."""
     try:
         gone = expire(home, store)
@@ -104,9 +104,9 @@ def say_expired(home: Home, store: "kept.DeviceStore", say: Callable[[str], None
         say(f"{gone:,} interactions older than policy.toml's retention_days forgotten")
 
 
-def noted(store: "kept.DeviceStore") -> tuple[str, float] | None:
+def noted(store: "saved_state.DeviceStore") -> tuple[str, float] | None:
     """Return what the client app noted last, and when."""
-    message = kept.kept(store, "note")
+    message = saved_state.kept(store, "note")
     return None if message is None else (message.header["text"], message.header["at"])
 
 

@@ -1,9 +1,11 @@
 """The evaluation of many devices at once; equal to `evaluate_device` on each of them.
 
 Shapes: B devices, V items, n pairs of a device (its place in the batch) and an item.
+
+The evaluation of many devices by a scorer that takes them in batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,9 @@ from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import CandidateBook, Part
 from fedrec.evaluation.config import HEADLINE, Evaluation
-from fedrec.evaluation.per_device import generator_of
-from fedrec.evaluation.per_user import Table, columns
-from fedrec.evaluation.ranking import Ranks, Scores, check_scores, top_items
+from fedrec.evaluation.metrics import Ranks, Scores, check_scores, top_items
+from fedrec.evaluation.per_device import generator_of, history_of
+from fedrec.evaluation.per_user import Table, columns, join, table
 
 Users = NDArray[np.int64]
 SCORES = 1 << 20  # held at once: few enough for a processor's cache, many enough for a product of matrices
@@ -173,3 +175,26 @@ def _sampled(scores: Scores, targets: Pairs, candidates: Pairs) -> Ranks:
         tied = np.bincount(candidates.row[against == tops[candidates.row]], minlength=len(scores))
         found.above[mine], found.tied[mine] = above[targets.row[mine]], tied[targets.row[mine]]
     return found
+
+
+ScoreMany = Callable[[Sequence[NDArray[np.int32]]], Scores]
+
+
+def evaluate_many(
+    score_many: ScoreMany, devices: DeviceTable, part: Part, options: Evaluation, model: str = "the model"
+) -> Table:
+    """Return the rows of all devices that `options` chooses; `score_many(histories)` gives scores [B, V]."""
+
+    def score(users: Users) -> Scores:
+        return score_many([history_of(devices[user], part) for user in users.tolist()])
+
+    return evaluate_users(score, options.chosen(len(devices)), part, CandidateBook(devices, options), model)
+
+
+def evaluate_users(
+    score: Callable[[Users], Scores], users: Users, part: Part, book: CandidateBook, model: str = "the model"
+) -> Table:
+    """Return the rows of those of the users who have something held out; `score(users)` gives scores [B, V]."""
+    users = with_targets(book.devices, users, part)
+    tables = [evaluate_batch(score(batch), batch, part, book, model) for batch in batches(users, book.devices.items)]
+    return join(tables) if tables else table([], book.options.cutoffs)

@@ -9,8 +9,16 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import Part, draw
 from fedrec.evaluation.config import HEADLINE, Evaluation
-from fedrec.evaluation.metrics import Sums, device_sums
-from fedrec.evaluation.ranking import Ranks, Scores, check_scores, full_ranks, sampled_ranks, top_items
+from fedrec.evaluation.metrics import (
+    Ranks,
+    Scores,
+    Sums,
+    check_scores,
+    device_sums,
+    full_ranks,
+    sampled_ranks,
+    top_items,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.config import HEADLINE
-from fedrec.evaluation.metrics import metrics, pessimistic
+from fedrec.evaluation.metrics import Ranks, metrics, pessimistic
 from fedrec.evaluation.per_device import Row
-from fedrec.evaluation.ranking import Ranks
 
 Table = dict[str, NDArray[Any]]
 

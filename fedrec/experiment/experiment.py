@@ -20,7 +20,7 @@ from fedrec.experiment.instantiate import build, made
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.clipping import check_groups
-from fedrec.privacy.mechanisms.match import check
+from fedrec.privacy.mechanisms.base import check
 from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
 
 ENGINES = ("auto", "reference")  # all devices of a node at once where that is exact; or one by one, as a check

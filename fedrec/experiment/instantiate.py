@@ -20,7 +20,7 @@ ALLOWED = (
     "fedrec.privacy.",
     "fedrec.evaluation.config.",
     "fedrec.experiment.cohort.",
-    "fedrec.audit.canaries.",
+    "fedrec.audit.threat_model.",
 )
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 

@@ -1,11 +1,13 @@
 """What a recommender is: what it may share, how it learns from examples, how it scores on the device.
 
 Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its k negatives), n items of a history.
+
+Losses on logits [..., 1+k], positive first: one value per interaction [...].
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +15,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fedrec.errors import FedrecError
-from fedrec.models.losses import Loss
+from fedrec.errors import FedrecError, nearest
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def bce(logits: Tensor, values: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over the positive and its negatives (He et al. 2017, eq. 7)."""
+    target = torch.zeros_like(logits)
+    target[..., 0] = 1.0
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=-1)
+
+
+def bpr(logits: Tensor, values: Tensor) -> Tensor:
+    """Bayesian personalised ranking, summed over the negatives of each positive (Rendle et al. 2009)."""
+    return functional.softplus(logits[..., 1:] - logits[..., :1]).sum(dim=-1)
+
+
+def mse(logits: Tensor, values: Tensor) -> Tensor:
+    """Squared error on the rating of the positive; negatives play no part."""
+    return (logits[..., 0] - values) ** 2
+
+
+LOSSES: dict[str, Loss] = {"bce": bce, "bpr": bpr, "mse": mse}
+
+
+def loss_named(name: str) -> Loss:
+    """Return the loss of that name."""
+    if name not in LOSSES:
+        raise FedrecError(f"model.loss={name} is not a loss.{nearest(name, LOSSES)}")
+    return LOSSES[name]
+
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -1,4 +1,9 @@
-"""EASE: a closed-form item-item model (Steck, "Embarrassingly shallow autoencoders for sparse data", 2019)."""
+"""EASE: a closed-form item-item model (Steck, "Embarrassingly shallow autoencoders for sparse data", 2019).
+
+The head of a catalogue: the most popular items, which is as far as a matrix over pairs of items reaches.
+
+Item-kNN: an item scores by its similarity to the items of the history, its nearest neighbours only.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
@@ -7,8 +12,29 @@ import torch
 from torch import Tensor
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
-from fedrec.models.item_head import check_head
+
+LARGEST_HEAD = 5000
+
+
+def check_head(head: int, items: int, bytes_per_pair: float, what: str = "") -> int:
+    """Return how many items the head has, at most all of them.
+
+    A request above 5,000 is refused, with the memory that it would take: `bytes_per_pair` for each ordered pair; `what`
+    names the request where it is not algorithm.head.
+    """
+    if not 0 < head <= LARGEST_HEAD:
+        memory = head * head * bytes_per_pair / 2**20
+        need = f"; {head:,} would take {memory:,.0f} MiB on every device" if head > LARGEST_HEAD else ""
+        raise FedrecError(f"{what or f'algorithm.head={head}'}: 1 to {LARGEST_HEAD:,} items expected{need}")
+    return min(head, items)
+
+
+def same_head(head: int, found: int, items: int) -> None:
+    """Raise unless a model's head of `found` items is the one that its algorithm was told of."""
+    if min(head, items) != found:
+        raise FedrecError(f"algorithm.head={head} and model.head={found} differ: leave model.head=${{algorithm.head}}")
 
 
 class Ease(Recommender):
@@ -59,3 +85,9 @@ class Ease(Recommender):
         rows = place[history]
         times = torch.bincount(history, minlength=self.items)[history]
         return torch.where(rows >= 0, weights[rows, place[item]], 0.0) / times
+
+
+class ItemKnn(Ease):
+    """As `Ease`, with similarities [H, H] in the place of regression weights."""
+
+    name: ClassVar[str] = "item_knn"

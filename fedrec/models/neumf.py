@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes, joint
-from fedrec.models.losses import loss_named
+from fedrec.models.base import TrainableRecommender, check_sizes, joint, loss_named
 
 
 class NeuMF(TrainableRecommender):

@@ -14,8 +14,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes
-from fedrec.models.losses import loss_named
+from fedrec.models.base import TrainableRecommender, check_sizes, loss_named
 
 
 class PFedRec(TrainableRecommender):

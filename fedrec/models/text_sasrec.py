@@ -4,8 +4,14 @@ The items have no table of their own: a projection of the frozen text takes its 
 sequence representation learning for recommender systems", 2022), and with it the whole model is independent of the
 catalogue. With `rank`, the body stays as it was, and devices train adapters of low rank inside it. Shapes: n positions,
 d dimensions, t numbers of an item's frozen vector, V items.
+
+Adapters of low rank (Hu et al., "LoRA: low-rank adaptation of large language models", 2022).
+
+A layer that was learned elsewhere stays as it is; trained beside it is the product of two thin matrices, so that an
+update, and the noise on it, grows with the rank.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +21,32 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.models.base import check_sizes
-from fedrec.models.lora import Adapted
 from fedrec.models.sasrec import Attentive, Linear, Shape
 from fedrec.models.sequential import Windows, filled, next_item_losses
 from fedrec.models.text_embeddings import PACKAGED, said_table
+
+
+class Adapted(nn.Linear):
+    """A frozen linear layer of i inputs and o outputs: x -> W x + b + up (down x), `up` [o, r] and `down` [r, i].
+
+    `up` starts at zero, so that an untrained adapter changes nothing.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__(inputs, outputs)
+        self.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(rank, inputs) / math.sqrt(inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [..., o] for [..., i]."""
+        return super().forward(input) + functional.linear(functional.linear(input, self.down), self.up)
+
 
 USUAL = Shape()
 

@@ -7,15 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec.evaluation.batched import Users, squared_errors
+from fedrec.evaluation.batched import Users, evaluate_users, squared_errors
 from fedrec.evaluation.candidates import CandidateBook, Part
+from fedrec.evaluation.metrics import Scores
 from fedrec.evaluation.per_device import history_of
 from fedrec.evaluation.per_user import Table
-from fedrec.evaluation.ranking import Scores
-from fedrec.evaluation.scoring import evaluate_users
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.storage.private_arrays import MappedStore, PrivateStore
-from fedrec.training.private import first_private
+from fedrec.training.batches import first_private
 from fedrec.update import Arrays
 
 

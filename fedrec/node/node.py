@@ -18,8 +18,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender
 from fedrec.node.evaluation import Kept, evaluate_devices
-from fedrec.node.execution import groups_for
-from fedrec.node.groups import RELEASE_STREAM, Groups
+from fedrec.node.execution import RELEASE_STREAM, Groups, groups_for
 from fedrec.storage.private_arrays import MappedStore, PrivateStore
 from fedrec.update import Arrays, RunningSum, Update, total
 

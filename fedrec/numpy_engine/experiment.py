@@ -1,20 +1,70 @@
-"""What a light device needs of an experiment, built from the same JSON document that every message carries."""
+"""What a light device needs of an experiment, built from the same JSON document that every message carries.
+
+What a mechanism does on a light device: none, and user level, whose noise falls at the trusted server.
+
+Interaction level is not among them: its noise falls on the device, inside the training of every example.
+"""
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from fedrec.errors import FedrecError, Refused
 from fedrec.experiment.instantiate import build, made
-from fedrec.numpy_engine.mechanisms import Release, mechanism
-from fedrec.numpy_engine.model import LightModel
+from fedrec.numpy_engine import models
+from fedrec.numpy_engine.models import LightModel
+from fedrec.privacy.clipping import ClipRule
 from fedrec.privacy.mechanisms.protocol import LocalSettings
+from fedrec.update import Update
 
-TRAINING = tuple(f"fedrec.algorithms.{name}" for name in ("fedavg.FedAvg", "fedopt.FedAdam", "fedadagrad.FedAdagrad"))
+
+class Release(Protocol):
+    """What becomes of an update before it leaves."""
+
+    def release(self, update: Update) -> Update:
+        """Return what may leave the device of one device's update."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoPrivacy:
+    """Updates leave as they are."""
+
+    def release(self, update: Update) -> Update:
+        """Return the update as it is; one that holds NaN or infinity is an error, for nothing here would bound it."""
+        if not update.finite():
+            raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
+        return update
+
+
+@dataclass(frozen=True, slots=True)
+class UserLevel:
+    """A device's whole update is clipped; the server adds the noise."""
+
+    rule: ClipRule
+
+    def release(self, update: Update) -> Update:
+        """Return the update of count 1, clipped; a non-finite one becomes zero."""
+        return replace(self.rule.clipped(update), count=1)
+
+
+def mechanism(node: Mapping[str, Any]) -> Release:
+    """Return the light side of the mechanism that an experiment's document describes; others are refused by name."""
+    name = str(node["_target_"])
+    if name == "fedrec.privacy.mechanisms.none.NoPrivacy":
+        return NoPrivacy()
+    if name == "fedrec.privacy.mechanisms.user.UserLevel":
+        return UserLevel(ClipRule(node["clip"], node["clipping"], node["dense_share"]))
+    raise Refused(
+        f"the light engine carries NoPrivacy and UserLevel, not {name.rpartition('.')[2]}: "
+        "choose privacy=none or privacy=user, or run this device with torch"
+    )
+
+
+TRAINING = tuple(f"fedrec.algorithms.{name}" for name in ("fedavg.FedAvg", "fedopt.FedAdam", "fedopt.FedAdagrad"))
 MODELS = ("mf", "neumf")
 
 
@@ -51,12 +101,12 @@ def light_model(node: Mapping[str, Any], items: int) -> LightModel:
     module, _, name = str(node["_target_"]).removeprefix("fedrec.models.").rpartition(".")
     if module not in MODELS:
         raise Refused(f"the light engine has {', '.join(MODELS)}, not {name}: run this device with torch")
-    found = getattr(importlib.import_module(f"fedrec.numpy_engine.{module}"), name, None)
+    found = getattr(models, name, None)
     if found is None:
         raise FedrecError(f"model._target_={node['_target_']} is no class of fedrec.models.{module}")
     return made(
         "model",
-        partial(build({**node, "_target_": f"fedrec.numpy_engine.{module}.{name}", "_partial_": True}, "model"), items),
+        partial(build({**node, "_target_": f"fedrec.numpy_engine.models.{name}", "_partial_": True}, "model"), items),
     )
 
 

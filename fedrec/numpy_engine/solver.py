@@ -11,8 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedrec.numpy_engine.losses import Floats, sigmoid
-from fedrec.numpy_engine.model import Items
+from fedrec.numpy_engine.models import Floats, Items, sigmoid
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ from fedrec.numpy_engine.experiment import MODELS as LIGHT
 from fedrec.recommend.model_ranker import NOBODY, taste_of
 from fedrec.recommend.numpy_ranker import Personal
 from fedrec.recommend.ranker import Taste
-from fedrec.storage.catalogue import read_catalogue
 from fedrec.storage.private_arrays import MappedStore
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, read_catalogue
 from fedrec.update import Arrays
 
 

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.numpy_engine.experiment import light_model
-from fedrec.numpy_engine.losses import Floats
-from fedrec.numpy_engine.mf import MatrixFactorisation
-from fedrec.numpy_engine.model import LightModel
+from fedrec.numpy_engine.models import Floats, LightModel, MatrixFactorisation
 from fedrec.numpy_engine.solver import LogitStep, Solved, SolveWeights, solve_user
 from fedrec.recommend.ranker import Items, Taste
 from fedrec.update import Arrays

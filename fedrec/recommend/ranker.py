@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError, Refused
-from fedrec.evaluation.ranking import check_scores, top_items
+from fedrec.evaluation.metrics import check_scores, top_items
 
 Items = NDArray[np.integer[Any]]
 Floats = NDArray[Any]

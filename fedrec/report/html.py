@@ -6,8 +6,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from fedrec.report.console import TITLES, guarantee, verdict
 from fedrec.report.svg import Dot, dots, lines
-from fedrec.report.verdict import TITLES, guarantee, verdict
 from fedrec.storage.run_folder import RunFolder
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser itself refuses any request

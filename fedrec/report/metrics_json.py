@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedrec.evaluation.candidates import candidates_digest
-from fedrec.evaluation.intervals import paired_interval
 from fedrec.evaluation.per_user import Table
-from fedrec.evaluation.summary import SAMPLED_CAUTION, result
+from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, result
 from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:

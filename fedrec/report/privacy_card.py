@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fedrec import __version__
 from fedrec.audit.records import NO_AUDIT, Record, code_hash, kept
-from fedrec.privacy.card import Facts, card, checked
-from fedrec.privacy.card_page import page
+from fedrec.privacy.card import Facts, card, checked, page
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.checkpoint import write_durably
 from fedrec.storage.run_folder import RunFolder

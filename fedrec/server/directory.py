@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedrec import __version__
-from fedrec.data import wire
+from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
 from fedrec.federated.exchange import Directory
 from fedrec.messages import Message, plain

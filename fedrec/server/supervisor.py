@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
 from fedrec.ops.prometheus import exposed
-from fedrec.server import certificates
-from fedrec.server import superlink as flower
+from fedrec.server import certificates, superlink
 from fedrec.server.home import Address, ServerHome
 from fedrec.server.registry import Registry
 from fedrec.server.status import page
@@ -97,7 +96,7 @@ def register(home: ServerHome, registry: Registry, device: str, key: bytes) -> N
     file = home.path / "register.pub"
     file.write_bytes(key + b"\n")
     try:
-        flower.register(home, str(file))
+        superlink.register(home, str(file))
     except FedrecError as error:
         if "already" not in str(error).lower():
             raise

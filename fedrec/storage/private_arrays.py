@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.mapped import let_go
+from fedrec.data.interactions import let_go
 from fedrec.update import Arrays
 
 EMPTY = 0  # what a fresh file holds; rounds count from 1

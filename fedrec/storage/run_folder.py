@@ -1,4 +1,7 @@
-"""The run folder: what lies where, and who may read it."""
+"""The run folder: what lies where, and who may read it.
+
+catalogue.parquet: the ids and titles that a run's item rows stand for.
+"""
 
 import json
 import os
@@ -8,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.storage.checkpoint import write_durably
 
@@ -98,3 +106,19 @@ def _round_of(line: str) -> int:
         return int(json.loads(line)["round"])
     except (ValueError, KeyError, TypeError):
         return 0
+
+
+def write_catalogue(path: Path, catalogue: Catalogue) -> None:
+    """Write one row an item: id, title."""
+    columns = {"id": catalogue.ids.tolist(), "title": catalogue.titles.tolist()}
+    parquet.write_table(pa.table(columns), path, compression="zstd")
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Return the items of a run folder, their ids and titles; features are the data set's alone."""
+    try:
+        table = parquet.read_table(path)
+        ids, titles = (np.array(table[name].to_pylist(), dtype=np.str_) for name in ("id", "title"))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise FedrecError(f"{path} is not the catalogue of a run: {str(error).splitlines()[0]}") from error
+    return Catalogue(ids, titles, np.zeros((len(ids), 0), np.float32), (), "run folder")

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.intervals import Interval, paired_interval
 from fedrec.evaluation.per_user import Table, load, mean_over_seeds
+from fedrec.evaluation.summary import Interval, paired_interval
 from fedrec.experiment.settings import read
 from fedrec.study.plan import METRICS, of
 from fedrec.study.results import finished, over_seeds

@@ -5,27 +5,95 @@
 Fits to train and ranks validation items with --part validation, or fits to train + validation and ranks test items.
 Every trial is charged to the ledger of its users. Prints HR@10 and NDCG@10 of both rankings, each the mean over users
 and seeds with a 95 % interval over users (per-user results are averaged over seeds first), and the spread over seeds.
+
+What the same run costs at another delta: epsilon at the configured delta, and at users^-1.1.
+
+    python -m fedrec.study.frontier dataset=ml-1m dataset.path=FILE model=order privacy=user --epsilons 1 2 4 8
+
+Nothing is trained and nobody is charged: the noise is calibrated as for a run, and the events that its rounds would be
+charged with are accounted at both. One line for each epsilon.
+
+What stands beside every epsilon that these commands print: its terms, the other relation, and an attacker's gain.
 """
 
 import argparse
 import json
 import secrets
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fedrec.evaluation.intervals import intervals
+from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.summary import intervals
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.history import final_state
 from fedrec.federated.loop import run
 from fedrec.federated.state import open_session
 from fedrec.federated.transport import LocalNodes
 from fedrec.node.node import load_dataset
+from fedrec.privacy.accounting.composition import epsilon_of
+from fedrec.privacy.card import promised
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.projection import projected
+from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
 from fedrec.storage.run_folder import RunFolder
-from fedrec.study.promise import promise
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """One run's epsilon at its own delta and at users^-1.1, and the terms of both."""
+
+    unit: str
+    neighbouring: str
+    trust: str
+    delta: float
+    epsilon: float
+    delta_by_users: float
+    epsilon_by_users: float
+
+
+def costs(mechanism: Mechanism, plan: Plan) -> Costs:
+    """Return what all rounds of a plan cost one user at either delta, by a calibrated mechanism at user level."""
+    if mechanism.terms.unit != "user":
+        raise FedrecError(f"users^-1.1 is for units that are users, not '{mechanism.terms.unit}': take privacy=user")
+    total = projected(mechanism, plan, plan.rounds)
+    delta, other = mechanism.delta_for(plan), plan.population**-1.1
+    terms = mechanism.terms
+    return Costs(
+        terms.unit, terms.neighbouring, terms.trust, delta, epsilon_of(total, delta), other, epsilon_of(total, other)
+    )
+
+
+def costs_of(settings: Settings) -> Costs:
+    """Return the costs of what these settings would train."""
+    dataset = load_dataset(settings.experiment)
+    experiment = settings.experiment.calibrated(dataset)
+    return costs(experiment.mechanism, experiment.plan(dataset))
+
+
+def print_deltas() -> None:
+    """Print one JSON object for each epsilon."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    for epsilon in options.epsilons:
+        print(json.dumps(asdict(costs_of(load([*options.overrides, f"privacy.epsilon={epsilon:g}"])))), flush=True)
+
+
+if __name__ == "__main__":
+    print_deltas()
+
+
+def promise(settings: Settings) -> str:
+    """Return what a whole run of these settings promises, as one sentence; nothing is written or charged."""
+    dataset = load_dataset(settings.experiment)
+    experiment = settings.experiment.calibrated(dataset)
+    return promised(experiment.mechanism, experiment.plan(dataset))
+
 
 COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
 

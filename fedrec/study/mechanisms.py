@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedrec.evaluation.intervals import Interval, intervals, paired_interval
 from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.summary import Interval, intervals, paired_interval
 from fedrec.experiment.settings import load
-from fedrec.study.frontier import trial
-from fedrec.study.promise import promise
+from fedrec.study.frontier import promise, trial
 
 COLUMN = "full_ndcg@10"
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError
-from fedrec.study.cost import Cost
 from fedrec.study.plan import Study
-from fedrec.study.results import Line, Results
+from fedrec.study.results import Cost, Line, Results
 from fedrec.study.tables import EXCLUDES, named
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's

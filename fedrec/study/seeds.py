@@ -11,9 +11,9 @@ import json
 
 import numpy as np
 
-from fedrec.evaluation.intervals import intervals, paired_interval
 from fedrec.evaluation.per_user import Table, mean_over_seeds
 from fedrec.evaluation.per_user import load as load_table
+from fedrec.evaluation.summary import intervals, paired_interval
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.transport import LocalNodes
 from fedrec.paths import put_app_on_path

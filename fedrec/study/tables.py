@@ -5,11 +5,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from fedrec.evaluation.intervals import Interval
-from fedrec.report.verdict import TITLES
-from fedrec.study.cost import Cost, said
+from fedrec.evaluation.summary import Interval
+from fedrec.report.console import TITLES
 from fedrec.study.plan import METRICS
-from fedrec.study.results import Line, Measured, Results
+from fedrec.study.results import Cost, Line, Measured, Results, said
 
 GAIN = "Attacker: the share that the best attacker finds at most at 1 % false alarms, from the accounted curve. "
 EXCLUDES = (

@@ -25,8 +25,7 @@ from fedrec.node.node import load_dataset
 from fedrec.report.console import Progress
 from fedrec.simulation import Job, new_run
 from fedrec.storage.run_folder import RunFolder
-from fedrec.study.cost import write_spent
-from fedrec.study.results import finished
+from fedrec.study.results import finished, write_spent
 
 if TYPE_CHECKING:
     from fedrec.federated.history import Round

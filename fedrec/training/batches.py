@@ -6,17 +6,24 @@ some of each device's interactions once: slot s of device c holds its history ro
 Negatives never look beyond the train items: a sampler that avoids validation or test items leaks them, because the
 held-out item is then the only one never pushed down (`notes/evaluation.md` section 1.1 measured a counter of negatives,
 with no model at all, at HR@10 = 1.0).
+
+The passes that a device, or many at once, train on in one round.
+
+Private arrays of many devices at once: their first values, and one device's part of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.rng import Words, below, uniform
+from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Random
+from fedrec.rng import Counter, Words, below, normal, uniform
+from fedrec.update import Arrays
 
 ORDER, NEGATIVE = 0, 1  # what an index is for: its highest bit
 ATTEMPTS = 64
@@ -198,3 +205,55 @@ def _places(histories: Histories, k: int) -> NDArray[np.int64]:
 def _index(purpose: int, number: int, place: NDArray[np.int64], attempt: int = 0) -> NDArray[np.int64]:
     """Pack (purpose, pass, attempt, place) into one number: 1, 15, 8 and 40 bits (the top bit stays free for int64)."""
     return place + (((purpose << 14 | number) << 8 | attempt) << 40)
+
+
+TRAIN_STREAM = 6  # keeps the draw of batches and negatives apart from that of noise
+
+
+@lru_cache(maxsize=8)  # the devices of a round share one, and its key takes longer to derive than its draws
+def open_draws(seed: int, round_number: int) -> Counter:
+    """Return the source of the draws that no guarantee rests on: everybody may know them."""
+    return Counter(seed, round_number, TRAIN_STREAM)
+
+
+def epochs(
+    histories: Histories, settings: LocalSettings, negatives: int, outside: Outside, random: Keyed
+) -> Iterator[Pass]:
+    """Yield each epoch: all examples shuffled, `negatives` of each drawn outside of the device's items."""
+    for number in range(settings.epochs):
+        order = shuffled(random, histories, number, settings.batch_size)
+        drawn = outside.draw(random, histories, number, negatives)
+        yield Pass(order, histories.sizes, drawn, settings.batch_size)
+
+
+def samples(histories: Histories, public: DpSgd, negatives: int, items: int, random: Random) -> Iterator[Pass]:
+    """Yield each step of DP-SGD as a pass of its own: a Poisson sample, negatives uniform over the catalogue.
+
+    The guarantee rests on the negatives of one interaction being independent of all others: drawn in turn from a seed
+    that the adversary knows, or outside of the device's items, an interaction more or less would shift the negatives of
+    others, and clipping would bound nothing. So all draws are the mechanism's.
+    """
+    for number in range(public.local_steps):
+        order, count = poisson(random, histories, number, public.sample_rate)
+        drawn = uniform_negatives(random, histories, number, items, negatives)
+        yield Pass(order, count, drawn, max(order.shape[1], 1))
+
+
+PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds
+
+
+def first_private(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int, users: NDArray[np.int64]) -> Arrays:
+    """Return what devices start from, as if they had never trained: N(0, std^2), arrays [C, ...] of these shapes."""
+    if not shapes:
+        return {}
+    sizes = {name: int(np.prod(shape)) for name, shape in sorted(shapes.items())}
+    width = sum(sizes.values())
+    if std:
+        flat = std * normal(Counter(seed, PRIVATE_STREAM).keyed(users, np.arange(width + width % 2)[None]))
+    else:
+        flat = np.zeros((len(users), width))
+    starts = np.cumsum([0, *sizes.values()])
+    return {
+        name: flat[:, start : start + size].reshape(len(users), *shapes[name]).astype(np.float32)
+        for (name, size), start in zip(sizes.items(), starts, strict=False)
+    }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Random
-from fedrec.training.plain import optimiser
+from fedrec.training.local import optimiser
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")

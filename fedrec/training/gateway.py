@@ -19,9 +19,8 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Mechanism
-from fedrec.training.batches import Histories, Outside, Pass
-from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws
-from fedrec.training.plain import optimiser
+from fedrec.training.batches import TRAIN_STREAM, Histories, Outside, Pass, epochs, open_draws
+from fedrec.training.local import optimiser
 from fedrec.update import Arrays
 
 LARGEST_PART = 1 << 17  # columns of all users of one part, padding included: what memory holds at once

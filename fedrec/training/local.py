@@ -1,14 +1,20 @@
-"""Local training, the reference: one device at a time, exactly as it would run on that device."""
+"""Local training, the reference: one device at a time, exactly as it would run on that device.
+
+The ordinary way for a device to train: shuffled minibatches, no noise.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.data.devices import DeviceData
+from fedrec.errors import FedrecError, nearest
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import LocalSettings, Mechanism
-from fedrec.training.batches import Histories, Outside
-from fedrec.training.passes import TRAIN_STREAM, epochs, open_draws, samples
-from fedrec.training.private import first_private
+from fedrec.training.batches import TRAIN_STREAM, Histories, Outside, epochs, first_private, open_draws, samples
 from fedrec.update import Arrays
 
 
@@ -49,3 +55,50 @@ def train(
             loss += stepper.step(Batch(torch.from_numpy(batch).to(place), worth))
             examples += len(rows)
     return loss, examples
+
+
+OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+def optimiser(settings: LocalSettings, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the fresh optimiser that the settings name."""
+    if settings.optimiser not in OPTIMISERS:
+        raise FedrecError(
+            f"algorithm.optimiser={settings.optimiser} does not exist.{nearest(settings.optimiser, OPTIMISERS)}"
+        )
+    return OPTIMISERS[settings.optimiser](parameters, lr=settings.learning_rate)  # pyright: ignore[reportCallIssue]
+
+
+class PlainStep:
+    """Minibatch steps on every parameter of the model.
+
+    A step follows the sum of the batch's gradients over `settings.denominator`, or their mean where it is None.
+    """
+
+    def __init__(self, model: TrainableRecommender, settings: LocalSettings) -> None:
+        self._model, self._settings = model.train(), settings
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Plain descent needs no optimiser, and to build one for each device took longer than its step.
+        self._optimiser = None if settings.optimiser == "sgd" else optimiser(settings, self._parameters)
+
+    def step(self, batch: Batch) -> float:
+        """Take one step; return the summed loss. A batch without examples changes nothing."""
+        if not len(batch.items):
+            return 0.0
+        loss = self._model.loss(batch).sum()
+        mean = loss / (self._settings.denominator or len(batch.items))
+        if self._optimiser is None:
+            self._descend(mean)
+        else:
+            self._optimiser.zero_grad(set_to_none=True)
+            mean.backward()
+            self._optimiser.step()
+        return float(loss.detach())
+
+    def _descend(self, mean: Tensor) -> None:
+        """Take the step of `torch.optim.SGD`, to the bit: parameters that the loss does not use stay as they are."""
+        gradients = torch.autograd.grad(mean, self._parameters, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(self._parameters, cast(Sequence[Tensor | None], gradients), strict=True):
+                if gradient is not None:
+                    parameter.add_(gradient, alpha=-self._settings.learning_rate)

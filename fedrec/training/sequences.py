@@ -1,6 +1,8 @@
 """Gradients of sequential models: of one device, of many summed at once, or of many each apart.
 
 Shapes: C devices, n positions of a window, k negatives, m = n + 1 + k items that a device reads, V items.
+
+Which windows and negatives devices learn from in a round: the same draws for one device or many at once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,16 +13,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap  # pyright: ignore[reportPrivateImportUsage]
+from torch.func import functional_call, grad_and_value, vmap
 
 from fedrec.models.sequential import SequentialRecommender, Windows
 from fedrec.privacy.mechanisms.protocol import Mechanism
-from fedrec.training.batches import Chosen, Histories
-from fedrec.training.passes import open_draws
-from fedrec.training.vectorized.tiles import Numbering
-from fedrec.training.vectorized.updates import Contributions, Factors, Stack, Tiled
-from fedrec.training.windows import Draws
+from fedrec.rng import below
+from fedrec.training.batches import Chosen, Histories, Keyed, open_draws
+from fedrec.training.vectorized.updates import Contributions, Factors, Numbering, Stack, Tiled
 from fedrec.update import Arrays, Update
+
+START, NEGATIVES = 0, 1  # indices of the draws: one for the place of the window, then the negatives
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What is drawn for each device: a window of `length` + 1 items, `negatives` out of `items`."""
+
+    length: int
+    negatives: int
+    items: int
+
+    def windows(self, histories: Histories, random: Keyed) -> Windows:
+        """Return a window at a uniform place of each history, all of it where it is short, and negatives.
+
+        Negatives are uniform over the catalogue, drawn without looking at anybody's items.
+        """
+        sizes, users = histories.sizes, histories.users
+        spare = np.maximum(sizes - self.length - 1, 0)
+        start = below(random.keyed(users, np.full((1, 1), START)), spare[:, None] + 1)  # [C, 1]
+        width = min(self.length + 1, max(int(sizes.max(initial=0)), 2))
+        place = np.minimum(start + np.arange(width), max(histories.items.shape[1] - 1, 0))
+        items = np.take_along_axis(histories.items, place, axis=1) if histories.items.shape[1] else place
+        negatives = below(random.keyed(users, NEGATIVES + np.arange(self.negatives)[None]), self.items)
+        real = np.clip(sizes - 1, 0, self.length)
+        parts = (items.astype(np.int64), real, negatives)
+        return Windows(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
 
 PART = 64  # devices whose activations, or gradients apart, are held at once
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data import wire
+from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
 from fedrec.experiment.settings import load
 from fedrec.messages import PROTOCOL, Message, pack
@@ -78,9 +78,8 @@ def drawn(items: int, dim: int) -> tuple[Catalogue, dict[str, Any]]:
 
 def prepared(folder: Path, engine: str, items: int, dim: int, events: int) -> tuple[Any, Message]:
     """Make a device with a catalogue, a model and a history; return its home and a train request for it."""
-    from fedrec.device import saved_state as kept
-    from fedrec.device.enrollment import enroll
-    from fedrec.device.home import Enrolment, Home
+    from fedrec.device import saved_state
+    from fedrec.device.home import Enrolment, Home, enroll
     from fedrec.device.store import Event
 
     home, (catalogue, arrays) = Home(folder), drawn(items, dim)
@@ -90,8 +89,8 @@ def prepared(folder: Path, engine: str, items: int, dim: int, events: int) -> tu
     header = {"protocol": PROTOCOL, "run": "bench", "round": 1, "kind": "train", "part": "train", "devices": [0]}
     request = Message({**header, "experiment": experiment.document, "hash": experiment.hash, "privacy": {}}, arrays)
     store = home.store()
-    kept.keep_catalogue(store, Message(*wire.encode(catalogue)))
-    kept.keep_model(store, request)
+    saved_state.keep_catalogue(store, Message(*wire.encode(catalogue)))
+    saved_state.keep_model(store, request)
     rows = np.random.default_rng(1).choice(items, events, replace=False)
     store.log_events(Event(str(catalogue.ids[row]), float(at)) for at, row in enumerate(rows))
     store.close()
@@ -158,8 +157,7 @@ def service(times: int) -> dict[str, Any]:
     """Return how long the recommender takes to answer, over its socket."""
     import grpc
 
-    from fedrec.device import recommender_pb2 as messages
-    from fedrec.device import recommender_pb2_grpc as stubs
+    from fedrec.device import recommender_pb2, recommender_pb2_grpc
 
     with tempfile.TemporaryDirectory() as folder:
         home, _ = prepared(Path(folder) / "device", "light", SERVED_ITEMS, SERVED_DIM, SERVED_EVENTS)
@@ -168,12 +166,12 @@ def service(times: int) -> dict[str, Any]:
         try:
             with grpc.insecure_channel(f"unix:{home.path / 'recommend.sock'}") as channel:
                 grpc.channel_ready_future(channel).result(timeout=120)
-                stub = stubs.RecommenderStub(channel)
-                plain, told = (messages.RecommendRequest(k=10, explain=explain) for explain in (False, True))
+                stub = recommender_pb2_grpc.RecommenderStub(channel)
+                plain, told = (recommender_pb2.RecommendRequest(k=10, explain=explain) for explain in (False, True))
                 items = iter(range(SERVED_ITEMS))
 
                 def event() -> Any:
-                    return stub.LogEvent(messages.Event(item=f"m{next(items)}"))
+                    return stub.LogEvent(recommender_pb2.Event(item=f"m{next(items)}"))
 
                 few = max(1, times // 4)
                 found = {

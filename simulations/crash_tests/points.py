@@ -10,8 +10,8 @@ from types import FrameType
 from typing import Any
 
 import fedrec
-from fedrec.federated import loop as rounds
-from fedrec.privacy.ledger import ledger as ledger_room
+from fedrec.federated import loop
+from fedrec.privacy.ledger import ledger
 from fedrec.privacy.ledger.integrity import Anchor
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import LedgerStore
@@ -26,7 +26,7 @@ TRACED = {
         "federated/loop.py", "federated/state.py", "federated/history.py", "federated/exchange.py", "node/node.py",
         "storage/checkpoint.py", "storage/run_folder.py", "storage/private_arrays.py", "privacy/noise.py",
         "privacy/ledger/ledger.py", "privacy/ledger/store.py", "privacy/ledger/account.py",
-        "privacy/ledger/integrity.py", "privacy/ledger/tampering.py", "privacy/mechanisms/clipped.py",
+        "privacy/ledger/integrity.py", "privacy/mechanisms/base.py",
         *(f"privacy/mechanisms/{name}.py" for name in (
             "user", "interaction", "user_adaptive", "user_local", "banded", "gateway")),
     )
@@ -57,24 +57,24 @@ def points(mechanism: Mechanism) -> dict[str, Point]:
         "an entry anchored": Point(Anchor, "advance", True),
         "reserved": Point(Ledger, "reserve", True),
         "cohort drawn": Point(kind, "draw", True),
-        "nodes not yet asked": Point(rounds, "collect", False),
+        "nodes not yet asked": Point(loop, "collect", False),
         "private vectors not yet saved": Point(MappedStore, saves, False),
         "private vectors saved": Point(MappedStore, saves, True),
         "an answer not yet released": Point(kind, leaves(mechanism), False),
         "an answer released": Point(kind, leaves(mechanism), True),
-        "answers in": Point(rounds, "collect", True),
+        "answers in": Point(loop, "collect", True),
         "before the server's noise": Point(kind, "finish", False),
         "after the server's noise": Point(kind, "finish", True),
-        "checkpoint not yet written": Point(rounds, "save_checkpoint", False),
+        "checkpoint not yet written": Point(loop, "save_checkpoint", False),
         "checkpoint written, not renamed": Point(Path, "replace", False),
         "checkpoint renamed, folder not synced": Point(Path, "replace", True),
-        "checkpoint durable": Point(rounds, "save_checkpoint", True),
+        "checkpoint durable": Point(loop, "save_checkpoint", True),
         "before the commit": Point(Ledger, "commit", False),
         "committed": Point(Ledger, "commit", True),
         "before the round's lines": Point(RunFolder, "append_round", False),
         "after the round's lines": Point(RunFolder, "append_round", True),
-        "opening: a lost round not yet marked": Point(ledger_room, "lose_pending", False),
-        "opening: a lost round marked, not committed": Point(ledger_room, "lose_pending", True),
+        "opening: a lost round not yet marked": Point(ledger, "lose_pending", False),
+        "opening: a lost round marked, not committed": Point(ledger, "lose_pending", True),
     }
 
 

@@ -29,7 +29,7 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import Session, open_session
 from fedrec.federated.transport import LocalNodes
 from fedrec.node.node import load_dataset
-from fedrec.places import ledger_path
+from fedrec.paths import ledger_path
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.checkpoint import load_checkpoint
 from fedrec.storage.run_folder import RunFolder

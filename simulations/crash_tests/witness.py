@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fedrec.federated import loop as rounds
+from fedrec.federated import loop
 from fedrec.federated.state import Session
 from fedrec.privacy.accounting.composition import epsilon_of, spent
 from fedrec.privacy.ledger.ledger import Ledger
@@ -57,14 +57,14 @@ def watch(session: Session, witness: Witness) -> None:
         witness.note("noise", charge=charge, bytes=digest(made.arrays))
         return made
 
-    save = rounds.save_checkpoint
+    save = loop.save_checkpoint
 
     def saved(folder: Path, checkpoint: Checkpoint) -> None:
         save(folder, checkpoint)
         witness.released(checkpoint)
 
     setattr(kind, name, drawn)
-    rounds.save_checkpoint = saved
+    loop.save_checkpoint = saved
 
 
 @dataclass(frozen=True, slots=True)

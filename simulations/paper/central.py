@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from fedrec.data.dataset import Dataset
-from fedrec.evaluation.intervals import intervals
+from fedrec.evaluation.batched import evaluate_many
 from fedrec.evaluation.per_user import Table, mean_over_seeds
-from fedrec.evaluation.scoring import evaluate_many
+from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.transport import LocalNodes

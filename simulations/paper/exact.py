@@ -23,7 +23,7 @@ from fedrec.algorithms.ials import FACTORS, IalsSums
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError
 from fedrec.evaluation.baselines.base import pooled
-from fedrec.evaluation.baselines.ials import Ials, Weights
+from fedrec.evaluation.baselines.pooled import Ials, Weights
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.history import final_state

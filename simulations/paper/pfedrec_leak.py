@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
+from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
-from fedrec.evaluation.intervals import intervals
 from fedrec.evaluation.per_user import Table
-from fedrec.evaluation.scoring import evaluate_users
+from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
 from fedrec.models.pfedrec import PFedRec

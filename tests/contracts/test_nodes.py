@@ -20,8 +20,7 @@ from fedrec import __version__
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.exchange import base_header
-from fedrec.federated.hosted import hosted_by
+from fedrec.federated.exchange import base_header, hosted_by
 from fedrec.federated.transport import LocalNodes, Nodes
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerNodes, incoming

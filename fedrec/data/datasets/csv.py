@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrec.data.dataset import Dataset
-from fedrec.data.io.columns import Columns, mapped
 from fedrec.data.io.delimited import SEPARATOR_NAMES, Layout, header_hint, read_delimited, separator_that_fits
 from fedrec.data.io.parquet import read_parquet
-from fedrec.data.io.table import Table
+from fedrec.data.io.table import Columns, Table, mapped
 from fedrec.data.prepare import Plan, assemble
 from fedrec.data.sources import Settings, rows_of
 from fedrec.errors import FedrecError

@@ -5,14 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.data.catalogue import Catalogue
+from fedrec.data.catalogue import Catalogue, common_words, multi_hot
 from fedrec.data.dataset import Dataset
-from fedrec.data.features import common_words, multi_hot
 from fedrec.data.io.delimited import Layout, read_delimited
-from fedrec.data.io.sequences import read_sequences
+from fedrec.data.io.parquet import read_sequences
 from fedrec.data.prepare import Plan, assemble
-from fedrec.data.provided import Provided
-from fedrec.data.sources import rows_of
+from fedrec.data.sources import Provided, rows_of
 
 PAIRS, TITLES = "MicroLens-50k_pairs.tsv", "MicroLens-50k_titles.csv"
 LEAST_VIDEOS = 20  # of a tag that becomes a feature

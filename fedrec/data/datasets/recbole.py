@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrec.data.catalogue import Catalogue
+from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.dataset import Dataset
-from fedrec.data.features import position
-from fedrec.data.io.columns import Columns, mapped
 from fedrec.data.io.delimited import Layout, read_delimited
-from fedrec.data.io.table import Table
+from fedrec.data.io.table import Columns, Table, mapped
 from fedrec.data.prepare import Plan, assemble
 from fedrec.data.sources import Settings, rows_of
 from fedrec.errors import FedrecError

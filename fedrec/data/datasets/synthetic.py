@@ -1,13 +1,23 @@
-"""A seeded generator with long-tailed users and items, for tests and for trying things without data."""
+"""A seeded generator with long-tailed users and items, for tests and for trying things without data.
 
+Synthetic users by the million, in files that are mapped and never held: for measuring how things scale.
+"""
+
+import hashlib
+import json
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.catalogue import Catalogue
+from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.dataset import Dataset
-from fedrec.data.features import position
+from fedrec.data.devices import DeviceTable
+from fedrec.data.download import cache
+from fedrec.data.interactions import FlatInteractions, mapped
 from fedrec.data.io.table import Tokens
 from fedrec.data.prepare import Plan, assemble
 from fedrec.data.sources import Rows, Settings
@@ -94,3 +104,115 @@ def _catalogue(genre: NDArray[np.int64], genres: int) -> Catalogue:
     ids = np.array([str(n) for n in range(items)])
     titles = np.array([f"Item {n}" for n in range(items)])
     return Catalogue(ids, titles, np.concatenate([one_hot, position(items)], axis=1), names, "item file")
+
+
+CHUNK = 1 << 13  # users drawn at a time
+SIGMA, MOST = 0.5, 5  # of the log-normal number of interactions, and its bound, times the mean
+STRIDE = 7919  # a prime above every history's length: steps of it go through a history in an order of no meaning
+FILES = {"item": "<i4", "start": "<i8", "validation_from": "<i8", "test_from": "<i8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticLarge(Settings):
+    """Half of a user's items are what all like, half what those of its taste like, both by Zipf's law (exponent 3/4).
+
+    A user has `per_user` interactions on average (log-normal), no item twice. Same settings, same data. The files are
+    made once, in the folder `path`, by default one of the data folder's (FEDREC_DATA): 4 bytes an interaction.
+    """
+
+    users: int = 1_000_000
+    items: int = 100_000
+    per_user: int = 100
+    tastes: int = 64
+    seed: int = 0
+
+    def load(self) -> Dataset:
+        """Draw the data unless they are there, and map them."""
+        self._check()
+        folder = Path(self.path) if self.path else cache() / f"synthetic-large-{self._digest()}"
+        if not (folder / "settings.json").exists():
+            self._write(folder)
+        elif (folder / "settings.json").read_text() != self._settings():
+            raise FedrecError(f"dataset.path={folder} holds data of other settings: name another folder")
+        item, start, validation_from, test_from = (mapped(folder / name, kind) for name, kind in FILES.items())
+        one = np.broadcast_to(np.float32(1), item.shape)  # implicit: no array of ones
+        return Dataset(
+            name="synthetic-large",
+            population=self.population or f"synthetic-large-{self._digest()}",
+            interactions=FlatInteractions(start, item, self.items),
+            catalogue=self._catalogue(),
+            devices=DeviceTable(start, validation_from, test_from, item, one, self.items),
+            split="leave-last-out on the order that was drawn",
+            synthetic=True,
+        )
+
+    def _check(self) -> None:
+        if self.threshold is not None or self.minimum > 1:
+            raise FedrecError("dataset=synthetic-large has no ratings and no small users: unset threshold and minimum")
+        if min(self.users, self.tastes) < 1 or self.per_user < 3 or self.items < 8 * MOST * self.per_user:
+            sizes = f"{self.users} users, {self.tastes} tastes, {self.per_user} per_user, {self.items} items"
+            raise FedrecError(
+                f"synthetic-large of {sizes}: at least 1 user and taste, 3 per_user and {8 * MOST} items for each of "
+                "per_user are expected"
+            )
+        if MOST * self.per_user >= STRIDE:
+            raise FedrecError(f"dataset.per_user={self.per_user}: at most {STRIDE // MOST - 1} expected")
+
+    def _settings(self) -> str:
+        names = ("users", "items", "per_user", "tastes", "seed")
+        return json.dumps({name: getattr(self, name) for name in names})
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self._settings().encode()).hexdigest()[:12]
+
+    def _write(self, folder: Path) -> None:
+        """Draw chunk by chunk into a folder that takes its name when it is complete."""
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        part.mkdir(parents=True)
+        try:
+            rng = np.random.default_rng(self.seed)
+            mean = np.log(self.per_user) - SIGMA**2 / 2
+            drawn = np.rint(rng.lognormal(mean, SIGMA, self.users)).astype(np.int64)
+            start = np.concatenate([[0], np.cumsum(np.clip(drawn, 3, MOST * self.per_user))])
+            for name, array in (("start", start), ("validation_from", start[1:] - 2), ("test_from", start[1:] - 1)):
+                array.astype(FILES[name]).tofile(part / name)
+            with (part / "item").open("wb") as file:
+                for first in range(0, self.users, CHUNK):
+                    sizes = np.diff(start[first : first + CHUNK + 1])
+                    self._histories(sizes, np.random.default_rng((self.seed, first))).tofile(file)
+            (part / "settings.json").write_text(self._settings())
+            part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _histories(self, sizes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int32]:
+        """Return the items of users with so many each, one user after the other."""
+        halves = np.stack([sizes // 2, sizes - sizes // 2], axis=1).ravel()  # liked by all, by those of one taste
+        ranks, half = ranks_of(halves, self.items // 2, rng), self.items // 2
+        taste = rng.integers(self.tastes, size=len(sizes)) * (half // self.tastes)
+        shift = np.stack([np.zeros_like(taste), taste], axis=1).ravel()
+        odd = np.repeat(np.arange(len(halves)) & 1, halves)
+        found = 2 * ((ranks + np.repeat(shift, halves)) % half) + odd
+        first = np.cumsum(sizes) - sizes
+        place = np.arange(len(found)) - np.repeat(first, sizes)
+        turned = (place * STRIDE + np.repeat(rng.integers(0, sizes), sizes)) % np.repeat(sizes, sizes)
+        out = np.empty(len(found), "<i4")
+        out[np.repeat(first, sizes) + turned] = found
+        return out
+
+    def _catalogue(self) -> Catalogue:
+        names = np.arange(self.items).astype(f"U{len(str(self.items))}")
+        return Catalogue(names, names, position(self.items), ("position",), "item file")
+
+
+def ranks_of(sizes: NDArray[np.int64], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return, for each line of some size, that many different ranks below `limit`, ascending, likelier the lower.
+
+    The ranks of a line lie in as many equally likely strata (p proportional to rank ** -3/4), moved up where two meet.
+    """
+    place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    size = np.repeat(sizes, sizes)
+    rank = ((place + rng.random(len(place))) / size) ** 4 * limit
+    line = np.repeat(np.arange(len(sizes)) * 2 * limit, sizes)
+    lifted = np.maximum.accumulate(rank.astype(np.int64) - place + line) - line + place
+    return np.minimum(lifted, limit - size + place)

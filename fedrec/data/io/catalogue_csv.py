@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrec.data.catalogue import Catalogue
-from fedrec.data.features import position
+from fedrec.data.catalogue import Catalogue, position
 from fedrec.errors import FedrecError
 
 

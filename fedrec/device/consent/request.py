@@ -24,7 +24,7 @@ KNOWN = {
 EVEN = (
     "fedavg.FedAvg",
     "fedopt.FedAdam",
-    "fedadagrad.FedAdagrad",
+    "fedopt.FedAdagrad",
     "sequence_sgd.SequenceGradients",
     "item_counts.ItemCounts",
 )

@@ -6,19 +6,18 @@ from functools import partial
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError, nearest
-from fedrec.evaluation.baselines import ease, ials, item_knn, local, popularity
-from fedrec.evaluation.baselines.base import Scorer
-from fedrec.evaluation.baselines.head import over_head
+from fedrec.evaluation.baselines import base, pooled
+from fedrec.evaluation.baselines.base import Scorer, over_head
+from fedrec.evaluation.batched import evaluate_many
 from fedrec.evaluation.config import Evaluation
 from fedrec.evaluation.per_device import Part
 from fedrec.evaluation.per_user import Table
-from fedrec.evaluation.scoring import evaluate_many
 
 POOLED: Mapping[str, Callable[[DeviceTable], Scorer]] = {
-    "popularity": popularity.fit,
-    "item_knn": item_knn.fit,
-    "ease": ease.fit,
-    "ials": ials.fit,
+    "popularity": base.fit_popularity,
+    "item_knn": pooled.fit_item_knn,
+    "ease": pooled.fit_ease,
+    "ials": pooled.fit_ials,
 }
 
 LOCAL = "local"
@@ -44,4 +43,4 @@ def evaluate(name: str, devices: DeviceTable, part: Part, options: Evaluation) -
 
 def evaluate_alone(catalogue: Catalogue, devices: DeviceTable, part: Part, options: Evaluation) -> Table:
     """Return the rows of devices that rank with what each alone knows."""
-    return evaluate_many(local.fit(catalogue).scores_many, devices, part, options, LOCAL)
+    return evaluate_many(base.fit_local(catalogue).scores_many, devices, part, options, LOCAL)

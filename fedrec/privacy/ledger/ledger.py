@@ -16,7 +16,7 @@ from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import BudgetSpent, FedrecError, Refused
-from fedrec.places import ledger_path, population_of
+from fedrec.paths import ledger_path, population_of
 from fedrec.privacy.accounting.composition import Spent, composed, epsilon_of, running_epsilon, spent
 from fedrec.privacy.accounting.interpretation import meaning
 from fedrec.privacy.ledger.account import (

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fedrec.places import ledger_path
+from fedrec.paths import ledger_path
 from fedrec.privacy.accounting.composition import Spent, composed, epsilon_of, spent
 from fedrec.privacy.accounting.interpretation import beside, clause
 from fedrec.privacy.ledger.account import Account, from_lists

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError
-from fedrec.places import anchor_path
-from fedrec.privacy.ledger.integrity import Anchor, sync_folder
-from fedrec.privacy.ledger.tampering import check_there, check_whole
+from fedrec.paths import anchor_path
+from fedrec.privacy.ledger.integrity import Anchor, check_there, check_whole, sync_folder
 from fedrec.privacy.ledger.verify import FIRST, entry_hash, held
 
 TABLES = """

@@ -18,8 +18,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, Refused
-from fedrec.privacy.mechanisms.clipped import Clipped, noised
-from fedrec.privacy.mechanisms.options import check_positive, multiplier_for
+from fedrec.privacy.mechanisms.base import Clipped, check_positive, multiplier_for, noised
 from fedrec.privacy.mechanisms.protocol import Aggregate, DpSgd, Plan, Random, Terms
 from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, Update

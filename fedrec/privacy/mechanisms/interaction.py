@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError, Refused
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
-from fedrec.privacy.mechanisms.base import Ordinary
-from fedrec.privacy.mechanisms.options import check_common, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.base import Ordinary, check_common, check_positive, multiplier_for
 from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, DpSgd, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
 from fedrec.privacy.sampling import most_participations

@@ -14,7 +14,7 @@ from fedrec.privacy.accounting.composition import default_delta
 from fedrec.privacy.mechanisms.base import Ordinary
 from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, LocalSettings, Plan, Random, Terms
 from fedrec.privacy.noise import source
-from fedrec.training.plain import PlainStep
+from fedrec.training.local import PlainStep
 from fedrec.update import Arrays, Update
 
 NO_TERMS = Terms("none", "none", "none", adversary="nobody", release_set="nothing is protected")

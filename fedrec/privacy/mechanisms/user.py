@@ -18,8 +18,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.mechanisms.clipped import Clipped, noised
-from fedrec.privacy.mechanisms.options import multiplier_for
+from fedrec.privacy.mechanisms.base import Clipped, multiplier_for, noised
 from fedrec.privacy.mechanisms.protocol import Aggregate, Plan, Random, Terms
 from fedrec.update import Arrays, Update
 

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.mechanisms.clipped import noised
+from fedrec.privacy.mechanisms.base import noised
 from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Plan, Random, Shapes, Terms
 from fedrec.privacy.mechanisms.user import USER_TERMS, UserLevel
 from fedrec.update import Arrays, Update

@@ -15,8 +15,7 @@ from typing import ClassVar, Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
-from fedrec.privacy.mechanisms.clipped import Clipped, noised
-from fedrec.privacy.mechanisms.options import check_positive, multiplier_for
+from fedrec.privacy.mechanisms.base import Clipped, check_positive, multiplier_for, noised
 from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Plan, Random, Terms
 from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, Update

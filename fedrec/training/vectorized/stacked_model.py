@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from fedrec.errors import Refused
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.training.vectorized.layers import Layer, Norm
-from fedrec.training.vectorized.lookups import Lookup, Own
+from fedrec.training.vectorized.layers import Layer, Lookup, Norm, Own
 from fedrec.training.vectorized.products import Product
 
 

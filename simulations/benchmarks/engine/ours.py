@@ -12,7 +12,7 @@ from fedrec.federated.loop import play
 from fedrec.federated.state import first_standing, open_session
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerNodes
-from fedrec.node import groups
+from fedrec.node import execution
 from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Aggregate
@@ -29,7 +29,7 @@ def engine(task: Task, folder: Path) -> Play:
     model, algorithm = experiment.build_model(load_dataset(experiment).catalogue), experiment.algorithm
     if not isinstance(model, Network) or not isinstance(algorithm, FedAvg):
         raise TypeError("the job is one network, trained by federated averaging")
-    nodes = groups.Groups(lambda: CohortEngine(model, algorithm), task.threads)
+    nodes = execution.Groups(lambda: CohortEngine(model, algorithm), task.threads)
     store, states = MappedStore(folder, len(table), model.private_arrays()), [model.shared_arrays()]
     torch.set_num_threads(1)
 
@@ -45,7 +45,7 @@ def engine(task: Task, folder: Path) -> Play:
 
 def flower(task: Task, folder: Path) -> Play:
     """Return whole rounds through Flower's apps on the in-process grid, ledger, messages and checkpoint included."""
-    groups.THREADS = task.threads
+    execution.THREADS = task.threads
     dataset = load_dataset(task.experiment())
     experiment = task.experiment().calibrated(dataset)
     plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()

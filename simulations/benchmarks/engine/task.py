@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fedrec.data.devices import DeviceTable
-from fedrec.experiment import instantiate as build
+from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
 from simulations.benchmarks.engine.job import arrays
 
-build.ALLOWED = (*build.ALLOWED, "simulations.benchmarks.engine.job.")
+instantiate.ALLOWED = (*instantiate.ALLOWED, "simulations.benchmarks.engine.job.")
 Play = Callable[[], int]  # plays a round and returns how many examples its devices have
 
 

@@ -4,28 +4,82 @@ A device's vector holds its counts, the counts of its last items, and for every 
 the other within `window` steps (in either order, and by how much more often in ascending order of rows). The parts are
 scaled to lengths whose squares are the shares below and add up to 1, so that one user changes the sum by at most 1. In
 one round all of it is sent for the whole catalogue; in two, the first round's counts choose the head.
+
+What one device says of pairs of items: windowed transitions of its history, or which items it holds together.
+
+Coalesced per unordered pair before anything is bounded, so that a history that repeats items weighs what any other does
+(`notes/privacy_corrections.md` 4). A pair of head places a < b has the flat place a (2 H - a - 1) / 2 + b - a - 1 in
+the strict upper triangle of a head of H items.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.algorithms.base import Statistic
 from fedrec.algorithms.item_counts import bounded_counts
-from fedrec.algorithms.statistic import Statistic
-from fedrec.algorithms.transitions.estimation import Sums, estimated, estimated_counts
-from fedrec.algorithms.transitions.pair_counts import Pairs, flat_place, together, transitions, triangle
+from fedrec.algorithms.transition_estimation import Sums, estimated, estimated_counts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
-from fedrec.models.item_head import check_head, same_head
-from fedrec.models.transition_prior import Expectation, sizes
-from fedrec.models.transitions import OrderStatistics
+from fedrec.models.ease import check_head, same_head
+from fedrec.models.transitions import Expectation, OrderStatistics, sizes
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.sparse import cells
-from fedrec.update import Arrays
+from fedrec.update import Arrays, cells
+
+
+class Pairs(NamedTuple):
+    """Flat places, each once, with the weight of the pair in either order and the excess of ascending order."""
+
+    place: NDArray[np.int64]
+    both: NDArray[np.float64]
+    ascending: NDArray[np.float64]
+
+    def norm(self, direction: float) -> float:
+        """Return the L2 norm over the weights and `direction` times the excesses together."""
+        return float(np.sqrt(np.square(self.both).sum() + direction**2 * np.square(self.ascending).sum()))
+
+
+def triangle(size: int) -> int:
+    """Return how many pairs a head of `size` items has."""
+    return size * (size - 1) // 2
+
+
+def flat_place(one: NDArray[np.int64], other: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the flat places of pairs of different head places, in either order."""
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    return low * (2 * size - low - 1) // 2 + high - low - 1
+
+
+def transitions(places: NDArray[np.int64], size: int, window: int, decay: float) -> Pairs:
+    """Return the pairs at most `window` steps apart, a pair at lag l weighing decay^(l - 1).
+
+    `places[n]` are the history's places in the head, -1 for items outside it, which take up their step all the same.
+    """
+    ones, others, weights = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.float64]]()
+    for lag in range(1, min(window, len(places) - 1) + 1):
+        before, after = places[:-lag], places[lag:]
+        kept = (before >= 0) & (after >= 0) & (before != after)
+        ones.append(before[kept])
+        others.append(after[kept])
+        weights.append(np.full(int(kept.sum()), decay ** (lag - 1)))
+    one, other, weight = (np.concatenate(part) if part else np.empty(0) for part in (ones, others, weights))
+    place, back = np.unique(flat_place(one.astype(np.int64), other.astype(np.int64), size), return_inverse=True)
+    sign = np.where(one < other, 1.0, -1.0)
+    both, ascending = (np.bincount(back, values, len(place)).astype(np.float64) for values in (weight, weight * sign))
+    return Pairs(place, both, ascending)
+
+
+def together(places: NDArray[np.int64], size: int) -> Pairs:
+    """Return every pair of different items that the history holds, each of weight one, in no order."""
+    held = np.unique(places[places >= 0])
+    one, other = np.triu_indices(len(held), 1)
+    place = flat_place(held[one], held[other], size)
+    return Pairs(place, np.ones(len(place)), np.zeros(len(place)))
+
 
 STAGE = "stage/order"  # 0: counts come next; 1: pairs do
 COUNTS, PARTS = ("counts", "late"), ("symmetric", "antisymmetric")

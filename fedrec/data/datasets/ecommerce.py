@@ -1,4 +1,7 @@
-"""Online Retail II: invoices of a British shop for gifts (Chen, Sain and Guo 2012; UCI data set 502, CC BY 4.0)."""
+"""Online Retail II: invoices of a British shop for gifts (Chen, Sain and Guo 2012; UCI data set 502, CC BY 4.0).
+
+Amazon video games as SASRec was evaluated on (Kang and McAuley 2018, arXiv:1808.09781): "user item" in order.
+"""
 
 import re
 from collections import Counter
@@ -10,17 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrec.data.archive import Files
-from fedrec.data.catalogue import Catalogue
+from fedrec.data.catalogue import Catalogue, common_words, multi_hot, position
 from fedrec.data.dataset import Dataset
-from fedrec.data.features import common_words, multi_hot, position
+from fedrec.data.download import Files
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_parquet
 from fedrec.data.io.table import Table
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.provided import Provided
-from fedrec.data.repairs import first_of_each_pair
-from fedrec.data.sources import Rows, rows_of
+from fedrec.data.prepare import Plan, assemble, first_of_each_pair
+from fedrec.data.sources import Provided, Rows, rows_of
 from fedrec.errors import FedrecError, nearest
 
 COLUMNS = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID")
@@ -146,3 +146,23 @@ def products(lines: Table, codes: NDArray[np.str_], rows: Rows) -> Catalogue:
     features = np.concatenate([flags, cost[:, None], position(len(ids))], axis=1).astype(np.float32)
     labels = (*(f"word:{word.lower()}" for word in words), "log price", "position")
     return Catalogue(np.array(ids), np.array(titles), features, labels, "interactions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmazonVideoGames(Provided):
+    """287,107 reviews by 31,013 users of 23,715 games, lines in the order of time within each user.
+
+    No titles and no times are published with it, and users and games with fewer than five reviews were dropped by its
+    makers. Item numbers follow the shop's own product codes.
+    """
+
+    name: ClassVar[str] = "amazon-video-games"
+    needed: ClassVar[tuple[str, ...]] = ("Video.txt",)
+    publisher: ClassVar[str] = "the authors of SASRec"
+
+    def load(self) -> Dataset:
+        """Read Video.txt."""
+        files, needed = self.files()
+        layout = Layout(" ", columns=("user", "item"))
+        table = read_delimited(files.read(needed), files.label(needed), layout)
+        return assemble(rows_of(table, "user", "item", None, None), self, Plan(self.name))
