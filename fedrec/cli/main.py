@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a user's error is one line on standard error and status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ROOMS:
-        guarded(lambda: upward(f"{given[0]}.commands").run(given[1:]))
+        guarded(lambda: importlib.import_module(f"fedrec.cli.{given[0]}").run(given[1:]))
         return
     if given and given[0] in LIBRARY:
         guarded(lambda: library(given[0], given[1:]))
