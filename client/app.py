@@ -8,8 +8,8 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict, UserConfi
 from flwr.clientapp import ClientApp
 
 from fedrec import messages
-from fedrec.device.backend import Answering, simulated
-from fedrec.device.consent.consent import Consenting
+from fedrec.device.backend import NodeProtocol, make_simulated_node
+from fedrec.device.consent.consent import ConsentGuard
 from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.errors import FedrecError
@@ -18,12 +18,12 @@ app = ClientApp()
 
 
 @cache
-def node(index: int, parts: int, engine: str) -> Answering:
+def node(index: int, parts: int, engine: str) -> NodeProtocol:
     """Return this process' node: part `index` of `parts` of a simulated population."""
-    return simulated(engine, index, parts)
+    return make_simulated_node(engine, index, parts)
 
 
-def answering(config: UserConfig) -> Answering:
+def answering(config: UserConfig) -> NodeProtocol:
     """Return who answers here, by Flower's node configuration: a real device's home, or a shard of a simulation.
 
     With `policy`, simulated devices ask theirs first; a real device always does.
@@ -33,7 +33,7 @@ def answering(config: UserConfig) -> Answering:
     place = int(config["partition-id"]), int(config["num-partitions"])
     found = node(*place, str(config.get("engine", "auto")))
     ledgers = str(config["ledgers"]) if "ledgers" in config else None
-    return Consenting.of(found, str(config["policy"]), ledgers) if "policy" in config else found
+    return ConsentGuard.of(found, str(config["policy"]), ledgers) if "policy" in config else found
 
 
 def answer(message: Message, context: Context) -> Message:

@@ -8,15 +8,15 @@ class FedrecError(ValueError):
     """An error that a user can cause and mend: its text says what was wrong, where, and what would be right."""
 
 
-class Refused(FedrecError):
+class RefusedError(FedrecError):
     """A combination or a spending that fedrec will not carry out because nothing would stand behind its claim."""
 
 
-class BudgetSpent(Refused):
+class BudgetExceededError(RefusedError):
     """A round that would pass a budget, or find no device that may still take part."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known word nearest to `word`, else the list of what is known."""
     known = sorted(known)
     match = get_close_matches(word, known, n=1, cutoff=0.5)

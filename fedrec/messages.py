@@ -15,7 +15,7 @@ HEADER = "header/json"
 DECLINED = "the device declined: its own policy said no"
 
 
-class Rejected(ValueError):
+class RejectedReplyError(ValueError):
     """A reply that does not count; its text holds a reason and no data of the sender."""
 
 
@@ -43,61 +43,61 @@ def pack(message: Message) -> bytes:
 
 
 def unpack(content: bytes) -> Message:
-    """Return the message that was packed; anything else is `Rejected`, whatever its bytes claim."""
+    """Return the message that was packed; anything else is `RejectedReplyError`, whatever its bytes claim."""
     try:
         arrays = load(content)
         header = json.loads(arrays.pop(HEADER).tobytes())
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise Rejected("the bytes are no message") from error
+        raise RejectedReplyError("the bytes are no message") from error
     if not isinstance(header, dict):
-        raise Rejected("the header is no table")
+        raise RejectedReplyError("the header is no table")
     return Message(cast(dict[str, Any], header), arrays)
 
 
-def check_update(
+def validate_reply(
     reply: Message,
     asked: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
-    double: frozenset[str] = frozenset(),
+    float64_arrays: frozenset[str] = frozenset(),
 ) -> None:
-    """Raise `Rejected` unless the reply answers this request with exactly these arrays, all of them finite.
+    """Raise `RejectedReplyError` unless the reply answers this request with exactly these arrays, all of them finite.
 
-    `asked` is the request's header: round, run and the devices asked for; arrays named in `double` may come in double
-    precision.
+    `asked` is the request's header: round, run and the devices asked for; arrays named in `float64_arrays` may come in
+    double precision.
     """
     header = reply.header
     if "error" in header:
-        raise Rejected(f"the node reported an error: {plain(header['error'])}")
+        raise RejectedReplyError(f"the node reported an error: {sanitize_text(header['error'])}")
     if "declined" in header:
-        raise Rejected(DECLINED)
+        raise RejectedReplyError(DECLINED)
     for key in ("protocol", "run", "round", "hash"):
         if header.get(key) != asked[key]:
-            raise Rejected(f"{key} is not that of the request")
+            raise RejectedReplyError(f"{key} is not that of the request")
     count = header.get("count")
     if type(count) is not int or not 0 <= count <= len(asked["devices"]):
-        raise Rejected("count is not a number of the devices asked")
+        raise RejectedReplyError("count is not a number of the devices asked")
     if reply.arrays.keys() != shapes.keys():
-        raise Rejected("array names are not those of the model")
+        raise RejectedReplyError("array names are not those of the model")
     for name, array in reply.arrays.items():
-        if array.dtype != np.float32 and not (name in double and array.dtype == np.float64):
-            raise Rejected(f"{name} is not float32")
+        if array.dtype != np.float32 and not (name in float64_arrays and array.dtype == np.float64):
+            raise RejectedReplyError(f"{name} is not float32")
         if array.shape != shapes[name]:
-            raise Rejected(f"{name} has another shape than the model's")
+            raise RejectedReplyError(f"{name} has another shape than the model's")
         if not np.isfinite(array).all():
-            raise Rejected(f"{name} is not finite")
+            raise RejectedReplyError(f"{name} is not finite")
     check_exact(header)
 
 
-def plain(text: Any) -> str:
+def sanitize_text(text: Any) -> str:
     """Return a stranger's text as one short line of printable characters."""
     return "".join(c if c.isprintable() else " " for c in str(text)[:200])
 
 
 def check_exact(header: Mapping[str, Any]) -> None:
-    """Raise `Rejected` unless the exact loss of a simulation, where there is one, is a finite sum over a count."""
+    """Raise `RejectedReplyError` unless a simulation's exact loss, if there is one, is a finite sum over a count."""
     loss, examples = header.get("loss"), header.get("examples")
     if loss is None and examples is None:
         return
     whole = type(examples) is int and 0 <= examples < 1 << 53
     if not whole or not isinstance(loss, int | float) or not abs(loss) < 1e300:
-        raise Rejected("loss is not a finite sum over a number of examples")
+        raise RejectedReplyError("loss is not a finite sum over a number of examples")

@@ -19,7 +19,7 @@ UNIT = 2.0**-53
 HALF = np.uint64(32)
 
 
-def mix(words: Words) -> Words:
+def splitmix64(words: Words) -> Words:
     """Scramble 64-bit words in place, one to one, and return them."""
     words ^= words >> np.uint64(30)
     words *= FIRST
@@ -29,7 +29,7 @@ def mix(words: Words) -> Words:
     return words
 
 
-class Counter:
+class CounterRNG:
     """Draws from a public key of whole numbers from 0 to 2^64 - 1."""
 
     def __init__(self, *key: int) -> None:
@@ -40,9 +40,9 @@ class Counter:
     def keyed(self, users: NDArray[np.int64], index: NDArray[Any]) -> Words:
         """Return uniform 64-bit words [C, ...] for users [C] and whole numbers `index` [C or 1, ...]."""
         with np.errstate(over="ignore"):
-            first = mix((users.astype(np.uint64) + self._start) * STEP) ^ self._mask  # [C]
+            first = splitmix64((users.astype(np.uint64) + self._start) * STEP) ^ self._mask  # [C]
             first = first.reshape(-1, *(1,) * (index.ndim - 1))
-            return mix(first + index.astype(np.uint64) * STEP)
+            return splitmix64(first + index.astype(np.uint64) * STEP)
 
 
 def uniform(words: Words) -> NDArray[np.float64]:
@@ -50,7 +50,7 @@ def uniform(words: Words) -> NDArray[np.float64]:
     return (words >> np.uint64(11)).astype(np.float64) * UNIT
 
 
-def below(words: Words, limit: NDArray[Any] | int) -> NDArray[np.int64]:
+def random_below(words: Words, limit: NDArray[Any] | int) -> NDArray[np.int64]:
     """Turn words into whole numbers from 0 to limit - 1, for limits up to 2^32; uneven by at most limit / 2^32."""
     return ((words >> HALF) * np.asarray(limit, np.uint64) >> HALF).astype(np.int64)
 

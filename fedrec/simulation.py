@@ -10,16 +10,16 @@ from typing import Any, cast
 from safetensors.numpy import save_file
 
 from fedrec.data.dataset import Dataset
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation import baselines
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, read
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.state import Session, open_session
-from fedrec.federated.transport import Nodes
+from fedrec.federated.state import RunContext, open_run_context
+from fedrec.federated.transport import Transport
 from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.report.console import Progress
@@ -38,24 +38,24 @@ POPULARITY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingOutcome:
     """A finished run: its session, how long each part took, and the per-user rows of its test."""
 
-    session: Session
+    context: RunContext
     rounds: int  # the round whose model is released
     played: int
     evaluate_seconds: float
-    rows: Table
-    validation: Table | None
+    rows: PerUserResults
+    validation: PerUserResults | None
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Simulation:
     """One command: settings, the folder of the run, where the devices are, and who is told of the progress."""
 
     settings: Settings
     folder: RunFolder
-    nodes: Callable[[], Nodes]
+    nodes: Callable[[], Transport]
     progress: Progress
 
     def simulate(self) -> dict[str, Any]:
@@ -74,21 +74,21 @@ class Job:
         write_page(self.folder)
         return values
 
-    def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> Trained:
+    def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> TrainingOutcome:
         """Run an experiment in a folder of its own, and test it."""
         part = "refit" if experiment.algorithm.refit else "train"
-        ledger = open_ledger(self.settings, experiment, dataset, folder, self._twin_name(folder))
-        session = open_session(experiment, dataset, self.nodes(), folder, ledger, part)
-        self.progress.start(label, session)
-        for report in run(session):
+        ledger = open_ledger(self.settings, experiment, dataset, folder, self._baseline_name(folder))
+        context = open_run_context(experiment, dataset, self.nodes(), folder, ledger, part)
+        self.progress.start(label, context)
+        for report in run(context):
             self.progress.round(report)
         trained = time.monotonic()
-        self.progress.end(session, last_round(folder))
-        number, state = final_state(session)
-        rows = session.evaluate(state, "test", number)
-        validation = session.evaluate(state, "validation", number) if session.validates else None
-        return Trained(
-            session=session,
+        self.progress.end(context, last_round(folder))
+        number, state = load_released_state(context)
+        rows = context.evaluate(state, "test", number)
+        validation = context.evaluate(state, "validation", number) if context.validates else None
+        return TrainingOutcome(
+            context=context,
             rounds=number,
             played=last_round(folder),
             evaluate_seconds=time.monotonic() - trained,
@@ -96,35 +96,35 @@ class Job:
             validation=validation,
         )
 
-    def _twin_name(self, folder: RunFolder) -> str:
+    def _baseline_name(self, folder: RunFolder) -> str:
         return str(folder.path.relative_to(self.folder.path)).removeprefix(".")
 
-    def _write_model(self, main: Trained) -> None:
-        number, state = final_state(main.session)
-        arrays = main.session.experiment.algorithm.broadcast(state)
+    def _write_model(self, main: TrainingOutcome) -> None:
+        number, state = load_released_state(main.context)
+        arrays = main.context.experiment.algorithm.broadcast(state)
         save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
-        write_catalogue(self.folder.path / "catalogue.parquet", main.session.dataset.catalogue)
-        write_card(self.folder, card_of(main.session))
+        write_catalogue(self.folder.path / "catalogue.parquet", main.context.dataset.catalogue)
+        write_card(self.folder, card_of(main.context))
 
-    def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, Table]]:
+    def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, PerUserResults]]:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
         private = experiment.mechanism.terms.unit != "none"
         for name in experiment.evaluation.baselines:
             if name == "no_privacy" and private:
-                yield name, self._twin(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows
+                yield name, self._run_baseline(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows
             elif name == "private_popularity" and private:
                 fresh = {**experiment.node()["privacy"], "noise_multiplier": None}
                 twin = experiment.varied({**POPULARITY, "privacy": fresh})
                 try:
-                    yield name, self._twin(twin, dataset, name).rows
-                except Refused as reason:
+                    yield name, self._run_baseline(twin, dataset, name).rows
+                except RefusedError as reason:
                     self.progress.note(f"no private popularity: {reason}")
             elif name == baselines.LOCAL:
                 yield name, baselines.evaluate_alone(dataset.catalogue, dataset.devices, "test", experiment.evaluation)
             elif name in baselines.POOLED:
                 yield name, baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
 
-    def _twin(self, experiment: Experiment, dataset: Dataset, name: str) -> Trained:
+    def _run_baseline(self, experiment: Experiment, dataset: Dataset, name: str) -> TrainingOutcome:
         folder = RunFolder(self.folder.path / "baselines" / name)
         if not folder.config.exists():
             folder.create(f"# {name} beside {self.folder.path.name}\n{experiment.document}\n")
@@ -152,14 +152,14 @@ def last_round(folder: RunFolder) -> int:
     return saved.round if saved else 0
 
 
-def checked(settings: Settings) -> Settings:
+def validate(settings: Settings) -> Settings:
     """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
     experiment = settings.experiment
     experiment.calibrated(load_dataset(experiment))
     return settings
 
 
-def free_name(output: Path) -> str:
+def unique_name(output: Path) -> str:
     """Return the start time, with a number behind it where another run began in the same second."""
     start = time.strftime("%Y-%m-%dT%H-%M-%S")
     names = (start, *(f"{start}-{number}" for number in range(2, 1000)))
@@ -168,7 +168,7 @@ def free_name(output: Path) -> str:
 
 def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
     """Return the settings with the run's names, and its folder, made."""
-    name = settings.document["name"] or free_name(Path(settings.document["output"]))
+    name = settings.document["name"] or unique_name(Path(settings.document["output"]))
     if Path(name).name != name or name in (".", ".."):
         raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
     # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.

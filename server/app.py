@@ -8,7 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrec.cli import main as cli
-from fedrec.flower.transport import FlowerNodes
+from fedrec.flower.transport import FlowerTransport
 from fedrec.ops import processes
 from fedrec.report.console import Progress
 
@@ -20,13 +20,13 @@ def main(grid: Grid, context: Context) -> None:
     """Run what `-c 'overrides="..."'` asks for, as `fedrec simulate` would; or the prepared run of `resume`."""
     prepared = str(context.run_config.get("resume", ""))
     if prepared:
-        deploy(FlowerNodes(grid), Path(prepared))
+        deploy(FlowerTransport(grid), Path(prepared))
         return
     overrides = shlex.split(str(context.run_config.get("overrides", "")))
-    cli.run_job(overrides, None, lambda parts: FlowerNodes(grid), json_only=False)
+    cli.run_job(overrides, None, lambda parts: FlowerTransport(grid), json_only=False)
 
 
-def deploy(nodes: FlowerNodes, path: Path) -> None:
+def deploy(nodes: FlowerTransport, path: Path) -> None:
     """Carry out the run that `fedrec server start` prepared; what goes on is told in its folder."""
     from fedrec.server.deployment import Deployment
     from fedrec.server.home import ServerHome

@@ -55,4 +55,4 @@ def no_language_model(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 
 def said_in_words(said: list[str], encoder: str) -> NDArray[np.float32]:
-    return text_embeddings.words(said)
+    return text_embeddings.hash_words(said)

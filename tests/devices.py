@@ -14,7 +14,7 @@ from fedrec.device.home import Enrolment, Home, enroll
 from fedrec.device.store import Event
 from fedrec.experiment.settings import load
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerNodes
+from fedrec.flower.transport import FlowerTransport
 from fedrec.report.console import Progress
 from fedrec.server.deployment import Deployment
 from fedrec.server.home import ServerHome
@@ -80,5 +80,5 @@ class Village:
     def deployment(self, folder: RunFolder, homes: Sequence[Home] | None = None) -> Deployment:
         self.told = io.StringIO()
         settings, _ = resumed_run(str(folder.path))
-        nodes = FlowerNodes(Homes(self.homes if homes is None else homes))
+        nodes = FlowerTransport(Homes(self.homes if homes is None else homes))
         return Deployment(settings, folder, self.server, nodes, Progress(self.told))

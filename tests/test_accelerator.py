@@ -11,9 +11,9 @@ import torch
 
 from fedrec.experiment import experiment
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.report.console import Progress
-from fedrec.simulation import Job, new_run
+from fedrec.simulation import Simulation, new_run
 from tests.chance import drawn_for, fresh
 from tests.elsewhere import NAME, There, elsewhere
 
@@ -48,7 +48,7 @@ def results(overrides: list[str], folder: Path, device: str) -> Any:
     place = [f"output={folder}", f"name={device}", f"accelerator={device}"]
     with drawn_for("the same on every device"), elsewhere():
         settings, run = new_run(load([*base, *overrides, *place]))
-        values = Job(settings, run, lambda: LocalNodes(1), Progress()).simulate()
+        values = Simulation(settings, run, lambda: LocalTransport(1), Progress()).simulate()
     return values["validation"], values["test"]
 
 

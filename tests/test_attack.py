@@ -7,7 +7,7 @@ import pytest
 
 from fedrec.audit.attacks import attacks, by_item, items_guessed, success
 from fedrec.cli.main import main
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.experiment.settings import load
 from fedrec.privacy.accounting.composition import ADD_REMOVE
 
@@ -65,7 +65,7 @@ def test_measures_by_hand() -> None:
 
 
 def test_a_model_without_one_number_an_item_is_refused() -> None:
-    with pytest.raises(Refused, match="one number an item"):
+    with pytest.raises(RefusedError, match="one number an item"):
         by_item({"item.weight": np.zeros((5, 3))}, 5)
 
 

@@ -13,11 +13,11 @@ from scipy.stats import norm
 
 from fedrec.audit.auditor import Audit, audit, lines, run, trials
 from fedrec.audit.poisson_check import DRAWS, UNITS, p_values
-from fedrec.audit.threat_model import Canaries, game
+from fedrec.audit.threat_model import Canaries, threat_model_of
 from fedrec.audit.trials import Errors, Finding, Trial, beats, epsilon_at_least, errors, noise_verdict
 from fedrec.cli import audit as command
 from fedrec.cli.main import main
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
 from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
@@ -25,7 +25,7 @@ from fedrec.privacy.ledger import ledger
 from fedrec.privacy.mechanisms import base
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
-from fedrec.privacy.mechanisms.protocol import Plan, Terms
+from fedrec.privacy.mechanisms.protocol import PrivacyGuarantee, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from tests.tiny import SMALL
 
@@ -112,7 +112,7 @@ def test_what_is_reported_holds(privacy: str, model: str) -> None:
 
 
 def less_noise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    finish, on_device, dp_sgd = UserLevel.finish, InteractionLevel.on_device, GatewayLevel.dp_sgd
+    finish, on_device, dp_sgd = UserLevel.privatize_aggregate, InteractionLevel.on_device, GatewayLevel.dp_sgd
 
     def quiet_finish(self: Any, *arguments: Any) -> Any:
         return finish(replace(self, noise_multiplier=self.noise_multiplier * factor), *arguments)
@@ -123,7 +123,7 @@ def less_noise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     def quiet_device(self: Any, *arguments: Any) -> Any:
         return on_device(replace(self, noise_multiplier=self.noise_multiplier * factor), *arguments)
 
-    monkeypatch.setattr(UserLevel, "finish", quiet_finish)
+    monkeypatch.setattr(UserLevel, "privatize_aggregate", quiet_finish)
     monkeypatch.setattr(GatewayLevel, "dp_sgd", quiet_gateway)
     monkeypatch.setattr(InteractionLevel, "on_device", quiet_device)
 
@@ -135,13 +135,15 @@ def test_too_little_noise_contradicts(privacy: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_clip_that_does_nothing_contradicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UserLevel, "release", lambda self, update, random: update)
+    monkeypatch.setattr(UserLevel, "privatize_update", lambda self, update, random: update)
     assert trial("noise", "privacy=user", "model=mf").verdict == "contradicted"
 
 
 def test_a_ledger_that_forgets_a_round_contradicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., Any] = ledger.charged
-    monkeypatch.setattr(ledger, "charged", lambda a, entries, counts, more=frozenset(): real(a, entries[-2:], counts))
+    real: Callable[..., Any] = ledger.compute_spend
+    monkeypatch.setattr(
+        ledger, "compute_spend", lambda a, entries, counts, more=frozenset(): real(a, entries[-2:], counts)
+    )
     assert trial("noise", "privacy=user", "model=mf").verdict == "contradicted"
 
 
@@ -204,16 +206,16 @@ def test_draws_that_are_not_poisson_are_noticed(faulty: Callable[..., np.ndarray
 
 
 def test_a_cohort_of_fixed_size_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def choice(plan: Plan, random: Any) -> np.ndarray:
+    def choice(plan: TrainingPlan, random: Any) -> np.ndarray:
         return np.sort(np.argsort(random.uniform(plan.population))[: int(plan.cohort_rate * plan.population)])
 
-    monkeypatch.setattr(base, "poisson", choice)
+    monkeypatch.setattr(base, "poisson_cohort", choice)
     assert trial("sampler", "privacy=user", "model=mf", "cohort.size=12").verdict == "contradicted"
 
 
 def test_terms_without_a_game_are_refused_by_name() -> None:
-    with pytest.raises(Refused, match="no audit for trust moon, unit user, add-remove"):
-        game(Terms("user", "add-remove", "moon", "", ""), 5)
+    with pytest.raises(RefusedError, match="no audit for trust moon, unit user, add-remove"):
+        threat_model_of(PrivacyGuarantee("user", "add-remove", "moon", "", ""), 5)
 
 
 @pytest.mark.parametrize("canaries", [Canaries(3, 7, each=2), Canaries(4, 3, each=3, apart=False, signed=True)])

@@ -8,7 +8,7 @@ import pytest
 
 from fedrec.audit import records
 from fedrec.audit.auditor import Audit
-from fedrec.audit.records import FILE, keep, kept, settings_hash
+from fedrec.audit.records import FILE, load_record, save_record, settings_hash
 from fedrec.audit.trials import Finding
 from fedrec.cli import audit
 from fedrec.cli.main import main
@@ -85,10 +85,10 @@ def test_a_contradicted_claim_is_not_made(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_records_know_their_settings_and_damage_is_named(tmp_path: Path) -> None:
     experiment = small(base=RUN)[0]
-    path = keep({"verdict": "holds", "trials": []}, experiment, tmp_path)
-    found = kept(experiment, tmp_path)
+    path = save_record({"verdict": "holds", "trials": []}, experiment, tmp_path)
+    found = load_record(experiment, tmp_path)
     assert found is not None and (found.settings, found.verdict) == (settings_hash(experiment), "holds")
-    assert kept(small("privacy.clipping=split", "model=neumf", base=RUN)[0], tmp_path) is None
+    assert load_record(small("privacy.clipping=split", "model=neumf", base=RUN)[0], tmp_path) is None
     path.write_text("{")
     with pytest.raises(FedrecError, match="audit again"):
-        kept(experiment, tmp_path)
+        load_record(experiment, tmp_path)

@@ -11,14 +11,20 @@ from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.errors import FedrecError, Refused
-from fedrec.privacy.accounting.composition import epsilon
-from fedrec.privacy.mechanisms.banded import BandedUserLevel, best, gain, squared_error, squared_sensitivity
-from fedrec.privacy.mechanisms.protocol import Plan
-from fedrec.privacy.sampling import cyclic
-from fedrec.update import Arrays, Update
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.mechanisms.banded import (
+    BandedUserLevel,
+    error_gain,
+    optimal_bands,
+    squared_error,
+    squared_sensitivity,
+)
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
+from fedrec.privacy.sampling import cyclic_cohort
+from fedrec.update import Arrays, ModelUpdate
 
-PLAN = Plan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)
+PLAN = TrainingPlan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)
 
 
 def matrix(coefficients: Any, rounds: int) -> np.ndarray:
@@ -51,12 +57,12 @@ def test_the_sensitivity_is_that_of_the_worst_pattern(data: st.DataObject) -> No
 
 
 def test_one_participation_is_the_norm_of_a_column() -> None:
-    c = np.array(best(20, 5, 5))
+    c = np.array(optimal_bands(20, 5, 5))
     assert squared_sensitivity(c, 20, 5, at_most=1) == pytest.approx(np.square(c).sum())
 
 
 def test_the_error_is_that_of_the_matrix() -> None:
-    c = np.array(best(12, 4, 4))
+    c = np.array(optimal_bands(12, 4, 4))
     running = np.tril(np.ones((12, 12))) @ np.linalg.inv(matrix(c, 12))
     assert squared_error(c, 12) == pytest.approx(np.square(running).sum() / 12)
 
@@ -66,7 +72,9 @@ def test_the_error_is_that_of_the_matrix() -> None:
 )
 def test_gains_over_independent_noise(rounds: int, separation: int, times: float) -> None:
     """notes/privacy.md 4.2, found there with another optimiser."""
-    assert gain(np.array(best(rounds, separation, separation)), rounds, separation) == pytest.approx(times, abs=0.006)
+    assert error_gain(np.array(optimal_bands(rounds, separation, separation)), rounds, separation) == pytest.approx(
+        times, abs=0.006
+    )
 
 
 @pytest.mark.parametrize("target", [1.0, 4.0])
@@ -75,15 +83,15 @@ def test_the_rounds_add_up_to_one_gaussian(target: float) -> None:
     mechanism = BandedUserLevel(epsilon=target).calibrated(PLAN, math.inf)
     delta, c = mechanism.delta_for(PLAN), np.array(mechanism.coefficients)
     for stop in (1, 3, 6, 7, 20, PLAN.rounds):
-        spent = epsilon([(mechanism.event(PLAN, number), 1) for number in range(1, stop + 1)], delta)
+        spent = epsilon_of_events([(mechanism.event(PLAN, number), 1) for number in range(1, stop + 1)], delta)
         exact = get_epsilon_gaussian(mechanism.multiplier() / squared_sensitivity(c, stop, 6) ** 0.5, delta)
         assert exact - 1e-9 <= spent <= exact + 2e-3
     assert 0.99 * target <= spent <= target
 
 
-def effective(plan: Plan, target: float, delta: float) -> float:
+def effective(plan: TrainingPlan, target: float, delta: float) -> float:
     """Return the noise a round of independent noise that leaves the same error in the running sums."""
-    plan = BandedUserLevel().planned(plan)
+    plan = BandedUserLevel().with_sampling_rate(plan)
     mechanism = BandedUserLevel(epsilon=target, delta=delta).calibrated(plan, math.inf)
     return mechanism.multiplier() * math.sqrt(squared_error(np.array(mechanism.coefficients), plan.rounds) * 2 / 201)
 
@@ -91,20 +99,20 @@ def effective(plan: Plan, target: float, delta: float) -> float:
 @pytest.mark.parametrize(("cohort", "target", "z"), [(120, 4.0, 0.53), (120, 8.0, 0.30), (302, 4.0, 0.97)])
 def test_effective_multipliers_of_the_table(cohort: int, target: float, z: float) -> None:
     """notes/privacy.md 4.2: separations 50 and 20, 200 rounds of 6,040 users."""
-    plan = Plan(6040, 10**6, cohort / 6040, 200, trains=True)
+    plan = TrainingPlan(6040, 10**6, cohort / 6040, 200, trains=True)
     assert effective(plan, target, 6.9e-5) == pytest.approx(z, abs=0.011)
 
 
 def play(mechanism: BandedUserLevel, rounds: int, size: int, lost: tuple[int, ...] = ()) -> np.ndarray:
-    """Return the noise of each round [rounds, size] through `finish`; NaN where a round was lost."""
-    memory, drawn = mechanism.first_memory({"item.a": (size,)}), np.full((rounds, size), np.nan)
+    """Return the noise of each round [rounds, size] through `privatize_aggregate`; NaN where a round was lost."""
+    memory, drawn = mechanism.init_state({"item.a": (size,)}), np.full((rounds, size), np.nan)
     for number in range(1, rounds + 1):
         if number in lost:
-            memory = mechanism.after_loss(memory)
+            memory = mechanism.state_after_lost_round(memory)
             continue
-        total = Update({"item.a": np.zeros(size, np.float32)}, 0)
-        aggregate = mechanism.finish(total, PLAN, number, mechanism.random(number), memory)
-        drawn[number - 1], memory = aggregate.mean()["item.a"] * PLAN.expected_cohort, aggregate.memory
+        total = ModelUpdate({"item.a": np.zeros(size, np.float32)}, 0)
+        aggregate = mechanism.privatize_aggregate(total, PLAN, number, mechanism.random(number), memory)
+        drawn[number - 1], memory = aggregate.mean()["item.a"] * PLAN.expected_cohort, aggregate.mechanism_state
     return drawn
 
 
@@ -137,47 +145,47 @@ def test_two_rounds_of_a_device_lie_the_separation_apart() -> None:
     mechanism = BandedUserLevel().calibrated(PLAN, math.inf)
     last = np.full(PLAN.population, -100)
     for number in range(1, PLAN.rounds + 1):
-        drawn = mechanism.draw(PLAN, number, mechanism.random())
+        drawn = mechanism.sample_cohort(PLAN, number, mechanism.random())
         assert len(drawn) == PLAN.expected_cohort and (np.diff(drawn) > 0).all()
         assert (number - last[drawn] >= 6).all()
-        assert np.array_equal(drawn, mechanism.draw(PLAN, number, mechanism.random()))
+        assert np.array_equal(drawn, mechanism.sample_cohort(PLAN, number, mechanism.random()))
         last[drawn] = number
     assert (last > 0).all()
-    assert mechanism.participations(PLAN) == 5
+    assert mechanism.participation_limit(PLAN) == 5
 
 
 @pytest.mark.parametrize(("population", "separation"), [(7, 3), (100, 1), (5, 9)])
 def test_groups_are_a_partition(population: int, separation: int) -> None:
     plan = replace(PLAN, population=population)
-    groups = [cyclic(plan, number, separation) for number in range(1, separation + 1)]
+    groups = [cyclic_cohort(plan, number, separation) for number in range(1, separation + 1)]
     assert sorted(np.concatenate(groups)) == list(range(population))
     assert max(map(len, groups)) - min(map(len, groups)) <= 1
 
 
 def test_the_plan_takes_the_rate_that_turns_have() -> None:
-    planned = BandedUserLevel().planned(replace(PLAN, cohort_rate=0.3))
+    planned = BandedUserLevel().with_sampling_rate(replace(PLAN, cohort_rate=0.3))
     assert planned.cohort_rate == 1 / 3 and planned.expected_cohort == 30
-    assert BandedUserLevel().planned(replace(PLAN, cohort_rate=1.0)).cohort_rate == 1.0
+    assert BandedUserLevel().with_sampling_rate(replace(PLAN, cohort_rate=1.0)).cohort_rate == 1.0
 
 
 def test_memory_is_kept_for_every_array_and_never_released() -> None:
     mechanism = BandedUserLevel(bands=3).calibrated(PLAN, math.inf)
-    memory: Arrays = mechanism.first_memory({"a": (2, 4), "b": (5,)})
+    memory: Arrays = mechanism.init_state({"a": (2, 4), "b": (5,)})
     assert {name: array.shape for name, array in memory.items()} == {"a": (2, 2, 4), "b": (2, 5)}
-    assert mechanism.announced(memory) == {}
-    total = Update({"a": np.zeros((2, 4), np.float32), "b": np.zeros(5, np.float32)}, 3)
+    assert mechanism.round_params(memory) == {}
+    total = ModelUpdate({"a": np.zeros((2, 4), np.float32), "b": np.zeros(5, np.float32)}, 3)
     for number in (1, 2, 3):
-        aggregate = mechanism.finish(total, PLAN, number, mechanism.random(), memory)
+        aggregate = mechanism.privatize_aggregate(total, PLAN, number, mechanism.random(), memory)
         assert aggregate.arrays.keys() == total.arrays.keys()
-        np.testing.assert_array_equal(aggregate.memory["a"][1], memory["a"][0])
-        np.testing.assert_array_equal(aggregate.memory["a"][0], aggregate.arrays["a"])
-        memory = aggregate.memory
+        np.testing.assert_array_equal(aggregate.mechanism_state["a"][1], memory["a"][0])
+        np.testing.assert_array_equal(aggregate.mechanism_state["a"][0], aggregate.arrays["a"])
+        memory = aggregate.mechanism_state
 
 
 def test_what_has_no_argument_is_refused() -> None:
-    with pytest.raises(Refused, match="different statistics"):
+    with pytest.raises(RefusedError, match="different statistics"):
         BandedUserLevel().calibrated(replace(PLAN, trains=False, rounds=2), 1.0)
-    with pytest.raises(Refused, match=r"privacy\.bands=9: at most 6"):
+    with pytest.raises(RefusedError, match=r"privacy\.bands=9: at most 6"):
         BandedUserLevel(bands=9).calibrated(PLAN, math.inf)
     with pytest.raises(FedrecError, match="calibrated"):
         BandedUserLevel().event(PLAN, 1)

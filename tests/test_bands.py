@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.node.node import load_dataset
 from tests.tiny import session
 
@@ -84,10 +84,10 @@ def result(path: Path, base: Experiment, seed: int) -> Played:
     raw = base.varied({"seed": seed, "dataset": {**base.node()["dataset"], "seed": seed}})
     dataset = load_dataset(raw)
     experiment = raw.calibrated(dataset)
-    with session(experiment, dataset, path, LocalNodes(1), run=str(path)) as opened:
+    with session(experiment, dataset, path, LocalTransport(1), run=str(path)) as opened:
         assert all(report.released for report in run(opened))
-        number, state = final_state(opened)
-        rows: Table = opened.evaluate(state, "test", number)
+        number, state = load_released_state(opened)
+        rows: PerUserResults = opened.evaluate(state, "test", number)
     known = np.array([len(dataset.devices[int(user)].known) for user in rows["user"]])
     return Played(rows["full_hr@10"], 10 / (ITEMS - known))
 

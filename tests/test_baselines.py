@@ -14,7 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.baselines import pooled
 from fedrec.evaluation.batched import evaluate_many
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 
 
 def leave_last_out(user: NDArray, item: NDArray, time: NDArray) -> DeviceTable:
@@ -40,8 +40,8 @@ def ml_1m_ncf(archive: Path, folder: Path) -> DeviceTable:
     item = index[np.argsort(index[:, 1])][np.searchsorted(np.sort(index[:, 1]), movie), 0]
     test = np.loadtxt(folder / "ml-1m.test.rating.gz", dtype=np.int64)[:, 1]
     negatives = np.loadtxt(folder / "ml-1m.test.negative.gz", dtype=str, delimiter="\t")[:, 1:].astype(np.int32)
-    held = np.where(item == test[user - 1], np.iinfo(np.int64).max, time)
-    devices = leave_last_out(user - 1, item, held)
+    bytes_in_flight = np.where(item == test[user - 1], np.iinfo(np.int64).max, time)
+    devices = leave_last_out(user - 1, item, bytes_in_flight)
     return DeviceTable(
         devices.start, devices.validation_from, devices.test_from, devices.item, devices.value, len(index), negatives
     )
@@ -139,7 +139,7 @@ def test_ials_folds_a_history_in_where_the_gradient_of_its_loss_vanishes() -> No
 
 def test_the_test_refits_and_the_validation_does_not() -> None:
     devices = toy(40)
-    options = Evaluation(negatives=2)
+    options = EvaluationConfig(negatives=2)
     whole = evaluate_many(baselines.fit("ease", devices.refitted()).scores_many, devices, "test", options)
     assert np.array_equal(baselines.evaluate("ease", devices, "test", options)["full_hr@10"], whole["full_hr@10"])
     train = evaluate_many(baselines.fit("ease", devices).scores_many, devices, "validation", options)
@@ -164,7 +164,7 @@ Shared = Callable[[str], Path]
 def test_ml_100k_lies_in_the_bands(shared: Shared, name: str, band: tuple[float], tolerance: tuple[float]) -> None:
     devices = ml_100k(shared("ml-100k.zip"))
     scorer = baselines.fit(name, devices.refitted())
-    tables = [evaluate_many(scorer.scores_many, devices, "test", Evaluation(seed=seed)) for seed in range(3)]
+    tables = [evaluate_many(scorer.scores_many, devices, "test", EvaluationConfig(seed=seed)) for seed in range(3)]
     found = np.mean([[one[column].mean() for column in COLUMNS] for one in tables], axis=0)
     assert np.all(np.abs(found - band) <= tolerance), (name, found)
 
@@ -183,17 +183,17 @@ def test_ml_1m_with_ncf_candidates_lies_in_the_bands(shared: Shared) -> None:
         ),
     }
     for name, (scorer, band, tolerance) in fitted.items():
-        rows = evaluate_many(scorer.scores_many, devices, "test", Evaluation())
+        rows = evaluate_many(scorer.scores_many, devices, "test", EvaluationConfig())
         found = np.array([rows[column].mean() for column in COLUMNS])
         assert np.all(np.abs(found - band) <= tolerance), (name, found)
     # The notes keep each history item's neighbours; keeping each candidate's, as here, is the stronger usual form.
-    knn = evaluate_many(pooled.fit_item_knn(refitted).scores_many, devices, "test", Evaluation())
+    knn = evaluate_many(pooled.fit_item_knn(refitted).scores_many, devices, "test", EvaluationConfig())
     assert np.all(np.array([knn[c].mean() for c in COLUMNS]) > (0.0742, 0.0396, 0.6031, 0.3498))
 
 
 @pytest.mark.slow
 def test_ml_latest_small_has_baselines_above_popularity(shared: Shared) -> None:
     devices = ml_latest_small(shared("ml-latest-small.zip"))
-    found = {name: baselines.evaluate(name, devices, "test", Evaluation()) for name in baselines.POOLED}
+    found = {name: baselines.evaluate(name, devices, "test", EvaluationConfig()) for name in baselines.POOLED}
     for name in ("item_knn", "ease", "ials"):
         assert found[name]["full_ndcg@10"].mean() > found["popularity"]["full_ndcg@10"].mean(), name

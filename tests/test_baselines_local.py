@@ -7,12 +7,12 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation import baselines
 from fedrec.evaluation.baselines import base, pooled
 from fedrec.evaluation.baselines.base import over_head
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.models.content import ContentRecommender
 from tests.test_baselines import toy
 from tests.tiny import catalogue
 
-OPTIONS = Evaluation(negatives=3)
+OPTIONS = EvaluationConfig(negatives=3)
 
 
 def test_a_device_alone_ranks_as_the_content_model_does_before_anything_is_shared() -> None:
@@ -68,7 +68,7 @@ def test_items_outside_the_head_follow_by_popularity() -> None:
 def test_the_head_is_that_of_the_options() -> None:
     devices = toy(users=30)
     every = baselines.evaluate("ease", devices, "test", OPTIONS)
-    same = baselines.evaluate("ease", devices, "test", Evaluation(negatives=3, head=7))
-    fewer = baselines.evaluate("ease", devices, "test", Evaluation(negatives=3, head=2))
+    same = baselines.evaluate("ease", devices, "test", EvaluationConfig(negatives=3, head=7))
+    fewer = baselines.evaluate("ease", devices, "test", EvaluationConfig(negatives=3, head=2))
     assert np.array_equal(every["full_ndcg@10"], same["full_ndcg@10"])
     assert not np.array_equal(every["full_ndcg@10"], fewer["full_ndcg@10"])

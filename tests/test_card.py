@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from fedrec.cli.main import main
-from fedrec.privacy.accounting.composition import epsilon_of
-from fedrec.privacy.card import Facts, card, checked, missing, page, sentence
+from fedrec.privacy.accounting.composition import compute_epsilon
+from fedrec.privacy.card import Facts, build_card, checked, missing, render_card, sentence
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.wording import TITLES
 from tests.tiny import SMALL, small
 
-PLAN = Plan(population=40, interactions=400, cohort_rate=0.5, rounds=4, trains=True)
+PLAN = TrainingPlan(population=40, interactions=400, cohort_rate=0.5, rounds=4, trains=True)
 CONF = Path(__file__).parent.parent / "conf" / "privacy"
 FACTS = Facts(released="nothing else", choices=("settings by hand",), audit="none of this run", code="fedrec 0")
 NOTHING = {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
@@ -42,7 +42,7 @@ def played(mechanism: Mechanism) -> Ledger:
 @pytest.fixture
 def made() -> dict[str, Any]:
     mechanism = user()
-    return card(mechanism, PLAN, played(mechanism), FACTS)
+    return build_card(mechanism, PLAN, played(mechanism), FACTS)
 
 
 def test_it_claims_with_all_eleven_fields(made: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def test_it_claims_with_all_eleven_fields(made: dict[str, Any]) -> None:
         "trust": "server",
         "epsilon": ledger.epsilon(),
         "delta": 1e-5,
-        **ledger.meaning(),
+        **ledger.interpretation(),
     }
     assert all(word in made["claim"] for word in ("user", "add-remove", "delta 1.0e-05", "the server"))
     assert made["ledger"]["head"] == ledger.head and made["ledger"]["population"] == "people"
@@ -65,7 +65,7 @@ def test_it_says_what_sampling_is_worth(made: dict[str, Any]) -> None:
     told = made["fields"]["sampling"]
     z = made["mechanism"]["noise_multiplier"]
     assert told["epsilon_with_it"] == made["privacy"]["epsilon"]
-    assert told["epsilon_without_it"] == epsilon_of(frozenset({(z, 1.0, 2)}), 1e-5) > told["epsilon_with_it"]
+    assert told["epsilon_without_it"] == compute_epsilon(frozenset({(z, 1.0, 2)}), 1e-5) > told["epsilon_with_it"]
     assert made["fields"]["accounting"]["rho_without_sampling"] == pytest.approx(2 / (2 * z**2))
     upper = float(made["fields"]["accounting"]["cross_check"].split(": ")[1])
     assert made["privacy"]["epsilon"] <= upper < 1.3 * made["privacy"]["epsilon"]
@@ -95,7 +95,7 @@ def test_one_missing_field_and_it_claims_nothing(made: dict[str, Any], field: st
     assert checked(made) == made
     lacking = checked(without(made, (field,), value))
     assert lacking["claim"] == "no DP claim" and lacking["privacy"] == NOTHING and lacking["missing"] == [field]
-    text = page(lacking, "one")
+    text = render_card(lacking, "one")
     assert "**no DP claim**" in text and f"nothing is claimed: {field}" in text and made["claim"] not in text
 
 
@@ -111,7 +111,7 @@ def test_one_missing_part_of_any_field_and_it_claims_nothing(made: dict[str, Any
 @pytest.mark.parametrize("fact", Facts.__dataclass_fields__)
 def test_what_the_run_does_not_say_is_missing_too(fact: str) -> None:
     mechanism = user()
-    made = card(mechanism, PLAN, played(mechanism), replace(FACTS, **{fact: ()}))
+    made = build_card(mechanism, PLAN, played(mechanism), replace(FACTS, **{fact: ()}))
     assert made["claim"] == "no DP claim" and len(made["missing"]) == 1
 
 
@@ -119,13 +119,13 @@ def test_what_the_run_does_not_say_is_missing_too(fact: str) -> None:
     "mechanism", [NoPrivacy(), user(randomness="seeded"), InteractionLevel(randomness="seeded", noise_multiplier=9.0)]
 )
 def test_without_a_guarantee_it_claims_nothing(mechanism: Mechanism) -> None:
-    made = card(mechanism, PLAN, played(mechanism), FACTS)
+    made = build_card(mechanism, PLAN, played(mechanism), FACTS)
     assert made["claim"] == "no DP claim" and made["privacy"] == NOTHING and made["missing"] == list(TITLES)
-    assert "nothing bounds what its results tell of a person" in page(made, "one")
+    assert "nothing bounds what its results tell of a person" in render_card(made, "one")
 
 
 def test_the_page_has_a_heading_for_each_field(made: dict[str, Any]) -> None:
-    lines = page(made, "one").splitlines()
+    lines = render_card(made, "one").splitlines()
     assert lines[0] == "# Privacy card of one" and lines[2] == f"**{made['claim']}**"
     assert [line[3:] for line in lines if line.startswith("## ")] == [*TITLES.values(), "Ledger"]
     assert "- rounds: 2 committed, 0 lost, 0 reserved" in lines
@@ -142,7 +142,7 @@ def test_every_mechanism_fills_its_card(path: Path) -> None:
     ledger.commit(1, np.array([], np.int64))
     if path.stem in ("interaction", "user_local", "gateway"):
         ledger.reserve(2)  # a pending round is charged to all: an epsilon above 0
-    made = card(mechanism, plan, ledger, FACTS)
+    made = build_card(mechanism, plan, ledger, FACTS)
     assert missing(made["fields"]) == ([] if mechanism.private else list(TITLES))
     assert (made["claim"] == "no DP claim") is not mechanism.private
 
@@ -234,14 +234,14 @@ def test_a_ledger_that_was_tampered_with_is_listed_as_such(capsys: pytest.Captur
 
 
 def test_what_a_device_took_part_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fedrec.device.consent.consent import Consent, Declined
-    from fedrec.device.consent.policy import Policy
+    from fedrec.device.consent.consent import Consent, DeclinedError
+    from fedrec.device.consent.policy import ConsentPolicy
 
-    consent = Consent(Policy(), tmp_path / "ledger.sqlite")
+    consent = Consent(ConsentPolicy(), tmp_path / "ledger.sqlite")
     document = small("model=mf", "rounds=2", base=[*SMALL, "privacy=user"])[0].document
     header = {"run": "a", "experiment": document}
     consent.charge({**header, "round": 1})
-    with pytest.raises(Declined):
+    with pytest.raises(DeclinedError):
         consent.charge({**header, "round": 1})
     text = said(capsys, "privacy", "device", tmp_path / "ledger.sqlite")
     assert (

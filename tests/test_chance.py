@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fedrec.privacy.noise import SystemRandom
+from fedrec.privacy.noise import SystemNoise
 from tests.chance import drawn_for, fresh
 
 
 def draws(name: str, system_noise: bool = False) -> list[float]:
     with drawn_for(name, system_noise):
-        short, long = SystemRandom().gaussian((1,), 1.0), SystemRandom().gaussian((500,), 1.0)
+        short, long = SystemNoise().gaussian((1,), 1.0), SystemNoise().gaussian((500,), 1.0)
         return [random.random(), np.random.random(), float(torch.rand(())), float(short[0]), float(long[-1])]
 
 
@@ -21,7 +21,7 @@ def draws(name: str, system_noise: bool = False) -> list[float]:
 def test_draws_follow_from_the_name() -> None:
     assert draws("one") == draws("one")
     assert not set(draws("one")) & set(draws("other"))
-    assert len({float(SystemRandom().gaussian((1,), 1.0)[0]) for _ in range(100)}) == 100
+    assert len({float(SystemNoise().gaussian((1,), 1.0)[0]) for _ in range(100)}) == 100
     assert settings.default.derandomize and settings.default.deadline is None
 
 

@@ -11,17 +11,17 @@ from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.content import ContentRecommender
-from fedrec.models.mf import MatrixFactorisation
+from fedrec.models.mf import MatrixFactorization
 from fedrec.models.neumf import NeuMF
 from fedrec.models.pfedrec import PFedRec
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism
-from fedrec.privacy.noise import SeededRandom
-from fedrec.training.batches import Chosen
+from fedrec.privacy.noise import SeededNoise
+from fedrec.training.batches import CohortData
 from fedrec.training.vectorized import engine as cohort
-from fedrec.training.vectorized.engine import CohortEngine
+from fedrec.training.vectorized.engine import VectorizedEngine
 from fedrec.training.vectorized.updates import Contributions
 from fedrec.update import Arrays
 from tests.tiny import catalogue
@@ -39,9 +39,9 @@ def table(sizes: tuple[int, ...] = SIZES, items: int = ITEMS) -> DeviceTable:
 
 
 MODELS: dict[str, Any] = {
-    "mf bce": lambda: MatrixFactorisation(catalogue(ITEMS), dim=4, scale=0.5),
-    "mf bpr": lambda: MatrixFactorisation(catalogue(ITEMS), dim=4, loss="bpr", scale=0.5),
-    "mf mse": lambda: MatrixFactorisation(catalogue(ITEMS), dim=3, loss="mse", offset=3.5),
+    "mf bce": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, scale=0.5),
+    "mf bpr": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, loss="bpr", scale=0.5),
+    "mf mse": lambda: MatrixFactorization(catalogue(ITEMS), dim=3, loss="mse", offset=3.5),
     "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), scale=0.5),
     "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", scale=0.5),
     "neumf mse": lambda: NeuMF(catalogue(ITEMS), dim=2, layers=(), loss="mse", offset=3.5),
@@ -55,7 +55,7 @@ TRAININGS = {
 }
 
 
-class Quiet(SeededRandom):
+class Quiet(SeededNoise):
     """Seeded draws without noise."""
 
     def gaussian(self, shape: tuple[int, ...], std: float) -> np.ndarray:
@@ -83,7 +83,7 @@ def both(
 ) -> tuple[list[tuple[Arrays, Arrays, float, int]], Contributions]:
     """Return (change, private arrays, loss, examples) of each device by the reference, and the engine's."""
     users, model = np.arange(len(devices)), made(name, dtype)
-    engine, sent = CohortEngine(model, settings), model.shared_arrays()
+    engine, sent = VectorizedEngine(model, settings), model.shared_arrays()
     like = next(iter(sent.values())).dtype
     private = {key: array.astype(like) for key, array in engine.first_private(SEED, users).items()}
     slow = []
@@ -91,7 +91,7 @@ def both(
         mine = {key: array[user] for key, array in private.items()}
         one = settings.contribute(made(name, dtype), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))
         slow.append((one.update.arrays, one.private, one.loss, one.examples))
-    return slow, engine.train(sent, Chosen(devices, users), private, mechanism, (SEED, ROUND))
+    return slow, engine.train(sent, CohortData(devices, users), private, mechanism, (SEED, ROUND))
 
 
 def check_equal(slow: list[tuple[Arrays, Arrays, float, int]], fast: Contributions, within: float) -> None:
@@ -99,7 +99,7 @@ def check_equal(slow: list[tuple[Arrays, Arrays, float, int]], fast: Contributio
     assert sorted(fast.users.tolist()) == list(range(len(slow)))
     for place, user in enumerate(fast.users.tolist()):
         change, private, loss, examples = slow[user]
-        mine = fast.stack.one(place).arrays
+        mine = fast.stack.update_of(place).arrays
         assert mine.keys() == change.keys()
         size = norm(change)
         assert norm({name: mine[name] - array for name, array in change.items()}) <= within * size
@@ -146,12 +146,12 @@ def test_a_device_of_two_thousand_interactions_trains_as_it_would_alone(name: st
 
 def test_empty_cohorts_and_rounds_without_examples_are_nothing() -> None:
     model = made("neumf bce", torch.float32)
-    engine, users = CohortEngine(model, FedAvg(negatives=2)), np.arange(3)
+    engine, users = VectorizedEngine(model, FedAvg(negatives=2)), np.arange(3)
     sent, devices = model.shared_arrays(), table((0, 0, 0))
     private = engine.first_private(SEED, users)
-    got = engine.train(sent, Chosen(devices, users), private, NoPrivacy(), (0, 1))
+    got = engine.train(sent, CohortData(devices, users), private, NoPrivacy(), (0, 1))
     assert got.examples.tolist() == [0, 0, 0] and got.loss.tolist() == [0, 0, 0]
-    assert all(not array.any() for array in got.stack.total(np.ones(3)).arrays.values())
+    assert all(not array.any() for array in got.stack.weighted_sum(np.ones(3)).arrays.values())
     for name, array in private.items():
         np.testing.assert_array_equal(got.private[name], array)
 
@@ -160,12 +160,12 @@ def test_company_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     """Whoever trains beside a device, and however many fit into a tile, it contributes the same."""
     settings, devices = TRAININGS["minibatches"], table(tuple(range(1, 40)))
     model = made("neumf bpr")
-    engine, sent = CohortEngine(model, settings), model.shared_arrays()
+    engine, sent = VectorizedEngine(model, settings), model.shared_arrays()
 
     def contributed(users: np.ndarray) -> dict[int, Arrays]:
         private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
-        got = engine.train(sent, Chosen(devices, users), private, NoPrivacy(), (SEED, ROUND))
-        return {user: got.stack.one(place).arrays for place, user in enumerate(got.users.tolist())}
+        got = engine.train(sent, CohortData(devices, users), private, NoPrivacy(), (SEED, ROUND))
+        return {user: got.stack.update_of(place).arrays for place, user in enumerate(got.users.tolist())}
 
     everyone = contributed(np.arange(39))
     monkeypatch.setattr(cohort, "FLOATS", 1)
@@ -182,17 +182,17 @@ def test_one_broken_example_counts_for_nothing() -> None:
     model, devices = made("neumf bce"), table((40, 40))
     sent = model.shared_arrays()
     sent["item_mlp.weight"][devices[0].history[0]] = np.nan
-    engine, users = CohortEngine(model, settings), np.arange(2)
+    engine, users = VectorizedEngine(model, settings), np.arange(2)
     private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
-    got = engine.train(sent, Chosen(devices, users), private, mechanism, (SEED, ROUND))
+    got = engine.train(sent, CohortData(devices, users), private, mechanism, (SEED, ROUND))
     for place, user in enumerate(got.users.tolist()):
         mine = {name: array[user] for name, array in private.items()}
         one = settings.contribute(made("neumf bce"), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))
         for name, array in one.update.arrays.items():
-            np.testing.assert_allclose(got.stack.one(place).arrays[name], array, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(got.stack.update_of(place).arrays[name], array, rtol=1e-9, atol=1e-12)
 
 
-class Odd(MatrixFactorisation):
+class Odd(MatrixFactorization):
     """Uses its table past the layer."""
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
@@ -209,11 +209,11 @@ REASONS: dict[str, tuple[Any, FedAvg, Mechanism]] = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_it_says_why_it_does_not_train_many_at_once(reason: str) -> None:
     model, settings, mechanism = REASONS[reason]
-    assert reason in str(cohort.why_not(model(), settings, mechanism))
-    assert cohort.why_not(model(), FedAvg(), NoPrivacy()) is None
+    assert reason in str(cohort.unsupported_reason(model(), settings, mechanism))
+    assert cohort.unsupported_reason(model(), FedAvg(), NoPrivacy()) is None
 
 
-class Wrong(MatrixFactorisation):
+class Wrong(MatrixFactorization):
     """Says that it can be stacked, and adds over the wrong dimension."""
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
@@ -221,13 +221,13 @@ class Wrong(MatrixFactorisation):
         return logits - logits.detach().mean(0, keepdim=True)
 
 
-class Quiescent(MatrixFactorisation):
+class Quiescent(MatrixFactorization):
     """Does not say whether it can be stacked."""
 
     stackable = False
 
 
-class Extra(MatrixFactorisation):
+class Extra(MatrixFactorization):
     """Has a parameter outside of its layers."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -242,4 +242,4 @@ class Extra(MatrixFactorisation):
 def test_models_that_can_not_be_stacked_are_trained_one_by_one(kind: Any, reason: str) -> None:
     model = kind(catalogue(ITEMS), dim=2)
     torch.nn.init.normal_(model.item_bias.weight)
-    assert reason in str(cohort.why_not(model, FedAvg(), NoPrivacy()))
+    assert reason in str(cohort.unsupported_reason(model, FedAvg(), NoPrivacy()))

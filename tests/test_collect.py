@@ -9,9 +9,9 @@ import pytest
 
 from fedrec import __version__
 from fedrec.errors import FedrecError
-from fedrec.federated.exchange import Directory, collect, evaluate, greet, mean_loss
+from fedrec.federated.exchange import NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
 from fedrec.messages import Message
-from fedrec.update import Update
+from fedrec.update import ModelUpdate
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
 SHAPES = {"w": (2,)}
@@ -27,7 +27,7 @@ class Told:
     def ids(self) -> list[int]:
         return sorted({node for node, _ in self.replies})
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         self.asked.append(requests)
         yield from self.replies
 
@@ -37,13 +37,13 @@ def reply(value: float, count: int = 1, **more: Any) -> Message:
 
 
 def collected(*replies: tuple[int, Message], hosted: dict[int, Any] | None = None) -> Any:
-    directory = Directory(Told(list(replies)), hosted or {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
+    directory = NodeDirectory(Told(list(replies)), hosted or {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
     requests = directory.requests("train", np.array([3, 0, 1, 2]), {"w": np.zeros(2, np.float32)})
-    return collect(directory, requests, SHAPES, 9.0, lambda update: update)
+    return gather_updates(directory, requests, SHAPES, 9.0, lambda update: update)
 
 
 def test_requests_name_the_devices_of_each_node_and_nobody_else_is_asked() -> None:
-    directory = Directory(Told([]), {1: range(0, 4, 2), 2: range(1, 4, 2), 3: range(4, 9)}, HEADER)
+    directory = NodeDirectory(Told([]), {1: range(0, 4, 2), 2: range(1, 4, 2), 3: range(4, 9)}, HEADER)
     found = directory.requests("train", np.array([3, 0, 3]), {}, part="train")
     assert {node: request.header["devices"] for node, request in found.items()} == {1: [0], 2: [3]}
     assert found[1].header["kind"] == "train" and found[1].header["part"] == "train"
@@ -98,10 +98,10 @@ def test_every_byte_counts_also_of_those_who_are_turned_away() -> None:
 
 
 def test_what_is_admitted_is_what_the_mechanism_lets_in() -> None:
-    directory = Directory(Told([(1, reply(4.0))]), {1: range(2)}, HEADER)
+    directory = NodeDirectory(Told([(1, reply(4.0))]), {1: range(2)}, HEADER)
     requests = directory.requests("train", np.array([0, 1]), {})
-    found = collect(
-        directory, requests, SHAPES, 9.0, lambda update: Update({"w": update.arrays["w"] / 4}, update.count)
+    found = gather_updates(
+        directory, requests, SHAPES, 9.0, lambda update: ModelUpdate({"w": update.arrays["w"] / 4}, update.count)
     )
     assert found.total.arrays["w"].tolist() == [1.0, 1.0]
 
@@ -118,7 +118,7 @@ def hello(node: int, first: int, end: int, **more: Any) -> tuple[int, Message]:
 
 def test_nodes_are_ordered_by_their_devices_whatever_they_are_called() -> None:
     told = Told([hello(9, 0, 2), hello(4, 5, 8), hello(5, 2, 5)])
-    assert list(greet(told, HEADER).hosted) == [9, 5, 4]
+    assert list(discover_nodes(told, HEADER).hosted) == [9, 5, 4]
     assert {request.header["kind"] for request in told.asked[0].values()} == {"hello"}
     assert all(request.header["devices"] == [] for request in told.asked[0].values())
 
@@ -134,7 +134,7 @@ def test_nodes_are_ordered_by_their_devices_whatever_they_are_called() -> None:
 )
 def test_nodes_with_which_no_run_can_begin(replies: list[tuple[int, Message]], said: str) -> None:
     with pytest.raises(FedrecError) as error:
-        greet(Told(replies), HEADER)
+        discover_nodes(Told(replies), HEADER)
     assert str(error.value) == said
 
 
@@ -144,7 +144,7 @@ def rows(users: list[int]) -> Message:
 
 def test_rows_of_all_nodes_are_one_table_by_user() -> None:
     told = Told([(2, rows([1, 3])), (1, rows([0, 2]))])
-    directory = Directory(told, {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
+    directory = NodeDirectory(told, {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
     found = evaluate(directory, np.arange(4), {}, "test", folder="f")
     assert found["user"].tolist() == [0, 1, 2, 3] and found["full_hr@10"].tolist() == [0, 0.1, 0.2, 0.3]
     header = told.asked[0][1].header
@@ -160,7 +160,7 @@ def test_rows_of_all_nodes_are_one_table_by_user() -> None:
     ],
 )
 def test_an_evaluation_that_lacks_somebody_is_none(replies: list[tuple[int, Message]], said: str) -> None:
-    directory = Directory(Told(replies), {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
+    directory = NodeDirectory(Told(replies), {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
     with pytest.raises(FedrecError) as error:
         evaluate(directory, np.arange(4), {}, "test")
     assert str(error.value).startswith(said)

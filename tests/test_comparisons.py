@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.models.pfedrec import PFedRec
 from fedrec.study import frontier, seeds
-from fedrec.training.vectorized.updates import Contributions, Stack
+from fedrec.training.vectorized.updates import Contributions, StackedUpdates
 from simulations.paper import central, cold_start, pfedrec_leak
 from tests.tiny import FREE, small
 
 USERS = 40
 
 
-def of(ndcg: list[float] | np.ndarray, hr: float = 0.5, sampled: float = 0.75) -> Table:
+def of(ndcg: list[float] | np.ndarray, hr: float = 0.5, sampled: float = 0.75) -> PerUserResults:
     """Return per-user rows with these NDCG@10, all else constant."""
     values = np.asarray(ndcg, np.float64)
     return {
@@ -121,7 +121,7 @@ def test_the_frontier_tries_each_epsilon_with_each_seed(
 ) -> None:
     tried = list[tuple[float, int, str]]()
 
-    def trial(settings: object, part: str) -> Table:
+    def trial(settings: object, part: str) -> PerUserResults:
         document = settings.document  # type: ignore[attr-defined]
         tried.append((document["privacy"].get("epsilon", float("inf")), document["seed"], part))
         return of([0.5])
@@ -144,7 +144,7 @@ def test_training_on_the_pool_stops_after_patience_and_keeps_the_best_epoch(monk
     played, valid = list[int](), [0.1, 0.3, 0.2, 0.3, 0.1, 0.1, 0.1, 0.9]
     monkeypatch.setattr(central, "epoch", lambda *_: played.append(1))
 
-    def ranked(model: object, experiment: Experiment, dataset: object, part: str) -> Table:
+    def ranked(model: object, experiment: Experiment, dataset: object, part: str) -> PerUserResults:
         return of([valid[len(played) - 1]]) if part == "validation" else of([float(len(played))])
 
     monkeypatch.setattr(central, "ranked", ranked)
@@ -166,7 +166,7 @@ def test_an_epoch_on_the_pool_moves_every_used_row_once_and_draws_no_own_item(mo
     loss = model.loss
 
     def noted(batch: object) -> torch.Tensor:
-        owners, items = model.owners.tolist(), batch.items.tolist()  # type: ignore[attr-defined]
+        owners, items = model.pooled_user_rows.tolist(), batch.items.tolist()  # type: ignore[attr-defined]
         asked.extend((u, i[0]) for u, i in zip(owners, items, strict=True))
         assert not any((u, j) in seen for u, i in zip(owners, items, strict=True) for j in i[1:])
         assert {len(i) for i in items} == {1 + 3}
@@ -190,7 +190,7 @@ def test_scores_of_the_pool_are_those_of_each_user() -> None:
     assert rows["user"].tolist() == experiment.evaluation.chosen(len(dataset.devices)).tolist()
     with torch.no_grad():
         for place, user in enumerate(rows["user"].tolist()):
-            model.owners = torch.tensor([user])  # type: ignore[assignment]
+            model.pooled_user_rows = torch.tensor([user])  # type: ignore[assignment]
             scores = model(torch.arange(model.items)[None])[0].numpy()
             device = dataset.devices[user]
             left = np.setdiff1d(np.arange(model.items), np.concatenate([device.history, device.validation]))
@@ -264,10 +264,10 @@ def test_a_device_is_ranked_by_the_item_table_it_changed(setting: pfedrec_leak.S
     engine, users = setting.engine(leaky), np.arange(7)
     private = engine.first_private(0, users)
     table = setting.model.shared_arrays()
-    made: Contributions[Stack] = setting.train(engine, table, users, private, 1)
+    made: Contributions[StackedUpdates] = setting.train(engine, table, users, private, 1)
     found = setting.scores(table, made, len(users))
     for place, user in enumerate(made.users.tolist()):
-        own = table["item.weight"] + made.stack.one(place).arrays["item.weight"]
+        own = table["item.weight"] + made.stack.update_of(place).arrays["item.weight"]
         score, bias = made.private["score.weight"][place, 0], made.private["score_bias.weight"][place, 0]
         np.testing.assert_allclose(found[user], 2 * own @ score + bias, rtol=1e-4, atol=1e-6)
 
@@ -296,7 +296,7 @@ def test_the_leak_is_that_held_out_items_are_never_trained_down(setting: pfedrec
         made = setting.train(engine, setting.model.shared_arrays(), users, private, 1)
         moved[leaky] = 0
         for place, user in enumerate(made.users.tolist()):
-            device, change = setting.devices[user], made.stack.one(place).arrays["item.weight"]
+            device, change = setting.devices[user], made.stack.update_of(place).arrays["item.weight"]
             moved[leaky] += np.count_nonzero(change[[*device.validation, *device.test]].any(axis=1))
     assert moved[True] == 0 < moved[False]
 

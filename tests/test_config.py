@@ -7,7 +7,7 @@ import pytest
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
-from fedrec.experiment.instantiate import build
+from fedrec.experiment.instantiate import instantiate
 from fedrec.experiment.settings import load
 from fedrec.paths import app_folder
 from tests.tiny import FREE
@@ -79,7 +79,7 @@ def test_every_yaml_builds(path: Path) -> None:
 def test_nothing_but_our_own_classes_is_built(target: str) -> None:
     """A configuration can come in a message: it must not be able to call anything."""
     with pytest.raises(FedrecError, match="_target_"):
-        build({"_target_": target}, "model")
+        instantiate({"_target_": target}, "model")
 
 
 def test_the_hash_is_that_of_the_content() -> None:

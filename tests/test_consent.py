@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.app import app
-from fedrec.device.consent.consent import Consent, Declined
+from fedrec.device.consent.consent import Consent, DeclinedError
 from fedrec.device.consent.ledger import YEAR_SECONDS, DeviceLedger
-from fedrec.device.consent.policy import TEMPLATE, Policy
-from fedrec.device.consent.request import KNOWN, asked
-from fedrec.errors import FedrecError, Refused
+from fedrec.device.consent.policy import TEMPLATE, ConsentPolicy
+from fedrec.device.consent.request import KNOWN, parse_request
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
-from fedrec.federated.history import Round, final_state
+from fedrec.federated.history import RoundReport, load_released_state
 from fedrec.federated.loop import run
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerNodes
+from fedrec.flower.transport import FlowerTransport
 from fedrec.node.node import load_dataset
-from fedrec.privacy.accounting.composition import composed, epsilon_of, spent
+from fedrec.privacy.accounting.composition import compose, compose_events, compute_epsilon
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from tests.tiny import SMALL, session, small
 
@@ -53,7 +53,7 @@ def header(number: int = 1, run_: str = "a", base: dict[str, Any] = PRIVACY, **c
 
 @pytest.fixture
 def consent(tmp_path: Path) -> Consent:
-    return Consent(Policy(largest_epsilon_per_year=5.0), tmp_path / "home" / "ledger.sqlite")
+    return Consent(ConsentPolicy(largest_epsilon_per_year=5.0), tmp_path / "home" / "ledger.sqlite")
 
 
 def spent_by(consent: Consent, now: float = NOW) -> float:
@@ -66,7 +66,7 @@ def test_a_round_within_the_policy_is_charged_before_the_device_trains(consent: 
     first = spent_by(consent)
     consent.charge(header(2), NOW)
     assert 0 < first < spent_by(consent) <= 5
-    assert first >= epsilon_of(frozenset({(3.0, 1.0, 1)}), 1e-5)
+    assert first >= compute_epsilon(frozenset({(3.0, 1.0, 1)}), 1e-5)
     files = sorted(path.name for path in consent.ledger.parent.iterdir())
     assert {"ledger.anchor", "ledger.sqlite"} <= set(files) and not (consent.ledger.parent.parent / "anchors").exists()
 
@@ -103,7 +103,7 @@ TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", TOO_MUCH)
 def test_a_server_that_asks_for_more_is_refused_with_a_reason(consent: Consent, case: str) -> None:
     changes, said = TOO_MUCH[case]
-    with pytest.raises(Declined, match=said):
+    with pytest.raises(DeclinedError, match=said):
         consent.charge(header(**changes), NOW)
     assert spent_by(consent) == 0
     (kept,) = consent.status(NOW)["declined"]
@@ -113,23 +113,23 @@ def test_a_server_that_asks_for_more_is_refused_with_a_reason(consent: Consent, 
 
 @pytest.mark.parametrize("broken", ["", "{}", "[]", "null", '{"privacy": 3}', '{"privacy": {"_target_": "x"}}', "\x00"])
 def test_a_request_that_says_nothing_is_declined(consent: Consent, broken: str) -> None:
-    with pytest.raises(Declined):
+    with pytest.raises(DeclinedError):
         consent.charge({**header(), "experiment": broken}, NOW)
-    with pytest.raises(Declined):
+    with pytest.raises(DeclinedError):
         consent.charge({**header(2), "privacy": {"clip": "1"}}, NOW)
     assert spent_by(consent) == 0
 
 
 def test_an_announcement_changes_the_clip_and_nothing_else(consent: Consent) -> None:
-    with pytest.raises(Declined, match="its clip is 99"):
+    with pytest.raises(DeclinedError, match="its clip is 99"):
         consent.charge({**header(), "privacy": {"clip": 99.0}}, NOW)
-    with pytest.raises(Declined, match=r"noise multiplier is 0\.1"):
+    with pytest.raises(DeclinedError, match=r"noise multiplier is 0\.1"):
         consent.charge({**header(noise_multiplier=0.1), "privacy": {"noise_multiplier": 9.0}}, NOW)
 
 
 def test_each_refusal_is_kept_once(consent: Consent) -> None:
     for number in range(1, 6):
-        with pytest.raises(Declined):
+        with pytest.raises(DeclinedError):
             consent.charge(header(number, clip=99.0), NOW)
     assert len(consent.status(NOW)["declined"]) == 1
 
@@ -137,7 +137,7 @@ def test_each_refusal_is_kept_once(consent: Consent) -> None:
 def test_no_round_is_answered_twice_and_none_before(consent: Consent) -> None:
     consent.charge(header(3), NOW)
     for number in (3, 2):
-        with pytest.raises(Declined, match="no round is answered twice"):
+        with pytest.raises(DeclinedError, match="no round is answered twice"):
             consent.charge(header(number), NOW)
     consent.charge(header(2, run_="b"), NOW)
     consent.charge(header(4), NOW)
@@ -145,22 +145,22 @@ def test_no_round_is_answered_twice_and_none_before(consent: Consent) -> None:
 
 def test_the_year_is_bounded_over_runs_and_frees_itself(consent: Consent) -> None:
     taken = 0
-    with pytest.raises(Declined, match="the last 365 days"):
+    with pytest.raises(DeclinedError, match="the last 365 days"):
         for taken in range(1000):
             consent.charge(header(1, run_=f"run-{taken}"), NOW + taken * 86400)
     assert 5 < taken < 100 and spent_by(consent, NOW + taken * 86400) <= 5
-    with pytest.raises(Declined, match="the last 365 days"):
+    with pytest.raises(DeclinedError, match="the last 365 days"):
         consent.charge(header(1, run_="next"), NOW + taken * 86400 + 100)
     consent.charge(header(1, run_="a year later"), NOW + YEAR_SECONDS + 1)
 
 
 def test_a_clock_set_back_frees_nothing(consent: Consent) -> None:
-    with pytest.raises(Declined):
+    with pytest.raises(DeclinedError):
         for number in range(1000):
             consent.charge(header(number + 1), NOW)
     full = spent_by(consent)
     for years in (1, 10, 50):
-        with pytest.raises(Declined, match="the last 365 days"):
+        with pytest.raises(DeclinedError, match="the last 365 days"):
             consent.charge(header(2000), NOW - years * YEAR_SECONDS)
     assert spent_by(consent) == full
 
@@ -188,32 +188,32 @@ def test_the_cohorts_sampling_counts_for_nothing_and_uneven_rounds_for_all(conse
     """notes/privacy_corrections.md 14: a device can't see who else was drawn."""
     document = json.loads(header(base=CENTRAL)["experiment"])
     document["cohort"] = {"size": 1}
-    assert asked({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 1),)
+    assert parse_request({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 1),)
     document["algorithm"]["_target_"] = "fedrec.algorithms.gram_matrix.GramMatrix"
-    assert asked({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 20),)
+    assert parse_request({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 20),)
 
 
 def test_without_protection_only_where_the_policy_says_so(consent: Consent) -> None:
     free = replace(consent, policy=replace(consent.policy, trust=("none",)))
     free.charge(header(_target_="fedrec.privacy.mechanisms.none.NoPrivacy"), NOW)
     assert free.status(NOW)["spent"] == []
-    with pytest.raises(Declined, match="it would trust nobody but this device; you allow everybody"):
+    with pytest.raises(DeclinedError, match="it would trust nobody but this device; you allow everybody"):
         free.charge(header(2), NOW)
 
 
 def test_a_ledger_that_was_tampered_with_declines_everything(consent: Consent) -> None:
     consent.charge(header(1), NOW)
     consent.ledger.unlink()
-    with pytest.raises(Declined, match="is gone, though its anchor"):
+    with pytest.raises(DeclinedError, match="is gone, though its anchor"):
         consent.charge(header(2), NOW)
 
 
 def test_the_template_is_the_default_policy(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(TEMPLATE)
-    assert Policy.load(path) == Policy()
+    assert ConsentPolicy.load(path) == ConsentPolicy()
     path.write_text("[other]\nx = 1\n")
-    assert Policy.load(path) == Policy()
+    assert ConsentPolicy.load(path) == ConsentPolicy()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_template_is_the_default_policy(tmp_path: Path) -> None:
 def test_a_mistake_in_a_policy_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(FedrecError, match=said):
-        Policy.load(tmp_path / "policy.toml")
+        ConsentPolicy.load(tmp_path / "policy.toml")
 
 
 # The bound, against the accountants.
@@ -249,7 +249,7 @@ PARTS = st.lists(
 @given(PARTS, st.sampled_from([1e-5, 1e-7]))
 def test_the_bound_is_never_below_the_exact_accounting(parts: list[tuple[float, float, int]], delta: float) -> None:
     """From epsilon .3 up, where the grid of the other accountant adds nothing to speak of."""
-    exact = epsilon_of(composed((frozenset({part}), 1) for part in parts), delta)
+    exact = compute_epsilon(compose((frozenset({part}), 1) for part in parts), delta)
     assert epsilon_bound(parts, delta) >= exact - 1e-3 or exact < 0.3
 
 
@@ -290,23 +290,23 @@ def test_a_device_reads_the_event_that_the_mechanism_has(path: Path, model: str)
         experiment, dataset = small(
             f"model={model}", "cohort.size=10", "rounds=3", base=[*SMALL, f"privacy={path.stem}"]
         )
-    except Refused:
+    except RefusedError:
         pytest.skip(f"{path.stem} takes no {model}")
     mechanism, plan = experiment.mechanism, replace(experiment.plan(dataset), cohort_rate=1.0)
-    found = asked({"experiment": experiment.document})
+    found = parse_request({"experiment": experiment.document})
     assert (found.unit, found.neighbouring, found.trust) == (
         mechanism.terms.unit,
         mechanism.terms.neighbouring,
         mechanism.terms.trust,
     )
-    told = composed((frozenset({part}), 1) for part in found.parts)
+    told = compose((frozenset({part}), 1) for part in found.parts)
     if path.stem == "banded":  # a turn's noise spreads over later rounds: all turns together are what is accounted
         plan = experiment.plan(dataset)
-        turns, events = mechanism.participations(plan), [(mechanism.event(plan, r), 1) for r in (1, 2, 3)]
-        assert epsilon_of(composed([(told, turns)]), 1e-5) >= epsilon_of(spent(events), 1e-5)
-        assert epsilon_of(told, 1e-5) <= 1.001 * epsilon_of(spent(events), 1e-5)
+        turns, events = mechanism.participation_limit(plan), [(mechanism.event(plan, r), 1) for r in (1, 2, 3)]
+        assert compute_epsilon(compose([(told, turns)]), 1e-5) >= compute_epsilon(compose_events(events), 1e-5)
+        assert compute_epsilon(told, 1e-5) <= 1.001 * compute_epsilon(compose_events(events), 1e-5)
     else:
-        assert told == spent([(mechanism.event(plan, 1), 1)])
+        assert told == compose_events([(mechanism.event(plan, 1), 1)])
     assert found.epsilon == getattr(mechanism, "epsilon", math.inf)
 
 
@@ -330,7 +330,7 @@ def test_a_device_decides_without_torch_or_numpy() -> None:
 # In a run: the client's path.
 
 
-def played(path: Path, **policies: str) -> tuple[list[Round], dict[str, Any]]:
+def played(path: Path, **policies: str) -> tuple[list[RoundReport], dict[str, Any]]:
     """Run two rounds on three nodes; `n1="..."` gives node 1 a policy with these lines."""
     experiment, dataset = small("model=mf", "model.dim=2", "rounds=2", base=[*SMALL, "privacy=user"])
     grid = InProcessGrid(app, 3)
@@ -338,8 +338,8 @@ def played(path: Path, **policies: str) -> tuple[list[Round], dict[str, Any]]:
         (path / name).mkdir(parents=True)
         (path / name / "policy.toml").write_text(f"[privacy]\n{text}\n")
         grid._contexts[int(name[1:])].node_config["policy"] = str(path / name / "policy.toml")
-    with session(experiment, dataset, path / "run", FlowerNodes(grid), run=path.name) as opened:
-        return list(run(opened)), final_state(opened)[1]
+    with session(experiment, dataset, path / "run", FlowerTransport(grid), run=path.name) as opened:
+        return list(run(opened)), load_released_state(opened)[1]
 
 
 def test_a_device_that_declines_is_left_out_and_the_run_goes_on(

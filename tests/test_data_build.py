@@ -16,11 +16,11 @@ from fedrec.data.prepare import (
     BY_CHANCE,
     BY_FILE,
     DUPLICATES,
-    Plan,
-    assemble,
+    PrepareOptions,
     duplicates,
+    prepare_dataset,
 )
-from fedrec.data.sources import Rows, Settings
+from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
 
 Row = tuple[str, str, float, float]
@@ -36,8 +36,8 @@ def rows(given_rows: list[Row]) -> Rows:
     return Rows(tokens(list(user)), tokens(list(item)), np.array(time), np.array(value), lambda row: f"f.csv:{row + 2}")
 
 
-def built(given_rows: list[Row], plan: Plan | None = None, **options: float | int | str) -> Dataset:
-    return assemble(rows(given_rows), Settings(**options), plan or Plan("f"))  # pyright: ignore[reportArgumentType]
+def built(given_rows: list[Row], plan: PrepareOptions | None = None, **options: float | int | str) -> Dataset:
+    return prepare_dataset(rows(given_rows), SourceOptions(**options), plan or PrepareOptions("f"))  # pyright: ignore[reportArgumentType]
 
 
 def test_users_and_items_by_number_rows_by_time_ties_by_file_order() -> None:
@@ -99,14 +99,14 @@ def test_nothing_left_and_threshold_without_ratings_are_refused() -> None:
         built([("a", "x", 1, 1)], minimum=2)
     bare = replace(rows([("a", "x", 1, 1)]), value=None)
     with pytest.raises(FedrecError, match=r"dataset\.threshold=3 needs ratings.*dataset\.columns\.value"):
-        assemble(bare, Settings(threshold=3), Plan("f"))
+        prepare_dataset(bare, SourceOptions(threshold=3), PrepareOptions("f"))
 
 
 def test_item_that_the_item_file_lacks_is_named_by_line() -> None:
     catalogue = Catalogue(np.array(["y", "x"]), np.array(["Y", "X"]), position(2), ("position",), "item file")
     with pytest.raises(FedrecError, match=r"f\.csv:3: item 'z' is not in the item file"):
-        built([("a", "x", 1, 1), ("a", "z", 1, 1)], Plan("f", catalogue))
-    data = built([("a", "x", 1, 1)], Plan("f", catalogue))
+        built([("a", "x", 1, 1), ("a", "z", 1, 1)], PrepareOptions("f", catalogue))
+    data = built([("a", "x", 1, 1)], PrepareOptions("f", catalogue))
     assert data.interactions.item.tolist() == [1]
     assert data.interactions.items == 2
 
@@ -122,10 +122,12 @@ def test_population_is_that_of_the_rows_not_of_filters() -> None:
 
 def test_without_time_the_file_counts_or_a_seeded_draw_that_filters_do_not_move() -> None:
     bare = replace(rows([("a", str(n), 0, n) for n in range(20)] + [("b", "0", 0, 9)]), time=None)
-    by_file = assemble(bare, Settings(), Plan("f"))
+    by_file = prepare_dataset(bare, SourceOptions(), PrepareOptions("f"))
     assert by_file.split == BY_FILE
     assert by_file.interactions.item[:20].tolist() == list(range(20))
-    drawn, filtered = (assemble(bare, Settings(minimum=m), Plan("f", shuffled=True)) for m in (1, 2))
+    drawn, filtered = (
+        prepare_dataset(bare, SourceOptions(minimum=m), PrepareOptions("f", shuffled=True)) for m in (1, 2)
+    )
     assert drawn.split == BY_CHANCE
     assert drawn.interactions.item[:20].tolist() != list(range(20))
     assert filtered.interactions.item.tolist() == drawn.interactions.item[:20].tolist()
@@ -134,9 +136,9 @@ def test_without_time_the_file_counts_or_a_seeded_draw_that_filters_do_not_move(
 
 def test_a_split_that_a_source_lacks_and_a_negative_minimum_are_refused() -> None:
     with pytest.raises(FedrecError, match=r"dataset\.split=ncf: no such split.*leave-last-out"):
-        Settings(split="ncf")
+        SourceOptions(split="ncf")
     with pytest.raises(FedrecError, match=r"dataset\.minimum=-1"):
-        Settings(minimum=-1)
+        SourceOptions(minimum=-1)
 
 
 def test_film_features_are_genres_year_and_position() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedrec.experiment.instantiate import find
+from fedrec.experiment.instantiate import resolve_class
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPECTED = {"fedsgd": "fedavg"}  # one class, two choices
@@ -17,5 +17,7 @@ CHOICES = [(g, f) for g in ("model", "algorithm", "privacy") for f in sorted((CO
 def test_every_choice_declares_the_name_that_results_give(group: str, path: Path) -> None:
     node: dict[str, Any] = yaml.safe_load(path.read_text())
     target = (node["model"] if group == "model" else node)["_target_"]
-    declared = vars(find(target, group)).get("name")  # its own, not inherited: two parts never share a name unsaid
+    declared = vars(resolve_class(target, group)).get(
+        "name"
+    )  # its own, not inherited: two parts never share a name unsaid
     assert declared == EXPECTED.get(path.stem, path.stem)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fedrec.data import catalogue as wire
 from fedrec.device import saved_state
 from fedrec.device.store import DeviceStore, Event
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import Message
 from tests.tiny import catalogue
 
@@ -59,11 +59,11 @@ def test_it_survives_being_closed_and_is_its_owners_alone(store: DeviceStore) ->
 def test_forgetting_leaves_no_byte_and_takes_what_was_computed_with_it(store: DeviceStore) -> None:
     store.log_events([Event("a-very-secret-item", 1.0), Event("kept-item", 2.0)])
     saved_state.DevicePrivate(store, "r").save(0, {"user": np.ones((1, 2), np.float32)}, 1)
-    saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+    saved_state.save_reply(store, "r", 1, request(), Message({"count": 1}))
     assert store.forget("a-very-secret-item") == 1
     assert [e.item for e in store.history()] == ["kept-item"]
     assert saved_state.newest_private(store) == {}
-    answer = saved_state.answered(store, "r", 1)
+    answer = saved_state.find_reply(store, "r", 1)
     assert answer is not None and answer.reply is None
     for path in store.path.parent.iterdir():
         assert b"a-very-secret-item" not in path.read_bytes(), path
@@ -113,23 +113,23 @@ def test_private_arrays_are_those_before_the_round(store: DeviceStore) -> None:
 
 
 def test_an_answer_is_given_once_a_round(store: DeviceStore) -> None:
-    assert saved_state.answered(store, "r", 1) is None
-    saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
-    answer = saved_state.answered(store, "r", 1)
-    assert answer is not None and answer.request == saved_state.digest(request()) != saved_state.digest(
-        request(value=2.0)
-    )
+    assert saved_state.find_reply(store, "r", 1) is None
+    saved_state.save_reply(store, "r", 1, request(), Message({"count": 1}))
+    answer = saved_state.find_reply(store, "r", 1)
+    assert answer is not None and answer.request == saved_state.request_fingerprint(
+        request()
+    ) != saved_state.request_fingerprint(request(value=2.0))
     with pytest.raises(sqlite3.IntegrityError):
-        saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+        saved_state.save_reply(store, "r", 1, request(), Message({"count": 1}))
 
 
 def test_a_transaction_is_all_or_nothing(store: DeviceStore) -> None:
     private = saved_state.DevicePrivate(store, "r")
     with pytest.raises(RuntimeError), store.transaction():
         private.save(0, {"user": np.ones((1, 1), np.float32)}, 1)
-        saved_state.keep_answer(store, "r", 1, request(), Message({"count": 1}))
+        saved_state.save_reply(store, "r", 1, request(), Message({"count": 1}))
         raise RuntimeError("killed")
-    assert private.load(0, 2) == {} and saved_state.answered(store, "r", 1) is None
+    assert private.load(0, 2) == {} and saved_state.find_reply(store, "r", 1) is None
 
 
 KILLED = """
@@ -175,7 +175,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 def test_the_catalogue_comes_back_as_it_was_sent(store: DeviceStore) -> None:
     whole = catalogue()
     header, arrays = wire.encode(whole)
-    saved_state.keep_catalogue(store, Message(header, arrays))
+    saved_state.save_catalogue(store, Message(header, arrays))
     back = saved_state.catalogue(store)
     assert back is not None and wire.digest(back) == wire.digest(whole)
     assert back.ids.tolist() == whole.ids.tolist() and back.feature_names == whole.feature_names
@@ -184,9 +184,9 @@ def test_the_catalogue_comes_back_as_it_was_sent(store: DeviceStore) -> None:
 @pytest.mark.parametrize("name", ["features", "ids_text", "ids_end", "titles_end"])
 def test_what_is_no_catalogue_is_refused(name: str) -> None:
     header, arrays = wire.encode(catalogue())
-    with pytest.raises(Refused, match="catalogue"):
+    with pytest.raises(RefusedError, match="catalogue"):
         wire.decode(header, {key: array for key, array in arrays.items() if key != name})
-    with pytest.raises(Refused, match="catalogue"):
+    with pytest.raises(RefusedError, match="catalogue"):
         wire.decode(header, {**arrays, name: arrays[name][:-1]})
 
 

@@ -12,7 +12,7 @@ from fedrec.cli.server import run as server_command
 from fedrec.device import saved_state
 from fedrec.device.device import Device
 from fedrec.device.status import status
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import PROTOCOL, Message
 from fedrec.ops.keys import device_id, new_key, sign, signed
 from fedrec.server import deployment as room
@@ -40,9 +40,9 @@ def train(village: Village, number: int = 1, value: float = 0.0) -> Message:
     folder = village.path / "runs" / "asked"
     if not folder.exists():
         village.prepare("name=asked")
-    session = village.deployment(room.RunFolder(folder)).session()
+    session = village.deployment(room.RunFolder(folder)).context()
     state = session.experiment.algorithm.broadcast(
-        {n: a + np.float32(value) for n, a in room.final_state(session)[1].items()}
+        {n: a + np.float32(value) for n, a in room.load_released_state(session)[1].items()}
     )
     return next(iter(session.directory.requests("train", np.array([0]), state, round=number, privacy={}).values()))
 
@@ -84,7 +84,7 @@ def test_a_message_twice_is_answered_by_the_same_bytes(village: Village) -> None
 def test_a_round_asked_again_for_another_model_is_refused(village: Village) -> None:
     device = Device(village.homes[0])
     device.answer(train(village))
-    with pytest.raises(Refused, match="answered already, for another model"):
+    with pytest.raises(RefusedError, match="answered already, for another model"):
         device.answer(train(village, value=1.0))
 
 
@@ -94,7 +94,7 @@ def test_killed_between_training_and_writing_it_sends_nothing_for_that_round(
     """The round was charged: it is lost to this device rather than trained twice for one charge."""
     device, request = Device(village.homes[0]), train(village)
     with monkeypatch.context() as patched:
-        patched.setattr(saved_state, "keep_answer", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        patched.setattr(saved_state, "save_reply", lambda *_: (_ for _ in ()).throw(MemoryError()))
         with pytest.raises(MemoryError):
             device.answer(request)
     store = village.homes[0].store()
@@ -127,7 +127,7 @@ def test_what_was_forgotten_meanwhile_does_not_come_back(village: Village, monke
         return real(self, user, before)
 
     monkeypatch.setattr(saved_state.DevicePrivate, "load", forgetful)
-    with pytest.raises(Refused, match="forgotten while"):
+    with pytest.raises(RefusedError, match="forgotten while"):
         device.answer(request)
     assert saved_state.count_answers(home.store()) == 0 and saved_state.newest_private(home.store()) == {}
 
@@ -137,7 +137,7 @@ def test_after_forgetting_a_round_is_not_answered_again(village: Village) -> Non
     device.answer(request)
     store = village.homes[0].store()
     store.forget()
-    with pytest.raises(Refused, match="has been forgotten"):
+    with pytest.raises(RefusedError, match="has been forgotten"):
         device.answer(request)
 
 
@@ -146,7 +146,7 @@ def test_a_device_whose_policy_says_no_declines_and_says_why_at_home_only(villag
     village.homes[0].policy.write_text(never())
     reply = Device(village.homes[0]).answer(train(village))
     assert reply.header["declined"] is True and "outside" not in json.dumps(reply.header)
-    note = saved_state.kept(village.homes[0].store(), "note")
+    note = saved_state.load(village.homes[0].store(), "note")
     assert note is not None and "outside" in note.header["text"]
 
 
@@ -186,13 +186,13 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(village: Village, tm
     other.deployment(whole).carry_out()
     folder = village.prepare("name=real")
     deployment = village.deployment(folder)
-    session = deployment.session()
+    session = deployment.context()
     playing = deployment.rounds(session)
     next(playing)
     session.ledger.reserve(2)  # killed in round 2, after devices had answered it
     state = session.experiment.algorithm.broadcast(load_checkpoint(folder.checkpoints).state)  # type: ignore[union-attr]
     asked = session.directory.requests("train", np.arange(3), state, round=2, privacy={})
-    assert len(list(session.directory.nodes.ask(asked, 60.0))) == 3
+    assert len(list(session.directory.nodes.request(asked, 60.0))) == 3
     session.ledger.close()  # type: ignore[attr-defined]
     village.deployment(folder).carry_out()
     assert all(np.array_equal(a, arrays(whole.path)[n]) for n, a in arrays(folder.path).items())
@@ -222,7 +222,7 @@ def test_a_signature_is_good_for_its_text_and_key_alone() -> None:
 
 
 def test_another_protocol_is_refused(village: Village) -> None:
-    with pytest.raises(Refused, match="protocol"):
+    with pytest.raises(RefusedError, match="protocol"):
         Device(village.homes[0]).answer(Message({"protocol": PROTOCOL + 1, "kind": "hello"}))
 
 

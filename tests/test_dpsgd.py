@@ -10,14 +10,14 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender, bce, bpr
-from fedrec.privacy.mechanisms.protocol import LocalSettings
-from fedrec.privacy.noise import SeededRandom, SystemRandom
-from fedrec.training.dp_sgd import DpSgd, PrivateStep
+from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig
+from fedrec.privacy.noise import SeededNoise, SystemNoise
+from fedrec.training.dp_sgd import DPSGDConfig, DPSGDStep
 
 ITEMS, RATE = 23, 0.7
-STEP = LocalSettings(learning_rate=RATE)
+STEP = LocalTrainingConfig(learning_rate=RATE)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -87,8 +87,10 @@ def batch_of(size: int, negatives: int = 3, seed: int = 0) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(generator.uniform(1, 5, size).astype(np.float32)))
 
 
-def constants(clip: float, z: float = 1e-12, denominator: float = 5.0, rate: float = 1.0, steps: int = 1) -> DpSgd:
-    return DpSgd(clip, z, rate, steps, denominator)
+def constants(
+    clip: float, z: float = 1e-12, denominator: float = 5.0, rate: float = 1.0, steps: int = 1
+) -> DPSGDConfig:
+    return DPSGDConfig(clip, z, rate, steps, denominator)
 
 
 def changes(model: Base, before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +150,7 @@ def test_clipped_sums_equal_both_oracles(kind: type[Base], clip: float, size: in
     model, batch = make(kind), batch_of(size)
     hooks, autograd = by_opacus_hooks(model, batch, clip), by_autograd(model, batch, clip)
     before = state(model)
-    loss = PrivateStep(model, STEP, constants(clip), SystemRandom()).step(batch)
+    loss = DPSGDStep(model, STEP, constants(clip), SystemNoise()).step(batch)
     found = changes(model, before)
     assert close(found, autograd)
     assert close(found, hooks)
@@ -161,7 +163,7 @@ def plain_losses(model: Base, batch: Batch) -> list[float]:
 
 def test_several_steps_on_one_model_with_an_empty_one_between() -> None:
     model, reference = make(Perceptron), make(Perceptron)
-    step = PrivateStep(model, STEP, constants(0.3), SystemRandom())
+    step = DPSGDStep(model, STEP, constants(0.3), SystemNoise())
     for seed, size in enumerate([4, 0, 6, 1]):
         batch = batch_of(size, seed=seed)
         step.step(batch)
@@ -176,7 +178,7 @@ def test_the_padding_row_counts_for_nothing() -> None:
     model, batch = make(Padded), batch_of(6)
     batch.items[:, 2] = 0
     expected, before = by_autograd(model, batch, 0.1), state(model)
-    PrivateStep(model, STEP, constants(0.1), SystemRandom()).step(batch)
+    DPSGDStep(model, STEP, constants(0.1), SystemNoise()).step(batch)
     assert close(changes(model, before), expected)
 
 
@@ -187,7 +189,7 @@ def test_noise_reaches_every_coordinate_with_the_calibrated_deviation(size: int)
     model, batch = make(Factors), batch_of(size)
     clean = by_autograd(model, batch, clip)
     first = state(model)
-    step = PrivateStep(model, STEP, constants(clip, z, denominator), SystemRandom())
+    step = DPSGDStep(model, STEP, constants(clip, z, denominator), SystemNoise())
     for _ in range(600):
         model.load_state_dict({**model.state_dict(), **first})
         step.step(batch)
@@ -204,10 +206,10 @@ def test_noise_reaches_every_coordinate_with_the_calibrated_deviation(size: int)
 
 def test_noise_is_ours_and_never_torchs() -> None:
     moved = []
-    for random in (SystemRandom(), SystemRandom(), SeededRandom(1), SeededRandom(1)):
+    for random in (SystemNoise(), SystemNoise(), SeededNoise(1), SeededNoise(1)):
         model = make(Base)
         torch.manual_seed(7)
-        PrivateStep(model, STEP, constants(0.5, 1.0), random).step(batch_of(3))
+        DPSGDStep(model, STEP, constants(0.5, 1.0), random).step(batch_of(3))
         moved.append(model.item.weight.detach().numpy().copy())
     assert not np.array_equal(moved[0], moved[1])
     np.testing.assert_array_equal(moved[2], moved[3])
@@ -219,7 +221,7 @@ def test_one_example_moves_the_sum_by_at_most_the_clip() -> None:
     for rows in (slice(0, 8), slice(1, 8)):
         model = make(Perceptron)
         before = state(model)
-        PrivateStep(model, STEP, constants(clip), SystemRandom()).step(Batch(whole.items[rows], whole.values[rows]))
+        DPSGDStep(model, STEP, constants(clip), SystemNoise()).step(Batch(whole.items[rows], whole.values[rows]))
         parts.append(changes(model, before))
     moved = torch.cat([(parts[0][n] - parts[1][n]).ravel() for n in parts[0]]) * 5.0 / RATE
     assert float(moved.norm()) <= clip * (1 + 1e-5)
@@ -238,17 +240,17 @@ def test_a_non_finite_example_counts_for_nothing() -> None:
     moved = []
     for batch in (spoiled, Batch(whole.items[rest], whole.values[rest])):
         model = make(Rated)
-        PrivateStep(model, STEP, constants(0.4), SystemRandom()).step(batch)
+        DPSGDStep(model, STEP, constants(0.4), SystemNoise()).step(batch)
         moved.append(state(model))
     assert close(*moved)
 
 
 def test_wrapping_leaves_no_trace_and_is_done_once() -> None:
     model, plain = make(Factors), make(Factors)
-    step = PrivateStep(model, STEP, constants(1.0, 1.0), SystemRandom())
+    step = DPSGDStep(model, STEP, constants(1.0, 1.0), SystemNoise())
     step.step(batch_of(4))
     assert list(model.state_dict()) == list(plain.state_dict())
-    again = PrivateStep(model, STEP, constants(2.0, 1.0), SystemRandom())
+    again = DPSGDStep(model, STEP, constants(2.0, 1.0), SystemNoise())
     assert again._ghost is step._ghost  # pyright: ignore[reportPrivateUsage]
     batch = batch_of(4)
     model.load_state_dict(plain.state_dict())
@@ -262,11 +264,11 @@ def test_wrapping_leaves_no_trace_and_is_done_once() -> None:
 
 def test_a_copy_of_a_wrapped_model_works() -> None:
     model = make(Base)
-    PrivateStep(model, STEP, constants(1.0), SystemRandom()).step(batch_of(4))
+    DPSGDStep(model, STEP, constants(1.0), SystemNoise()).step(batch_of(4))
     twin = copy.deepcopy(model)
     expected, before = by_autograd(twin, batch_of(5), 0.2), state(twin)
     untouched = state(model)
-    PrivateStep(twin, STEP, constants(0.2), SystemRandom()).step(batch_of(5))
+    DPSGDStep(twin, STEP, constants(0.2), SystemNoise()).step(batch_of(5))
     assert close(changes(twin, before), expected)
     assert close(state(model), untouched)
 
@@ -274,9 +276,9 @@ def test_a_copy_of_a_wrapped_model_works() -> None:
 def test_adam_follows_the_noised_sum() -> None:
     model = make(Base)
     before = state(model)
-    PrivateStep(model, LocalSettings(optimiser="adam", learning_rate=0.01), constants(1.0, 1.0), SystemRandom()).step(
-        batch_of(4)
-    )
+    DPSGDStep(
+        model, LocalTrainingConfig(optimiser="adam", learning_rate=0.01), constants(1.0, 1.0), SystemNoise()
+    ).step(batch_of(4))
     for change in changes(model, before).values():
         assert torch.allclose(change.abs(), torch.full_like(change, 0.01), rtol=1e-2)
 
@@ -321,5 +323,5 @@ class Scalar(Base):
     ],
 )
 def test_models_that_can_not_be_clipped_are_refused(kind: type[Base], words: str) -> None:
-    with pytest.raises(Refused, match=words), warnings.catch_warnings():
-        PrivateStep(make(kind), STEP, constants(1.0), SystemRandom()).step(batch_of(5))
+    with pytest.raises(RefusedError, match=words), warnings.catch_warnings():
+        DPSGDStep(make(kind), STEP, constants(1.0), SystemNoise()).step(batch_of(5))

@@ -12,12 +12,12 @@ from fedrec.errors import FedrecError
 from fedrec.evaluation import batched
 from fedrec.evaluation.batched import evaluate_batch, evaluate_users, squared_errors, with_targets
 from fedrec.evaluation.candidates import CandidateBook
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import evaluate_device
-from fedrec.evaluation.per_user import Table, table
+from fedrec.evaluation.per_user import PerUserResults, table
 
 ITEMS = 30
-OPTIONS = Evaluation(negatives=8)
+OPTIONS = EvaluationConfig(negatives=8)
 Part = Literal["validation", "test"]
 
 
@@ -37,12 +37,12 @@ def population(generator: np.random.Generator, users: int, published: bool) -> D
     )
 
 
-def one_by_one(scores: np.ndarray, devices: DeviceTable, part: Part, ratings: bool) -> Table:
+def one_by_one(scores: np.ndarray, devices: DeviceTable, part: Part, ratings: bool) -> PerUserResults:
     rows = [evaluate_device(line, devices[u], part, OPTIONS, ratings) for u, line in enumerate(scores)]
     return table([row for row in rows if row is not None], OPTIONS.cutoffs)
 
 
-def together(scores: np.ndarray, devices: DeviceTable, part: Part) -> Table:
+def together(scores: np.ndarray, devices: DeviceTable, part: Part) -> PerUserResults:
     book = CandidateBook(devices, OPTIONS)
     return evaluate_users(lambda users: scores[users], np.arange(len(devices)), part, book)
 

@@ -9,10 +9,10 @@ import pytest
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import digest, draw
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Part, evaluate_device, history_of
 
-OPTIONS = Evaluation(negatives=20)
+OPTIONS = EvaluationConfig(negatives=20)
 
 
 def device(user: int = 3, history: tuple[int, ...] = (0, 1, 2), test: tuple[int, ...] = (4,)) -> DeviceData:
@@ -116,11 +116,11 @@ def test_scores_that_are_wrong_are_refused_with_model_and_device() -> None:
 
 
 def test_the_options_refuse_what_makes_no_sense() -> None:
-    assert Evaluation(cutoffs=[20, 10]).cutoffs == (10, 20)  # pyright: ignore[reportArgumentType]
+    assert EvaluationConfig(cutoffs=[20, 10]).cutoffs == (10, 20)  # pyright: ignore[reportArgumentType]
     with pytest.raises(FedrecError, match="Did you mean 'popularity'"):
-        Evaluation(baselines=("popularty",))
+        EvaluationConfig(baselines=("popularty",))
     for wrong in ({"cutoffs": (5,)}, {"negatives": 0}, {"users": 0}, {"select": "first"}):
         with pytest.raises(FedrecError, match=f"evaluation.{next(iter(wrong))}"):
-            Evaluation(**wrong)
-    assert Evaluation(users=5).chosen(100).tolist() == sorted(set(Evaluation(users=5).chosen(100).tolist()))
-    assert len(Evaluation(users=5).chosen(3)) == 3
+            EvaluationConfig(**wrong)
+    assert EvaluationConfig(users=5).chosen(100).tolist() == sorted(set(EvaluationConfig(users=5).chosen(100).tolist()))
+    assert len(EvaluationConfig(users=5).chosen(3)) == 3

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import (
+    MetricSums,
     Ranks,
-    Sums,
     check_scores,
     device_sums,
     expected,
     full_ranks,
-    metrics,
     pessimistic,
+    ranking_metrics,
     ranks_many,
     sampled_ranks,
     top_items,
@@ -50,7 +50,7 @@ def test_the_expectation_is_the_mean_over_all_orders_of_the_tied(name: str, abov
 
 
 def test_golden_values_by_hand() -> None:
-    found = metrics(Ranks(np.array([0, 2, 9, 10]), np.zeros(4, np.int64)), (10,))
+    found = ranking_metrics(Ranks(np.array([0, 2, 9, 10]), np.zeros(4, np.int64)), (10,))
     assert found["hr@10"].tolist() == [1, 1, 1, 0]
     assert found["ndcg@10"] == pytest.approx([1, 0.5, 1 / math.log2(11), 0])
     assert found["mrr@10"] == pytest.approx([1, 1 / 3, 0.1, 0])
@@ -82,8 +82,8 @@ def test_a_random_model_stands_where_chance_stands() -> None:
 def test_the_perfect_model_reversed_gets_nothing() -> None:
     scores = np.zeros(30)
     scores[3] = 1
-    assert metrics(full_ranks(scores, np.array([3]), np.array([1])), (5,))["hr@5"].tolist() == [1]
-    assert metrics(full_ranks(-scores, np.array([3]), np.array([1])), (5,))["hr@5"].tolist() == [0]
+    assert ranking_metrics(full_ranks(scores, np.array([3]), np.array([1])), (5,))["hr@5"].tolist() == [1]
+    assert ranking_metrics(full_ranks(-scores, np.array([3]), np.array([1])), (5,))["hr@5"].tolist() == [0]
 
 
 def test_known_items_and_other_targets_are_no_rivals() -> None:
@@ -111,8 +111,8 @@ def test_the_batch_and_the_sort_agree_with_the_loop(seed: int) -> None:
 def test_the_order_of_candidates_is_no_matter() -> None:
     generator = GENERATOR(1)
     scores, candidates = generator.integers(0, 9, 60).astype(np.float64), np.arange(10, 60)
-    one = metrics(sampled_ranks(scores, np.array([3, 5]), candidates), (5, 10))
-    other = metrics(sampled_ranks(scores, np.array([3, 5]), generator.permutation(candidates)), (5, 10))
+    one = ranking_metrics(sampled_ranks(scores, np.array([3, 5]), candidates), (5, 10))
+    other = ranking_metrics(sampled_ranks(scores, np.array([3, 5]), generator.permutation(candidates)), (5, 10))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -132,19 +132,19 @@ def test_the_list_is_the_best_without_what_is_known_and_ties_are_drawn() -> None
     assert len(np.unique(np.concatenate(drawn))) == 49
 
 
-SUMS = st.builds(Sums, st.dictionaries(st.sampled_from("abc"), st.integers(-9, 9).map(float)), st.integers(0, 5))
+SUMS = st.builds(MetricSums, st.dictionaries(st.sampled_from("abc"), st.integers(-9, 9).map(float)), st.integers(0, 5))
 
 
 @settings(deadline=None)
 @given(SUMS, SUMS, SUMS)
-def test_sums_merge_in_any_order(a: Sums, b: Sums, c: Sums) -> None:
+def test_sums_merge_in_any_order(a: MetricSums, b: MetricSums, c: MetricSums) -> None:
     assert a.merge(b) == b.merge(a)
     assert a.merge(b).merge(c) == a.merge(b.merge(c))
-    assert a.merge(Sums.zero()) == a == Sums.zero().merge(a)
+    assert a.merge(MetricSums.zero()) == a == MetricSums.zero().merge(a)
 
 
 def test_nobody_counted_is_no_result() -> None:
-    assert Sums({"hr@10": 0.5}, 0).result() == {} == Sums.zero().result()
+    assert MetricSums({"hr@10": 0.5}, 0).result() == {} == MetricSums.zero().result()
 
 
 def test_sums_of_devices_are_the_means_over_users() -> None:
@@ -154,4 +154,4 @@ def test_sums_of_devices_are_the_means_over_users() -> None:
     assert both.count == 2
     assert both.result()["hr@10"] == pytest.approx(0.75)
     assert list(both.values) == [f"{name}@{cutoff}" for cutoff in (5, 10, 20) for name in ("hr", "ndcg", "mrr")]
-    assert Sums.zero().result() == {}
+    assert MetricSums.zero().result() == {}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.metrics import Ranks
 from fedrec.evaluation.per_device import Row
-from fedrec.evaluation.per_user import Table, columns, join, load, mean_over_seeds, save, table
-from fedrec.evaluation.summary import intervals, paired_interval, result
+from fedrec.evaluation.per_user import PerUserResults, columns, join, load, mean_over_seeds, save, table
+from fedrec.evaluation.summary import intervals, paired_interval, summarize
 
-OPTIONS = Evaluation()
+OPTIONS = EvaluationConfig()
 
 
 def row(user: int, above: int, tied: int = 0, top: tuple[int, ...] = (0, 1), error: float | None = None) -> Row:
@@ -21,13 +21,13 @@ def row(user: int, above: int, tied: int = 0, top: tuple[int, ...] = (0, 1), err
     return Row(user, place, Ranks(np.array([0]), np.array([0])), 99, np.array(top, np.int32), error)
 
 
-def rows(*parts: Row) -> Table:
+def rows(*parts: Row) -> PerUserResults:
     return table(parts, OPTIONS.cutoffs)
 
 
 def test_a_result_by_hand() -> None:
     counts = np.array([9, 1] + [0] * 18)
-    found = result(rows(row(5, 0, 1), row(2, 30, top=(0, 7))), counts, OPTIONS, evaluated=3)
+    found = summarize(rows(row(5, 0, 1), row(2, 30, top=(0, 7))), counts, OPTIONS, evaluated=3)
     assert found["full"]["hr@10"] == pytest.approx(0.5)
     assert found["full"]["mrr@10"] == pytest.approx(0.375)
     assert found["full"]["ndcg@10_pessimistic"] == pytest.approx(0.5 / np.log2(3))
@@ -44,7 +44,7 @@ def test_a_result_by_hand() -> None:
 def test_the_popular_tenth_is_rounded_up_and_empty_slots_are_nobodys() -> None:
     """Of 21 items the three most used are popular, ties by row; the second list has one slot filled."""
     counts = np.array([1] * 18 + [5, 7, 5])
-    found = result(rows(row(0, 0, top=(18, 19, 0, 20)), row(1, 0, top=(1,))), counts, OPTIONS, 2)["full"]
+    found = summarize(rows(row(0, 0, top=(18, 19, 0, 20)), row(1, 0, top=(1,))), counts, OPTIONS, 2)["full"]
     assert found["popularity_share@10"] == pytest.approx(3 / 5)
     assert found["coverage@10"] == pytest.approx(5 / 21)
 
@@ -52,7 +52,7 @@ def test_the_popular_tenth_is_rounded_up_and_empty_slots_are_nobodys() -> None:
 def test_users_with_fewer_candidates_than_asked_for_are_counted() -> None:
     some = rows(row(0, 0), row(1, 0), row(2, 0))
     some["candidates"] = np.array([99, 98, 3])
-    assert result(some, np.ones(9, int), OPTIONS, 3)["fewer_candidates"] == 2
+    assert summarize(some, np.ones(9, int), OPTIONS, 3)["fewer_candidates"] == 2
 
 
 def test_several_targets_of_a_user_count_with_their_mean() -> None:
@@ -65,13 +65,13 @@ def test_several_targets_of_a_user_count_with_their_mean() -> None:
 
 
 def test_an_error_of_ratings_is_a_root_of_means() -> None:
-    found = result(rows(row(0, 0, error=1.0), row(1, 0, error=7.0)), np.ones(9, int), OPTIONS, 2)
+    found = summarize(rows(row(0, 0, error=1.0), row(1, 0, error=7.0)), np.ones(9, int), OPTIONS, 2)
     assert found["rmse"] == pytest.approx(2.0)
-    assert "rmse" not in result(rows(row(0, 0, error=1.0), row(1, 0)), np.ones(9, int), OPTIONS, 2)
+    assert "rmse" not in summarize(rows(row(0, 0, error=1.0), row(1, 0)), np.ones(9, int), OPTIONS, 2)
 
 
 def test_nobody_to_evaluate_is_stated_and_no_number_is_made_up() -> None:
-    found = result(rows(), np.ones(9, int), OPTIONS, 4)
+    found = summarize(rows(), np.ones(9, int), OPTIONS, 4)
     assert (found["users"], found["excluded"]) == (0, 4)
     assert found["full"]["hr@10"] is None and found["full"]["hr@10_ci"] is None
     assert json.loads(json.dumps(found, allow_nan=False)) == found

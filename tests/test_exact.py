@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
 from simulations.paper.exact import apart
 from tests.tiny import FREE, SMALL, small
@@ -69,7 +69,7 @@ def test_models_without_a_closed_form_are_named(tmp_path: Path) -> None:
 def test_long_histories_may_weigh_more_only_without_privacy() -> None:
     small("model=ease", "algorithm.user_exponent=0.5")
     small("model=ease", "algorithm.user_exponent=1.5", "privacy=user", base=SMALL)
-    with pytest.raises(Refused, match=r"algorithm\.user_exponent=0\.5 leaves"):
+    with pytest.raises(RefusedError, match=r"algorithm\.user_exponent=0\.5 leaves"):
         small("model=ease", "algorithm.user_exponent=0.5", "privacy=user", base=SMALL)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedrec.data.dataset import Dataset
 from fedrec.data.splits import leave_last_out
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import Experiment, accelerator
 from fedrec.experiment.settings import load
 from fedrec.node.node import load_dataset
@@ -99,12 +99,12 @@ CHANGES = [
     {"seed": 1},
     {"rounds": 5},
     {"privacy": {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}},
-    {"cohort": {"_target_": "fedrec.experiment.cohort.Cohort", "size": 7.0}},
-    {"cohort": {"_target_": "fedrec.experiment.cohort.Cohort", "size": 7.5}},
+    {"cohort": {"_target_": "fedrec.experiment.cohort.CohortConfig", "size": 7.0}},
+    {"cohort": {"_target_": "fedrec.experiment.cohort.CohortConfig", "size": 7.5}},
     {"dataset": {"_target_": "fedrec.data.datasets.synthetic.Synthetic", "seed": 3}},
-    {"model": {"_target_": "fedrec.models.mf.MatrixFactorisation", "_partial_": True, "dim": 3}},
+    {"model": {"_target_": "fedrec.models.mf.MatrixFactorization", "_partial_": True, "dim": 3}},
     {"algorithm": {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 0.25}},
-    {"evaluation": {"_target_": "fedrec.evaluation.config.Evaluation", "negatives": 50}},
+    {"evaluation": {"_target_": "fedrec.evaluation.config.EvaluationConfig", "negatives": 50}},
 ]
 
 
@@ -205,7 +205,7 @@ def test_more_budget_is_less_noise_and_more_rounds_are_more(base: Experiment, da
 def test_noise_given_by_hand_stays_if_it_is_enough(dataset: Dataset) -> None:
     enough = made("model=mf", "privacy=user", "rounds=2", "privacy.noise_multiplier=50").calibrated(dataset)
     assert enough.node()["privacy"]["noise_multiplier"] == 50
-    with pytest.raises(Refused, match=r"noise_multiplier=0.01 costs epsilon"):
+    with pytest.raises(RefusedError, match=r"noise_multiplier=0.01 costs epsilon"):
         made("model=mf", "privacy=user", "rounds=2", "privacy.noise_multiplier=0.01").calibrated(dataset)
 
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedrec.algorithms.gram_matrix import Neighbours
-from fedrec.algorithms.ials import IalsSums
+from fedrec.algorithms.gram_matrix import ItemKnnGram
+from fedrec.algorithms.ials import IALSStatistics
 from fedrec.data.dataset import Dataset
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation.baselines import pooled as pooled_ials
 from fedrec.evaluation.baselines.base import pooled
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.state import first_state
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.state import init_algorithm_state
+from fedrec.federated.transport import LocalTransport
 from fedrec.models.hybrid import Hybrid, standardised
 from fedrec.models.ials import Ials
 from fedrec.update import Arrays
@@ -25,10 +25,10 @@ from tests.tiny import SMALL, catalogue, session, small
 def finished(path: Path, *overrides: str) -> tuple[Arrays, Arrays, Dataset]:
     """The first and last state of a run over three nodes, and its data."""
     experiment, dataset = small(*overrides)
-    with session(experiment, dataset, path, LocalNodes(3)) as opened:
-        first = first_state(opened)
+    with session(experiment, dataset, path, LocalTransport(3)) as opened:
+        first = init_algorithm_state(opened)
         assert all(report.released for report in run(opened))
-        return first, final_state(opened)[1], dataset
+        return first, load_released_state(opened)[1], dataset
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -79,7 +79,7 @@ def test_federated_neighbours_are_those_of_pooled_cosines(tmp_path: Path) -> Non
 
 
 def test_ials_has_no_private_form() -> None:
-    with pytest.raises(Refused, match="IalsSums"):
+    with pytest.raises(RefusedError, match="IALSStatistics"):
         small("model=ials", "privacy=user", base=SMALL)
 
 
@@ -103,10 +103,10 @@ def test_the_hybrid_adds_what_it_says() -> None:
 @pytest.mark.parametrize("wrong", [{"neighbours": 0}, {"shrink": -1.0}])
 def test_nonsense_is_named(wrong: dict[str, float]) -> None:
     with pytest.raises(FedrecError, match=f"algorithm.{next(iter(wrong))}="):
-        Neighbours(**wrong)  # type: ignore[arg-type]
+        ItemKnnGram(**wrong)  # type: ignore[arg-type]
 
 
 def test_ials_refuses_what_does_not_fit_into_memory() -> None:
     public = catalogue(3000)
     with pytest.raises(FedrecError, match="GiB"):
-        IalsSums().init(Ials(public, dim=400), public)
+        IALSStatistics().init(Ials(public, dim=400), public)

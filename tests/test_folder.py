@@ -122,7 +122,7 @@ def test_repairing_the_lines_does_not_open_them_to_others(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path / "one")
     folder.create(CONFIG)
     append(folder, 1, 2)
-    folder.keep_rounds(1)
+    folder.truncate_rounds(1)
     append(folder, 2)
     assert mode(folder.exact / "rounds.jsonl") == 0o600 and mode(folder.path / "rounds.jsonl") == 0o644
 
@@ -149,7 +149,7 @@ def test_a_round_has_a_public_line_and_a_labelled_exact_one(folder: RunFolder) -
 
 def test_lines_beyond_the_checkpoint_are_dropped(folder: RunFolder) -> None:
     append(folder, 1, 2, 3, 4)
-    assert folder.keep_rounds(2) == 2
+    assert folder.truncate_rounds(2) == 2
     assert public(folder) == exact(folder) == [1, 2]
     append(folder, 3)
     assert public(folder) == exact(folder) == [1, 2, 3]
@@ -159,8 +159,8 @@ def test_keeping_all_rounds_changes_no_byte(folder: RunFolder) -> None:
     append(folder, 1, 2, 3)
     paths = [folder.path / "rounds.jsonl", folder.exact / "rounds.jsonl"]
     before = [path.read_bytes() for path in paths]
-    assert folder.keep_rounds(3) == 3 and [path.read_bytes() for path in paths] == before
-    assert folder.keep_rounds(7) == 3 and [path.read_bytes() for path in paths] == before
+    assert folder.truncate_rounds(3) == 3 and [path.read_bytes() for path in paths] == before
+    assert folder.truncate_rounds(7) == 3 and [path.read_bytes() for path in paths] == before
 
 
 @pytest.mark.parametrize("torn", ['{"round"', '{"round": 3, "loss": 0.', "\x00\x00", '{"loss": 1}', "[3]", '"3"'])
@@ -169,16 +169,16 @@ def test_a_torn_line_does_not_count_and_goes(folder: RunFolder, torn: str) -> No
     for path in (folder.path / "rounds.jsonl", folder.exact / "rounds.jsonl"):
         with path.open("a") as file:
             file.write(torn)
-    assert folder.keep_rounds(3) == 2
+    assert folder.truncate_rounds(3) == 2
     append(folder, 3)
     assert public(folder) == exact(folder) == [1, 2, 3]
 
 
 def test_a_missing_file_means_that_no_round_has_its_lines(folder: RunFolder) -> None:
-    assert folder.keep_rounds(5) == 0
+    assert folder.truncate_rounds(5) == 0
     append(folder, 1)
     (folder.path / "rounds.jsonl").unlink()
-    assert folder.keep_rounds(1) == 0
+    assert folder.truncate_rounds(1) == 0
 
 
 @settings(max_examples=40, deadline=None)
@@ -194,7 +194,7 @@ def test_a_cut_at_any_byte_of_the_exact_lines_keeps_the_whole_lines_before_it(
     content = path.read_bytes()[:cut] if path.exists() else b""
     path.write_bytes(content)
     whole = content.count(b"\n") + content.endswith(b"}")
-    assert folder.keep_rounds(last) == min(whole, last)
+    assert folder.truncate_rounds(last) == min(whole, last)
     assert exact(folder) == list(range(1, min(whole, last) + 1))
 
 
@@ -204,12 +204,12 @@ def test_a_kill_between_the_two_lines_of_a_round_repeats_neither(folder: RunFold
     append(folder, *range(1, done + 1))
     with (folder.path / "rounds.jsonl").open("a") as file:
         file.write(json.dumps({"round": done + 1}) + "\n")
-    assert folder.keep_rounds(done + 1) == done
+    assert folder.truncate_rounds(done + 1) == done
     append(folder, done + 1)
     assert public(folder) == exact(folder) == list(range(1, done + 2))
 
 
 def test_without_a_checkpoint_no_line_stays(folder: RunFolder) -> None:
     append(folder, 1)
-    assert folder.keep_rounds(0) == 0
+    assert folder.truncate_rounds(0) == 0
     assert public(folder) == exact(folder) == []

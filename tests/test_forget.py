@@ -12,7 +12,7 @@ from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
-from fedrec.recommend.numpy_ranker import Personal
+from fedrec.recommend.numpy_ranker import RankerFactory
 from tests.test_devices import train
 from tests.test_service import ITEMS, home_with
 
@@ -22,7 +22,9 @@ LEFT = np.array([0, 1, 3, 4, 5])
 def learned(home: Home) -> dict[str, np.ndarray]:
     """The private arrays after training, which a test can tell from all others."""
     store, (message, node) = home.store(), model_of(home)
-    arrays = {n: np.full_like(a, 7) for n, a in Personal(node, ITEMS, message.arrays).model.private_arrays().items()}
+    arrays = {
+        n: np.full_like(a, 7) for n, a in RankerFactory(node, ITEMS, message.arrays).model.private_arrays().items()
+    }
     saved_state.DevicePrivate(store, "r").save(0, arrays, 3)
     store.close()
     return arrays
@@ -44,13 +46,13 @@ def test_the_private_vector_is_that_of_somebody_who_never_used_the_item(tmp_path
     found, (message, node) = saved_state.newest_private(store), model_of(home)
     assert found.keys() == before.keys()
     held_out = LEFT[:-2]  # what a round would train on: the last two are held out, as in the simulation
-    expected = Personal(node, ITEMS, message.arrays).private(held_out)
+    expected = RankerFactory(node, ITEMS, message.arrays).private(held_out)
     for array_name, array in found.items():
         assert array.dtype == np.float32 and array.shape == before[array_name].shape
         np.testing.assert_allclose(array, expected[array_name], atol=1e-6)
         assert np.abs(array - before[array_name]).min() > 0
-    scores = Personal(node, ITEMS, message.arrays, found).taste(held_out).scores()
-    nobody = Personal(node, ITEMS, message.arrays).taste(LEFT[:0]).scores()
+    scores = RankerFactory(node, ITEMS, message.arrays, found).ranker(held_out).scores()
+    nobody = RankerFactory(node, ITEMS, message.arrays).ranker(LEFT[:0]).scores()
     assert scores[held_out].mean() > nobody[held_out].mean()  # it learned what is left
 
 
@@ -69,7 +71,7 @@ def test_at_interaction_level_no_update_may_see_a_vector_without_noise(tmp_path:
     store, message = home.store(), model_of(home)[0]
     document = load(["model=mf", "dataset=synthetic", "privacy=interaction"]).experiment.document
     message.header["experiment"] = document
-    saved_state.keep_model(store, message)
+    saved_state.save_model(store, message)
     assert forget(store, "i2") == (1, False) and saved_state.newest_private(store) == {}
 
 

@@ -12,27 +12,27 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceData
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.models.content import ContentRecommender
-from fedrec.models.mf import MatrixFactorisation
+from fedrec.models.mf import MatrixFactorization
 from fedrec.models.neumf import NeuMF
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training import gateway
-from fedrec.training.gateway import UsersAsExamples, parts, stacked, train_together
+from fedrec.training.gateway import UsersAsExamples, parts, stacked, train_pooled
 from fedrec.training.local import first_of, train
 from fedrec.update import Arrays
 from tests.tiny import catalogue
 
-PLAN = Plan(population=50, interactions=900, cohort_rate=1.0, rounds=4, trains=True)
+PLAN = TrainingPlan(population=50, interactions=900, cohort_rate=1.0, rounds=4, trains=True)
 HISTORIES = [[1, 4, 7, 4], [2], [], [3, 5, 6, 8, 9, 10, 11], [0, 1]]
 SETTINGS = FedAvg(batch_size=10**6, learning_rate=1.0, negatives=2, denominator=3.0)
 MODELS = {
     "content": lambda: ContentRecommender(catalogue()),
-    "mf": lambda: MatrixFactorisation(catalogue(), dim=3, loss="bpr"),
-    "mf on ratings": lambda: MatrixFactorisation(catalogue(), dim=3, loss="mse"),
+    "mf": lambda: MatrixFactorization(catalogue(), dim=3, loss="bpr"),
+    "mf on ratings": lambda: MatrixFactorization(catalogue(), dim=3, loss="mse"),
     "neumf": lambda: NeuMF(catalogue(), dim=3, layers=(4,)),
 }
 
@@ -62,7 +62,7 @@ def privates(model: TrainableRecommender, devices: list[DeviceData]) -> list[Arr
 
 
 def together(model: TrainableRecommender, mechanism: GatewayLevel, devices: list[DeviceData], settings: Any = SETTINGS):
-    return train_together(model, devices, privates(model, devices), settings, mechanism, (5, 1))
+    return train_pooled(model, devices, privates(model, devices), settings, mechanism, (5, 1))
 
 
 def alone(model: TrainableRecommender, one: DeviceData, clip: float) -> tuple[Arrays, Arrays]:
@@ -72,9 +72,9 @@ def alone(model: TrainableRecommender, one: DeviceData, clip: float) -> tuple[Ar
     before, mechanism = own.shared_arrays(), UserLevel(clip=clip)
     train(own, one, SETTINGS, mechanism, (5, 1, one.user))
     change = {name: array - before[name] for name, array in own.shared_arrays().items()}
-    from fedrec.update import Update
+    from fedrec.update import ModelUpdate
 
-    return mechanism.release(Update(change, 1), mechanism.random()).arrays, own.private_arrays()
+    return mechanism.privatize_update(ModelUpdate(change, 1), mechanism.random()).arrays, own.private_arrays()
 
 
 @pytest.mark.parametrize("clip", [0.05, 100.0])
@@ -169,9 +169,9 @@ def test_events_and_refusals() -> None:
     )
     statistic = GatewayLevel().calibrated(replace(plan, trains=False), 0.5)
     assert statistic.event(plan, 1) == GaussianDpEvent(statistic.multiplier()) and statistic.clip == 0.5
-    with pytest.raises(Refused, match=r"privacy\.clipping=split"):
+    with pytest.raises(RefusedError, match=r"privacy\.clipping=split"):
         GatewayLevel(clipping="split")
     with pytest.raises(FedrecError, match=r"privacy\.sample_rate=0"):
         GatewayLevel(sample_rate=0.0)
     with pytest.raises(FedrecError, match="UserLevel does not train at a gateway"):
-        train_together(MODELS["mf"](), DEVICES, [], SETTINGS, UserLevel(), (5, 1))
+        train_pooled(MODELS["mf"](), DEVICES, [], SETTINGS, UserLevel(), (5, 1))

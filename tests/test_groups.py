@@ -12,16 +12,16 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
-from fedrec.models.mf import MatrixFactorisation
-from fedrec.node.execution import HELD_BYTES, Groups, Total, groups
+from fedrec.models.mf import MatrixFactorization
+from fedrec.node.execution import HELD_BYTES, ThreadedExecutor, Total, split_into_groups
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.storage.private_arrays import MappedStore
-from fedrec.training.batches import Chosen
-from fedrec.training.vectorized.engine import CohortEngine
-from fedrec.training.vectorized.updates import Stack
+from fedrec.storage.private_arrays import MmapPrivateStore
+from fedrec.training.batches import CohortData
+from fedrec.training.vectorized.engine import VectorizedEngine
+from fedrec.training.vectorized.updates import StackedUpdates
 from tests.tiny import catalogue
 
 ITEMS, USERS, MOST = 30, 230, 60
@@ -29,10 +29,10 @@ INTERACTION = InteractionLevel(noise_multiplier=1.0, clip=0.5, sample_rate=0.5, 
 MECHANISMS: dict[str, Mechanism] = {"none": NoPrivacy(), "user": UserLevel(noise_multiplier=1.0, clip=0.05)}
 
 
-def model() -> MatrixFactorisation:
+def model() -> MatrixFactorization:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        return MatrixFactorisation(catalogue(ITEMS), dim=3)
+        return MatrixFactorization(catalogue(ITEMS), dim=3)
 
 
 def table() -> DeviceTable:
@@ -42,11 +42,11 @@ def table() -> DeviceTable:
     return DeviceTable(start, start[1:], start[1:], items, np.ones(start[-1], np.float32), ITEMS)
 
 
-def trained(threads: int, mechanism: Mechanism, folder: Path, users: np.ndarray) -> tuple[Total, MappedStore]:
+def trained(threads: int, mechanism: Mechanism, folder: Path, users: np.ndarray) -> tuple[Total, MmapPrivateStore]:
     """Two rounds, of which the second starts from what the first kept."""
     own, asked = model(), FedAvg(epochs=2, batch_size=8, learning_rate=0.1, negatives=2)
-    store = MappedStore(folder / str(threads), USERS, own.private_arrays())
-    nodes = Groups(lambda: CohortEngine(own, asked), threads, MOST)
+    store = MmapPrivateStore(folder / str(threads), USERS, own.private_arrays())
+    nodes = ThreadedExecutor(lambda: VectorizedEngine(own, asked), threads, MOST)
     for number in (1, 2):
         context = RoundContext(number, 7, mechanism)
         total = nodes.contribute(store, table(), (users, own.shared_arrays()), context)
@@ -56,7 +56,7 @@ def trained(threads: int, mechanism: Mechanism, folder: Path, users: np.ndarray)
 @pytest.mark.parametrize("kind", MECHANISMS)
 def test_threads_change_no_bit(kind: str, tmp_path: Path) -> None:
     users = np.arange(0, USERS)
-    assert len(groups(users, MOST)) == 4
+    assert len(split_into_groups(users, MOST)) == 4
     (one, loss, examples), kept = trained(1, MECHANISMS[kind], tmp_path, users)
     assert one.update().norm() > 0.01 and one.update().count == USERS
     for threads in (2, 3, 9):
@@ -79,8 +79,8 @@ def test_groups_together_are_what_their_devices_are_alone(tmp_path: Path) -> Non
 
 def test_what_goes_wrong_on_a_thread_is_raised(tmp_path: Path) -> None:
     broken = {**model().shared_arrays(), "nonsense": np.zeros(1, np.float32)}
-    store = MappedStore(tmp_path, USERS, model().private_arrays())
-    nodes = Groups(lambda: CohortEngine(model(), FedAvg()), 2, MOST)
+    store = MmapPrivateStore(tmp_path, USERS, model().private_arrays())
+    nodes = ThreadedExecutor(lambda: VectorizedEngine(model(), FedAvg()), 2, MOST)
     for _ in range(3):  # no engine is lost by it
         with pytest.raises(FedrecError, match="nonsense"):
             nodes.contribute(store, table(), (np.arange(USERS), broken), RoundContext(1, 0, NoPrivacy()))
@@ -89,7 +89,7 @@ def test_what_goes_wrong_on_a_thread_is_raised(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(1, 700))
 def test_groups_hold_everybody_once_are_of_nearly_one_size_and_few(users: int, most: int) -> None:
-    parts = groups(np.arange(users) * 3, most)
+    parts = split_into_groups(np.arange(users) * 3, most)
     np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0, np.int64)]), np.arange(users) * 3)
     sizes = [len(part) for part in parts]
     assert (len(sizes) - 1) * most < max(users, 1) <= max(len(sizes), 1) * most
@@ -100,21 +100,21 @@ def test_groups_hold_everybody_once_are_of_nearly_one_size_and_few(users: int, m
     ("held", "many"), [(0, 1), (HELD_BYTES, 1), (HELD_BYTES + 1, 2), (5 * HELD_BYTES, 5), (10**15, 30)]
 )
 def test_groups_whose_changes_take_much_are_smaller(held: int, many: int) -> None:
-    parts = groups(np.arange(30), MOST, held)
+    parts = split_into_groups(np.arange(30), MOST, held)
     assert len(parts) == many and sum(map(len, parts)) == 30
 
 
 @pytest.mark.parametrize("mechanism", [NoPrivacy(), INTERACTION], ids=["none", "interaction"])
 def test_an_engine_says_how_many_bytes_changes_take_at_most(mechanism: Mechanism) -> None:
-    own, chosen = model(), Chosen(table(), np.arange(USERS))
-    engine = CohortEngine(own, FedAvg(epochs=3, batch_size=8, learning_rate=0.1, negatives=2))
+    own, chosen = model(), CohortData(table(), np.arange(USERS))
+    engine = VectorizedEngine(own, FedAvg(epochs=3, batch_size=8, learning_rate=0.1, negatives=2))
     private = engine.first_private(0, chosen.users)
     made = engine.train(own.shared_arrays(), chosen, private, mechanism, (0, 1))
-    assert isinstance(made.stack, Stack)
+    assert isinstance(made.stack, StackedUpdates)
     tensors = [
         part
         for tile in made.stack.tiles
         for part in (tile.items, tile.owner, *tile.rows.values(), *tile.dense.values())
     ]
-    took, most = sum(part.nbytes for part in tensors), engine.held(chosen, mechanism)
+    took, most = sum(part.nbytes for part in tensors), engine.bytes_in_flight(chosen, mechanism)
     assert 0.3 * most < took <= most

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
-from fedrec.federated.exchange import NOBODY, Hosted, among, apart, first_of, hosted_by
+from fedrec.federated.exchange import NOBODY, Hosted, are_disjoint, first_row, hosted_by, intersect
 from fedrec.messages import Message
 
 RANGES = st.builds(range, st.integers(0, 20), st.integers(0, 60), st.integers(1, 6))
@@ -18,20 +18,20 @@ HOSTED = st.one_of(RANGES, ROWS)
 
 @given(HOSTED, ROWS)
 def test_among_is_the_intersection(hosted: Hosted, devices: np.ndarray) -> None:
-    assert among(hosted, devices).tolist() == sorted(set(hosted) & set(devices.tolist()))
+    assert intersect(hosted, devices).tolist() == sorted(set(hosted) & set(devices.tolist()))
 
 
 @given(st.lists(HOSTED, min_size=1, max_size=4))
 def test_apart_and_first_are_those_of_the_lists(hosted: list[Hosted]) -> None:
     everyone = [row for rows in hosted for row in rows]
-    assert apart(hosted) == (len(set(everyone)) == len(everyone))
-    assert [first_of(rows) for rows in hosted] == [min(rows, default=NOBODY) for rows in hosted]
+    assert are_disjoint(hosted) == (len(set(everyone)) == len(everyone))
+    assert [first_row(rows) for rows in hosted] == [min(rows, default=NOBODY) for rows in hosted]
 
 
 def test_a_node_of_a_simulation_says_a_range_and_ten_million_devices_cost_nothing() -> None:
     parts = [hosted_by(Message({"range": [n, 10**7, 4]}), n) for n in range(4)]
-    assert apart(parts) and not apart([*parts, range(7, 8, 4)])
-    assert among(parts[1], np.array([0, 5, 9_999_997])).tolist() == [5, 9_999_997]
+    assert are_disjoint(parts) and not are_disjoint([*parts, range(7, 8, 4)])
+    assert intersect(parts[1], np.array([0, 5, 9_999_997])).tolist() == [5, 9_999_997]
 
 
 @pytest.mark.parametrize("said", [None, 3, [0, 5], [0, 5, 0], [-1, 5, 1], [0, 1.5, 1], [0, 1 << 63, 1], ["0", 5, 1]])

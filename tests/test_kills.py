@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.federated.state import Session
+from fedrec.federated.state import RunContext
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms import base, gateway
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.privacy.noise import SeededRandom
+from fedrec.privacy.noise import SeededNoise
 from fedrec.storage.checkpoint import Checkpoint
 from simulations.crash_tests import runs
 from simulations.crash_tests.points import points
@@ -57,7 +57,7 @@ def test_a_thousand_kills(privacy: str) -> None:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[tuple[Session, Witness]]:
+def scene(tmp_path: Path) -> Iterator[tuple[RunContext, Witness]]:
     """A run of two rounds, both charged and released, honestly witnessed."""
     experiment, dataset = small("model=mf", "model.dim=2", base=[*SMALL, "privacy=user"])
     with session(experiment, dataset, tmp_path / "run") as opened:
@@ -72,7 +72,7 @@ def scene(tmp_path: Path) -> Iterator[tuple[Session, Witness]]:
         yield opened, witness
 
 
-def test_an_honest_run_breaks_nothing(scene: tuple[Session, Witness]) -> None:
+def test_an_honest_run_breaks_nothing(scene: tuple[RunContext, Witness]) -> None:
     found = judge(*scene, kills=0, most=0, errors=0)
     assert found.broken == [] and (found.charged, found.released, found.over_counted) == (2, 2, 0)
 
@@ -88,7 +88,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_the_judge_finds_a_broken_promise(scene: tuple[Session, Witness], case: str) -> None:
+def test_the_judge_finds_a_broken_promise(scene: tuple[RunContext, Witness], case: str) -> None:
     line, said = BROKEN[case]
     with scene[1].path.open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -103,7 +103,7 @@ def test_the_judge_finds_a_broken_promise(scene: tuple[Session, Witness], case: 
         ("release", {"round": 9}, "released_twice"),
     ],
 )
-def test_the_judge_finds_a_second_time(scene: tuple[Session, Witness], what: str, change: dict, said: str) -> None:
+def test_the_judge_finds_a_second_time(scene: tuple[RunContext, Witness], what: str, change: dict, said: str) -> None:
     again = next(line for line in scene[1].lines() if line["what"] == what)
     with scene[1].path.open("a") as file:
         file.write(json.dumps({**again, **change}) + "\n")
@@ -111,7 +111,7 @@ def test_the_judge_finds_a_second_time(scene: tuple[Session, Witness], what: str
     assert (said in found.broken) or (change == {"round": 9} and found.released == 3)
 
 
-def test_the_judge_counts_what_is_charged_too_much(scene: tuple[Session, Witness]) -> None:
+def test_the_judge_counts_what_is_charged_too_much(scene: tuple[RunContext, Witness]) -> None:
     scene[0].ledger.reserve(3)
     assert judge(*scene, kills=1, most=1, errors=0).broken == []
     assert "over_counted" in judge(*scene, kills=0, most=1, errors=0).broken
@@ -123,7 +123,7 @@ def test_the_judge_counts_what_is_charged_too_much(scene: tuple[Session, Witness
 def test_noise_that_comes_back_after_a_kill_is_caught(privacy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """I3, its fault planted wherever noise is drawn: it follows from seed and round, so a resumed round repeats it."""
     for module in (base, gateway):
-        monkeypatch.setattr(module, "source", lambda randomness, key: SeededRandom(*key), raising=False)
+        monkeypatch.setattr(module, "make_noise_source", lambda randomness, key: SeededNoise(*key), raising=False)
     number = list(points(UserLevel())).index("checkpoint not yet written")
     named = runs.arms
     monkeypatch.setattr(runs, "arms", lambda scene, at, chance: named(scene, 3 * number, Always()))

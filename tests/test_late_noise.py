@@ -15,11 +15,11 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.models.base import TrainableRecommender
-from fedrec.models.mf import MatrixFactorisation
+from fedrec.models.mf import MatrixFactorization
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
-from fedrec.training.batches import Chosen
+from fedrec.training.batches import CohortData
 from fedrec.training.vectorized import steps
-from fedrec.training.vectorized.engine import CohortEngine
+from fedrec.training.vectorized.engine import VectorizedEngine
 from tests.tiny import catalogue
 
 ITEMS, STEPS, RATE, CLIP, Z, DENOMINATOR = 12, 3, 0.5, 0.2, 1.3, 4.0
@@ -58,10 +58,10 @@ def devices(*lines: list[int]) -> DeviceTable:
 
 def sums(model: TrainableRecommender, table: DeviceTable, times: int) -> dict[str, np.ndarray]:
     """Return the sum of the devices' changes, `times` over with fresh draws: [times, ...] by name."""
-    engine, users, sent = CohortEngine(model, SETTINGS), np.arange(len(table)), model.shared_arrays()
-    private, own = engine.first_private(0, users), Chosen(table, users)
+    engine, users, sent = VectorizedEngine(model, SETTINGS), np.arange(len(table)), model.shared_arrays()
+    private, own = engine.first_private(0, users), CohortData(table, users)
     found = [
-        MECHANISM.release_many(
+        MECHANISM.privatize_cohort(
             engine.train(sent, own, private, MECHANISM, (0, 1 + n)).stack, MECHANISM.random(n)
         ).arrays
         for n in range(times)
@@ -100,11 +100,11 @@ def test_layers_that_no_loss_reaches_are_noised_too() -> None:
 def test_noise_is_there_when_a_row_is_read() -> None:
     """With losses that bend, what a step does depends on the noise before it: the law is that of Opacus' steps."""
     torch.manual_seed(2)
-    model = MatrixFactorisation(catalogue(ITEMS), dim=2, loss="mse", scale=1.0)
+    model = MatrixFactorization(catalogue(ITEMS), dim=2, loss="mse", scale=1.0)
     own, times = devices([0, 1, 1, 2, 3]), 250
     fast = sums(model, own, times)["item.weight"]
     slow = np.empty_like(fast)
-    engine, sent = CohortEngine(model, SETTINGS), model.shared_arrays()
+    engine, sent = VectorizedEngine(model, SETTINGS), model.shared_arrays()
     private = {name: array[0] for name, array in engine.first_private(0, np.array([0])).items()}
     for n in range(times):
         context = RoundContext(9000 + n, 0, MECHANISM)
@@ -119,17 +119,17 @@ def test_noise_is_there_when_a_row_is_read() -> None:
 def test_the_tests_see_noise_that_is_lost(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The positive control: noise that is marked as drawn and never added, or rows that stay without."""
     if fault == "never read":
-        honest = steps.LateNoise.read
+        honest = steps.LazyNoise.read
 
-        def forgetting(self: steps.LateNoise, rows: Tensor, step: int) -> None:
-            tables = [table.clone() for table in self._twin.item_tables()]
+        def forgetting(self: steps.LazyNoise, rows: Tensor, step: int) -> None:
+            tables = [table.clone() for table in self._stacked.item_tables()]
             honest(self, rows, step)
-            for table, before in zip(self._twin.item_tables(), tables, strict=True):
+            for table, before in zip(self._stacked.item_tables(), tables, strict=True):
                 table.copy_(before)
 
-        monkeypatch.setattr(steps.LateNoise, "read", forgetting)
+        monkeypatch.setattr(steps.LazyNoise, "read", forgetting)
     else:
-        monkeypatch.setattr(steps.LateNoise, "rest", lambda self: {})
+        monkeypatch.setattr(steps.LazyNoise, "remaining", lambda self: {})
     item = sums(Straight(), TABLE, 700)["item.weight"]
     ratio = item.var(0) / (STD**2 * STEPS * len(TABLE))
     assert np.abs(ratio - 1).max() > 5 * (2 / len(item)) ** 0.5

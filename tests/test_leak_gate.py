@@ -18,16 +18,16 @@ import torch
 from fedrec.algorithms.base import RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Row, evaluate_device
 from fedrec.evaluation.per_user import table
-from fedrec.experiment.instantiate import build
-from fedrec.federated.history import final_state
+from fedrec.experiment.instantiate import instantiate
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.training.batches import Histories, Keyed, Outside
+from fedrec.training.batches import Histories, Keyed, NegativeSampler
 from fedrec.update import Arrays
 from tests.tiny import catalogue, session, small
 
@@ -36,7 +36,7 @@ CHANCE = 0.1  # of 99 candidates and the target, ten are in the first ten
 GATE = 3 * (CHANCE * (1 - CHANCE) / USERS) ** 0.5
 PUBLIC = catalogue(ITEMS)
 MODELS: dict[str, dict[str, Any]] = {
-    "mf": {"_target_": "fedrec.models.mf.MatrixFactorisation", "dim": 8},
+    "mf": {"_target_": "fedrec.models.mf.MatrixFactorization", "dim": 8},
     "neumf": {"_target_": "fedrec.models.neumf.NeuMF", "dim": 4, "layers": [8, 4]},
     "pfedrec": {"_target_": "fedrec.models.pfedrec.PFedRec", "dim": 8, "scale": 0.1},
 }
@@ -67,7 +67,7 @@ def random_devices() -> DeviceTable:
 def first_model(name: str) -> Recommender:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        return build({**MODELS[name], "_partial_": True}, "model")(PUBLIC)
+        return instantiate({**MODELS[name], "_partial_": True}, "model")(PUBLIC)
 
 
 def alone(model: Recommender, first: Arrays, device: DeviceData, keeps_items: bool) -> Row:
@@ -75,7 +75,7 @@ def alone(model: Recommender, first: Arrays, device: DeviceData, keeps_items: bo
 
     `keeps_items`: it goes on from its own item tables too, as if it were the whole federation.
     """
-    algorithm: Any = build(TRAINING, "algorithm")
+    algorithm: Any = instantiate(TRAINING, "algorithm")
     sent, private = first, Arrays()
     for number in range(1, ROUNDS + 1):
         made = algorithm.contribute(model, sent, device, private, RoundContext(number, 0, NoPrivacy()))
@@ -85,7 +85,7 @@ def alone(model: Recommender, first: Arrays, device: DeviceData, keeps_items: bo
     model.load({**sent, **private})
     with torch.no_grad():
         scores = model.scores(torch.from_numpy(device.known.astype(np.int64))).numpy()
-    row = evaluate_device(scores, device, "test", Evaluation())
+    row = evaluate_device(scores, device, "test", EvaluationConfig())
     assert row is not None and row.candidates == 99
     return row
 
@@ -102,14 +102,16 @@ def hit_rate(name: str, keeps_items: bool, users: int = USERS) -> float:
 @pytest.fixture
 def leaky(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let negatives avoid the test item too: the mistake that published code makes."""
-    devices, honest = random_devices(), Outside.draw
+    devices, honest = random_devices(), NegativeSampler.draw
 
-    def avoiding(self: Outside, random: Keyed, own: Histories, number: int, k: int) -> np.ndarray:
-        held = np.stack([devices[int(user)].test for user in own.users])
-        more = replace(own, items=np.concatenate([own.items, held], axis=1), sizes=own.sizes + held.shape[1])
+    def avoiding(self: NegativeSampler, random: Keyed, own: Histories, number: int, k: int) -> np.ndarray:
+        bytes_in_flight = np.stack([devices[int(user)].test for user in own.users])
+        more = replace(
+            own, items=np.concatenate([own.items, bytes_in_flight], axis=1), sizes=own.sizes + bytes_in_flight.shape[1]
+        )
         return honest(self, random, more, number, k)[:, : own.items.shape[1]]
 
-    monkeypatch.setattr(Outside, "draw", avoiding)
+    monkeypatch.setattr(NegativeSampler, "draw", avoiding)
 
 
 @pytest.mark.parametrize("keeps_items", [False, True], ids=["shared part as sent", "own item tables"])
@@ -142,9 +144,9 @@ def pooled(dataset: Dataset) -> Iterator[np.ndarray]:
 def finished(path: Path, *overrides: str) -> tuple[Arrays, Dataset, Any]:
     """The state at the end of a federated run over three nodes, its data and its algorithm."""
     experiment, dataset = small(*overrides)
-    with session(experiment, dataset, path, LocalNodes(3)) as opened:
+    with session(experiment, dataset, path, LocalTransport(3)) as opened:
         assert all(report.released for report in run(opened))
-        return final_state(opened)[1], dataset, experiment.algorithm
+        return load_released_state(opened)[1], dataset, experiment.algorithm
 
 
 def test_federated_popularity_is_counting(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.algorithms.sequence_sgd import SequenceGradients
-from fedrec.evaluation.config import Evaluation
+from fedrec.algorithms.sequence_sgd import FedSGDSequences
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import evaluate_device
 from fedrec.evaluation.per_user import table
 from fedrec.models.sasrec import SASRec, Shape
@@ -22,7 +22,7 @@ from fedrec.training.sequences import Draws
 from tests.test_leak_gate import CHANCE, GATE, ITEMS, PUBLIC, USERS, random_devices
 
 ROUNDS, SOME = 12, 100
-TRAINING = SequenceGradients(negatives=200, server_learning_rate=0.03, warm_up=0)
+TRAINING = FedSGDSequences(negatives=200, server_learning_rate=0.03, warm_up=0)
 NEAR = 3 * (CHANCE * (1 - CHANCE) / SOME) ** 0.5
 # HR@10 with these settings: 0.090; with the leak 0.533. The counter: 0.095, and 1.000 with the leak.
 
@@ -51,7 +51,7 @@ def without_federation(name: str, users: int, leaky: bool) -> float:
         model.load(TRAINING.broadcast(state))
         with torch.no_grad():
             scores = model.scores(torch.from_numpy(device.known.astype(np.int64))).numpy()
-        rows.append(evaluate_device(scores, device, "test", Evaluation()))
+        rows.append(evaluate_device(scores, device, "test", EvaluationConfig()))
     found = table([row for row in rows if row is not None], (10,))  # type: ignore[misc]
     assert len(found["user"]) == users and found["sampled_tied"].mean() < 0.1
     return float(found["sampled_hr@10"].mean())
@@ -64,8 +64,8 @@ def leaky(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def avoiding(self: Draws, own: Histories, random: object) -> object:
         found = honest(self, own, random)  # type: ignore[arg-type]
-        held = torch.tensor([int(devices[int(user)].test[0]) for user in own.users])[:, None]
-        found.negatives[found.negatives == held] += 1
+        bytes_in_flight = torch.tensor([int(devices[int(user)].test[0]) for user in own.users])[:, None]
+        found.negatives[found.negatives == bytes_in_flight] += 1
         found.negatives.remainder_(ITEMS)
         return found
 
@@ -81,7 +81,7 @@ def counter(rounds: int) -> float:
         negatives = draws.windows(everyone, open_draws(0, number)).negatives.numpy()
         np.add.at(scores, (np.arange(USERS)[:, None], negatives), -1)
     for user in range(USERS):
-        rows.append(evaluate_device(scores[user], devices[user], "test", Evaluation()))
+        rows.append(evaluate_device(scores[user], devices[user], "test", EvaluationConfig()))
     return float(table([row for row in rows if row is not None], (10,))["sampled_hr@10"].mean())  # type: ignore[misc]
 
 

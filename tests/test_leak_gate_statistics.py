@@ -9,7 +9,7 @@ import torch
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.data.devices import DeviceData
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Row, evaluate_device
 from fedrec.evaluation.per_user import table
 from fedrec.experiment.experiment import Experiment
@@ -17,7 +17,7 @@ from fedrec.experiment.settings import load
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.update import Arrays, RunningSum
+from fedrec.update import Arrays, UpdateSum
 from tests.test_leak_gate import CHANCE, PUBLIC, USERS, random_devices
 
 MODELS = ("popularity", "ease", "item_knn", "hybrid", "ials", "order")
@@ -35,10 +35,10 @@ def fitted(name: str, devices: list[DeviceData], leak: bool = False) -> Recommen
     """Fit a model to the sum over these devices; `leak` lets them count their test items too."""
     experiment = experiment_of(name)
     model: Any = experiment.model(PUBLIC)
-    algorithm, context = experiment.algorithm.knowing(PUBLIC), RoundContext(1, 0, NoPrivacy())
+    algorithm, context = experiment.algorithm.with_catalogue(PUBLIC), RoundContext(1, 0, NoPrivacy())
     state = algorithm.init(model, PUBLIC)
     for _ in range(algorithm.rounds(2)):
-        summed = RunningSum()
+        summed = UpdateSum()
         for device in devices:
             history = np.concatenate([device.known, device.test]) if leak else device.known
             one = DeviceData(device.user, history, device.values, device.validation, device.test, device.test_values)
@@ -51,7 +51,7 @@ def fitted(name: str, devices: list[DeviceData], leak: bool = False) -> Recommen
 def row(model: Recommender, device: DeviceData) -> Row:
     with torch.no_grad():
         scores = model.scores(torch.from_numpy(device.known.astype(np.int64))).numpy()
-    found = evaluate_device(scores, device, "test", Evaluation())
+    found = evaluate_device(scores, device, "test", EvaluationConfig())
     assert found is not None and found.candidates == 99
     return found
 

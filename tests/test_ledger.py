@@ -18,29 +18,29 @@ from dp_accounting import GaussianDpEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.paths import ledger_path, state_dir
-from fedrec.privacy.accounting.composition import epsilon, running_epsilon
+from fedrec.privacy.accounting.composition import epsilon_of_events, running_epsilon
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import FIRST
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 
-PLAN = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
+PLAN = TrainingPlan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
 SOME = np.array([1, 3])
 
 
-def user(plan: Plan = PLAN, **settings: object) -> Mechanism:
+def user(plan: TrainingPlan = PLAN, **settings: object) -> Mechanism:
     return UserLevel(epsilon=2.0, **settings).calibrated(plan, math.inf)  # type: ignore[arg-type]
 
 
-def interaction(plan: Plan = PLAN, **settings: object) -> Mechanism:
+def interaction(plan: TrainingPlan = PLAN, **settings: object) -> Mechanism:
     return InteractionLevel(epsilon=2.0, **settings).calibrated(plan, math.inf)  # type: ignore[arg-type]
 
 
-def opened(mechanism: Mechanism, run: str = "run", plan: Plan = PLAN, limit: float | None = None) -> Ledger:
+def opened(mechanism: Mechanism, run: str = "run", plan: TrainingPlan = PLAN, limit: float | None = None) -> Ledger:
     return Ledger.open("people", run, mechanism, plan, plan.population, limit)
 
 
@@ -58,7 +58,7 @@ def test_a_run_spends_its_budget_and_no_more() -> None:
         play(ledger, number)
         spent.append(ledger.epsilon())
         assert spent[-1] == pytest.approx(
-            epsilon([(mechanism.event(PLAN, 1), number)], mechanism.delta_for(PLAN)), rel=1e-3
+            epsilon_of_events([(mechanism.event(PLAN, 1), number)], mechanism.delta_for(PLAN)), rel=1e-3
         )
         assert ledger.projection(number) == pytest.approx(spent[-1], rel=1e-3)
     assert spent[0] == 0
@@ -66,7 +66,8 @@ def test_a_run_spends_its_budget_and_no_more() -> None:
     assert 1.98 <= spent[-1] <= 2.0
     assert not ledger.affordable(mechanism.event(PLAN, 5))
     with pytest.raises(
-        Refused, match=r"round 5 of run .* after (1\.99|2\.00).* privacy\.epsilon=2\.0 \(unit user, add-remove, delta"
+        RefusedError,
+        match=r"round 5 of run .* after (1\.99|2\.00).* privacy\.epsilon=2\.0 \(unit user, add-remove, delta",
     ):
         ledger.reserve(5)
     assert [row["status"] for row in ledger.rows()] == ["committed"] * 4
@@ -82,7 +83,7 @@ def test_a_reserved_round_is_charged_at_once_and_for_ever() -> None:
     assert again.epsilon() == charged
     assert [row["status"] for row in again.rows()] == ["lost"]
     play(again, 1, 2, 3)
-    with pytest.raises(Refused, match="1 rounds were lost and stay charged"):
+    with pytest.raises(RefusedError, match="1 rounds were lost and stay charged"):
         again.reserve(4)
     assert [(row["round"], row["status"]) for row in again.rows()] == [
         (1, "lost"),
@@ -94,17 +95,17 @@ def test_a_reserved_round_is_charged_at_once_and_for_ever() -> None:
 
 def test_a_round_is_released_once() -> None:
     ledger = opened(user())
-    with pytest.raises(Refused, match="not reserved"):
+    with pytest.raises(RefusedError, match="not reserved"):
         ledger.commit(1, SOME)
     ledger.reserve(1)
     with pytest.raises(FedrecError, match="still reserved"):
         ledger.reserve(2)
-    with pytest.raises(Refused, match="not reserved"):
+    with pytest.raises(RefusedError, match="not reserved"):
         ledger.commit(2, SOME)
     ledger.commit(1, SOME)
-    with pytest.raises(Refused, match="released already"):
+    with pytest.raises(RefusedError, match="released already"):
         ledger.reserve(1)
-    with pytest.raises(Refused, match="not reserved"):
+    with pytest.raises(RefusedError, match="not reserved"):
         ledger.commit(1, SOME)
 
 
@@ -112,14 +113,14 @@ def test_another_process_that_opens_the_run_takes_it_over() -> None:
     first = opened(user())
     first.reserve(1)
     opened(user()).close()
-    with pytest.raises(Refused, match="not reserved"):
+    with pytest.raises(RefusedError, match="not reserved"):
         first.commit(1, SOME)
     assert [row["status"] for row in first.rows()] == ["lost"]
 
 
 def test_a_refused_round_charges_nothing() -> None:
     ledger = opened(user(), limit=0.5)
-    with pytest.raises(Refused, match=r"privacy\.population_epsilon=0\.5"):
+    with pytest.raises(RefusedError, match=r"privacy\.population_epsilon=0\.5"):
         ledger.reserve(1)
     assert ledger.epsilon() == 0
     assert ledger.rows() == []
@@ -130,7 +131,7 @@ def test_devices_are_charged_what_they_joined() -> None:
     plan = replace(PLAN, cohort_rate=0.5, rounds=6)
     mechanism = interaction(plan, max_participations=2)
     ledger = opened(mechanism, plan=plan)
-    once = epsilon([(mechanism.event(plan, 1), 1)], mechanism.delta_for(plan))
+    once = epsilon_of_events([(mechanism.event(plan, 1), 1)], mechanism.delta_for(plan))
     play(ledger, 1, cohort=np.array([1, 2, 2]))
     play(ledger, 2, cohort=np.array([], np.int64))
     play(ledger, 3, cohort=np.array([3]))
@@ -163,7 +164,7 @@ def test_a_lost_round_is_charged_to_every_device_that_could_have_been_drawn() ->
     ledger.close()
     ledger = opened(mechanism, plan=plan)
     assert ledger.exhausted().all()
-    with pytest.raises(Refused, match="every device has taken part 2 times"):
+    with pytest.raises(RefusedError, match="every device has taken part 2 times"):
         ledger.reserve(5)
     assert not ledger.affordable(mechanism.event(plan, 5))
 
@@ -171,9 +172,9 @@ def test_a_lost_round_is_charged_to_every_device_that_could_have_been_drawn() ->
 def test_other_terms_on_reopening_are_refused() -> None:
     opened(user()).close()
     for mechanism in (UserLevel(epsilon=3.0).calibrated(PLAN, math.inf), user(delta=1e-6), NoPrivacy()):
-        with pytest.raises(Refused, match="other terms"):
+        with pytest.raises(RefusedError, match="other terms"):
             opened(mechanism)
-    with pytest.raises(Refused, match="rounds"):
+    with pytest.raises(RefusedError, match="rounds"):
         opened(user(), plan=replace(PLAN, rounds=5))
     opened(user())
 
@@ -187,7 +188,7 @@ def test_runs_on_the_same_people_add_up_by_unit() -> None:
     play(two, 1, 2)
     assert two.population_epsilon() > alone * 1.3
     assert two.population_epsilon() == pytest.approx(
-        epsilon([(user().event(PLAN, 1), 4)], user().delta_for(PLAN)), rel=1e-4
+        epsilon_of_events([(user().event(PLAN, 1), 4)], user().delta_for(PLAN)), rel=1e-4
     )
     play(opened(NoPrivacy(), "open"), 1)
     play(opened(user(randomness="seeded"), "seeded"), 1)
@@ -203,7 +204,7 @@ def test_the_population_limit_counts_all_runs() -> None:
     play(opened(user(), "one"), 1, 2, 3, 4)
     two = opened(user(), "two", limit=2.5)
     play(two, 1)
-    with pytest.raises(Refused, match="all runs on these users"):
+    with pytest.raises(RefusedError, match="all runs on these users"):
         for number in (2, 3, 4):
             play(two, number)
     assert two.population_epsilon() <= 2.5
@@ -228,7 +229,9 @@ def test_shares_are_charged_round_by_round() -> None:
     ledger = opened(mechanism, plan=plan)
     play(ledger, 1)
     first = ledger.epsilon()
-    assert first == pytest.approx(epsilon([(mechanism.event(plan, 1), 1)], mechanism.delta_for(plan)), rel=1e-3)
+    assert first == pytest.approx(
+        epsilon_of_events([(mechanism.event(plan, 1), 1)], mechanism.delta_for(plan)), rel=1e-3
+    )
     play(ledger, 2)
     assert first < ledger.epsilon() <= 2.0
     assert ledger.projection(2) == pytest.approx(ledger.epsilon(), rel=1e-3)
@@ -290,7 +293,7 @@ def test_whatever_happens_the_ledger_covers_the_releases(steps: list[str], seed:
             continue
         try:
             ledger.reserve(number)
-        except Refused:
+        except RefusedError:
             break
         released += 1
         if step == "crash":
@@ -304,7 +307,7 @@ def test_whatever_happens_the_ledger_covers_the_releases(steps: list[str], seed:
         assert ledger.epsilon() <= 2.0
 
 
-def endless(path: Path, mechanism: Mechanism, plan: Plan) -> None:
+def endless(path: Path, mechanism: Mechanism, plan: TrainingPlan) -> None:
     """Reserve, release, commit for ever, from where an earlier process was killed."""
     ledger = opened(mechanism, plan=plan)
     number = max((row["round"] for row in ledger.rows() if row["status"] == "committed"), default=0)
@@ -326,7 +329,7 @@ def test_killed_at_any_moment_no_release_is_missing(tmp_path: Path) -> None:
     plan, kills, path = replace(PLAN, rounds=100_000), 30, tmp_path / "releases"
     path.touch()
     mechanism = user(plan)
-    epsilon([(GaussianDpEvent(3.0), 1)], 1e-5)
+    epsilon_of_events([(GaussianDpEvent(3.0), 1)], 1e-5)
     chance = random.Random(0)
     for _ in range(kills):
         child = os.fork()

@@ -11,10 +11,10 @@ from fedrec.paths import ledger_path
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 
 ROOT = Path(__file__).parent.parent
-PLAN = Plan(population=3, interactions=9, cohort_rate=1.0, rounds=1, trains=False)
+PLAN = TrainingPlan(population=3, interactions=9, cohort_rate=1.0, rounds=1, trains=False)
 OTHER = """
 import sys
 from fedrec.privacy.ledger.store import LedgerStore

@@ -10,10 +10,10 @@ import pytest
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.data.devices import DeviceData
-from fedrec.device.backend import chosen
-from fedrec.errors import FedrecError, Refused
+from fedrec.device.backend import select_backend
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.exchange import base_header
-from fedrec.numpy_engine.experiment import LightExperiment, light_model, local_settings
+from fedrec.numpy_engine.experiment import LightExperiment, light_model, local_training_config
 from fedrec.numpy_engine.models import LOSSES
 from fedrec.numpy_engine.node import contribute
 from tests.tiny import FREE, SMALL, catalogue, small
@@ -21,7 +21,7 @@ from tests.tiny import FREE, SMALL, catalogue, small
 ROOT = Path(__file__).parents[1]
 ITEMS = 12
 MODELS = {
-    "mf": {"_target_": "fedrec.models.mf.MatrixFactorisation", "_partial_": True, "dim": 3},
+    "mf": {"_target_": "fedrec.models.mf.MatrixFactorization", "_partial_": True, "dim": 3},
     "neumf": {"_target_": "fedrec.models.neumf.NeuMF", "_partial_": True, "dim": 3, "layers": [5, 4]},
     "neumf without layers": {"_target_": "fedrec.models.neumf.NeuMF", "_partial_": True, "dim": 2, "layers": []},
 }
@@ -82,7 +82,7 @@ def test_it_trains_as_torch_does(model: str, training: str, mechanism: str) -> N
     for number in (1, 2):
         context = RoundContext(number, experiment.seed, experiment.mechanism)
         made = experiment.algorithm.contribute(torch_model, broadcast, device(), private, context)
-        update = experiment.mechanism.release(made.update, experiment.mechanism.random(0))
+        update = experiment.mechanism.privatize_update(made.update, experiment.mechanism.random(0))
         mine, light_private, loss, examples = contribute(light, light_twin, broadcast, device(), light_private, number)
         private = made.private
         assert mine.arrays.keys() == update.arrays.keys() and mine.count == update.count
@@ -103,13 +103,13 @@ REFUSED = {
 @pytest.mark.parametrize("override", REFUSED)
 def test_what_the_light_engine_lacks_is_refused_by_name(override: str) -> None:
     document = small("model=mf", override, base=SMALL if "privacy" in override else FREE)[0].document
-    with pytest.raises(Refused, match=REFUSED[override]):
+    with pytest.raises(RefusedError, match=REFUSED[override]):
         LightExperiment.from_json(document).model(ITEMS)
 
 
 def test_a_statistic_and_a_misspelt_setting_are_named() -> None:
-    with pytest.raises(Refused, match="not ItemCounts"):
-        local_settings({"_target_": "fedrec.algorithms.item_counts.ItemCounts"})
+    with pytest.raises(RefusedError, match="not ItemCounts"):
+        local_training_config({"_target_": "fedrec.algorithms.item_counts.ItemCounts"})
     with pytest.raises(FedrecError, match=r"model.dimm does not exist. Did you mean 'dim'"):
         light_model({**MODELS["mf"], "dimm": 2}, ITEMS)
     with pytest.raises(FedrecError, match="Did you mean 'bpr'"):
@@ -180,6 +180,6 @@ def test_without_torch_the_light_engine_is_chosen_and_torch_is_refused() -> None
     assert run_blocked("from fedrec.device.backend import chosen\nprint(chosen('auto'))").stdout.strip() == "light"
     refused = run_blocked("from fedrec.device.backend import chosen\nchosen('torch')").stderr
     assert "torch is not installed here; use engine=light" in refused
-    assert chosen("auto") == chosen("torch") == "torch" and chosen("light") == "light"
+    assert select_backend("auto") == select_backend("torch") == "torch" and select_backend("light") == "light"
     with pytest.raises(FedrecError, match="Did you mean 'light'"):
-        chosen("ligth")
+        select_backend("ligth")

@@ -11,12 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fedrec.privacy.accounting.composition import Spent, epsilon_of, spent
-from fedrec.privacy.accounting.interpretation import clause, epsilons, meaning, over_devices, trade_off
+from fedrec.privacy.accounting.composition import Composition, compose_events, compute_epsilon
+from fedrec.privacy.accounting.interpretation import (
+    epsilons,
+    format_interpretation,
+    interpretation,
+    over_devices,
+    trade_off,
+)
 from fedrec.privacy.accounting.rdp import largest_tpr
 from fedrec.privacy.ledger.account import Account
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_local import UserLocal
 
@@ -30,15 +36,15 @@ REPLACE_ONE = [  # q, z, T, epsilon: notes/privacy.md 6
 ]
 
 
-def composition(q: float, z: float, steps: int) -> Spent:
+def composition(q: float, z: float, steps: int) -> Composition:
     gaussian = GaussianDpEvent(z)
-    return spent([(PoissonSampledDpEvent(q, gaussian) if q < 1 else gaussian, steps)])
+    return compose_events([(PoissonSampledDpEvent(q, gaussian) if q < 1 else gaussian, steps)])
 
 
 @pytest.mark.parametrize(("q", "z", "steps", "known"), REPLACE_ONE)
 def test_replace_one_vectors(q: float, z: float, steps: int, known: float) -> None:
     total = composition(q, z, steps)
-    assert epsilon_of(total, DELTA, relation="replace-one") == pytest.approx(known, abs=1e-4)
+    assert compute_epsilon(total, DELTA, relation="replace-one") == pytest.approx(known, abs=1e-4)
     found = epsilons(total, "add-remove", DELTA)
     assert known - 1e-4 <= found["replace-one"] <= known * 1.002
     assert found["add-remove"] < found["replace-one"]
@@ -50,9 +56,9 @@ def test_without_sampling_replacing_is_halving_the_noise() -> None:
 
 
 def test_what_is_accounted_under_replace_one_is_worth_less_against_nothing() -> None:
-    plan = Plan(1000, 9, 1.0, 4, trains=True)
+    plan = TrainingPlan(1000, 9, 1.0, 4, trains=True)
     mechanism = UserLocal(epsilon=4.0).calibrated(plan, math.inf)
-    found = epsilons(spent([(mechanism.event(plan, 1), 4)]), "replace-one", mechanism.delta_for(plan))
+    found = epsilons(compose_events([(mechanism.event(plan, 1), 4)]), "replace-one", mechanism.delta_for(plan))
     assert found["replace-one"] == pytest.approx(4.0, rel=5e-3)
     assert found["add-remove"] == pytest.approx(get_epsilon_gaussian(mechanism.multiplier() / 2, 1e-5), rel=2e-3)
 
@@ -60,10 +66,10 @@ def test_what_is_accounted_under_replace_one_is_worth_less_against_nothing() -> 
 @pytest.mark.parametrize(("epsilon", "caught"), [(1.0, 0.0197), (2.0, 0.0340), (4.0, 0.0807), (8.0, 0.2546)])
 def test_an_attackers_gain_is_that_of_the_curve(epsilon: float, caught: float) -> None:
     """notes/privacy_corrections.md 23: .255 at epsilon 8, where one point (epsilon, delta) alone would allow 1."""
-    plan = Plan(6040, 10**6, 1.0, 10, trains=True)
+    plan = TrainingPlan(6040, 10**6, 1.0, 10, trains=True)
     mechanism = UserLevel(epsilon=epsilon, delta=DELTA).calibrated(plan, math.inf)
-    total = spent([(mechanism.event(plan, 1), 10)])
-    found = meaning(total, Account.of(mechanism, plan, 6040), np.zeros(6040, np.uint32))["attacker"]
+    total = compose_events([(mechanism.event(plan, 1), 10)])
+    found = interpretation(total, Account.of(mechanism, plan, 6040), np.zeros(6040, np.uint32))["attacker"]
     exact = norm.cdf(norm.ppf(0.01) + math.sqrt(10) / mechanism.multiplier())
     assert exact <= found["finds_at_most"] <= exact * 1.01
     assert found["finds_at_most"] == pytest.approx(caught, abs=2e-3)
@@ -98,15 +104,15 @@ def test_no_noise_hides_nothing_and_nothing_spent_hides_all() -> None:
 
 def test_over_devices_composes_each_devices_own_rounds() -> None:
     """Interaction level: the distribution over devices and the largest, from how often each took part."""
-    plan = Plan(100, 5000, 0.1, 60, trains=True)
+    plan = TrainingPlan(100, 5000, 0.1, 60, trains=True)
     mechanism = InteractionLevel(epsilon=4.0).calibrated(plan, math.inf)
     account = Account.of(mechanism, plan, 100)
     counts = np.random.default_rng(0).binomial(60, 0.1, 100).astype(np.uint32)
     found = over_devices(account, counts)
     values = [found[name] for name in ("least", "median", "ninth_decile", "largest")]
     assert values == sorted(values) and values[0] < values[-1]
-    once = spent([(mechanism.event(plan, 1), int(counts.max()))])
-    assert found["largest"] == pytest.approx(epsilon_of(once, account.delta), rel=2e-3)
+    once = compose_events([(mechanism.event(plan, 1), int(counts.max()))])
+    assert found["largest"] == pytest.approx(compute_epsilon(once, account.delta), rel=2e-3)
     assert over_devices(account, np.zeros(3, np.uint32))["largest"] == 0
 
 
@@ -115,9 +121,9 @@ def test_the_clause_says_both() -> None:
         "epsilons": {"add-remove": 2.0, "replace-one": 4.5},
         "attacker": {"false_alarms": 0.01, "finds_at_most": 0.2},
     }
-    said = clause(found, "add-remove")
+    said = format_interpretation(found, "add-remove")
     assert said == "replace-one 4.50; at 1 % false alarms an attacker finds at most 20 %"
-    assert clause(found, "replace-one").startswith("add-remove 2.00")
+    assert format_interpretation(found, "replace-one").startswith("add-remove 2.00")
 
 
 @settings(max_examples=4, deadline=None)
@@ -132,7 +138,7 @@ def test_pld_lies_below_prv_and_prv_below_rdp(q: float, z: float, steps: int) ->
         warnings.simplefilter("ignore")
         from opacus.accountants import create_accountant
 
-        pld = epsilon_of(composition(q, z, steps), DELTA)
+        pld = compute_epsilon(composition(q, z, steps), DELTA)
         if not 0.3 <= pld <= 40:
             return
         upper = []

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from fedrec.device.consent.ledger import DeviceLedger
-from fedrec.device.consent.request import Asked
+from fedrec.device.consent.request import PrivacyRequest
 from fedrec.device.store import DeviceStore
 from fedrec.flower import ray
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from simulations import devices
 from simulations.benchmarks import device, scale
@@ -28,8 +28,8 @@ from simulations.crash_tests import runs
 from simulations.crash_tests.points import TRACED
 from simulations.crash_tests.witness import Verdict
 
-PLAN = Plan(population=2, interactions=20, cohort_rate=1.0, rounds=9, trains=True)
-COST = Asked("user", "add-remove", "server", 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)
+PLAN = TrainingPlan(population=2, interactions=20, cohort_rate=1.0, rounds=9, trains=True)
+COST = PrivacyRequest("user", "add-remove", "server", 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)
 
 
 def line(number: int, answered: int, **more: object) -> str:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.federated.history import Round, final_state
+from fedrec.federated.history import RoundReport, load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.federated.transport import LocalTransport, Transport
 from fedrec.messages import Message
-from fedrec.privacy.clipping import ClipRule
-from fedrec.privacy.mechanisms.base import Ordinary
-from fedrec.update import Update
+from fedrec.privacy.clipping import NormClipper
+from fedrec.privacy.mechanisms.base import BaseMechanism
+from fedrec.update import ModelUpdate
 from tests.tiny import SMALL, session, small
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent.parent / "conf" / "privacy").glob("*.yaml"))
@@ -24,18 +24,18 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def played(
-    path: Path, name: str, *overrides: str, nodes: Nodes | None = None, stop: int = ROUNDS
-) -> tuple[list[Round], np.ndarray]:
+    path: Path, name: str, *overrides: str, nodes: Transport | None = None, stop: int = ROUNDS
+) -> tuple[list[RoundReport], np.ndarray]:
     """Return the rounds of a run, from where its folder stands up to round `stop`, and the model as one vector."""
     base = [*SMALL, "model=mf", "model.dim=4", f"privacy={name}", f"rounds={ROUNDS}", "evaluation.users=2"]
     experiment, dataset = small("algorithm=fedavg", *overrides, base=base)
-    rounds = list[Round]()
+    rounds = list[RoundReport]()
     with session(experiment, dataset, path, nodes, run=path.name) as opened:
         for report in run(opened):
             rounds.append(report)
             if report.round == stop:
                 break
-        return rounds, np.concatenate([array.ravel() for array in final_state(opened)[1].values()])
+        return rounds, np.concatenate([array.ravel() for array in load_released_state(opened)[1].values()])
 
 
 @pytest.mark.parametrize("name", PRIVATE)
@@ -93,13 +93,13 @@ class Huge:
     """Passes messages on, but node 2 sends a hundred million times what it should, and says that it is one device."""
 
     def __init__(self) -> None:
-        self._nodes = LocalNodes(3)
+        self._nodes = LocalTransport(3)
 
     def ids(self) -> list[int]:
         return self._nodes.ids()
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
-        for node, reply in self._nodes.ask(requests, deadline_seconds):
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+        for node, reply in self._nodes.request(requests, deadline_seconds):
             large = {name: np.full_like(array, 1e8) for name, array in reply.arrays.items()}
             spoiled = node == 2 and requests[node].header["kind"] == "train"
             yield node, Message({**reply.header, "count": 1}, large) if spoiled else reply
@@ -114,7 +114,7 @@ def test_the_server_bounds_what_any_node_sends(
     extra = ["model=neumf", "model.dim=4", f"privacy.clipping={clipping}", "privacy.epsilon=100"]
     _, state = played(tmp_path / "bounded", name, *extra, nodes=Huge())
     assert np.abs(state).max() < 3
-    monkeypatch.setattr(ClipRule, "admitted", lambda self, total: total)  # pyright: ignore
+    monkeypatch.setattr(NormClipper, "clip_sum", lambda self, total: total)  # pyright: ignore
     _, state = played(tmp_path / "unbounded", name, *extra, nodes=Huge())
     assert np.abs(state).max() > 1e4
 
@@ -123,8 +123,8 @@ def test_the_server_bounds_what_any_node_sends(
 def test_weights_that_a_device_claims_are_not_heard(name: str) -> None:
     """M6: the count of an update is one, and its arrays lie within the clip, whatever the device says of itself."""
     mechanism = small(base=[*SMALL, "model=mf", f"privacy={name}"])[0].mechanism
-    claimed = Update({"item.weight": np.full((60, 2), 1e30, np.float32)}, 10**18)
-    sent = mechanism.release(claimed, mechanism.random(0))
+    claimed = ModelUpdate({"item.weight": np.full((60, 2), 1e30, np.float32)}, 10**18)
+    sent = mechanism.privatize_update(claimed, mechanism.random(0))
     assert sent.count == 1 and np.linalg.norm(sent.arrays["item.weight"]) <= 1 + 1e-6
 
 
@@ -135,8 +135,8 @@ class WrongTypes(Huge):
         super().__init__()
         self._kind = kind
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
-        for node, reply in self._nodes.ask(requests, deadline_seconds):
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+        for node, reply in self._nodes.request(requests, deadline_seconds):
             wrong = {name: array.astype(self._kind) for name, array in reply.arrays.items()}
             spoiled = node == 2 and requests[node].header["kind"] == "train"
             yield node, Message(reply.header, wrong) if spoiled else reply
@@ -154,7 +154,7 @@ def test_a_clip_that_no_server_may_announce_is_refused(tmp_path: Path) -> None:
     mechanism = small(base=[*SMALL, "model=mf", "privacy=user_adaptive"])[0].mechanism
     for clip in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(FedrecError, match=r"privacy\.clip"):
-            mechanism.in_round({"clip": clip})
+            mechanism.with_round_params({"clip": clip})
 
 
 @pytest.mark.parametrize("name", PRIVATE)
@@ -164,11 +164,11 @@ def test_only_the_mechanisms_own_memory_is_carried(tmp_path: Path, name: str) ->
     experiment, dataset = small(base=base)
     with session(experiment, dataset, tmp_path) as opened:
         list(run(opened))
-        released = experiment.algorithm.broadcast(final_state(opened)[1])
+        released = experiment.algorithm.broadcast(load_released_state(opened)[1])
     from fedrec.storage.checkpoint import load_checkpoint
 
     saved = load_checkpoint(opened.folder.checkpoints)
     expected = {"user_adaptive": {"clip"}, "banded": set(released)}
-    assert saved is not None and saved.memory.keys() == expected.get(name, set())
+    assert saved is not None and saved.mechanism_state.keys() == expected.get(name, set())
     assert not any(name.startswith("memory/") for name in released)
-    assert isinstance(experiment.mechanism, Ordinary)
+    assert isinstance(experiment.mechanism, BaseMechanism)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.settings import Settings
 from fedrec.study import mechanisms
 from tests.tiny import SMALL
@@ -14,7 +14,7 @@ from tests.tiny import SMALL
 ARGUMENTS = ["--mechanisms", "user", "banded", "--clips", "0.1", "0.2", "--epsilons", "8", "--seeds", "4", "5"]
 
 
-def table(values: list[float]) -> Table:
+def table(values: list[float]) -> PerUserResults:
     return {"user": np.arange(len(values)), "full_ndcg@10": np.array(values)}
 
 
@@ -24,7 +24,7 @@ def test_each_mechanism_gets_the_same_trials_and_validation_chooses(
     """Banded is best at a clip of 0.2 on validation; on the test items 0.1 would have been better: that is not seen."""
     asked = list[tuple[Any, ...]]()
 
-    def fake(settings: Settings, part: str) -> Table:
+    def fake(settings: Settings, part: str) -> PerUserResults:
         own = settings.document["privacy"]
         name, clip = own["_target_"].rsplit(".", 1)[1], own.get("clip")
         asked.append((name, clip, settings.document["seed"], part))

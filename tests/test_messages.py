@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.messages import Message, Rejected, check_update, pack, unpack
+from fedrec.messages import Message, RejectedReplyError, pack, unpack, validate_reply
 
 SHAPES = {"emb": (4, 3), "b": (3,)}
 ASKED = {"protocol": 1, "run": "r", "round": 3, "hash": "h", "devices": [0, 1, 2]}
@@ -26,9 +26,9 @@ def replaced(name: str, array: np.ndarray) -> Message:
 
 
 def test_an_honest_reply_counts_in_whatever_order_its_arrays_come() -> None:
-    check_update(honest(), ASKED, SHAPES)
-    check_update(Message(honest().header, dict(reversed(honest().arrays.items()))), ASKED, SHAPES)
-    check_update(honest(loss=1.5, examples=7), ASKED, SHAPES)
+    validate_reply(honest(), ASKED, SHAPES)
+    validate_reply(Message(honest().header, dict(reversed(honest().arrays.items()))), ASKED, SHAPES)
+    validate_reply(honest(loss=1.5, examples=7), ASKED, SHAPES)
 
 
 NAN_ROW = np.where(np.eye(4, 3) > 0, np.nan, 1).astype(np.float32)
@@ -63,8 +63,8 @@ HOSTILE: dict[str, Callable[[], Message]] = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_bad_reply_is_rejected_with_a_reason_that_holds_none_of_its_data(kind: str) -> None:
-    with pytest.raises(Rejected) as caught:
-        check_update(HOSTILE[kind](), ASKED, SHAPES)
+    with pytest.raises(RejectedReplyError) as caught:
+        validate_reply(HOSTILE[kind](), ASKED, SHAPES)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
@@ -88,7 +88,7 @@ def claims(shape: list[int]) -> bytes:
     ids=["empty", "garbage", "truncated", "claims 1e12", "overflows", "negative", "no header"],
 )
 def test_bytes_that_are_no_message_are_rejected_before_they_are_believed(content: bytes) -> None:
-    with pytest.raises(Rejected):
+    with pytest.raises(RejectedReplyError):
         unpack(content)
 
 
@@ -98,5 +98,5 @@ def test_damaged_bytes_never_raise_anything_else(place: int, value: int, cut: in
     whole = bytearray(pack(honest()))
     whole[place % len(whole)] = value
     for content in (bytes(whole), bytes(whole[: cut % len(whole)])):
-        with contextlib.suppress(Rejected):
+        with contextlib.suppress(RejectedReplyError):
             unpack(content)

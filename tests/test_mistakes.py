@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 
 from fedrec import messages
-from fedrec.algorithms.transition_counts import OrderSums
+from fedrec.algorithms.transition_counts import TransitionCounts
 from fedrec.audit import auditor
 from fedrec.cli.client import run as client
 from fedrec.data.download import open_files
 from fedrec.data.interactions import Interactions
 from fedrec.device import dataset, supervisor
-from fedrec.device.availability import Policy as Participation
+from fedrec.device.availability import AvailabilityPolicy as Participation
 from fedrec.device.availability import span
-from fedrec.device.consent.policy import Policy
+from fedrec.device.consent.policy import ConsentPolicy
 from fedrec.device.home import Enrolment, Home
-from fedrec.errors import FedrecError, Refused
-from fedrec.evaluation.config import Evaluation
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.experiment import settings
 from fedrec.ops import processes
-from fedrec.ops.prometheus import exposed
-from fedrec.privacy.accounting.composition import epsilon
+from fedrec.ops.prometheus import serve_metrics
+from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.server import runs, superlink
@@ -57,17 +57,17 @@ SAID: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Participation(idle="yes"),  # type: ignore[arg-type]
         "participation.idle=yes: true or false is expected",
     ),
-    "a prior": (lambda: OrderSums(prior_scale=0.0), "algorithm.prior_scale=0.0 must be positive, or null"),
+    "a prior": (lambda: TransitionCounts(prior_scale=0.0), "algorithm.prior_scale=0.0 must be positive, or null"),
     "select": (
-        lambda: Evaluation(select="bets"),
+        lambda: EvaluationConfig(select="bets"),
         "evaluation.select is 'bets'. Did you mean 'best'?",
     ),
     "a baseline": (
-        lambda: Evaluation(baselines=("eas",)),
+        lambda: EvaluationConfig(baselines=("eas",)),
         "evaluation.baselines names 'eas'. Did you mean 'ease'?",
     ),
-    "cutoffs": (lambda: Evaluation(cutoffs=(5,)), "evaluation.cutoffs is (5,): positive numbers, 10 among them"),
-    "delta": (lambda: epsilon([], 1.0), "delta must lie in (0, 1), not 1.0"),
+    "cutoffs": (lambda: EvaluationConfig(cutoffs=(5,)), "evaluation.cutoffs is (5,): positive numbers, 10 among them"),
+    "delta": (lambda: epsilon_of_events([], 1.0), "delta must lie in (0, 1), not 1.0"),
     "split at a gateway": (
         lambda: GatewayLevel(clipping="split"),
         "privacy.clipping=split: GatewayLevel clips each user's whole gradient; use whole",
@@ -100,21 +100,21 @@ SAID: dict[str, tuple[Callable[[], Any], str]] = {
         "study toy: values (0.0, 1.0) on a log scale must be above 0; scale: linear",
     ),
     "a removed group": (lambda: settings.load(["~privacy"]), "privacy"),
-    "a port": (lambda: exposed(70000, dict).__enter__(), "--metrics 70000: "),  # type: ignore[arg-type]
+    "a port": (lambda: serve_metrics(70000, dict).__enter__(), "--metrics 70000: "),  # type: ignore[arg-type]
 }
 
 
 @pytest.mark.parametrize("case", SAID)
 def test_it_is_said(case: str) -> None:
     call, said = SAID[case]
-    with pytest.raises((FedrecError, messages.Rejected)) as error:
+    with pytest.raises((FedrecError, messages.RejectedReplyError)) as error:
         call()
     assert str(error.value).startswith(said), str(error.value)
 
 
 def test_a_header_that_is_no_table() -> None:
     packed = messages.pack(messages.Message({}))
-    with pytest.raises(messages.Rejected, match="the header is no table"):
+    with pytest.raises(messages.RejectedReplyError, match="the header is no table"):
         messages.unpack(packed.replace(b"{}", b"[]"))
 
 
@@ -122,17 +122,17 @@ def test_a_header_that_is_no_table() -> None:
 def test_a_reply_to_another_request(key: str) -> None:
     asked = {"protocol": 1, "run": "a", "round": 2, "hash": "h", "devices": [0]}
     reply = messages.Message({**asked, "count": 1}, {})
-    messages.check_update(reply, asked, {})
+    messages.validate_reply(reply, asked, {})
     reply.header[key] = "other"
-    with pytest.raises(messages.Rejected, match=f"^{key} is not that of the request$"):
-        messages.check_update(reply, asked, {})
+    with pytest.raises(messages.RejectedReplyError, match=f"^{key} is not that of the request$"):
+        messages.validate_reply(reply, asked, {})
 
 
 @pytest.mark.parametrize("count", [-1, 2, True, 1.0, None, "1"])
 def test_a_count_that_nobody_can_have(count: object) -> None:
     asked = {"protocol": 1, "run": "a", "round": 2, "hash": "h", "devices": [0]}
-    with pytest.raises(messages.Rejected, match="count is not a number of the devices asked"):
-        messages.check_update(messages.Message({**asked, "count": count}, {}), asked, {})
+    with pytest.raises(messages.RejectedReplyError, match="count is not a number of the devices asked"):
+        messages.validate_reply(messages.Message({**asked, "count": count}, {}), asked, {})
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,11 @@ def test_a_policy_that_is_no_table(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("privacy = 3\nparticipation = 4\n")
     with pytest.raises(FedrecError, match=r"policy\.toml: privacy must be a table, \[privacy\]"):
-        Policy.load(path)
+        ConsentPolicy.load(path)
     with pytest.raises(FedrecError, match=r"policy\.toml: participation must be a table, \[participation\]"):
         Participation.of(Home(tmp_path))
     path.write_text("participation = \n")
-    for read in (lambda: Policy.load(path), lambda: Home(tmp_path).table("participation")):
+    for read in (lambda: ConsentPolicy.load(path), lambda: Home(tmp_path).table("participation")):
         with pytest.raises(FedrecError, match=r"policy\.toml: .*line 1"):
             read()
 
@@ -291,4 +291,4 @@ def test_a_run_that_fails_says_how_to_go_on(
 
 
 def test_a_refusal_is_an_error_of_ours() -> None:
-    assert issubclass(Refused, FedrecError)
+    assert issubclass(RefusedError, FedrecError)

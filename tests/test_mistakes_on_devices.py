@@ -16,18 +16,18 @@ from fedrec.cli.client import run as client
 from fedrec.data import catalogue as wire
 from fedrec.device.home import Enrolment, Home, check_address, enroll
 from fedrec.device.store import DeviceStore
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment import experiment
-from fedrec.messages import Message, Rejected, check_update
+from fedrec.messages import Message, RejectedReplyError, validate_reply
 from fedrec.numpy_engine import experiment as light
 from fedrec.ops import keys
 from fedrec.paths import ledger_path
 from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.noise import SeededRandom
+from fedrec.privacy.noise import SeededNoise
 from fedrec.server import supervisor
 from fedrec.server.home import Address, ServerHome
-from fedrec.update import Update
+from fedrec.update import ModelUpdate
 from tests.tiny import SMALL, catalogue, small
 
 ENROLMENT = Enrolment("127.0.0.1:8000")
@@ -142,42 +142,42 @@ def test_a_catalogue_goes_over_the_wire_and_comes_back() -> None:
 def test_a_catalogue_that_is_none_is_refused(change: dict[str, Any], said: str) -> None:
     header, arrays = wire.encode(catalogue(5))
     changed = {name: array for name, array in {**arrays, **change}.items() if array is not None}
-    with pytest.raises(Refused, match=f"the server sent {said}"):
+    with pytest.raises(RefusedError, match=f"the server sent {said}"):
         wire.decode(header, changed)
 
 
-def broken(value: float) -> Update:
-    return Update({"w": np.array([1.0, value], np.float32)}, 1)
+def broken(value: float) -> ModelUpdate:
+    return ModelUpdate({"w": np.array([1.0, value], np.float32)}, 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_an_update_that_is_no_number_leaves_no_device(value: float) -> None:
     said = "an update holds NaN or infinity: training diverged; try a smaller learning rate"
     with pytest.raises(FedrecError, match=said):
-        NoPrivacy().release(broken(value), SeededRandom(0))
+        NoPrivacy().privatize_update(broken(value), SeededNoise(0))
     with pytest.raises(FedrecError, match=said):
-        light.NoPrivacy().release(broken(value))
+        light.NoPrivacy().privatize_update(broken(value))
     node = {
         "_target_": "fedrec.privacy.mechanisms.user.UserLevel",
         "clip": 1.0,
         "clipping": "whole",
         "dense_share": 0.5,
     }
-    assert light.mechanism(node).release(broken(value)).arrays["w"].tolist() == [0.0, 0.0]
+    assert light.mechanism(node).privatize_update(broken(value)).arrays["w"].tolist() == [0.0, 0.0]
 
 
 SAID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the light engine": (
         lambda: light.mechanism({"_target_": "fedrec.privacy.mechanisms.banded.BandedUserLevel"}),
-        Refused,
+        RefusedError,
         "the light engine carries NoPrivacy and UserLevel, not BandedUserLevel: choose privacy=none or privacy=user",
     ),
     "items alone": (
         lambda: check_groups("split", {"item.weight": np.zeros((3, 2), np.float32)}, "mf"),
-        Refused,
+        RefusedError,
         "privacy.clipping=split bounds item rows and dense parameters apart; mf shares ",
     ),
-    "a seed": (lambda: SeededRandom(-1), FedrecError, "a seed key holds whole numbers from 0 to 2^64 - 1, not (-1,)"),
+    "a seed": (lambda: SeededNoise(-1), FedrecError, "a seed key holds whole numbers from 0 to 2^64 - 1, not (-1,)"),
     "a population": (lambda: ledger_path(""), FedrecError, "dataset.population is empty: the ledger needs to know"),
     "an accelerator": (lambda: experiment.accelerator("tpu"), FedrecError, "accelerator=tpu must be cpu or cuda"),
     "an engine": (
@@ -187,7 +187,7 @@ SAID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "the best round": (
         lambda: small("model=mf", "evaluation.select=best", base=[*SMALL, "privacy=user"]),
-        Refused,
+        RefusedError,
         "evaluation.select=best looks at exact validation figures: it needs privacy=none",
     ),
 }
@@ -212,8 +212,8 @@ def test_it_is_said(case: str) -> None:
 )
 def test_an_array_of_another_kind_is_no_update(array: np.ndarray, said: str) -> None:
     asked = {"protocol": 1, "run": "a", "round": 2, "hash": "h", "devices": [0]}
-    with pytest.raises(Rejected, match=f"^{said}$"):
-        check_update(Message({**asked, "count": 1}, {"w": array}), asked, {"w": (2,)})
+    with pytest.raises(RejectedReplyError, match=f"^{said}$"):
+        validate_reply(Message({**asked, "count": 1}, {"w": array}), asked, {"w": (2,)})
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,6 @@ def test_an_array_of_another_kind_is_no_update(array: np.ndarray, said: str) -> 
 )
 def test_a_loss_that_is_no_sum_is_refused(loss: object, examples: object) -> None:
     asked = {"protocol": 1, "run": "a", "round": 2, "hash": "h", "devices": [0]}
-    with pytest.raises(Rejected, match="loss is not a finite sum over a number of examples"):
-        check_update(Message({**asked, "count": 0, "loss": loss, "examples": examples}), asked, {})
-    check_update(Message({**asked, "count": 0, "loss": 2, "examples": 0}), asked, {})
+    with pytest.raises(RejectedReplyError, match="loss is not a finite sum over a number of examples"):
+        validate_reply(Message({**asked, "count": 0, "loss": loss, "examples": examples}), asked, {})
+    validate_reply(Message({**asked, "count": 0, "loss": 2, "examples": 0}), asked, {})

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedrec.rng import Counter
-from fedrec.training.batches import Histories, Outside
+from fedrec.rng import CounterRNG
+from fedrec.training.batches import Histories, NegativeSampler
 from simulations.paper.cold_start import without
 from simulations.paper.pfedrec_leak import OutsideOfAll
 from tests.tiny import small
@@ -13,17 +13,17 @@ def test_the_published_sampler_avoids_what_is_held_out_and_ours_does_not() -> No
     devices = small()[1].devices
     users = np.arange(len(devices))
     histories = Histories.at(devices, users)
-    held = [np.concatenate([devices[user].validation, devices[user].test]) for user in users.tolist()]
+    bytes_in_flight = [np.concatenate([devices[user].validation, devices[user].test]) for user in users.tolist()]
     drawn = {
-        "leaky": OutsideOfAll(devices).draw(Counter(0), histories, 0, 20),
-        "ours": Outside(devices.items).draw(Counter(0), histories, 0, 20),
+        "leaky": OutsideOfAll(devices).draw(CounterRNG(0), histories, 0, 20),
+        "ours": NegativeSampler(devices.items).draw(CounterRNG(0), histories, 0, 20),
     }
     met = dict.fromkeys(drawn, 0)
     for name, negatives in drawn.items():
         assert negatives.shape == (*histories.items.shape, 20)
         for user in users.tolist():
             own = negatives[user, : histories.sizes[user]]
-            met[name] += int(np.isin(own, held[user]).sum())
+            met[name] += int(np.isin(own, bytes_in_flight[user]).sum())
             assert not np.isin(own, devices[user].history).any()
     assert met["leaky"] == 0 and met["ours"] > 100
 

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.noise import BLOCK, SeededRandom, Stream, SystemRandom, WordSource, source
+from fedrec.privacy.noise import BLOCK, NoiseBase, SeededNoise, Stream, SystemNoise, make_noise_source
 
-SOURCES = [SystemRandom(), SeededRandom(1, 2)]
+SOURCES = [SystemNoise(), SeededNoise(1, 2)]
 pytestmark = pytest.mark.system_noise
 
 
-class Words(WordSource):
+class Words(NoiseBase):
     """A source of chosen words, to reach the ends of the range."""
 
     def __init__(self, *words: int) -> None:
@@ -31,7 +31,7 @@ class Words(WordSource):
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
-def test_gaussians_follow_the_normal_law(random: WordSource) -> None:
+def test_gaussians_follow_the_normal_law(random: NoiseBase) -> None:
     draws = random.gaussian((1_000_000,), 1.0)
     assert stats.kstest(draws, "norm").pvalue > 1e-8
     n = len(draws)
@@ -44,7 +44,7 @@ def test_gaussians_follow_the_normal_law(random: WordSource) -> None:
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
-def test_tails_hold_what_they_should(random: WordSource) -> None:
+def test_tails_hold_what_they_should(random: NoiseBase) -> None:
     size, batches = 1_000_000, 6
     found = {4.0: 0, 5.0: 0}
     for _ in range(batches):
@@ -78,7 +78,7 @@ def test_a_draw_is_the_inverse_of_the_distribution_function() -> None:
 def test_the_tail_meets_the_body_without_a_gap_or_a_step() -> None:
     """The share of draws in narrow bins around the edge, where one way of drawing hands over to the other."""
     edge = stats.norm.isf(2.0**-13)
-    draws = np.abs(np.concatenate([SystemRandom().gaussian((4_000_000,), 1.0) for _ in range(5)]))
+    draws = np.abs(np.concatenate([SystemNoise().gaussian((4_000_000,), 1.0) for _ in range(5)]))
     for low, high in ((edge - 0.2, edge - 0.05), (edge - 0.05, edge), (edge, edge + 0.05), (edge + 0.05, edge + 0.2)):
         expected = 2 * (stats.norm.sf(low) - stats.norm.sf(high)) * len(draws)
         count = int(((draws > low) & (draws <= high)).sum())
@@ -86,7 +86,7 @@ def test_the_tail_meets_the_body_without_a_gap_or_a_step() -> None:
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
-def test_every_length_is_noised_to_its_end(random: WordSource) -> None:
+def test_every_length_is_noised_to_its_end(random: NoiseBase) -> None:
     for length in [*range(1, 201), BLOCK - 1, BLOCK, BLOCK + 1]:
         draws = random.gaussian((length,), 1.0)
         assert draws.shape == (length,)
@@ -98,18 +98,18 @@ def test_every_length_is_noised_to_its_end(random: WordSource) -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (2, 3), (3, 1, 5)])
 def test_every_shape(shape: tuple[int, ...]) -> None:
-    draws = SystemRandom().gaussian(shape, 1.0)
+    draws = SystemNoise().gaussian(shape, 1.0)
     assert draws.shape == shape
     assert np.count_nonzero(draws) == draws.size
 
 
 def test_last_coordinate_has_the_full_variance() -> None:
-    last = np.array([SystemRandom().gaussian((7,), 3.0)[-1] for _ in range(20_000)])
+    last = np.array([SystemNoise().gaussian((7,), 3.0)[-1] for _ in range(20_000)])
     assert abs(last.var() / 9 - 1) < 6 * (2 / len(last)) ** 0.5
 
 
 @pytest.mark.parametrize("random", SOURCES, ids=["system", "seeded"])
-def test_uniforms_are_uniform(random: WordSource) -> None:
+def test_uniforms_are_uniform(random: NoiseBase) -> None:
     draws = random.uniform(200_000)
     assert draws.min() >= 0
     assert draws.max() < 1
@@ -120,14 +120,14 @@ def test_uniforms_are_uniform(random: WordSource) -> None:
 
 def test_two_sources_share_no_stream() -> None:
     keys = [(), (0,), (0, 0), (1,), (1, 0), (0, 1), (2**32,), (2**32 + 1,), (1, 1), (2**63,)]
-    streams = [SeededRandom(*key).gaussian((2_000,), 1.0) for key in keys]
-    streams += [SystemRandom().gaussian((2_000,), 1.0) for _ in range(3)]
+    streams = [SeededNoise(*key).gaussian((2_000,), 1.0) for key in keys]
+    streams += [SystemNoise().gaussian((2_000,), 1.0) for _ in range(3)]
     correlations = np.corrcoef(streams)[np.triu_indices(len(streams), 1)]
     assert np.abs(correlations).max() < 8 / 2_000**0.5
 
 
 def test_a_seeded_source_repeats_and_moves_on() -> None:
-    first, again = SeededRandom(4, 2), SeededRandom(4, 2)
+    first, again = SeededNoise(4, 2), SeededNoise(4, 2)
     np.testing.assert_array_equal(first.gaussian((9,), 1.0), again.gaussian((9,), 1.0))
     np.testing.assert_array_equal(first.uniform(9), again.uniform(9))
     assert not np.array_equal(first.uniform(9), first.uniform(9))
@@ -137,13 +137,13 @@ def test_torch_and_numpy_seeds_do_not_reach_the_system_source() -> None:
     draws = []
     for _ in range(2):
         np.random.seed(0)
-        draws.append(SystemRandom().gaussian((4,), 1.0))
+        draws.append(SystemNoise().gaussian((4,), 1.0))
     assert not np.array_equal(*draws)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_a_fork_draws_its_own() -> None:
-    random = SystemRandom()
+    random = SystemNoise()
     random.gaussian((5,), 1.0)
     reading, writing = os.pipe()
     child = os.fork()
@@ -161,11 +161,11 @@ def test_a_fork_draws_its_own() -> None:
 @pytest.mark.parametrize("std", [-1.0, float("nan"), float("inf")])
 def test_impossible_deviations_are_errors(std: float) -> None:
     with pytest.raises(FedrecError, match="standard deviation"):
-        SystemRandom().gaussian((2,), std)
+        SystemNoise().gaussian((2,), std)
 
 
 def test_source_follows_the_configuration() -> None:
-    assert isinstance(source("system", (1,)), SystemRandom)
-    assert isinstance(source("seeded", (1,)), SeededRandom)
+    assert isinstance(make_noise_source("system", (1,)), SystemNoise)
+    assert isinstance(make_noise_source("seeded", (1,)), SeededNoise)
     with pytest.raises(FedrecError, match="whole numbers"):
-        SeededRandom(-1)
+        SeededNoise(-1)

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.transition_counts import OrderSums, flat_place, together, transitions, triangle
-from fedrec.algorithms.transition_estimation import Prior, count_features, posterior_mean, regression, shrunk
+from fedrec.algorithms.transition_counts import TransitionCounts, flat_place, together, transitions, triangle
+from fedrec.algorithms.transition_estimation import Prior, count_features, fit_prior_mean, posterior_mean, shrink_counts
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models import transitions as order
 from fedrec.models.item_kernels import public_kernels
-from fedrec.models.transitions import Expectation, OrderStatistics, Window, sizes
-from fedrec.privacy.mechanisms.protocol import Aggregate, Plan
+from fedrec.models.transitions import ItemTransitionModel, TransitionPrior, Window, sizes
+from fedrec.privacy.mechanisms.protocol import Aggregate, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.privacy.mechanisms.user_local import UserLocal
-from fedrec.update import Arrays, Update, total
+from fedrec.update import Arrays, ModelUpdate, total
 from tests.tiny import catalogue
 
 ITEMS = 12
@@ -41,17 +41,17 @@ def dense(place: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
     return flat
 
 
-def ready(**fields: float | bool) -> OrderSums:
-    return OrderSums(head=ITEMS, **fields).knowing(PUBLIC)  # type: ignore[arg-type]
+def ready(**fields: float | bool) -> TransitionCounts:
+    return TransitionCounts(head=ITEMS, **fields).with_catalogue(PUBLIC)  # type: ignore[arg-type]
 
 
-def fitted(algorithm: OrderSums, histories: list[np.ndarray], noise: float = 0.0) -> Arrays:
+def fitted(algorithm: TransitionCounts, histories: list[np.ndarray], noise: float = 0.0) -> Arrays:
     """Run the algorithm's rounds over these histories, with seeded noise."""
     rng = np.random.default_rng(0)
     public = algorithm.catalogue or PUBLIC
-    state = algorithm.init(OrderStatistics(public, head=algorithm.head, encoder=algorithm.encoder), public)
+    state = algorithm.init(ItemTransitionModel(public, head=algorithm.head, encoder=algorithm.encoder), public)
     for _ in range(algorithm.rounds(1)):
-        sent = (Update(algorithm.statistic(algorithm.broadcast(state), device(h), "user"), 1) for h in histories)
+        sent = (ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(h), "user"), 1) for h in histories)
         like = {name: np.zeros(shape, np.float32) for name, shape in algorithm.shapes(state).items()}
         summed = {
             n: (a + rng.normal(0, noise, a.shape)).astype(np.float32) for n, a in total(sent, like).arrays.items()
@@ -98,11 +98,11 @@ def test_what_is_used_together_has_no_order() -> None:
 def test_a_device_weighs_one_whatever_it_repeats(history: np.ndarray, one_round: bool, order: bool) -> None:
     """Exactly one where it has pairs: nothing of the budget is left unused."""
     algorithm = ready(one_round=one_round, order=order)
-    state = algorithm.init(OrderStatistics(PUBLIC, head=ITEMS), PUBLIC)
+    state = algorithm.init(ItemTransitionModel(PUBLIC, head=ITEMS), PUBLIC)
     several = len(np.unique(history[:10])) > 1
     for stage in (0.0, 1.0):
         state["stage/order"][:] = stage
-        norm = Update(algorithm.statistic(algorithm.broadcast(state), device(history), "user"), 1).norm()
+        norm = ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(history), "user"), 1).norm()
         assert norm <= 1 + 1e-6 and (not several or norm > 1 - 1e-6)
 
 
@@ -138,16 +138,16 @@ def test_shrinking_is_nearer_to_the_truth_than_the_noisy_counts() -> None:
     features = count_features(catalogue(400))
     truth = np.exp(features @ rng.normal(0, 0.6, features.shape[1])) * rng.lognormal(0, 0.5, 400) * 10
     noisy = truth + rng.normal(0, 8, 400)
-    found = shrunk(noisy, 8.0, features)
+    found = shrink_counts(noisy, 8.0, features)
     assert (found > 0).all() and np.square(found - truth).mean() < 0.7 * np.square(noisy - truth).mean()
 
 
 def test_regression_finds_planted_coefficients() -> None:
     rng = np.random.default_rng(3)
-    expectation, every = Expectation(PUBLIC, rng.uniform(1, 9, ITEMS).astype(np.float32)), np.arange(ITEMS)
+    expectation, every = TransitionPrior(PUBLIC, rng.uniform(1, 9, ITEMS).astype(np.float32)), np.arange(ITEMS)
     features = list(expectation.antisymmetric(every, every))[:3]
     planted = sum(w * f for w, f in zip((2.0, -1.0, 0.5), features, strict=True)) * expectation.base(every, every)
-    weights = regression(planted, expectation.antisymmetric, expectation, every)
+    weights = fit_prior_mean(planted, expectation.antisymmetric, expectation, every)
     _, found = expectation.expected((np.zeros(sizes(PUBLIC)[0], np.float32), weights), every, every)
     np.testing.assert_allclose(found, planted, atol=1e-2 * np.abs(planted).max())
 
@@ -155,7 +155,7 @@ def test_regression_finds_planted_coefficients() -> None:
 @pytest.mark.parametrize("scale", [0.7, None])
 def test_the_posterior_is_that_of_the_full_kronecker_system(scale: float | None) -> None:
     rng = np.random.default_rng(4)
-    expectation, head = Expectation(PUBLIC, rng.uniform(1, 9, ITEMS).astype(np.float32)), np.arange(ITEMS)
+    expectation, head = TransitionPrior(PUBLIC, rng.uniform(1, 9, ITEMS).astype(np.float32)), np.arange(ITEMS)
     prior = Prior.of(expectation, head, 0.8)
     residual = rng.normal(0, 2, (ITEMS, ITEMS)).astype(np.float32)
     residual += residual.T
@@ -172,8 +172,8 @@ def test_the_posterior_is_that_of_the_full_kronecker_system(scale: float | None)
 def test_scores_are_those_of_the_formula() -> None:
     rng = np.random.default_rng(5)
     histories = [rng.integers(0, ITEMS, 12) for _ in range(30)]
-    state = fitted(OrderSums(head=7).knowing(PUBLIC), histories, noise=0.3)
-    model = OrderStatistics(PUBLIC, head=7, near=Window(2, 0.7, 0.45), far=Window(4, 0.95, 0.9, 0.5))
+    state = fitted(TransitionCounts(head=7).with_catalogue(PUBLIC), histories, noise=0.3)
+    model = ItemTransitionModel(PUBLIC, head=7, near=Window(2, 0.7, 0.45), far=Window(4, 0.95, 0.9, 0.5))
     model.load({name: array for name, array in state.items() if name in model.shared})
     history = torch.tensor([3, 8, 1, 9, 4])
     rows = np.stack([model._transitions(np.array([item]))[0] for item in (4, 9, 1, 8)]).astype(float)
@@ -190,7 +190,7 @@ def test_only_order_tells_what_comes_next(order: bool, first: bool) -> None:
     """Everybody goes round the items in one direction: the next item and the one before are used together alike."""
     histories = [np.arange(start, start + 6) % ITEMS for start in range(ITEMS)] * 5
     state = fitted(replace(ready(window=2), order=order), histories, noise=0.05)
-    model = OrderStatistics(PUBLIC, head=ITEMS, near=Window(1, 0.7, 0.45), far=Window(1, 0.95, 0.9, 0.5))
+    model = ItemTransitionModel(PUBLIC, head=ITEMS, near=Window(1, 0.7, 0.45), far=Window(1, 0.95, 0.9, 0.5))
     model.load({name: array for name, array in state.items() if name in model.shared})
     scores = [model.scores(torch.tensor([item])).numpy() for item in range(ITEMS)]
     gaps = [line[(item + 1) % ITEMS] - line[item - 1] for item, line in enumerate(scores)]
@@ -200,26 +200,26 @@ def test_only_order_tells_what_comes_next(order: bool, first: bool) -> None:
 @pytest.mark.parametrize("mechanism", [UserLevel(), UserLocal(), UserAdaptive()])
 def test_a_mechanism_states_the_noise_that_it_adds(mechanism: UserLevel | UserLocal) -> None:
     """What the estimates rest on, on what really comes out of a statistic's round."""
-    plan = Plan(population=50, interactions=900, cohort_rate=1.0, rounds=2, trains=False, shares=(0.3, 0.7))
-    ready, zeros = mechanism.calibrated(plan, 1.0), Update({"m": np.zeros(20_000, np.float32)}, 1)
-    sent = [ready.release(zeros, ready.random(n)) for n in range(50)]
-    memory = ready.first_memory({"m": (20_000,)})
-    found = ready.finish(total(sent, sent[0].arrays), plan, 2, ready.random(99), memory)
+    plan = TrainingPlan(population=50, interactions=900, cohort_rate=1.0, rounds=2, trains=False, shares=(0.3, 0.7))
+    ready, zeros = mechanism.calibrated(plan, 1.0), ModelUpdate({"m": np.zeros(20_000, np.float32)}, 1)
+    sent = [ready.privatize_update(zeros, ready.random(n)) for n in range(50)]
+    memory = ready.init_state({"m": (20_000,)})
+    found = ready.privatize_aggregate(total(sent, sent[0].arrays), plan, 2, ready.random(99), memory)
     assert found.noise_std > 0 and np.isclose(found.arrays["m"].std(), found.noise_std, rtol=0.03)
 
 
 def test_nonsense_and_what_is_too_large_is_refused() -> None:
     for fields in ({"window": 0}, {"decay": 0.0}, {"count_share": 0.6, "late_share": 0.4}, {"prior_scale": -1.0}):
         with pytest.raises(FedrecError, match="algorithm"):
-            OrderSums(**fields)  # type: ignore[arg-type]
+            TransitionCounts(**fields)  # type: ignore[arg-type]
     with pytest.raises(FedrecError, match=r"5,000 items expected; 6,000 would take \d+ MiB"):
-        OrderStatistics(PUBLIC, head=6000)
+        ItemTransitionModel(PUBLIC, head=6000)
     with pytest.raises(FedrecError, match="leave model"):
-        OrderSums(head=4).init(OrderStatistics(PUBLIC, head=5), PUBLIC)
+        TransitionCounts(head=4).init(ItemTransitionModel(PUBLIC, head=5), PUBLIC)
     with pytest.raises(FedrecError, match="one_round=true sends all pairs"):
-        OrderSums(head=5, one_round=True).init(OrderStatistics(catalogue(5001), head=5), catalogue(5001))
-    with pytest.raises(FedrecError, match="knowing"):
-        OrderSums().step({}, Aggregate({}, 1.0))
+        TransitionCounts(head=5, one_round=True).init(ItemTransitionModel(catalogue(5001), head=5), catalogue(5001))
+    with pytest.raises(FedrecError, match="with_catalogue"):
+        TransitionCounts().step({}, Aggregate({}, 1.0))
 
 
 def test_an_encoder_adds_its_kernel_to_what_is_smoothed_and_scored(
@@ -234,9 +234,9 @@ def test_an_encoder_adds_its_kernel_to_what_is_smoothed_and_scored(
     assert np.diag(near) == pytest.approx(np.ones(ITEMS))
     rng = np.random.default_rng(1)
     histories = [rng.permutation(ITEMS)[: rng.integers(2, ITEMS)].astype(np.int32) for _ in range(40)]
-    state = fitted(OrderSums(head=ITEMS, encoder="words").knowing(same), histories, noise=0.1)
+    state = fitted(TransitionCounts(head=ITEMS, encoder="words").with_catalogue(same), histories, noise=0.1)
     assert sizes(same, "words")[0] == len(state["symmetric_weights"]) > sizes(same)[0]
-    model = OrderStatistics(same, head=ITEMS, encoder="words")
+    model = ItemTransitionModel(same, head=ITEMS, encoder="words")
     model.load({name: state[name] for name in model.shared})
     assert torch.isfinite(model.scores(torch.tensor([0, 1]))).all()
 
@@ -244,7 +244,7 @@ def test_an_encoder_adds_its_kernel_to_what_is_smoothed_and_scored(
 def test_an_encoder_must_be_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDREC_DATA", str(tmp_path))
     with pytest.raises(FedrecError, match=r"algorithm\.encoder"):
-        OrderSums(head=ITEMS, encoder="words").init(OrderStatistics(PUBLIC, head=ITEMS), PUBLIC)
+        TransitionCounts(head=ITEMS, encoder="words").init(ItemTransitionModel(PUBLIC, head=ITEMS), PUBLIC)
 
 
 @pytest.mark.parametrize("rows", [0, 3, ITEMS])
@@ -255,7 +255,7 @@ def test_scores_do_not_depend_on_how_many_rows_are_kept(monkeypatch: pytest.Monk
     found = list[np.ndarray]()
     for cells in (ITEMS * ITEMS, ITEMS * rows):
         monkeypatch.setattr(order, "KEPT_CELLS", cells)
-        model = OrderStatistics(PUBLIC, head=ITEMS)
+        model = ItemTransitionModel(PUBLIC, head=ITEMS)
         model.load({name: state[name] for name in model.shared})
         found.append(np.stack([model.scores(torch.from_numpy(history)).numpy() for history in histories]))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.cli.client import run
-from fedrec.device.availability import Policy, System, findings, span, why_not, within
+from fedrec.device.availability import AvailabilityPolicy, System, check_conditions, span, unavailable_reason, within
 from fedrec.device.home import Home
 from fedrec.device.status import in_words, status
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
-from fedrec.ops.prometheus import exposed
+from fedrec.ops.prometheus import serve_metrics
 from tests.devices import WILLING
 
 NOON = datetime(2026, 1, 1, 12, 30)
@@ -97,29 +97,29 @@ def test_hours_that_are_none_are_refused(hours: str) -> None:
 
 def test_the_reasons_are_all_told_and_what_can_not_be_told_is_allowed(tmp_path: Path) -> None:
     system = machine(tmp_path, network=None, busy=1.0, BAT0=BATTERY)
-    assert why_not(Policy(hours="22-6"), system, NOON) == (
+    assert unavailable_reason(AvailabilityPolicy(hours="22-6"), system, NOON) == (
         "it is 12:30, outside 22-6 h, on battery, the machine is in use"
     )
     again = machine(tmp_path / "again", network=None, busy=1.0, BAT0=BATTERY)
-    assert [allowed for allowed, _ in findings(Policy(), again, NOON)] == [False, True, False]
-    assert why_not(Policy().overridden("always"), system, NOON) is None
-    assert why_not(Policy(hours="22-6").overridden("charging"), system, NOON) == "on battery"
-    assert why_not(Policy().overridden("hours=12-13,unmetered"), system, NOON) is None
+    assert [allowed for allowed, _ in check_conditions(AvailabilityPolicy(), again, NOON)] == [False, True, False]
+    assert unavailable_reason(AvailabilityPolicy().overridden("always"), system, NOON) is None
+    assert unavailable_reason(AvailabilityPolicy(hours="22-6").overridden("charging"), system, NOON) == "on battery"
+    assert unavailable_reason(AvailabilityPolicy().overridden("hours=12-13,unmetered"), system, NOON) is None
 
 
 def test_conditions_that_do_not_exist_name_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(FedrecError, match="charging"):
-        Policy().overridden("chargin")
+        AvailabilityPolicy().overridden("chargin")
     home = Home(tmp_path)
     home.policy.write_text("[participation]\nidel = true\n")
     with pytest.raises(FedrecError, match="idle"):
-        Policy.of(home)
+        AvailabilityPolicy.of(home)
     home.policy.write_text("[participation]\nidle = 3\n")
     with pytest.raises(FedrecError, match="true or false"):
-        Policy.of(home)
+        AvailabilityPolicy.of(home)
     home.policy.write_text("participation = 3\n")
     with pytest.raises(FedrecError, match="table"):
-        Policy.of(home)
+        AvailabilityPolicy.of(home)
 
 
 def test_what_the_running_client_was_told_goes_over_the_file(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_what_the_running_client_was_told_goes_over_the_file(tmp_path: Path) -> 
     home.policy.write_text("[participation]\nidle = false\n")
     with processes.only_one(home.path, "this device"):
         processes.say_up(home.path, only_when="idle")
-        assert Policy.of(home) == Policy(idle=True, charging=False, unmetered=False)
-    assert Policy.of(home) == Policy(idle=False)
+        assert AvailabilityPolicy.of(home) == AvailabilityPolicy(idle=True, charging=False, unmetered=False)
+    assert AvailabilityPolicy.of(home) == AvailabilityPolicy(idle=False)
 
 
 def test_a_device_that_has_lost_its_server_says_so(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_device_that_has_lost_its_server_says_so(tmp_path: Path) -> None:
         processes.say_up(home.path, only_when="always", trouble=None)
         said = in_words(status(home))[0]
         assert said.startswith(f"not training: the server 127.0.0.1:{port} does not answer")
-        with exposed(port, lambda: ""):
+        with serve_metrics(port, lambda: ""):
             assert in_words(status(home))[0] == "ready: trains when the server asks"
             processes.say_up(home.path, only_when="hours=0-24", trouble="the server did not admit this key")
             assert in_words(status(home))[0] == "not training: the server did not admit this key"

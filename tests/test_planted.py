@@ -9,9 +9,9 @@ import pytest
 from fedrec.cli.main import main
 from fedrec.experiment.settings import load
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerNodes
+from fedrec.flower.transport import FlowerTransport
 from fedrec.messages import Message, pack
 from fedrec.node.node import load_dataset
 from fedrec.paths import state_dir
@@ -21,16 +21,16 @@ USER, ITEM = b"canary-user", b"canary-item"
 PUBLIC = {"catalogue.parquet"}  # the list of items is public, and told to be
 
 
-class Wire(LocalNodes):
+class Wire(LocalTransport):
     """Keeps every byte that passes."""
 
     def __init__(self) -> None:
         super().__init__(3)
         self.bytes = b""
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         self.bytes += b"".join(map(pack, requests.values()))
-        for node, reply in super().ask(requests, deadline_seconds):
+        for node, reply in super().request(requests, deadline_seconds):
             self.bytes += pack(reply)
             yield node, reply
 
@@ -92,7 +92,7 @@ def test_what_breaks_on_a_node_is_told_without_its_words(
     monkeypatch.setattr(Node, "_train", breaks)
     experiment = load([*settings, "privacy=user"]).experiment
     dataset = load_dataset(experiment)
-    nodes = FlowerNodes(InProcessGrid(app, 3, ("torch",)))
+    nodes = FlowerTransport(InProcessGrid(app, 3, ("torch",)))
     with session(experiment.calibrated(dataset), dataset, tmp_path / "run", nodes) as opened:
         reports = list(run(opened))
     assert [set(report.rejected) for report in reports] == [{2}, {2}]

@@ -24,12 +24,12 @@ from fedrec.privacy.accounting.calibration import TOLERANCE, composition, noise_
 from fedrec.privacy.accounting.composition import (
     COARSE,
     checked_delta,
-    composed,
+    compose,
+    compose_events,
+    compute_epsilon,
     default_delta,
-    epsilon,
-    epsilon_of,
+    epsilon_of_events,
     running_epsilon,
-    spent,
 )
 
 DELTA = 1e-5
@@ -50,9 +50,9 @@ def sampled(q: float, z: float) -> DpEvent:
 @pytest.mark.parametrize("vector", VECTORS, ids=IDS)
 def test_vectors(vector: tuple[float, float, int, float, float, float, float]) -> None:
     q, z, steps, pld, optimistic, prv, rdp = vector
-    found = epsilon([(sampled(q, z), steps)], DELTA)
+    found = epsilon_of_events([(sampled(q, z), steps)], DELTA)
     assert found == pytest.approx(pld, abs=1e-4)
-    coarse = epsilon_of(spent([(sampled(q, z), steps)]), DELTA, COARSE)
+    coarse = compute_epsilon(compose_events([(sampled(q, z), steps)]), DELTA, COARSE)
     assert found <= coarse + 1e-6 <= found * 1.001 + 1e-6
     assert optimistic <= found <= prv <= rdp
 
@@ -72,7 +72,7 @@ def test_between_the_optimistic_pld_and_opacus_upper_bounds(q: float, z: float, 
         z, sampling_prob=q, value_discretization_interval=1e-4, pessimistic_estimate=False, use_connect_dots=False
     )
     low = optimistic.self_compose(steps).get_epsilon_for_delta(DELTA)
-    found = epsilon([(sampled(q, z), steps)], DELTA)
+    found = epsilon_of_events([(sampled(q, z), steps)], DELTA)
     assert low <= found <= upper[0] <= upper[1]
     assert upper[0] == pytest.approx(found + 0.01, abs=2e-3)
 
@@ -80,25 +80,25 @@ def test_between_the_optimistic_pld_and_opacus_upper_bounds(q: float, z: float, 
 def test_a_gaussian_composition_has_its_closed_form() -> None:
     events: list[tuple[DpEvent, int]] = [(GaussianDpEvent(3.0), 5), (GaussianDpEvent(10.0), 40)]
     exact = get_epsilon_gaussian((5 / 9 + 40 / 100) ** -0.5, DELTA)
-    assert exact <= epsilon(events, DELTA) <= exact + 1e-3
-    assert epsilon([(GaussianDpEvent(10.0), 100)], DELTA) == pytest.approx(4.377178, abs=1e-5)
+    assert exact <= epsilon_of_events(events, DELTA) <= exact + 1e-3
+    assert epsilon_of_events([(GaussianDpEvent(10.0), 100)], DELTA) == pytest.approx(4.377178, abs=1e-5)
 
 
 def test_events_are_taken_apart() -> None:
     nested = ComposedDpEvent([SelfComposedDpEvent(sampled(0.1, 2.0), 3), GaussianDpEvent(5.0), NoOpDpEvent()])
-    assert spent([(nested, 2)]) == {(2.0, 0.1, 6), (5.0, 1.0, 2)}
-    assert composed([(spent([(nested, 1)]), 2), (spent([(GaussianDpEvent(5.0), 1)]), 3)]) == {
+    assert compose_events([(nested, 2)]) == {(2.0, 0.1, 6), (5.0, 1.0, 2)}
+    assert compose([(compose_events([(nested, 1)]), 2), (compose_events([(GaussianDpEvent(5.0), 1)]), 3)]) == {
         (2.0, 0.1, 6),
         (5.0, 1.0, 5),
     }
-    assert epsilon([], DELTA) == 0
-    assert epsilon([(GaussianDpEvent(1.0), 0)], DELTA) == 0
+    assert epsilon_of_events([], DELTA) == 0
+    assert epsilon_of_events([(GaussianDpEvent(1.0), 0)], DELTA) == 0
 
 
 @pytest.mark.parametrize("z", [0.0, -1.0, math.nan, math.inf])
 def test_impossible_multipliers_are_errors(z: float) -> None:
     with pytest.raises(FedrecError, match="noise multiplier"):
-        epsilon([(GaussianDpEvent(z), 1)], DELTA)
+        epsilon_of_events([(GaussianDpEvent(z), 1)], DELTA)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_impossible_multipliers_are_errors(z: float) -> None:
 )
 def test_what_the_accountant_does_not_know_is_an_error(event: DpEvent) -> None:
     with pytest.raises(FedrecError, match="no argument"):
-        epsilon([(event, 1)], DELTA)
+        epsilon_of_events([(event, 1)], DELTA)
 
 
 def test_non_private_is_infinite() -> None:
-    assert epsilon([(NonPrivateDpEvent(), 1), (GaussianDpEvent(1.0), 1)], DELTA) == math.inf
+    assert epsilon_of_events([(NonPrivateDpEvent(), 1), (GaussianDpEvent(1.0), 1)], DELTA) == math.inf
 
 
 def test_delta_must_be_below_one_over_the_units() -> None:
@@ -121,25 +121,29 @@ def test_delta_must_be_below_one_over_the_units() -> None:
         with pytest.raises(FedrecError, match=r"privacy\.delta="):
             checked_delta(delta, 943)
     with pytest.raises(FedrecError, match="delta"):
-        epsilon([(GaussianDpEvent(1.0), 1)], 0.0)
+        epsilon_of_events([(GaussianDpEvent(1.0), 1)], 0.0)
 
 
 def test_composition_is_monotone() -> None:
-    values = [epsilon([(sampled(0.1, 2.0), count)], DELTA) for count in (1, 2, 10, 100)]
+    values = [epsilon_of_events([(sampled(0.1, 2.0), count)], DELTA) for count in (1, 2, 10, 100)]
     assert values == sorted(values)
-    assert epsilon([(sampled(0.1, 2.0), 10)], DELTA) <= epsilon([(sampled(0.2, 2.0), 10)], DELTA)
+    assert epsilon_of_events([(sampled(0.1, 2.0), 10)], DELTA) <= epsilon_of_events([(sampled(0.2, 2.0), 10)], DELTA)
 
 
 def test_the_running_epsilon_grows_and_stays_an_upper_bound() -> None:
-    running = [running_epsilon(spent([(sampled(100 / 6040, 0.84), count)]), 6.9e-5, 2.0) for count in range(1, 61)]
+    running = [
+        running_epsilon(compose_events([(sampled(100 / 6040, 0.84), count)]), 6.9e-5, 2.0) for count in range(1, 61)
+    ]
     assert running == sorted(running)
-    exact = epsilon([(sampled(100 / 6040, 0.84), 60)], 6.9e-5)
+    exact = epsilon_of_events([(sampled(100 / 6040, 0.84), 60)], 6.9e-5)
     assert exact <= running[-1] <= exact * 1.001
 
 
 def test_large_losses_fit_into_memory() -> None:
-    assert epsilon([(GaussianDpEvent(0.02), 1)], DELTA) == pytest.approx(get_epsilon_gaussian(0.02, DELTA), rel=1e-3)
-    assert epsilon([(GaussianDpEvent(1e4), 200)], DELTA) < 0.01
+    assert epsilon_of_events([(GaussianDpEvent(0.02), 1)], DELTA) == pytest.approx(
+        get_epsilon_gaussian(0.02, DELTA), rel=1e-3
+    )
+    assert epsilon_of_events([(GaussianDpEvent(1e4), 200)], DELTA) < 0.01
 
 
 TABLE = [  # population, cohort, rounds, delta, epsilon, z of table 4.1
@@ -156,7 +160,7 @@ def test_calibration_table(population: int, cohort: int, rounds: int, delta: flo
     uses = ((cohort / population, 1.0, rounds),)
     found = noise_multiplier(target, delta, uses)
     assert found == pytest.approx(z, abs=0.02)
-    assert (1 - TOLERANCE) * target <= epsilon_of(composition(found, uses), delta) <= target
+    assert (1 - TOLERANCE) * target <= compute_epsilon(composition(found, uses), delta) <= target
 
 
 @pytest.mark.parametrize(
@@ -173,7 +177,7 @@ def test_calibration_table(population: int, cohort: int, rounds: int, delta: flo
 )
 def test_calibrate_then_account(target: float, delta: float, uses: tuple[tuple[float, float, int], ...]) -> None:
     z = noise_multiplier(target, delta, uses)
-    assert 0.99 * target <= epsilon_of(composition(z, uses), delta) <= target
+    assert 0.99 * target <= compute_epsilon(composition(z, uses), delta) <= target
 
 
 @settings(max_examples=8, deadline=None)
@@ -186,7 +190,7 @@ def test_calibrate_then_account(target: float, delta: float, uses: tuple[tuple[f
 def test_round_trip(target: float, rate: float, count: int, delta: float) -> None:
     uses = ((rate, 1.0, count),)
     z = noise_multiplier(target, delta, uses)
-    assert 0.99 * target <= epsilon_of(composition(z, uses), delta) <= target
+    assert 0.99 * target <= compute_epsilon(composition(z, uses), delta) <= target
 
 
 def test_unreachable_epsilon_is_an_error() -> None:

@@ -11,19 +11,19 @@ from dp_accounting import GaussianDpEvent, NonPrivateDpEvent, PoissonSampledDpEv
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.accounting.composition import epsilon
-from fedrec.privacy.mechanisms.base import check
+from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.mechanisms.base import check_compatible
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import LocalSettings, Plan
+from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.training.local import PlainStep
-from fedrec.update import Update
+from fedrec.training.local import SGDStep
+from fedrec.update import ModelUpdate
 
-PLAN = Plan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)
-SHORT = Plan(population=943, interactions=100_000, cohort_rate=1.0, rounds=4, trains=True)
+PLAN = TrainingPlan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)
+SHORT = TrainingPlan(population=943, interactions=100_000, cohort_rate=1.0, rounds=4, trains=True)
 
 
 def test_user_level_matches_the_table() -> None:
@@ -33,7 +33,7 @@ def test_user_level_matches_the_table() -> None:
     event = mechanism.event(PLAN, 1)
     assert event == PoissonSampledDpEvent(50 / 943, GaussianDpEvent(mechanism.noise_multiplier))
     assert mechanism.event(SHORT, 1) == GaussianDpEvent(mechanism.noise_multiplier)
-    assert mechanism.participations(PLAN) == 200
+    assert mechanism.participation_limit(PLAN) == 200
 
 
 def test_user_level_takes_the_clip_of_a_statistic() -> None:
@@ -56,40 +56,42 @@ def test_user_level_spends_shares() -> None:
 
 def test_interaction_level_accounts_local_steps_and_no_cohort_sampling() -> None:
     mechanism = InteractionLevel(epsilon=4.0, sample_rate=0.25, local_steps=3).calibrated(PLAN, math.inf)
-    z, times = mechanism.noise_multiplier, mechanism.participations(PLAN)
+    z, times = mechanism.noise_multiplier, mechanism.participation_limit(PLAN)
     assert times == binom.ppf(0.999, 200, 50 / 943)
     assert mechanism.event(PLAN, 5) == SelfComposedDpEvent(PoissonSampledDpEvent(0.25, GaussianDpEvent(z)), 3)
-    spent = epsilon([(PoissonSampledDpEvent(0.25, GaussianDpEvent(z)), 3 * times)], mechanism.delta_for(PLAN))
+    spent = epsilon_of_events([(PoissonSampledDpEvent(0.25, GaussianDpEvent(z)), 3 * times)], mechanism.delta_for(PLAN))
     assert 3.96 <= spent <= 4.0
     assert mechanism.delta_for(PLAN) == pytest.approx(100_000**-1.1)
     assert mechanism.sensitivity is None
 
 
 def test_interaction_level_participations() -> None:
-    assert InteractionLevel().participations(SHORT) == 4
-    assert InteractionLevel(max_participations=3).participations(SHORT) == 3
-    assert InteractionLevel(max_participations=9).participations(SHORT) == 4
-    assert InteractionLevel().participations(replace(PLAN, cohort_rate=1e-9)) == 1
+    assert InteractionLevel().participation_limit(SHORT) == 4
+    assert InteractionLevel(max_participations=3).participation_limit(SHORT) == 3
+    assert InteractionLevel(max_participations=9).participation_limit(SHORT) == 4
+    assert InteractionLevel().participation_limit(replace(PLAN, cohort_rate=1e-9)) == 1
 
 
 def test_interaction_level_statistic() -> None:
     plan = replace(SHORT, trains=False)
     mechanism = InteractionLevel(epsilon=4.0, sample_rate=0.1, local_steps=7).calibrated(plan, 0.5)
     assert mechanism.event(plan, 1) == GaussianDpEvent(mechanism.noise_multiplier)
-    update = Update({"a": np.full(2000, 50.0, np.float32)}, 1)
-    released = mechanism.release(update, mechanism.random()).arrays["a"] - 50
+    update = ModelUpdate({"a": np.full(2000, 50.0, np.float32)}, 1)
+    released = mechanism.privatize_update(update, mechanism.random()).arrays["a"] - 50
     assert mechanism.noise_multiplier is not None
     assert released.std() == pytest.approx(mechanism.noise_multiplier * 0.5, rel=0.1)
-    spoiled = mechanism.release(Update({"a": np.full(5, np.nan, np.float32)}, 1), mechanism.random()).arrays["a"]
+    spoiled = mechanism.privatize_update(
+        ModelUpdate({"a": np.full(5, np.nan, np.float32)}, 1), mechanism.random()
+    ).arrays["a"]
     assert np.isfinite(spoiled).all()
     assert np.count_nonzero(spoiled) == 5
-    with pytest.raises(Refused, match="InteractionLevel"):
+    with pytest.raises(RefusedError, match="InteractionLevel"):
         InteractionLevel().calibrated(plan, math.inf)
 
 
 @pytest.mark.parametrize("mechanism", [UserLevel(), InteractionLevel()])
 def test_without_an_argument_or_a_calibration_nothing_goes_out(mechanism: Any) -> None:
-    with pytest.raises(Refused, match=type(mechanism).__name__):
+    with pytest.raises(RefusedError, match=type(mechanism).__name__):
         mechanism.calibrated(PLAN, None)
     with pytest.raises(FedrecError, match="calibrated"):
         mechanism.event(PLAN, 1)
@@ -97,20 +99,20 @@ def test_without_an_argument_or_a_calibration_nothing_goes_out(mechanism: Any) -
 
 def test_pairs_are_refused_by_name() -> None:
     with pytest.raises(
-        Refused, match=r"Ease and InteractionLevel have no argument together.*privacy=user or privacy=none"
+        RefusedError, match=r"Ease and InteractionLevel have no argument together.*privacy=user or privacy=none"
     ):
-        check("Ease", InteractionLevel(), None, "interaction")
-    with pytest.raises(Refused, match="Odd and UserLevel"):
-        check("Odd", UserLevel(), None, "user")
-    check("Ease", UserLevel(), 1.0, "user")
-    check("FedAvg", InteractionLevel(), math.inf, "interaction")
-    check("Ease", NoPrivacy(), None, "none")
+        check_compatible("Ease", InteractionLevel(), None, "interaction")
+    with pytest.raises(RefusedError, match="Odd and UserLevel"):
+        check_compatible("Odd", UserLevel(), None, "user")
+    check_compatible("Ease", UserLevel(), 1.0, "user")
+    check_compatible("FedAvg", InteractionLevel(), math.inf, "interaction")
+    check_compatible("Ease", NoPrivacy(), None, "none")
 
 
 def test_a_given_multiplier_must_keep_the_epsilon() -> None:
     assert UserLevel(epsilon=2.0, noise_multiplier=50.0).calibrated(SHORT, math.inf).noise_multiplier == 50.0
     with pytest.raises(
-        Refused, match=r"privacy\.noise_multiplier=0\.5 costs epsilon .*privacy\.epsilon=2\.0.*is enough"
+        RefusedError, match=r"privacy\.noise_multiplier=0\.5 costs epsilon .*privacy\.epsilon=2\.0.*is enough"
     ):
         UserLevel(epsilon=2.0, noise_multiplier=0.5).calibrated(SHORT, math.inf)
 
@@ -155,12 +157,12 @@ def test_delta_is_refused_from_one_over_the_units() -> None:
 
 def test_no_privacy_divides_by_who_arrived_and_refuses_nan() -> None:
     mechanism = NoPrivacy()
-    update = Update({"a": np.ones(3, np.float32)}, 1)
-    assert mechanism.release(update, mechanism.random(1)) is update
+    update = ModelUpdate({"a": np.ones(3, np.float32)}, 1)
+    assert mechanism.privatize_update(update, mechanism.random(1)) is update
     with pytest.raises(FedrecError, match="diverged"):
-        mechanism.release(Update({"a": np.array([np.nan], np.float32)}, 1), mechanism.random(1))
-    assert mechanism.finish(Update({}, 5), PLAN, 1, mechanism.random(1)).denominator == 5
-    assert mechanism.finish(Update({}, 0), PLAN, 1, mechanism.random(1)).denominator == 1
+        mechanism.privatize_update(ModelUpdate({"a": np.array([np.nan], np.float32)}, 1), mechanism.random(1))
+    assert mechanism.privatize_aggregate(ModelUpdate({}, 5), PLAN, 1, mechanism.random(1)).denominator == 5
+    assert mechanism.privatize_aggregate(ModelUpdate({}, 0), PLAN, 1, mechanism.random(1)).denominator == 1
     assert isinstance(mechanism.event(PLAN, 1), NonPrivateDpEvent)
     assert mechanism.epsilon == math.inf
     assert not mechanism.private
@@ -191,7 +193,7 @@ def batch(*items: int) -> Batch:
 @pytest.mark.parametrize(("denominator", "change"), [(None, -0.1 * 3), (8.0, -0.1 * 6 / 8)])
 def test_an_ordinary_step_follows_the_mean_or_a_fixed_denominator(denominator: float | None, change: float) -> None:
     model = Line()
-    step = PlainStep(model, LocalSettings(denominator=denominator, learning_rate=0.1))
+    step = SGDStep(model, LocalTrainingConfig(denominator=denominator, learning_rate=0.1))
     assert step.step(batch(2, 4)) == 0.0
     assert float(model.w.weight.detach()) == pytest.approx(change)
     assert step.step(batch()) == 0.0
@@ -223,7 +225,7 @@ def test_plain_descent_is_that_of_torch_to_the_bit(idle: bool) -> None:
     ours, theirs = Curve(idle), Curve(idle)
     theirs.load_state_dict(ours.state_dict())
     before = {name: value.clone() for name, value in ours.state_dict().items()}
-    step = PlainStep(ours, LocalSettings(learning_rate=0.3))
+    step = SGDStep(ours, LocalTrainingConfig(learning_rate=0.3))
     sgd = torch.optim.SGD(theirs.parameters(), lr=0.3)
     for items in ((2, 4), (7,), (1, 1, 9)):
         step.step(batch(*items))
@@ -239,7 +241,7 @@ def test_plain_descent_is_that_of_torch_to_the_bit(idle: bool) -> None:
 
 def test_optimisers_by_name() -> None:
     model = Line()
-    PlainStep(model, LocalSettings(optimiser="adam", learning_rate=0.01)).step(batch(7))
+    SGDStep(model, LocalTrainingConfig(optimiser="adam", learning_rate=0.01)).step(batch(7))
     assert float(model.w.weight.detach()) == pytest.approx(-0.01, rel=1e-3)
     with pytest.raises(FedrecError, match=r"algorithm\.optimiser=sdg does not exist\. Did you mean 'sgd'"):
-        PlainStep(Line(), LocalSettings(optimiser="sdg"))
+        SGDStep(Line(), LocalTrainingConfig(optimiser="sdg"))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedrec.models.base import joint
-from fedrec.training.vectorized.products import Product, same
+from fedrec.models.base import linear_over_parts
+from fedrec.training.vectorized.products import StackedLinear, same
 
 C, B, WIDE = 3, 4, 5
 
@@ -22,11 +22,11 @@ def parts_of(places: int, kinds: list[bool], generator: torch.Generator) -> list
     return made
 
 
-def stacked(inputs: int, generator: torch.Generator, biased: bool, outputs: int) -> Product:
-    layer = Product("layer", nn.Linear(inputs, outputs, bias=biased))
-    layer.kept = {"layer.weight": torch.randn(C, outputs, inputs, generator=generator, dtype=torch.float64)}
+def stacked(inputs: int, generator: torch.Generator, biased: bool, outputs: int) -> StackedLinear:
+    layer = StackedLinear("layer", nn.Linear(inputs, outputs, bias=biased))
+    layer.arrays = {"layer.weight": torch.randn(C, outputs, inputs, generator=generator, dtype=torch.float64)}
     if biased:
-        layer.kept["layer.bias"] = torch.randn(C, outputs, generator=generator, dtype=torch.float64)
+        layer.arrays["layer.bias"] = torch.randn(C, outputs, generator=generator, dtype=torch.float64)
     return layer
 
 
@@ -45,32 +45,32 @@ def test_parts_give_and_learn_what_their_concatenation_does(
     parts = parts_of(places, kinds, generator)
     layer = stacked(WIDE * len(kinds), generator, biased, outputs)
     whole = torch.cat(parts, dim=-1).detach().requires_grad_()
-    weight = layer.kept["layer.weight"].clone().unsqueeze(1).repeat(1, B, 1, 1).requires_grad_()
-    bias = layer.kept["layer.bias"].clone().unsqueeze(1).repeat(1, B, 1) if biased else torch.zeros(C, B, outputs)
+    weight = layer.arrays["layer.weight"].clone().unsqueeze(1).repeat(1, B, 1, 1).requires_grad_()
+    bias = layer.arrays["layer.bias"].clone().unsqueeze(1).repeat(1, B, 1) if biased else torch.zeros(C, B, outputs)
     bias = bias.double().requires_grad_()
     expected = whole @ weight.mT + bias.unsqueeze(2)
     slopes = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     expected.backward(slopes)
 
-    layer.clear(each=True)
+    layer.reset(each=True)
     given_parts = [part.detach().clone() if not same(part) else part.detach() for part in parts]
     given_parts = [part.requires_grad_() for part in given_parts]
-    found = joint(layer, *given_parts)
+    found = linear_over_parts(layer, *given_parts)
     found.backward(slopes)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.cat([part.grad for part in given_parts if part.grad is not None], -1), whole.grad)
     square = torch.Tensor(weight.grad).square().sum((-1, -2))
     square = square + (torch.Tensor(bias.grad).square().sum(-1) if biased else 0.0)
-    torch.testing.assert_close(layer.squares(), square)
-    before = {name: array.clone() for name, array in layer.kept.items()}
+    torch.testing.assert_close(layer.squared_grad_norms(), square)
+    before = {name: array.clone() for name, array in layer.arrays.items()}
     with torch.no_grad():
         for part, shared in zip(given_parts, kinds, strict=True):
             if shared:
                 part[:, 0, 0].add_(1.0)  # the table that the row is part of took its step first
-        layer.move(None)
-    torch.testing.assert_close(layer.kept["layer.weight"] - before["layer.weight"], torch.Tensor(weight.grad).sum(1))
+        layer.apply_step(None)
+    torch.testing.assert_close(layer.arrays["layer.weight"] - before["layer.weight"], torch.Tensor(weight.grad).sum(1))
     if biased:
-        torch.testing.assert_close(layer.kept["layer.bias"] - before["layer.bias"], torch.Tensor(bias.grad).sum(1))
+        torch.testing.assert_close(layer.arrays["layer.bias"] - before["layer.bias"], torch.Tensor(bias.grad).sum(1))
 
 
 @pytest.mark.parametrize("each", [True, False])
@@ -78,10 +78,10 @@ def test_slopes_by_a_shared_row_add_up_whether_each_is_asked_for_or_not(each: bo
     generator = torch.Generator().manual_seed(5)
     row = torch.randn(C, 1, 1, WIDE, generator=generator, dtype=torch.float64).requires_grad_()
     layer = stacked(WIDE, generator, True, 3)
-    layer.clear(each)
+    layer.reset(each)
     slopes = torch.randn(C, B, 2, 3, generator=generator, dtype=torch.float64)
     layer(row.expand(C, B, 2, WIDE)).backward(slopes)
-    expected = torch.einsum("cbno,coi->ci", slopes, layer.kept["layer.weight"])
+    expected = torch.einsum("cbno,coi->ci", slopes, layer.arrays["layer.weight"])
     torch.testing.assert_close(torch.Tensor(row.grad).view(C, WIDE), expected)
 
 
@@ -90,15 +90,15 @@ def test_an_example_that_is_broken_leaves_nothing_in_the_step() -> None:
     row, dense = (part.detach() for part in parts_of(2, [True, False], generator))
     dense[1, 2] = torch.nan
     layer = stacked(2 * WIDE, generator, True, 3)
-    layer.clear(each=True)
-    out = joint(layer, row.requires_grad_(), dense.requires_grad_())
+    layer.reset(each=True)
+    out = linear_over_parts(layer, row.requires_grad_(), dense.requires_grad_())
     out.backward(torch.ones_like(out))
-    layer.drop(~torch.isfinite(layer.squares()))
+    layer.mask_examples(~torch.isfinite(layer.squared_grad_norms()))
     with torch.no_grad():
-        layer.move(torch.ones(C, B, dtype=torch.float64))
-    assert all(bool(torch.isfinite(array).all()) for array in layer.kept.values())
+        layer.apply_step(torch.ones(C, B, dtype=torch.float64))
+    assert all(bool(torch.isfinite(array).all()) for array in layer.arrays.values())
 
 
 def test_a_plain_layer_takes_parts_too() -> None:
     layer, parts = nn.Linear(6, 2), [torch.randn(4, 2), torch.randn(4, 4)]
-    torch.testing.assert_close(joint(layer, *parts), layer(torch.cat(parts, dim=-1)))
+    torch.testing.assert_close(linear_over_parts(layer, *parts), layer(torch.cat(parts, dim=-1)))

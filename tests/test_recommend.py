@@ -17,8 +17,8 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.numpy_engine.solver import LogitStep, SolveWeights, solve_user
 from fedrec.recommend.finished_run import FinishedRun
-from fedrec.recommend.item_search import Titles
-from fedrec.recommend.numpy_ranker import Personal
+from fedrec.recommend.item_search import ItemSearch
+from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.recommend.ranker import recommend
 from tests.contracts.test_recommend import finished
 
@@ -44,18 +44,18 @@ def films() -> Catalogue:
     ],
 )
 def test_titles_are_found_as_people_write_them(text: str, rows: list[int]) -> None:
-    assert Titles(films()).rows(text).tolist() == rows
+    assert ItemSearch(films()).rows(text).tolist() == rows
 
 
 def test_an_unknown_title_gets_the_nearest_ones() -> None:
     with pytest.raises(FedrecError, match=r"no item is called 'Toy Stori'. Nearest: Toy Story \(1995\)"):
-        Titles(films()).rows("Heat, Toy Stori")
+        ItemSearch(films()).rows("Heat, Toy Stori")
     with pytest.raises(FedrecError, match=r"'xqzw'. Nothing is like it"):
-        Titles(films()).rows("xqzw")
+        ItemSearch(films()).rows("xqzw")
     with pytest.raises(FedrecError, match=r"'good'. Nearest: The Good, the Bad"):
-        Titles(films()).rows("good")
+        ItemSearch(films()).rows("good")
     with pytest.raises(FedrecError, match="no title given"):
-        Titles(films()).rows(" , ")
+        ItemSearch(films()).rows(" , ")
 
 
 @settings(deadline=None, max_examples=60)
@@ -101,7 +101,7 @@ def test_the_step_is_newtons_on_the_loss_that_it_states(
     solved = LogitStep(vectors, own, negatives, ridge).of(rows)
     parts = solved.parts()
     np.testing.assert_allclose(solved.user, parts.sum(0), atol=1e-10)
-    np.testing.assert_allclose(solved.shares(vectors[0]), parts @ vectors[0], atol=1e-10)
+    np.testing.assert_allclose(solved.item_contributions(vectors[0]), parts @ vectors[0], atol=1e-10)
     user, nobody = parts.sum(0), np.zeros(dim)
     curved = np.array([(slope(e) - slope(-e)) / 2e-3 for e in 1e-3 * np.eye(dim)])
     np.testing.assert_allclose(curved @ user, -slope(nobody), rtol=2e-3, atol=2e-4)
@@ -118,33 +118,33 @@ def test_ratings_are_met_and_repeats_count_once() -> None:
         "item_bias.weight": np.zeros((8, 1), np.float32),
     }
     node = {
-        "_target_": "fedrec.models.mf.MatrixFactorisation",
+        "_target_": "fedrec.models.mf.MatrixFactorization",
         "_partial_": True,
         "dim": 3,
         "loss": "mse",
         "offset": 3.0,
     }
-    personal, values = Personal(node, 8, shared), np.array([5, 1], np.float32)
-    taste = personal.taste(np.array([2, 6]), values)
+    personal, values = RankerFactory(node, 8, shared), np.array([5, 1], np.float32)
+    taste = personal.ranker(np.array([2, 6]), values)
     scores = taste.scores()
     assert scores[2] > 3.4 > 3.0 > scores[6]
-    again = personal.taste(np.array([2, 6, 2]), np.array([5, 1, 5], np.float32))
+    again = personal.ranker(np.array([2, 6, 2]), np.array([5, 1, 5], np.float32))
     np.testing.assert_allclose(again.scores(), scores, atol=1e-6)
 
 
 def test_refining_leaves_the_model_as_it_was_and_learns_the_history() -> None:
     rng = np.random.default_rng(0)
     node = {"_target_": "fedrec.models.neumf.NeuMF", "_partial_": True, "dim": 4, "layers": [6]}
-    personal = Personal(node, 30, {})
+    personal = RankerFactory(node, 30, {})
     shared = {n: rng.normal(0, 0.5, a.shape).astype(np.float32) for n, a in personal.model.shared_arrays().items()}
-    personal = Personal(node, 30, shared)
+    personal = RankerFactory(node, 30, shared)
     before = {name: array.copy() for name, array in personal.model.arrays.items()}
     history = np.array([3, 7, 9])
-    taste = personal.taste(history)
+    taste = personal.ranker(history)
     assert all(np.array_equal(before[name], array) for name, array in personal.model.arrays.items())
-    gain = taste.scores() - personal.taste(np.empty(0, np.int64)).scores()
+    gain = taste.scores() - personal.ranker(np.empty(0, np.int64)).scores()
     assert gain[history].mean() > gain.mean() + 0.5
-    np.testing.assert_array_equal(personal.taste(history).scores(), taste.scores())
+    np.testing.assert_array_equal(personal.ranker(history).scores(), taste.scores())
 
 
 def test_the_command_prints_titles_reasons_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,6 +209,6 @@ def test_an_unfinished_run_and_a_strange_catalogue_are_named(folder: Path) -> No
 
 
 def test_at_least_one_item_must_be_asked_for() -> None:
-    node = {"_target_": "fedrec.models.mf.MatrixFactorisation", "_partial_": True, "dim": 2}
+    node = {"_target_": "fedrec.models.mf.MatrixFactorization", "_partial_": True, "dim": 2}
     with pytest.raises(FedrecError, match="at least 1 expected"):
-        recommend(Personal(node, 5, {}).taste(np.array([1])), 0)
+        recommend(RankerFactory(node, 5, {}).ranker(np.array([1])), 0)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.messages import Message
 from fedrec.node.node import Node
 from tests.tiny import SMALL, session, small
@@ -19,15 +19,15 @@ from tests.tiny import SMALL, session, small
 USER = [*SMALL, "privacy=user", "model=mf", "model.dim=4"]
 
 
-class Replies(LocalNodes):
+class Replies(LocalTransport):
     """Keeps what nodes answer to training, and multiplies it by `factor` on its way."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__(4)
         self.factor, self.kept = factor, list[Message]()
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
-        for node, reply in super().ask(requests, deadline_seconds):
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+        for node, reply in super().request(requests, deadline_seconds):
             if requests[node].header["kind"] == "train":
                 reply = Message(reply.header, {n: a * np.float32(self.factor) for n, a in reply.arrays.items()})
                 self.kept.append(reply)
@@ -54,7 +54,7 @@ def test_a_node_that_sends_more_than_its_devices_may_is_cut_back(tmp_path: Path)
     with session(experiment, dataset, tmp_path, Replies(1e6)) as opened:
         before = experiment.algorithm.init(experiment.build_model(dataset.catalogue), dataset.catalogue)
         list(run(opened))
-        after = final_state(opened)[1]
+        after = load_released_state(opened)[1]
         moved = length({name: after[name] - before[name] for name in after})
         noise = experiment.mechanism.noise_multiplier * 0.01 / 40 * sum(a.size for a in after.values()) ** 0.5  # type: ignore[attr-defined]
     assert moved < 0.01 + 1.5 * noise

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedrec.federated.history import Round
+from fedrec.federated.history import RoundReport
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.report.console import Progress, guarantee, table, verdict
 from fedrec.report.metrics_json import ended_early
@@ -104,16 +104,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def report(number: int, **changes: Any) -> Round:
+def report(number: int, **changes: Any) -> RoundReport:
     plain = dict(round=number, cohort=40, answered=38, rejected={}, released=True, loss=0.5, validation=None)
     plain |= dict(epsilon=1.5, seconds=0.1, bytes_down=1, bytes_up=1)
-    return Round(**{**plain, **changes})
+    return RoundReport(**{**plain, **changes})
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
 def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
     progress = Progress(stream)
-    progress.start("", SimpleNamespace(experiment=UNKNOWN, one_by_one=None))  # type: ignore[arg-type]
+    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
     progress.round(report(1))
     progress.round(report(2, validation=0.02, rejected={2: "emb is not finite"}))
     progress.round(report(3, epsilon=None))
@@ -133,7 +133,7 @@ def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
 
 def test_a_run_that_ends_early_says_so() -> None:
     progress = Progress(io.StringIO())
-    session = SimpleNamespace(experiment=UNKNOWN, one_by_one=None)
+    session = SimpleNamespace(experiment=UNKNOWN, sequential_reason=None)
     progress.start("", session)  # type: ignore[arg-type]
     progress.end(session, 2)  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]

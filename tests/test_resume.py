@@ -12,8 +12,8 @@ import pytest
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError
 from fedrec.federated import loop
-from fedrec.federated.history import Round
-from fedrec.federated.state import Session, Standing
+from fedrec.federated.history import RoundReport
+from fedrec.federated.state import RunContext, ServerState
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -95,14 +95,14 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted between the counts and the pairs, the charge of the pairs is gone: the verdict must not hide it."""
-    play = loop.play
+    play = loop.run_round
 
-    def stopped(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
+    def stopped(session: RunContext, at: ServerState, number: int) -> tuple[ServerState, RoundReport]:
         if number == 2:
             raise KeyboardInterrupt
         return play(session, at, number)
 
-    monkeypatch.setattr(loop, "play", stopped)
+    monkeypatch.setattr(loop, "run_round", stopped)
     with pytest.raises(SystemExit):
         main(
             [
@@ -115,7 +115,7 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
                 "name=one",
             ]
         )
-    monkeypatch.setattr(loop, "play", play)
+    monkeypatch.setattr(loop, "run_round", play)
     capsys.readouterr()
     main(["simulate", "--resume", str(tmp_path / "one")])
     told = capsys.readouterr()

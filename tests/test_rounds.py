@@ -7,32 +7,32 @@ import numpy as np
 import pytest
 
 from client.app import app
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
-from fedrec.federated.history import Round, final_state
+from fedrec.federated.history import RoundReport, load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.federated.transport import LocalTransport, Transport
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerNodes
+from fedrec.flower.transport import FlowerTransport
 from fedrec.messages import Message
 from tests.tiny import SMALL, session, small
 
 
 def played(
-    path: Path, nodes: Nodes, *overrides: str, base: list[str] | None = None
-) -> tuple[list[Round], dict[str, np.ndarray]]:
+    path: Path, nodes: Transport, *overrides: str, base: list[str] | None = None
+) -> tuple[list[RoundReport], dict[str, np.ndarray]]:
     experiment, dataset = small(*overrides, base=base)
     with session(experiment, dataset, path, nodes, run=path.name) as opened:
         rounds = list(run(opened))
-        return rounds, final_state(opened)[1]
+        return rounds, load_released_state(opened)[1]
 
 
 GRIDS = {
-    "one device per node": lambda: FlowerNodes(InProcessGrid(app, 40)),
-    "shards": lambda: FlowerNodes(InProcessGrid(app, 3)),
-    "plain loop": lambda: LocalNodes(1),
+    "one device per node": lambda: FlowerTransport(InProcessGrid(app, 40)),
+    "shards": lambda: FlowerTransport(InProcessGrid(app, 3)),
+    "plain loop": lambda: LocalTransport(1),
 }
-MIXED = {"some without torch": lambda: FlowerNodes(InProcessGrid(app, 3, ["torch", "light"]))}
+MIXED = {"some without torch": lambda: FlowerTransport(InProcessGrid(app, 3, ["torch", "light"]))}
 
 
 @pytest.mark.parametrize("model", ["mf", "neumf", "content", "ease", "popularity"])
@@ -59,8 +59,8 @@ def test_grids_and_shards_do_not_change_the_result(tmp_path: Path, model: str) -
 def test_seeded_mechanisms_do_not_depend_on_shards_either(tmp_path: Path, privacy: str) -> None:
     base = [*SMALL, f"privacy={privacy}", "privacy.randomness=seeded"]
     overrides = ["model=mf", "model.dim=4", "rounds=2"]
-    one = played(tmp_path / "a", LocalNodes(1), *overrides, base=base)[1]
-    other = played(tmp_path / "b", FlowerNodes(InProcessGrid(app, 4)), *overrides, base=base)[1]
+    one = played(tmp_path / "a", LocalTransport(1), *overrides, base=base)[1]
+    other = played(tmp_path / "b", FlowerTransport(InProcessGrid(app, 4)), *overrides, base=base)[1]
     for name, array in one.items():
         np.testing.assert_allclose(other[name], array, rtol=1e-5, atol=1e-6 * max(1.0, np.abs(array).max()))
 
@@ -69,13 +69,13 @@ class Hostile:
     """Passes messages on, but node 2 answers as `spoil` says."""
 
     def __init__(self, spoil: str) -> None:
-        self._nodes, self._spoil = LocalNodes(3), spoil
+        self._nodes, self._spoil = LocalTransport(3), spoil
 
     def ids(self) -> list[int]:
         return self._nodes.ids()
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
-        for node, reply in self._nodes.ask(requests, deadline_seconds):
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+        for node, reply in self._nodes.request(requests, deadline_seconds):
             train = requests[node].header["kind"] == "train"
             if node != 2 or not train:
                 yield node, reply
@@ -112,17 +112,17 @@ def test_a_bad_node_is_dropped_named_and_counted_and_the_run_goes_on(tmp_path: P
 
 @pytest.mark.parametrize("spoil", ["twice", "stranger"])
 def test_a_second_or_unasked_answer_changes_nothing(tmp_path: Path, spoil: str) -> None:
-    honest = played(tmp_path / "a", LocalNodes(3), "model=mf", "rounds=2")[1]
+    honest = played(tmp_path / "a", LocalTransport(3), "model=mf", "rounds=2")[1]
     rounds, state = played(tmp_path / "b", Hostile(spoil), "model=mf", "rounds=2")
     assert all(report.answered == 40 for report in rounds)
     assert all(np.array_equal(state[name], honest[name]) for name in honest)
 
 
 def test_dropouts_leave_fewer_answers_and_too_few_release_nothing(tmp_path: Path) -> None:
-    rounds, _ = played(tmp_path / "a", LocalNodes(2), "model=mf", "rounds=2", "cohort.dropout=0.5")
+    rounds, _ = played(tmp_path / "a", LocalTransport(2), "model=mf", "rounds=2", "cohort.dropout=0.5")
     assert all(report.cohort == 40 and 8 < report.answered < 32 and report.released for report in rounds)
     rounds, state = played(
-        tmp_path / "b", LocalNodes(2), "model=mf", "rounds=2", "cohort.dropout=0.5", "cohort.minimum=39"
+        tmp_path / "b", LocalTransport(2), "model=mf", "rounds=2", "cohort.dropout=0.5", "cohort.minimum=39"
     )
     experiment, dataset = small("model=mf", "rounds=2")
     first = experiment.algorithm.init(experiment.build_model(dataset.catalogue), dataset.catalogue)
@@ -135,24 +135,24 @@ def test_dropouts_change_neither_noise_nor_epsilon(tmp_path: Path) -> None:
     spent = list[float | None]()
     for place, extra in enumerate(([], ["cohort.dropout=0.5"], ["cohort.dropout=0.9", "cohort.minimum=39"])):
         base = [*SMALL, "privacy=user", "cohort.size=20"]
-        rounds, _ = played(tmp_path / str(place), LocalNodes(2), "model=mf", "rounds=3", *extra, base=base)
+        rounds, _ = played(tmp_path / str(place), LocalTransport(2), "model=mf", "rounds=3", *extra, base=base)
         spent.append(rounds[-1].epsilon)
     assert spent[0] is not None and spent[0] == spent[1] == spent[2] <= 8.0
 
 
 def test_a_deadline_bounds_a_slow_node(tmp_path: Path) -> None:
-    rounds, _ = played(tmp_path, LocalNodes(2), "model=mf", "rounds=1", "cohort.deadline_seconds=1e-9")
+    rounds, _ = played(tmp_path, LocalTransport(2), "model=mf", "rounds=1", "cohort.deadline_seconds=1e-9")
     assert rounds[0].answered == 0 and set(rounds[0].rejected.values()) == {"no answer before the deadline"}
 
 
 def test_no_node_and_another_version_are_named(tmp_path: Path) -> None:
-    class Empty(LocalNodes):
+    class Empty(LocalTransport):
         def ids(self) -> list[int]:
             return []
 
-    class Old(LocalNodes):
-        def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
-            for node, reply in super().ask(requests, deadline_seconds):
+    class Old(LocalTransport):
+        def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+            for node, reply in super().request(requests, deadline_seconds):
                 yield node, Message({**reply.header, "fedrec": "0.0.9"}, reply.arrays)
 
     with pytest.raises(FedrecError, match="no node answered"):
@@ -169,25 +169,25 @@ def test_pairs_without_an_argument_are_refused_by_name() -> None:
             try:
                 small(f"model={model}", base=[*SMALL, f"privacy={privacy}"])
                 verdicts[model, privacy] = True
-            except Refused as reason:
+            except RefusedError as reason:
                 assert "GramMatrix" in str(reason) and "InteractionLevel" in str(reason)
                 verdicts[model, privacy] = False
     assert [pair for pair, fine in verdicts.items() if not fine] == [("ease", "interaction")]
 
 
 def test_an_algorithm_names_the_models_that_it_takes() -> None:
-    with pytest.raises(Refused, match=r"ItemCounts works for Popularity, not for MatrixFactorisation"):
+    with pytest.raises(RefusedError, match=r"ItemCounts works for Popularity, not for MatrixFactorization"):
         small("model=mf", "algorithm=counts")
 
 
 def test_best_needs_no_privacy(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="privacy=none"):
+    with pytest.raises(RefusedError, match="privacy=none"):
         small("model=mf", "evaluation.select=best", base=[*SMALL, "privacy=user"])
     experiment, dataset = small("model=mf", "rounds=14", "evaluation.every=1", "evaluation.select=best")
     with session(experiment, dataset, tmp_path) as opened:
         rounds = list(run(opened))
         best = max(rounds, key=lambda report: (report.validation or 0, -report.round))
-        number, state = final_state(opened)
+        number, state = load_released_state(opened)
         assert number == best.round
         # The private vectors of that round come back with it, though training went on.
         again = opened.evaluate(state, "validation", number)["full_ndcg@10"].mean()
@@ -201,7 +201,7 @@ def test_every_yaml_of_an_algorithm_runs(tmp_path: Path) -> None:
     for path in sorted(folder.glob("*.yaml")):
         rounds, state = played(
             tmp_path / path.stem,
-            LocalNodes(1),
+            LocalTransport(1),
             f"model={model.get(path.stem, 'mf')}",
             f"algorithm={path.stem}",
             "rounds=2",

@@ -12,30 +12,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.algorithms.sequence_sgd import TAKEN, SequenceGradients
+from fedrec.algorithms.sequence_sgd import TAKEN, FedSGDSequences
 from fedrec.data.devices import DeviceTable
-from fedrec.errors import FedrecError, Refused
-from fedrec.federated.history import final_state
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.models.sasrec import SASRec
 from fedrec.models.sequential import Windows
-from fedrec.node.execution import reason_for_one_by_one
+from fedrec.node.execution import explain_sequential
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Mechanism
+from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, Mechanism
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.rng import Counter
+from fedrec.rng import CounterRNG
 from fedrec.training import sequences
-from fedrec.training.batches import Chosen, Histories, open_draws
+from fedrec.training.batches import CohortData, Histories, open_draws
 from fedrec.training.sequences import Draws, SequenceEngine, losses
 from fedrec.training.vectorized.updates import Contributions
-from fedrec.update import Arrays, Update, total
+from fedrec.update import Arrays, ModelUpdate, total
 from tests.tiny import SMALL, catalogue, session, small
 
 ITEMS, SEED, ROUND, K = 30, 3, 2, 7
 SIZES = (1, 0, 5, 40, 2, 12, 6, 9)
-SETTINGS = SequenceGradients(negatives=K)
+SETTINGS = FedSGDSequences(negatives=K)
 TINY = ["model=sasrec", "model.dim=8", "model.window=6", "model.blocks=1", "algorithm.negatives=5", "rounds=3"]
 
 
@@ -68,9 +68,9 @@ def loop(mechanism: Mechanism) -> list[Arrays]:
     return [SETTINGS.contribute(model, sent, devices[u], {}, context).update.arrays for u in range(len(devices))]
 
 
-def at_once(mechanism: Mechanism) -> Contributions[Changes]:
+def at_once(mechanism: Mechanism) -> Contributions[CohortUpdates]:
     model = made()
-    chosen = Chosen(table(), np.arange(len(SIZES)))
+    chosen = CohortData(table(), np.arange(len(SIZES)))
     return SequenceEngine(model, K).train(model.shared_arrays(), chosen, {}, mechanism, (SEED, ROUND))
 
 
@@ -96,7 +96,7 @@ def test_a_window_is_a_stretch_of_the_history_in_order() -> None:
 def test_windows_reach_every_place_of_a_long_history() -> None:
     histories = Histories.at(table(), np.array([3]))
     draws = Draws(5, 1, ITEMS)
-    found = {tuple(draws.windows(histories, Counter(0, number)).items[0].tolist()) for number in range(800)}
+    found = {tuple(draws.windows(histories, CounterRNG(0, number)).items[0].tolist()) for number in range(800)}
     history = table()[3].history.tolist()
     assert found == {tuple(history[start : start + 6]) for start in range(35)}
 
@@ -164,7 +164,7 @@ def test_the_sum_of_many_is_the_sum_of_each(monkeypatch: pytest.MonkeyPatch, par
     monkeypatch.setattr(sequences, "PART", part)
     slow, fast = loop(NoPrivacy()), at_once(NoPrivacy())
     summed = {name: np.sum([one[name] for one in slow], axis=0) for name in slow[0]}
-    check_close(fast.stack.total(np.ones(len(SIZES))).arrays, summed, 1e-10)
+    check_close(fast.stack.weighted_sum(np.ones(len(SIZES))).arrays, summed, 1e-10)
     model, devices = made(), table()
     context = RoundContext(ROUND, SEED, NoPrivacy())
     for user in range(len(SIZES)):
@@ -176,10 +176,10 @@ def test_the_sum_of_many_is_the_sum_of_each(monkeypatch: pytest.MonkeyPatch, par
 def test_each_of_many_is_what_it_sends_alone(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     monkeypatch.setattr(sequences, "PART", part)
     slow, fast = loop(NoPrivacy()), at_once(NoPrivacy())
-    squares = fast.stack.squares()
+    squares = fast.stack.squared_norms()
     check_close({"loss": fast.loss}, {"loss": losses_of_each()}, 1e-10)
     for user, expected in enumerate(slow):
-        check_close(fast.stack.one(user).arrays, expected, 1e-10)
+        check_close(fast.stack.update_of(user).arrays, expected, 1e-10)
         for name, array in expected.items():
             assert squares[name][user] == pytest.approx(float(np.square(array).sum()), rel=1e-9, abs=1e-15)
 
@@ -187,9 +187,9 @@ def test_each_of_many_is_what_it_sends_alone(monkeypatch: pytest.MonkeyPatch, pa
 @pytest.mark.parametrize("clipping", ["whole", "split"])
 def test_at_user_level_each_device_is_clipped_by_itself(clipping: str) -> None:
     mechanism = UserLevel(clip=0.05, clipping=clipping, noise_multiplier=1.0, randomness="seeded")
-    fast = mechanism.release_many(at_once(mechanism).stack, mechanism.random(1))
-    made_ = [Update(arrays, 1) for arrays in loop(mechanism)]
-    slow = total((mechanism.release(one, mechanism.random(1)) for one in made_), made_[0].arrays)
+    fast = mechanism.privatize_cohort(at_once(mechanism).stack, mechanism.random(1))
+    made_ = [ModelUpdate(arrays, 1) for arrays in loop(mechanism)]
+    slow = total((mechanism.privatize_update(one, mechanism.random(1)) for one in made_), made_[0].arrays)
     assert sum(one.norm() > 0.05 for one in made_) >= 5
     check_close(fast.arrays, slow.arrays, 1e-5)
 
@@ -205,7 +205,7 @@ def test_only_rows_that_a_device_touches_change() -> None:
 def test_a_small_step_along_what_devices_send_lowers_their_loss() -> None:
     model, drawn = made(), windows_of(list(range(len(SIZES))))
     before = float(losses(model, drawn).sum())
-    arrays = at_once(NoPrivacy()).stack.total(np.ones(len(SIZES))).arrays
+    arrays = at_once(NoPrivacy()).stack.weighted_sum(np.ones(len(SIZES))).arrays
     sent = model.shared_arrays()
     model.load({name: (array + 1e-4 * arrays[name]).astype(array.dtype) for name, array in sent.items()})
     assert float(losses(model, drawn).sum()) < before
@@ -216,22 +216,22 @@ def test_a_small_step_along_what_devices_send_lowers_their_loss() -> None:
 def test_a_run_gives_the_same_with_either_engine(tmp_path: Path, engine: str, privacy: str) -> None:
     more = ["privacy.randomness=seeded", "privacy.clip=0.1"] if privacy == "privacy=user" else []
     experiment, dataset = small(*TINY, f"engine={engine}", *more, base=[*SMALL, privacy])
-    reason = reason_for_one_by_one(experiment, experiment.build_model(dataset.catalogue))
+    reason = explain_sequential(experiment, experiment.build_model(dataset.catalogue))
     assert reason == ("engine=reference" if engine == "reference" else None)
-    with session(experiment, dataset, tmp_path / engine, LocalNodes(2)) as opened:
+    with session(experiment, dataset, tmp_path / engine, LocalTransport(2)) as opened:
         reports = list(run(opened))
-        state = final_state(opened)[1]
+        state = load_released_state(opened)[1]
     plain = experiment.varied({"engine": "reference" if engine == "auto" else "auto"})
-    with session(plain, dataset, tmp_path / "other", LocalNodes(3), run="other") as opened:
+    with session(plain, dataset, tmp_path / "other", LocalTransport(3), run="other") as opened:
         assert [r.loss for r in run(opened)] == pytest.approx([r.loss for r in reports], rel=1e-5)
-        other = final_state(opened)[1]
+        other = load_released_state(opened)[1]
     assert state[TAKEN].tolist() == [3.0]
     check_close(state, other, 2e-3)
 
 
 def test_adam_is_torchs_adam() -> None:
     """Against torch.optim.Adam on the same gradients, with a learning rate that stays."""
-    algorithm = SequenceGradients(server_learning_rate=0.01, warm_up=0)
+    algorithm = FedSGDSequences(server_learning_rate=0.01, warm_up=0)
     weights = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
     optimiser = torch.optim.Adam([weights], lr=0.01, betas=(0.9, 0.99), eps=1e-8)
     first = np.array([1.0, -2.0, 0.5], np.float32)
@@ -257,7 +257,7 @@ def test_any_history_gives_finite_numbers_and_fits_the_window(history: list[int]
     own = Histories(
         np.array([0]), np.array([history], np.int32), np.ones((1, len(history)), np.float32), np.array([len(history)])
     )
-    found = Draws(5, K, ITEMS).windows(own, Counter(number))
+    found = Draws(5, K, ITEMS).windows(own, CounterRNG(number))
     assert found.items.shape[1] <= 6 and int(found.real[0]) == min(max(len(history) - 1, 0), 5)
     assert bool(torch.isfinite(losses(made(), found)).all())
 
@@ -274,7 +274,7 @@ def test_any_history_gives_finite_numbers_and_fits_the_window(history: list[int]
 )
 def test_settings_that_make_no_sense_are_named(fields: dict[str, float], words: str) -> None:
     with pytest.raises(FedrecError, match=words):
-        SequenceGradients(**fields)  # type: ignore[arg-type]
+        FedSGDSequences(**fields)  # type: ignore[arg-type]
     with pytest.raises(FedrecError, match="heads=3 must divide dim=8"):
         SASRec(catalogue(ITEMS), dim=8, heads=3)
 
@@ -288,10 +288,10 @@ def test_settings_that_make_no_sense_are_named(fields: dict[str, float], words: 
     ],
 )
 def test_pairs_without_an_argument_are_refused_by_name(overrides: list[str], words: str) -> None:
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(RefusedError, match=words):
         small(*TINY, *overrides, base=SMALL)
 
 
 def test_a_device_refuses_plain_gradients_where_noise_on_it_is_promised() -> None:
-    with pytest.raises(Refused, match="asks for DP-SGD"):
+    with pytest.raises(RefusedError, match="asks for DP-SGD"):
         loop(InteractionLevel(noise_multiplier=1.0))

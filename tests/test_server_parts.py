@@ -23,7 +23,7 @@ from fedrec.device.supervisor import why_ended
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
 from fedrec.ops.keys import new_key
-from fedrec.ops.prometheus import Figure, exposed, text
+from fedrec.ops.prometheus import Metric, serve_metrics, text
 from fedrec.server import certificates
 from fedrec.server.home import Address, ServerHome
 from fedrec.server.registry import Registry
@@ -92,7 +92,7 @@ def test_without_tls_the_server_stays_on_loopback(tmp_path: Path, host: str) -> 
 
 
 def test_a_port_that_is_taken_and_a_home_that_is_none_are_named(tmp_path: Path) -> None:
-    with exposed(port := processes.free_port(), lambda: ""), pytest.raises(FedrecError, match="taken"):
+    with serve_metrics(port := processes.free_port(), lambda: ""), pytest.raises(FedrecError, match="taken"):
         up(ServerHome(tmp_path), Address("127.0.0.1", port, True), print)
     for command in (["status"], ["down"], ["start"]):
         with pytest.raises(FedrecError, match="up"):
@@ -177,9 +177,9 @@ def test_a_device_says_why_it_was_not_let_in(tmp_path: Path) -> None:
 
 def test_prometheus_reads_text() -> None:
     figures = [
-        Figure("a_seconds", "Time.", 1.5),
-        Figure("b", "Nothing now.", None),
-        Figure("c_total", "C.", 2, "counter"),
+        Metric("a_seconds", "Time.", 1.5),
+        Metric("b", "Nothing now.", None),
+        Metric("c_total", "C.", 2, "counter"),
     ]
     said = text(figures, {"run": 'x"y\n'})
     assert said.splitlines() == [
@@ -196,7 +196,7 @@ def test_metrics_are_served_while_inside_and_on_loopback_only() -> None:
     port = processes.free_port()
     place = f"http://127.0.0.1:{port}"
     before = threading.active_count()
-    with exposed(port, lambda: "a 1\n"):
+    with serve_metrics(port, lambda: "a 1\n"):
         assert urllib.request.urlopen(f"{place}/metrics").read() == b"a 1\n"
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"{place}/other")

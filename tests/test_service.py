@@ -25,9 +25,9 @@ from fedrec.device import recommender_pb2_grpc as stubs
 from fedrec.device import saved_state
 from fedrec.device.grpc_service import Service, checked_address, started
 from fedrec.device.home import Enrolment, Home
-from fedrec.device.recommender import Desk
+from fedrec.device.recommender import DeviceRecommender
 from fedrec.device.saved_state import DevicePrivate
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import Message
 from tests.tiny import catalogue, small
 
@@ -40,7 +40,7 @@ def home_with(path: Path, model: str, events: int = 6) -> Home:
     home = Home(path)
     home.write_enrolment(Enrolment("127.0.0.1:1"))
     store, items = home.store(), catalogue(ITEMS)
-    saved_state.keep_catalogue(store, Message(*catalogues.encode(items)))
+    saved_state.save_catalogue(store, Message(*catalogues.encode(items)))
     give_model(store, model)
     for n in range(events):
         store.log_event(f"i{n}", at=float(n))
@@ -55,7 +55,7 @@ def give_model(store: Any, model: str, round_number: int = 3, items: int = ITEMS
     if "head_items" in arrays:
         arrays["head_items"] = np.arange(20, dtype=np.float32)
     header = {"run": "r", "round": round_number, "experiment": experiment.document}
-    saved_state.keep_model(store, Message(header, arrays))
+    saved_state.save_model(store, Message(header, arrays))
 
 
 class Client:
@@ -168,8 +168,8 @@ def ranked(client: Client) -> list[tuple[str, float]]:
 def test_events_that_come_late_or_twice_count_as_if_read_from_the_store(client: Client) -> None:
     for item, at in (("i9", 100.0), ("i8", 2.5), ("i9", 100.0), ("i7", 100.0), ("i7", 50.0)):
         client.stub.LogEvent(wire.Event(item=item, time=at))
-    desk = Desk(client.home.store())
-    assert desk.events() == client.service._desk.events() and len(desk.events()) == 10
+    desk = DeviceRecommender(client.home.store())
+    assert desk.events() == client.service._recommender.events() and len(desk.events()) == 10
     assert ranked(client) == [(f"i{one.item}", one.score) for one in desk.recommend(40, [])]
     desk.store.close()
 
@@ -187,7 +187,7 @@ def test_model_and_catalogue_are_read_again_only_where_they_changed(
     assert "i33" not in client.ids(40) and read == []
     give_model(store, "mf", 5)
     assert client.stub.Status(wire.StatusRequest()).round == 5 and read == ["model"]
-    saved_state.keep_catalogue(store, Message(*catalogues.encode(catalogue(ITEMS + 1))))
+    saved_state.save_catalogue(store, Message(*catalogues.encode(catalogue(ITEMS + 1))))
     read.clear()
     assert client.stub.Status(wire.StatusRequest()).items == ITEMS and read == ["model", "catalogue"]
     store.close()
@@ -197,16 +197,16 @@ def test_a_model_is_served_with_its_own_catalogue_until_another_follows(tmp_path
     """A run on other items sends its catalogue first: what is here already goes on, also after a restart."""
     home = home_with(tmp_path / "h", "mf")
     store = home.store()
-    before, client = Desk(store).recommend(5, []), Client(home)
+    before, client = DeviceRecommender(store).recommend(5, []), Client(home)
     served = client.ids()
     for items in (ITEMS + 1, ITEMS + 2):
-        saved_state.keep_catalogue(store, Message(*catalogues.encode(catalogue(items))))
-        assert Desk(store).recommend(5, []) == before and Desk(store).forget("i20") == 0
+        saved_state.save_catalogue(store, Message(*catalogues.encode(catalogue(items))))
+        assert DeviceRecommender(store).recommend(5, []) == before and DeviceRecommender(store).forget("i20") == 0
         assert client.ids() == served
     give_model(store, "mf", 4, ITEMS + 2)
-    assert len(Desk(store).recommend(100, [])) == len(client.ids(100)) == ITEMS + 2 - 6
+    assert len(DeviceRecommender(store).recommend(100, [])) == len(client.ids(100)) == ITEMS + 2 - 6
     client.close()
-    assert saved_state.model_catalogue(store) is not None and saved_state.kept(store, saved_state.OLDER) is None
+    assert saved_state.model_catalogue(store) is not None and saved_state.load(store, saved_state.OLDER) is None
 
 
 def test_what_is_too_old_is_forgotten_without_any_training(client: Client) -> None:
@@ -218,7 +218,7 @@ def test_what_is_too_old_is_forgotten_without_any_training(client: Client) -> No
 
 def test_status_counts_and_names_no_item(client: Client) -> None:
     said = client.stub.Status(wire.StatusRequest())
-    assert (said.items, said.interactions, said.model, said.run) == (ITEMS, 6, "MatrixFactorisation", "r")
+    assert (said.items, said.interactions, said.model, said.run) == (ITEMS, 6, "MatrixFactorization", "r")
     assert said.explains and "i2" not in str(said)
 
 
@@ -293,7 +293,7 @@ def test_a_socket_left_by_a_killed_service_is_taken_over_and_a_file_is_not(tmp_p
 
 @pytest.mark.parametrize("address", ["0.0.0.0:5000", "192.168.0.7:5000", "[::]:80", "example.org:80"])
 def test_nothing_but_this_machine_may_ask(address: str) -> None:
-    with pytest.raises(Refused, match="recommendations are for itself"):
+    with pytest.raises(RefusedError, match="recommendations are for itself"):
         checked_address(address)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.privacy.clipping import ClipRule
-from fedrec.update import RunningSum, SparseArray, Update, cells, total
+from fedrec.privacy.clipping import NormClipper
+from fedrec.update import ModelUpdate, SparseArray, UpdateSum, cells, total
 
 
 @st.composite
@@ -43,9 +43,9 @@ def test_it_behaves_as_the_dense_array(pair: tuple[np.ndarray, np.ndarray]) -> N
 @settings(max_examples=50, deadline=None)
 @given(pairs(), st.floats(0.1, 20))
 def test_updates_clip_and_sum_alike(pair: tuple[np.ndarray, np.ndarray], clip: float) -> None:
-    mine, dense = (ClipRule(clip).clipped(Update({"m": array}, 1)) for array in pair)
+    mine, dense = (NormClipper(clip).clipped(ModelUpdate({"m": array}, 1)) for array in pair)
     assert np.isclose(mine.norm(), dense.norm()) and mine.norm() <= clip * (1 + 1e-6)
-    summed = RunningSum()
+    summed = UpdateSum()
     for one in (mine, dense, mine):
         summed.add(one)
     like = {"m": np.zeros((4, 5), np.float32)}
@@ -56,5 +56,5 @@ def test_updates_clip_and_sum_alike(pair: tuple[np.ndarray, np.ndarray], clip: f
 
 
 def test_what_is_not_finite_is_noticed() -> None:
-    bad = Update({"m": cells(np.array([3]), np.array([np.nan], np.float32), (5,))}, 1)
-    assert not bad.finite() and not ClipRule(1.0).clipped(bad).arrays["m"].any()
+    bad = ModelUpdate({"m": cells(np.array([3]), np.array([np.nan], np.float32), (5,))}, 1)
+    assert not bad.finite() and not NormClipper(1.0).clipped(bad).arrays["m"].any()

@@ -20,14 +20,14 @@ import pytest
 from fedrec.cli import study as commands
 from fedrec.errors import FedrecError
 from fedrec.federated import loop
-from fedrec.privacy.accounting.composition import composed, epsilon_of
-from fedrec.privacy.ledger.account import from_lists
+from fedrec.privacy.accounting.composition import compose, compute_epsilon
+from fedrec.privacy.ledger.account import composition_from_json
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study import runner, worker
 from fedrec.study.plan import of
 from fedrec.study.plot import bars, spread
 from fedrec.study.results import collect, costs, over_seeds, read_spent
-from fedrec.study.runner import Watch, begin, carry_out, duration, orders_of, resumed, write
+from fedrec.study.runner import StudyProgress, begin, carry_out, duration, list_tasks, resumed, write
 from tests.tiny import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("FEDREC_STATE", str(folder.parent / "state"))
         study = of(NODE, "toy")
         begin(study, folder)
-        for order in orders_of(study, folder):
+        for order in list_tasks(study, folder):
             run = RunFolder(Path(order["folder"]))
             if order["kind"] == "trial":
                 worker.trial(run, order["overrides"], io.StringIO())
@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_is_left_to_do(finished: Path) -> None:
-    assert orders_of(resumed(finished), finished) == []
+    assert list_tasks(resumed(finished), finished) == []
 
 
 def test_the_table_has_a_line_for_everything(finished: Path) -> None:
@@ -109,9 +109,11 @@ def test_all_trials_on_the_same_users_add_up(finished: Path) -> None:
     spent = read_spent(finished / "trials" / trial.name for trial in study.trials())
     (cost,) = costs(spent)
     assert cost.trials == 8 and (cost.unit, cost.neighbouring, cost.trust) == ("user", "add-remove", "server")
-    single = [epsilon_of(from_lists(one["total"]), one["delta"]) for one in spent]
+    single = [compute_epsilon(composition_from_json(one["total"]), one["delta"]) for one in spent]
     assert max(single) < cost.epsilon < sum(single)
-    assert cost.epsilon == pytest.approx(epsilon_of(composed((from_lists(s["total"]), 1) for s in spent), 1e-5))
+    assert cost.epsilon == pytest.approx(
+        compute_epsilon(compose((composition_from_json(s["total"]), 1) for s in spent), 1e-5)
+    )
     ledger = next((finished.parent / "state").rglob("*.sqlite"))
     assert ledger.exists() and cost.population in ledger.name
 
@@ -147,7 +149,7 @@ def test_one_seed_has_no_interval_over_seeds() -> None:
 def test_progress_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 1060.0))
-    watch = Watch(4, stream, started=1000.0)
+    watch = StudyProgress(4, stream, started=1000.0)
     watch.share("runs/a", 0.5)
     watch.ended("runs/a", None)
     watch.ended("runs/b", "Traceback\nValueError: no")
@@ -181,14 +183,14 @@ def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path,
     (trial,) = study.trials()
     folder = RunFolder(tmp_path / "one" / "trials" / trial.name)
     with pytest.MonkeyPatch.context() as patch:
-        real = loop.play
+        real = loop.run_round
 
         def killed(session: Any, state: Any, number: int) -> Any:
             if number == lost_round:
                 raise KeyboardInterrupt
             return real(session, state, number)
 
-        patch.setattr(loop, "play", killed)
+        patch.setattr(loop, "run_round", killed)
         with pytest.raises(KeyboardInterrupt):
             worker.trial(folder, list(trial.overrides), io.StringIO())
     worker.trial(folder, list(trial.overrides), io.StringIO())
@@ -196,7 +198,7 @@ def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path,
     write(study, tmp_path / "one", {}, False, "")
     (cost,) = json.loads((tmp_path / "one" / "cost.json").read_text())
     assert cost["trials"] == 2 and cost["epsilon"] > 8.1  # what was lost is part of what the study cost
-    assert [order["folder"] for order in orders_of(study, tmp_path / "one") if order["kind"] == "trial"] == []
+    assert [order["folder"] for order in list_tasks(study, tmp_path / "one") if order["kind"] == "trial"] == []
 
 
 def test_flags_leave_the_overrides_behind_them_alone(capsys: pytest.CaptureFixture[str]) -> None:

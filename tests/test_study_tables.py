@@ -13,11 +13,11 @@ from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import save
 from fedrec.evaluation.summary import Interval
 from fedrec.experiment.settings import load
-from fedrec.privacy.accounting.composition import epsilon_of
-from fedrec.privacy.ledger.account import as_lists
+from fedrec.privacy.accounting.composition import compute_epsilon
+from fedrec.privacy.ledger.account import composition_to_json
 from fedrec.study.compare import compare, groups_of, to_json, to_lines
 from fedrec.study.plan import METRICS, Study, of
-from fedrec.study.results import Line, Measured, Results, collect, costs, measured, read_spent, said
+from fedrec.study.results import Line, Measured, Results, collect, costs, describe_cost, measured, read_spent
 from fedrec.study.tables import against_best, ordered, pivot, to_csv, to_markdown
 
 NODE: dict[str, Any] = {
@@ -134,7 +134,7 @@ def spent(folder: Path, name: str, total: list[list[float]], **more: object) -> 
 
 def test_trials_on_the_same_people_add_up_and_others_stand_apart(tmp_path: Path) -> None:
     """Two Gaussians of multiplier 4 are one of 4 / sqrt(2); what cost nothing is no trial."""
-    total = as_lists(frozenset({(4.0, 1.0, 1)}))
+    total = composition_to_json(frozenset({(4.0, 1.0, 1)}))
     made = [
         spent(tmp_path, "a", total),
         spent(tmp_path, "b", total, delta=1e-6),
@@ -145,12 +145,12 @@ def test_trials_on_the_same_people_add_up_and_others_stand_apart(tmp_path: Path)
     apart, together = costs(read_spent(made))
     assert (apart.unit, apart.trials, together.unit, together.trials) == ("interaction", 1, "user", 2)
     assert together.delta == 1e-6
-    assert together.epsilon == pytest.approx(epsilon_of(frozenset({(4.0 / 2**0.5, 1.0, 1)}), 1e-6), abs=1e-4)
-    assert apart.epsilon == pytest.approx(epsilon_of(frozenset({(4.0, 1.0, 1)}), 1e-5), abs=1e-4)
-    assert said(together).startswith("On real users these 2 private trials would together have cost epsilon ")
+    assert together.epsilon == pytest.approx(compute_epsilon(frozenset({(4.0 / 2**0.5, 1.0, 1)}), 1e-6), abs=1e-4)
+    assert apart.epsilon == pytest.approx(compute_epsilon(frozenset({(4.0, 1.0, 1)}), 1e-5), abs=1e-4)
+    assert describe_cost(together).startswith("On real users these 2 private trials would together have cost epsilon ")
     meaning = "replace-one 3.31; at 1 % false alarms an attacker finds at most 2 %"
     terms = f"(unit: user; add-remove; delta 1.0e-06; trust: server; {meaning})"
-    assert f"{terms}; all of it is charged to the ledger of people." in said(together)
+    assert f"{terms}; all of it is charged to the ledger of people." in describe_cost(together)
 
 
 def study(folder: Path) -> Study:

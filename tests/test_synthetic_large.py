@@ -10,12 +10,12 @@ from fedrec.cli.data import hand_out
 from fedrec.data import devices
 from fedrec.data.datasets.synthetic import SyntheticLarge, ranks_of
 from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import FlatInteractions, file_of, let_go, mapped
+from fedrec.data.interactions import FlatInteractions, file_of, open_mmap, release_pages
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.report.console import Progress
-from fedrec.simulation import Job, new_run
+from fedrec.simulation import Simulation, new_run
 
 SMALL = SyntheticLarge(users=9000, items=800, per_user=20, tastes=4)
 
@@ -38,8 +38,8 @@ def test_histories_are_of_the_wanted_size_and_no_item_stands_twice(tmp_path: Pat
 def test_what_is_held_out_is_like_the_rest(tmp_path: Path) -> None:
     """Liked by all or by one taste in the same shares: the last place in time means nothing."""
     table = drawn(tmp_path / "data")
-    held = table.item[table.test_from] % 2
-    assert abs(held.mean() - (table.item % 2).mean()) < 0.03
+    bytes_in_flight = table.item[table.test_from] % 2
+    assert abs(bytes_in_flight.mean() - (table.item % 2).mean()) < 0.03
     popular = table.item[table.item % 2 == 0]
     assert (popular < 80).mean() > 0.4  # a tenth of the items, by Zipf's law with exponent 3/4 more than half
 
@@ -81,12 +81,12 @@ def test_nothing_of_an_interaction_is_held_but_its_item(tmp_path: Path) -> None:
 def test_pages_that_are_let_go_are_read_again_and_keep_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "numbers"
     np.arange(100_000, dtype="<i4").tofile(path)
-    read, written = mapped(path, "<i4"), np.memmap(path, "<i4", mode="r+")
+    read, written = open_mmap(path, "<i4"), np.memmap(path, "<i4", mode="r+")
     written[7] = -1
-    let_go(read, written, written[5:], np.arange(3))
+    release_pages(read, written, written[5:], np.arange(3))
     assert read[7] == written[7] == -1 and read.sum() == np.arange(100_000, dtype=np.int64).sum() - 8
     (tmp_path / "empty").touch()
-    assert len(mapped(tmp_path / "empty", "<i4")) == 0 and file_of(np.arange(3)) is None
+    assert len(open_mmap(tmp_path / "empty", "<i4")) == 0 and file_of(np.arange(3)) is None
 
 
 def test_ranks_fill_a_catalogue_that_is_barely_large_enough() -> None:
@@ -99,7 +99,7 @@ def test_a_run_on_them_evaluates_the_sample_asked_for(tmp_path: Path) -> None:
     overrides += ["model=mf", "model.dim=4", "privacy=none", "cohort.size=50", "rounds=2", "evaluation.users=40"]
     overrides += ["evaluation.baselines=[]", f"dataset.path={tmp_path / 'data'}", f"output={tmp_path}", "name=run"]
     settings, folder = new_run(load(overrides))
-    values = Job(settings, folder, lambda: LocalNodes(2), Progress()).simulate()
+    values = Simulation(settings, folder, lambda: LocalTransport(2), Progress()).simulate()
     assert values["dataset"]["users"] == 3000 and values["rounds"] == 2 and 0 < values["test"]["full"]["hr@10"] < 1
 
 

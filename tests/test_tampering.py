@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.loop import run
 from fedrec.paths import anchor_path, ledger_path
 from fedrec.privacy.ledger import integrity, store
 from fedrec.privacy.ledger.integrity import Anchor
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.verify import FIRST, entry_hash
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from tests.tiny import SMALL, session, small
 
-PLAN = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
+PLAN = TrainingPlan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
 CHECKER = Path(__file__).parent.parent / "fedrec" / "privacy" / "ledger" / "verify.py"
 
 
@@ -190,7 +190,7 @@ def test_untouched_the_run_goes_on(files: Files) -> None:
     ledger = opened()
     play(ledger, 3, 4)
     assert [row["round"] for row in ledger.rows()] == [1, 2, 3, 4]
-    with pytest.raises(Refused, match="would pass"):
+    with pytest.raises(RefusedError, match="would pass"):
         ledger.reserve(5)
 
 
@@ -213,7 +213,7 @@ def test_both_files_rolled_back_are_found_by_the_checkpoint(files: Files) -> Non
     shutil.copy(files.old, files.path)
     shutil.copy(files.old_anchor, files.anchor)
     ledger = opened()
-    with pytest.raises(Refused, match="does not hold what this run has spent"):
+    with pytest.raises(RefusedError, match="does not hold what this run has spent"):
         ledger.check_holds(head)
 
 
@@ -226,10 +226,10 @@ def test_an_anchor_elsewhere_finds_a_restored_state_folder(
     opened().close()
     shutil.copy(files.old, files.path)
     shutil.copy(files.old_anchor, files.path.parent.parent / "anchors" / files.anchor.name)
-    with pytest.raises(Refused, match="rolled back"):
+    with pytest.raises(RefusedError, match="rolled back"):
         opened()
     monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "fresh"))
-    with pytest.raises(Refused, match="is gone, though its anchor"):
+    with pytest.raises(RefusedError, match="is gone, though its anchor"):
         opened()
 
 
@@ -249,7 +249,7 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
     for years in (-10, 10):
         now = time.time() + years * 31_536_000
         monkeypatch.setattr(time, "time", lambda now=now: now)
-        with pytest.raises(Refused, match="would pass"):
+        with pytest.raises(RefusedError, match="would pass"):
             opened().reserve(5)
     room = Path(store.__file__).parent
     for name in ("ledger", "store", "account", "integrity", "population", "verify"):
@@ -257,13 +257,13 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
 
 
 def test_a_larger_budget_in_the_configuration_is_refused(files: Files) -> None:
-    with pytest.raises(Refused, match=r"epsilon was 2\.0 and is 9\.0.* Start a new run"):
+    with pytest.raises(RefusedError, match=r"epsilon was 2\.0 and is 9\.0.* Start a new run"):
         opened(epsilon=9.0)
 
 
 def test_the_twenty_first_trial_is_refused(tmp_path: Path) -> None:
     """Twenty trials on the same users cost twenty trials; deleting their folders refunds nothing."""
-    plan = Plan(population=40, interactions=400, cohort_rate=1.0, rounds=1, trains=True)
+    plan = TrainingPlan(population=40, interactions=400, cohort_rate=1.0, rounds=1, trains=True)
     mechanism = UserLevel(epsilon=0.5).calibrated(plan, math.inf)
     one, twenty = 0.0, 0.0
     for trial in range(20):
@@ -275,7 +275,9 @@ def test_the_twenty_first_trial_is_refused(tmp_path: Path) -> None:
     for population, refused in (("people", True), ("others", False)):
         ledger = Ledger.open(population, "trial-20", mechanism, plan, 40, 2.65)
         if refused:
-            with pytest.raises(Refused, match=r"all runs on these users would come to epsilon .*population_epsilon"):
+            with pytest.raises(
+                RefusedError, match=r"all runs on these users would come to epsilon .*population_epsilon"
+            ):
                 ledger.reserve(1)
             assert ledger.rows() == []
         else:
@@ -342,7 +344,7 @@ def test_a_whole_chain_that_tells_an_impossible_story_is_refused(files: Files, s
             row = ("run", kind, body, previous, entry_hash(previous, "run", kind, body))
             database.execute("INSERT INTO entries (run, kind, body, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
     database.close()
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(RefusedError, match=said):
         opened()
 
 
@@ -407,10 +409,12 @@ def test_a_run_goes_on_with_the_settings_that_it_began_with(tmp_path: Path) -> N
     assert begun(tmp_path) == [1, 2]
     changes = ("privacy.population_epsilon=100", "privacy.clip=7")
     for change in changes:
-        with pytest.raises(Refused, match=r"config\.yaml was changed since round 2.*Put back the old file, or start"):
+        with pytest.raises(
+            RefusedError, match=r"config\.yaml was changed since round 2.*Put back the old file, or start"
+        ):
             begun(tmp_path, change)
     for change in ("privacy.epsilon=9",):
-        with pytest.raises(Refused, match="under other terms"):
+        with pytest.raises(RefusedError, match="under other terms"):
             begun(tmp_path, change)
     assert begun(tmp_path) == [3, 4]
 
@@ -418,5 +422,5 @@ def test_a_run_goes_on_with_the_settings_that_it_began_with(tmp_path: Path) -> N
 def test_a_checkpoint_that_was_rolled_back_draws_no_second_noise(tmp_path: Path) -> None:
     begun(tmp_path)
     sorted((tmp_path / "checkpoint").glob("*.safetensors"))[-1].unlink()
-    with pytest.raises(Refused, match="round 2 of run was released already: a second draw would not be charged"):
+    with pytest.raises(RefusedError, match="round 2 of run was released already: a second draw would not be charged"):
         begun(tmp_path)

@@ -12,7 +12,7 @@ import torch
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.models import text_embeddings as text
-from fedrec.models.mf import MatrixFactorisation
+from fedrec.models.mf import MatrixFactorization
 from fedrec.models.sasrec import SASRec
 from fedrec.models.two_tower import GAIN, TwoTower
 from tests.tiny import catalogue
@@ -45,7 +45,7 @@ def test_texts_are_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(said: list[str], encoder: str) -> np.ndarray:
         calls.append(len(said))
-        return text.words(said)
+        return text.hash_words(said)
 
     monkeypatch.setattr(text, "encode", counted)
     first, again = text.text_vectors(films()), text.text_vectors(films())
@@ -150,8 +150,8 @@ def test_an_untrained_model_ranks_by_what_texts_have_in_common() -> None:
     assert int(scores.argsort(descending=True)[1]) == 2  # after Toy Story itself, Toy Story 2
 
 
-@pytest.mark.parametrize("kind", [SASRec, MatrixFactorisation])
-def test_a_warm_start_puts_like_items_near_each_other(kind: type[SASRec] | type[MatrixFactorisation]) -> None:
+@pytest.mark.parametrize("kind", [SASRec, MatrixFactorization])
+def test_a_warm_start_puts_like_items_near_each_other(kind: type[SASRec] | type[MatrixFactorization]) -> None:
     cold, warm = (kind(films(), dim=6, warm_start=start) for start in (None, "words"))
     table = warm.item.weight.detach()
     np.testing.assert_allclose(float(table.square().mean().sqrt()), float(cold.item.weight.std().detach()), rtol=0.5)

@@ -9,25 +9,25 @@ import torch
 from safetensors.numpy import save_file
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.algorithms.sequence_sgd import SequenceGradients
+from fedrec.algorithms.sequence_sgd import FedSGDSequences
 from fedrec.errors import FedrecError
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.models import text_embeddings
 from fedrec.models.sasrec import Shape
-from fedrec.models.text_sasrec import Adapted, TextSASRec
+from fedrec.models.text_sasrec import LoRALinear, TextSASRec
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.training.batches import Chosen
+from fedrec.training.batches import CohortData
 from fedrec.training.sequences import SequenceEngine
-from fedrec.update import Update, total
+from fedrec.update import ModelUpdate, total
 from tests.test_sequences import SEED, SIZES, check_close, table
 from tests.tiny import SMALL, catalogue, session, small
 
 ITEMS, K, RANK = 30, 7, 2
-SETTINGS = SequenceGradients(negatives=K, warm_up=0)
+SETTINGS = FedSGDSequences(negatives=K, warm_up=0)
 TINY = [
     "model=text_sasrec",
     "model.shape.dim=8",
@@ -61,7 +61,7 @@ def body_of(folder: Path, model: TextSASRec) -> Path:
 
 
 def test_an_adapter_adds_a_product_of_low_rank_and_starts_at_nothing() -> None:
-    layer, x = Adapted(6, 4, RANK), torch.randn(3, 5, 6)
+    layer, x = LoRALinear(6, 4, RANK), torch.randn(3, 5, 6)
     plain = torch.nn.functional.linear(x, layer.weight, layer.bias)
     assert torch.equal(layer(x), plain)
     torch.nn.init.normal_(layer.up)
@@ -131,11 +131,11 @@ def test_a_body_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_is_said_the_same_way_in_every_catalogue() -> None:
-    found = [text_embeddings.said_table(catalogue(items), "words") for items in (12, ITEMS)]
+    found = [text_embeddings.text_embedding_table(catalogue(items), "words") for items in (12, ITEMS)]
     assert found[0].shape[1] == found[1].shape[1]
     np.testing.assert_allclose(found[1].mean(0), 0, atol=1e-6)
     bare = replace(catalogue(12), features=np.zeros((12, 0), np.float32), feature_names=())
-    assert text_embeddings.said_table(bare, "words").shape == (12, text_embeddings.BUCKETS)
+    assert text_embeddings.text_embedding_table(bare, "words").shape == (12, text_embeddings.BUCKETS)
 
 
 def test_scores_are_the_logits_after_the_last_window() -> None:
@@ -158,26 +158,26 @@ def test_each_of_many_adapters_is_what_a_device_sends_alone() -> None:
         SETTINGS.contribute(shaken(made()), sent, table()[user], {}, context).update.arrays
         for user in range(len(SIZES))
     ]
-    chosen = Chosen(table(), np.arange(len(SIZES)))
+    chosen = CohortData(table(), np.arange(len(SIZES)))
     stack = SequenceEngine(model, K).train(sent, chosen, {}, mechanism, (SEED, 2)).stack
     for user, expected in enumerate(alone):
-        check_close(stack.one(user).arrays, expected, 1e-10)
+        check_close(stack.update_of(user).arrays, expected, 1e-10)
     summed = {name: np.sum([one[name] for one in alone], axis=0) for name in alone[0]}
-    check_close(stack.total(np.ones(len(SIZES))).arrays, summed, 1e-10)
-    clipped = total((mechanism.release(Update(one, 1), mechanism.random(1)) for one in alone), alone[0])
-    check_close(mechanism.release_many(stack, mechanism.random(1)).arrays, clipped.arrays, 1e-5)
+    check_close(stack.weighted_sum(np.ones(len(SIZES))).arrays, summed, 1e-10)
+    clipped = total((mechanism.privatize_update(ModelUpdate(one, 1), mechanism.random(1)) for one in alone), alone[0])
+    check_close(mechanism.privatize_cohort(stack, mechanism.random(1)).arrays, clipped.arrays, 1e-5)
 
 
 @pytest.mark.parametrize("privacy", ["none", "user_adaptive"])
 def test_a_run_trains_adapters_inside_of_another_runs_body(tmp_path: Path, privacy: str) -> None:
     first = small(*TINY, base=[*SMALL, "privacy=none"])
-    with session(*first, tmp_path / "first", LocalNodes(1)) as opened:
+    with session(*first, tmp_path / "first", LocalTransport(1)) as opened:
         assert len(list(run(opened))) == 2
-        body = {n: a for n, a in final_state(opened)[1].items() if "/" not in n}
+        body = {n: a for n, a in load_released_state(opened)[1].items() if "/" not in n}
     save_file(body, tmp_path / "model.safetensors")
     second = small(*TINY, f"model.body={tmp_path}", "model.rank=2", base=[*SMALL, f"privacy={privacy}"])
-    with session(*second, tmp_path / "second", LocalNodes(2), run="second") as opened:
+    with session(*second, tmp_path / "second", LocalTransport(2), run="second") as opened:
         assert len(list(run(opened))) == 2
-        found = final_state(opened)[1]
+        found = load_released_state(opened)[1]
     same = {name for name, array in body.items() if np.array_equal(array, found[name])}
     assert same == {name for name in body if not name.startswith(("after", "lean"))}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.accounting.composition import epsilon
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import BIT, UserAdaptive
-from fedrec.update import Arrays, Update, total
+from fedrec.update import Arrays, ModelUpdate, total
 
-PLAN = Plan(population=2000, interactions=9, cohort_rate=0.1, rounds=120, trains=True)
+PLAN = TrainingPlan(population=2000, interactions=9, cohort_rate=0.1, rounds=120, trains=True)
 
 
 def adaptive(**settings: Any) -> UserAdaptive:
@@ -22,19 +22,19 @@ def adaptive(**settings: Any) -> UserAdaptive:
 
 def play(mechanism: UserAdaptive, norms: np.ndarray, rounds: int) -> list[float]:
     """Return the clip after each round on devices whose updates have these norms."""
-    memory, clips, rng = mechanism.first_memory({}), list[float](), np.random.default_rng(0)
+    memory, clips, rng = mechanism.init_state({}), list[float](), np.random.default_rng(0)
     for number in range(1, rounds + 1):
-        now = mechanism.in_round(mechanism.announced(memory))
+        now = mechanism.with_round_params(mechanism.round_params(memory))
         drawn = norms[rng.random(len(norms)) < PLAN.cohort_rate]
-        updates = [now.release(one(norm), now.random()) for norm in drawn]
-        arrived = now.admit(total(updates, updates[0].arrays))
-        memory = now.finish(arrived, PLAN, number, now.random(), memory).memory
+        updates = [now.privatize_update(one(norm), now.random()) for norm in drawn]
+        arrived = now.clip_node_sum(total(updates, updates[0].arrays))
+        memory = now.privatize_aggregate(arrived, PLAN, number, now.random(), memory).mechanism_state
         clips.append(float(memory["clip"][0]))
     return clips
 
 
-def one(norm: float) -> Update:
-    return Update({"item.a": np.array([norm, 0], np.float32)}, 1)
+def one(norm: float) -> ModelUpdate:
+    return ModelUpdate({"item.a": np.array([norm, 0], np.float32)}, 1)
 
 
 @pytest.mark.parametrize("start", [0.1, 0.9, 1.1, 10.0])
@@ -53,12 +53,17 @@ def test_update_and_bit_together_cost_what_is_accounted() -> None:
     The update's deviation is known to 0.32 %, the bit's to 0.91 %: each tolerance is more than six standard errors.
     """
     mechanism = adaptive(epsilon=4.0, bit_share=0.2, clip=0.3)
-    memory = mechanism.first_memory({})
-    now = mechanism.in_round(mechanism.announced(memory))
+    memory = mechanism.init_state({})
+    now = mechanism.with_round_params(mechanism.round_params(memory))
     bit = {BIT: np.zeros(1, np.float32)}
-    empty = Update({"item.a": np.zeros(50_000, np.float32), **bit}, 0)
-    update_std = np.std(now.finish(empty, PLAN, 1, now.random(), memory).mean()["item.a"]) * PLAN.expected_cohort
-    drawn = [now.finish(Update(bit, 0), PLAN, 1, now.random(), memory).memory["clip"][0] for _ in range(6000)]
+    empty = ModelUpdate({"item.a": np.zeros(50_000, np.float32), **bit}, 0)
+    update_std = (
+        np.std(now.privatize_aggregate(empty, PLAN, 1, now.random(), memory).mean()["item.a"]) * PLAN.expected_cohort
+    )
+    drawn = [
+        now.privatize_aggregate(ModelUpdate(bit, 0), PLAN, 1, now.random(), memory).mechanism_state["clip"][0]
+        for _ in range(6000)
+    ]
     share = 0.5 - np.log(np.array(drawn) / np.float32(now.clip)) / 0.2  # what the next clip tells of the bits
     bit_std = np.std(share) * PLAN.expected_cohort
     mu_squared = (now.clip / update_std) ** 2 + (0.5 / bit_std) ** 2
@@ -66,27 +71,31 @@ def test_update_and_bit_together_cost_what_is_accounted() -> None:
     assert mu_squared**-0.5 == pytest.approx(event.event.noise_multiplier, rel=0.02)
     assert (0.5 / bit_std) ** 2 / mu_squared == pytest.approx(0.2, rel=0.1)
     plain = UserLevel(epsilon=4.0).calibrated(PLAN, math.inf)
-    assert epsilon([(event, PLAN.rounds)], 1e-5) == pytest.approx(epsilon([(plain.event(PLAN, 1), PLAN.rounds)], 1e-5))
+    assert epsilon_of_events([(event, PLAN.rounds)], 1e-5) == pytest.approx(
+        epsilon_of_events([(plain.event(PLAN, 1), PLAN.rounds)], 1e-5)
+    )
 
 
 @pytest.mark.parametrize(("norm", "bit"), [(0.0, 0.5), (0.99, 0.5), (1.01, -0.5), (1e30, -0.5), (math.nan, -0.5)])
 def test_the_bit_says_unclipped_and_is_centred(norm: float, bit: float) -> None:
-    released = adaptive().release(one(norm), adaptive().random())
+    released = adaptive().privatize_update(one(norm), adaptive().random())
     assert released.arrays[BIT] == bit and released.finite()
     assert np.linalg.norm(released.arrays["item.a"]) <= 1 + 1e-6
 
 
 def test_a_node_cannot_claim_more_bits_than_devices() -> None:
     lying: Arrays = {"item.a": np.zeros(2, np.float32), BIT: np.array([-1e30], np.float32)}
-    assert adaptive().admit(Update(lying, 3)).arrays[BIT] == -1.5
+    assert adaptive().clip_node_sum(ModelUpdate(lying, 3)).arrays[BIT] == -1.5
 
 
 def test_a_statistic_keeps_its_own_clip_and_spends_nothing_on_bits() -> None:
-    plan = Plan(2000, 9, 1.0, 1, trains=False)
+    plan = TrainingPlan(2000, 9, 1.0, 1, trains=False)
     mechanism = UserAdaptive().calibrated(plan, 0.25)
     assert mechanism.clip == 0.25 and not mechanism.adapts
-    assert mechanism.first_memory({}) == {} and mechanism.shapes({"a": (2,)}) == {"a": (2,)}
-    noise = mechanism.finish(Update({"a": np.zeros(20_000, np.float32)}, 0), plan, 1, mechanism.random()).arrays["a"]
+    assert mechanism.init_state({}) == {} and mechanism.shapes({"a": (2,)}) == {"a": (2,)}
+    noise = mechanism.privatize_aggregate(
+        ModelUpdate({"a": np.zeros(20_000, np.float32)}, 0), plan, 1, mechanism.random()
+    ).arrays["a"]
     assert np.std(noise) == pytest.approx(mechanism.multiplier() * 0.25, rel=0.04)
 
 
@@ -97,4 +106,4 @@ def test_impossible_settings_are_named(field: str, value: float) -> None:
     with pytest.raises(FedrecError, match=rf"privacy\.{field}={value}"):
         UserAdaptive(**{field: value})
     with pytest.raises(FedrecError, match=r"privacy\.clip=nan"):
-        UserAdaptive().in_round({"clip": math.nan})
+        UserAdaptive().with_round_params({"clip": math.nan})

@@ -8,12 +8,12 @@ import pytest
 from dp_accounting import GaussianDpEvent
 from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 
-from fedrec.privacy.accounting.composition import epsilon
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user_local import UserLocal
-from fedrec.update import Update
+from fedrec.update import ModelUpdate
 
-PLAN = Plan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, trains=True)
+PLAN = TrainingPlan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, trains=True)
 
 
 def test_mu_is_twice_the_root_of_the_rounds_over_z() -> None:
@@ -23,16 +23,16 @@ def test_mu_is_twice_the_root_of_the_rounds_over_z() -> None:
     mu = 2 * math.sqrt(PLAN.rounds) / mechanism.multiplier()
     delta = mechanism.delta_for(PLAN)
     exact = get_epsilon_gaussian(1 / mu, delta)
-    assert 0.99 * 4.0 <= exact <= epsilon([(mechanism.event(PLAN, 1), PLAN.rounds)], delta) <= 4.0
+    assert 0.99 * 4.0 <= exact <= epsilon_of_events([(mechanism.event(PLAN, 1), PLAN.rounds)], delta) <= 4.0
 
 
 def test_the_farthest_two_histories_lie_two_clips_apart_in_what_is_sent() -> None:
     """Measured on released bytes: the distance of the means over the deviation is the mu of one round."""
     plan = replace(PLAN, rounds=1)
     mechanism = UserLocal(epsilon=20.0, clip=0.5).calibrated(plan, math.inf)
-    up, down = (Update({"a": np.full(1, sign, np.float32)}, 1) for sign in (1e30, -1e30))
+    up, down = (ModelUpdate({"a": np.full(1, sign, np.float32)}, 1) for sign in (1e30, -1e30))
     sent = np.array(
-        [[mechanism.release(u, mechanism.random()).arrays["a"][0] for u in (up, down)] for _ in range(4000)]
+        [[mechanism.privatize_update(u, mechanism.random()).arrays["a"][0] for u in (up, down)] for _ in range(4000)]
     )
     mu = (sent[:, 0].mean() - sent[:, 1].mean()) / sent.std(0).mean()
     event = mechanism.event(plan, 1)
@@ -44,12 +44,12 @@ def test_the_farthest_two_histories_lie_two_clips_apart_in_what_is_sent() -> Non
 def test_sampling_the_cohort_saves_participations_and_amplifies_nothing() -> None:
     sampled = replace(PLAN, cohort_rate=0.1, rounds=200)
     mechanism = UserLocal(epsilon=4.0).calibrated(sampled, math.inf)
-    assert 20 < mechanism.participations(sampled) < 40
+    assert 20 < mechanism.participation_limit(sampled) < 40
     assert mechanism.event(sampled, 1) == GaussianDpEvent(mechanism.multiplier() / 2)
-    assert UserLocal(max_participations=3).participations(sampled) == 3
+    assert UserLocal(max_participations=3).participation_limit(sampled) == 3
 
 
 def test_what_is_no_number_is_sent_as_noise_alone() -> None:
     mechanism = UserLocal().calibrated(PLAN, math.inf)
-    sent = mechanism.release(Update({"a": np.full(5000, np.nan, np.float32)}, 7), mechanism.random())
+    sent = mechanism.privatize_update(ModelUpdate({"a": np.full(5000, np.nan, np.float32)}, 7), mechanism.random())
     assert sent.count == 1 and np.std(sent.arrays["a"]) == pytest.approx(mechanism.multiplier(), rel=0.08)

@@ -10,8 +10,8 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
-from fedrec.federated.state import Session, open_session
-from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.federated.state import RunContext, open_run_context
+from fedrec.federated.transport import LocalTransport, Transport
 from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
@@ -36,8 +36,8 @@ def small(*overrides: str, base: list[str] | None = None) -> tuple[Experiment, D
 
 @contextmanager
 def session(
-    experiment: Experiment, dataset: Dataset, path: Path, nodes: Nodes | None = None, run: str = "run"
-) -> Iterator[Session]:
+    experiment: Experiment, dataset: Dataset, path: Path, nodes: Transport | None = None, run: str = "run"
+) -> Iterator[RunContext]:
     """Open a session in a folder of its own."""
     folder = RunFolder(path)
     if not folder.config.exists():
@@ -45,4 +45,4 @@ def session(
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
     ledger = Ledger.open(dataset.population, run, mechanism, plan, plan.population)
     part = "refit" if experiment.algorithm.refit else "train"
-    yield open_session(experiment, dataset, nodes or LocalNodes(2), folder, ledger, part)
+    yield open_run_context(experiment, dataset, nodes or LocalTransport(2), folder, ledger, part)

@@ -11,7 +11,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class RoundContext:
 class Contribution:
     """One device's update, its new private arrays, and its exact loss: a sum over `examples`, for simulations only."""
 
-    update: Update
+    update: ModelUpdate
     private: Arrays
     loss: float = 0.0
     examples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Joint:
+class PooledContribution:
     """What the devices of a node contribute as one: an update that needs no other noise, and as `Contribution`."""
 
-    update: Update
+    update: ModelUpdate
     private: Sequence[Arrays]
     loss: float = 0.0
     examples: int = 0
@@ -54,10 +54,10 @@ class Algorithm(Protocol):
     accepts: tuple[type[Recommender], ...]  # the models it can work for
     trains: bool  # whether devices train; else they release one bounded statistic a round
     refit: bool  # whether the model is fitted again on train + validation before the test
-    double: frozenset[str]  # the arrays of an update that may come in double precision
-    together: bool  # whether the users of a gateway can train as one
+    float64_arrays: frozenset[str]  # the arrays of an update that may come in double precision
+    pools_users: bool  # whether the users of a gateway can train as one
 
-    def knowing(self, catalogue: Catalogue) -> "Algorithm":
+    def with_catalogue(self, catalogue: Catalogue) -> "Algorithm":
         """Return the algorithm for a server that knows the public catalogue: its steps may use it."""
         ...
 
@@ -69,7 +69,7 @@ class Algorithm(Protocol):
         """Return how many rounds this algorithm takes when `rounds` are asked for."""
         ...
 
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
+    def budget_shares(self, rounds: int) -> tuple[float, ...] | None:
         """Return each round's part of the budget, or None for equal parts."""
         ...
 
@@ -102,14 +102,14 @@ class Algorithm(Protocol):
         """Return the contributions of many devices; equal to the loop over `contribute`."""
         ...
 
-    def contribute_together(
+    def contribute_pooled(
         self,
         model: Recommender,
         broadcast: Arrays,
         devices: Sequence[DeviceData],
         private: Sequence[Arrays],
         context: RoundContext,
-    ) -> Joint | None:
+    ) -> PooledContribution | None:
         """Return what the devices of a gateway contribute as one, noised; None where each contributes for itself."""
         ...
 
@@ -118,14 +118,14 @@ class Algorithm(Protocol):
         ...
 
 
-class OneByOne:
+class PerDeviceAlgorithm:
     """Gives an algorithm `contribute_many` as the loop over its `contribute`: the reference for every faster way."""
 
     __slots__ = ()
-    double: ClassVar[frozenset[str]] = frozenset()
-    together: ClassVar[bool] = False
+    float64_arrays: ClassVar[frozenset[str]] = frozenset()
+    pools_users: ClassVar[bool] = False
 
-    def knowing(self, catalogue: Catalogue) -> Self:
+    def with_catalogue(self, catalogue: Catalogue) -> Self:
         """Return the algorithm as it is: its steps need no catalogue."""
         return self
 
@@ -146,19 +146,19 @@ class OneByOne:
         """Return what the loop over `contribute` returns."""
         return [self.contribute(model, broadcast, d, p, context) for d, p in zip(devices, private, strict=True)]
 
-    def contribute_together(
+    def contribute_pooled(
         self,
         model: Recommender,
         broadcast: Arrays,
         devices: Sequence[DeviceData],
         private: Sequence[Arrays],
         context: RoundContext,
-    ) -> Joint | None:
+    ) -> PooledContribution | None:
         """Return None: each device contributes for itself."""
         return None
 
 
-class Training(OneByOne):
+class TrainingAlgorithm(PerDeviceAlgorithm):
     """What algorithms have in common whose devices change the model itself, round after round."""
 
     __slots__ = ()
@@ -169,7 +169,7 @@ class Training(OneByOne):
         """Take as many rounds as asked for."""
         return rounds
 
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
+    def budget_shares(self, rounds: int) -> tuple[float, ...] | None:
         """Spend the budget evenly."""
         return None
 
@@ -182,7 +182,7 @@ class Training(OneByOne):
         return {name: array.shape for name, array in self.broadcast(state).items()}
 
 
-class Statistic(OneByOne):
+class StatisticAlgorithm(PerDeviceAlgorithm):
     """Base of the algorithms whose devices release `statistic(device, broadcast, unit)` instead of training."""
 
     trains: ClassVar[bool] = False
@@ -196,4 +196,4 @@ class Statistic(OneByOne):
         self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
     ) -> Contribution:
         """Return one device's statistic; its bound is `sensitivity(unit)`."""
-        return Contribution(Update(self.statistic(broadcast, device, context.mechanism.terms.unit), 1), private)
+        return Contribution(ModelUpdate(self.statistic(broadcast, device, context.mechanism.terms.unit), 1), private)

@@ -7,26 +7,26 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.base import Contribution, Joint, RoundContext, Training
+from fedrec.algorithms.base import Contribution, PooledContribution, RoundContext, TrainingAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import Aggregate, LocalSettings
-from fedrec.training.gateway import train_together
+from fedrec.privacy.mechanisms.protocol import Aggregate, LocalTrainingConfig
+from fedrec.training.gateway import train_pooled
 from fedrec.training.local import first_of, train
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True, slots=True)
-class FedAvg(LocalSettings, Training):
+class FedAvg(LocalTrainingConfig, TrainingAlgorithm):
     """Local training, then model += server_learning_rate * mean change over the public denominator."""
 
     name: ClassVar[str] = "fedavg"
     server_learning_rate: float = 1.0
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (TrainableRecommender,)
-    together: ClassVar[bool] = True
+    pools_users: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("negatives", 0)):
@@ -66,23 +66,23 @@ class FedAvg(LocalSettings, Training):
         model.load(private or first_of(model, context.seed, device.user))
         loss, examples = train(model, device, self, context.mechanism, (context.seed, context.round, device.user))
         change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
-        return Contribution(Update(change, 1), model.private_arrays(), loss, examples)
+        return Contribution(ModelUpdate(change, 1), model.private_arrays(), loss, examples)
 
-    def contribute_together(
+    def contribute_pooled(
         self,
         model: Recommender,
         broadcast: Arrays,
         devices: Sequence[DeviceData],
         private: Sequence[Arrays],
         context: RoundContext,
-    ) -> Joint | None:
+    ) -> PooledContribution | None:
         """Train the users of a gateway as one, where the mechanism asks for it."""
-        if not context.mechanism.together or not isinstance(model, TrainableRecommender):
+        if not context.mechanism.pools_users or not isinstance(model, TrainableRecommender):
             return None
         model.load(broadcast)
         now = [p or first_of(model, context.seed, device.user) for p, device in zip(private, devices, strict=True)]
-        made = train_together(model, devices, now, self, context.mechanism, (context.seed, context.round))
-        return Joint(Update(made.change, len(devices)), made.private, made.loss, made.examples)
+        made = train_pooled(model, devices, now, self, context.mechanism, (context.seed, context.round))
+        return PooledContribution(ModelUpdate(made.change, len(devices)), made.private, made.loss, made.examples)
 
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Add the mean change."""

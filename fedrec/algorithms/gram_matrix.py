@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from fedrec.algorithms.base import Statistic
+from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease, ItemKnn, same_head
 from fedrec.privacy.mechanisms.protocol import Aggregate
@@ -70,7 +70,7 @@ def solve(flat: NDArray[np.floating], size: int, regularisation: float) -> NDArr
 
 
 @dataclass(frozen=True, slots=True)
-class GramMatrix(Statistic):
+class GramMatrix(StatisticAlgorithm):
     """Round 1 sums counts, round 2 Gram matrices over the head of the catalogue by those counts.
 
     A user with n items in the head weighs n^-`user_exponent`. Below 1 long histories weigh more than short ones, and
@@ -83,7 +83,7 @@ class GramMatrix(Statistic):
     count_share: float = 0.1
     user_exponent: float = 1.0
 
-    double: ClassVar[frozenset[str]] = frozenset({"gram"})
+    float64_arrays: ClassVar[frozenset[str]] = frozenset({"gram"})
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class GramMatrix(Statistic):
         """Take two rounds, whatever is asked for."""
         return 2
 
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
+    def budget_shares(self, rounds: int) -> tuple[float, ...] | None:
         """Spend `count_share` of the budget on the counts and the rest on the Gram matrix."""
         return (self.count_share, 1 - self.count_share)
 
@@ -116,7 +116,7 @@ class GramMatrix(Statistic):
         """One at user level. One interaction re-weighs a whole history, for which there is no argument here."""
         if unit == "user" and self.user_exponent < 1:
             weight = f"algorithm.user_exponent={self.user_exponent:g}"
-            raise Refused(f"{weight} leaves what one user adds without a bound: take at least 1, or privacy=none")
+            raise RefusedError(f"{weight} leaves what one user adds without a bound: take at least 1, or privacy=none")
         return 1.0 if unit in ("user", "none") else None
 
     def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
@@ -147,7 +147,7 @@ class GramMatrix(Statistic):
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours(GramMatrix):
+class ItemKnnGram(GramMatrix):
     """Keeps the `neighbours` most similar items of each; `shrink` is in units of the Gram matrix's mean diagonal."""
 
     name: ClassVar[str] = "neighbours"

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.algorithms.base import Statistic
+from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
@@ -27,14 +27,14 @@ LARGEST = 2**28  # values in the sum of p p' over all items: 2 GiB
 
 
 @dataclass(frozen=True, slots=True)
-class IalsSums(Statistic):
+class IALSStatistics(StatisticAlgorithm):
     """One alternation a round: devices solve and send sums, the server solves. Nothing bounds what one user changes."""
 
     name: ClassVar[str] = "ials"
     unobserved: float = 0.3
     regulariser: float = 0.01
 
-    double: ClassVar[frozenset[str]] = frozenset({"squares", "vectors", "uses", "gram"})
+    float64_arrays: ClassVar[frozenset[str]] = frozenset({"squares", "vectors", "uses", "gram"})
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ials,)
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class IalsSums(Statistic):
         """Alternate as often as asked for."""
         return rounds
 
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
+    def budget_shares(self, rounds: int) -> tuple[float, ...] | None:
         """There is no budget to share."""
         return None
 

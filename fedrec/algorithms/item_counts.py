@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.algorithms.base import Statistic
+from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
@@ -27,7 +27,7 @@ def bounded_counts(history: NDArray[np.int32], items: int, unit: str) -> NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class ItemCounts(Statistic):
+class ItemCounts(StatisticAlgorithm):
     """Sums counts. Sensitivity 1: at interaction level of the raw counts, at user level of counts of length one."""
 
     name: ClassVar[str] = "counts"
@@ -41,7 +41,7 @@ class ItemCounts(Statistic):
         """Take one round, whatever is asked for."""
         return 1
 
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
+    def budget_shares(self, rounds: int) -> tuple[float, ...] | None:
         """Spend the whole budget on the one round."""
         return None
 

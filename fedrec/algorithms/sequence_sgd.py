@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.algorithms.base import Contribution, RoundContext, Training
+from fedrec.algorithms.base import Contribution, RoundContext, TrainingAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.mechanisms.protocol import Aggregate
@@ -25,7 +25,7 @@ TAKEN = "steps/taken"
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceGradients(Training):
+class FedSGDSequences(TrainingAlgorithm):
     """A device sends minus the gradient of its loss over a window of its history, drawn anew each round.
 
     `negatives` are the items that it compares with. The server's learning rate rises over `warm_up` rounds, and falls
@@ -83,10 +83,10 @@ class SequenceGradients(Training):
             raise FedrecError(f"{type(self).__name__} can't train {type(model).__name__}")
         if context.mechanism.dp_sgd() is not None:
             mechanism = type(context.mechanism).__name__
-            raise Refused(f"{type(self).__name__} sends plain gradients, and {mechanism} asks for DP-SGD")
+            raise RefusedError(f"{type(self).__name__} sends plain gradients, and {mechanism} asks for DP-SGD")
         key = (context.seed, context.round)
         made = SequenceEngine(model, self.negatives).descents(broadcast, [Histories.of(device)], key)
-        update = made.stack.total(np.ones(1))
+        update = made.stack.weighted_sum(np.ones(1))
         return Contribution(update, {}, float(made.loss[0]), int(made.examples[0]))
 
     def rate(self, taken: float) -> float:

@@ -18,15 +18,15 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.algorithms.base import Statistic
+from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.algorithms.item_counts import bounded_counts
-from fedrec.algorithms.transition_estimation import Sums, estimated, estimated_counts
+from fedrec.algorithms.transition_estimation import Sums, estimate_counts, estimate_transitions
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import check_head, same_head
-from fedrec.models.transitions import Expectation, OrderStatistics, sizes
+from fedrec.models.transitions import ItemTransitionModel, TransitionPrior, sizes
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, cells
 
@@ -86,7 +86,7 @@ COUNTS, PARTS = ("counts", "late"), ("symmetric", "antisymmetric")
 
 
 @dataclass(frozen=True, slots=True)
-class OrderSums(Statistic):
+class TransitionCounts(StatisticAlgorithm):
     """Sums bounded transitions; sensitivity 1 at user level.
 
     `head` items are modelled in pairs. `window` and `decay` say which transitions count: one at lag l weighs
@@ -94,7 +94,7 @@ class OrderSums(Statistic):
     the counts and to those of the last `late` items. With `order` false a device's vector holds the pairs of items that
     it used at all, in no order. `own` and `prior_scale` are those of `fedrec/algorithms/smooth.py`; `prior_scale` null
     takes the most likely one. With an `encoder` (`fedrec/models/text.py`), what a public language model says of items
-    is one more thing to smooth by. The catalogue is that of `knowing`.
+    is one more thing to smooth by. The catalogue is that of `with_catalogue`.
     """
 
     name: ClassVar[str] = "order"
@@ -112,7 +112,7 @@ class OrderSums(Statistic):
     encoder: str | None = None
     catalogue: Catalogue | None = None
 
-    accepts: ClassVar[tuple[type[Recommender], ...]] = (OrderStatistics,)
+    accepts: ClassVar[tuple[type[Recommender], ...]] = (ItemTransitionModel,)
 
     def __post_init__(self) -> None:
         for name in ("window", "late"):
@@ -128,7 +128,7 @@ class OrderSums(Statistic):
         if not isinstance(self.catalogue, Catalogue | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise FedrecError("algorithm.catalogue is the data set's: it can't be set")
 
-    def knowing(self, catalogue: Catalogue) -> Self:
+    def with_catalogue(self, catalogue: Catalogue) -> Self:
         """Return the algorithm with the catalogue that it smooths by."""
         return replace(self, catalogue=catalogue)
 
@@ -146,7 +146,7 @@ class OrderSums(Statistic):
         """Take one round or two, whatever is asked for."""
         return 1 if self.one_round else 2
 
-    def shares(self, rounds: int) -> tuple[float, ...] | None:
+    def budget_shares(self, rounds: int) -> tuple[float, ...] | None:
         """Spend in the first of two rounds what the counts get, and the rest in the second."""
         counted = self.count_share + self._late_share
         return None if self.one_round else (counted, 1 - counted)
@@ -193,21 +193,21 @@ class OrderSums(Statistic):
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Estimate counts and choose the head, or estimate transitions, or both."""
         if self.catalogue is None:
-            raise FedrecError("OrderSums smooths by public features: call knowing(catalogue) first")
+            raise FedrecError("TransitionCounts smooths by public features: call with_catalogue(catalogue) first")
         found, noise, length = dict(state), total.noise_std, self.lengths()
         if "counts" in total.arrays:
             sent = COUNTS if self.order else COUNTS[:1]
             sums = {name: total.arrays[name].astype(np.float64) / length[name] for name in sent}
             stds = {name: noise / length[name] for name in sent}
-            found |= estimated_counts(self.catalogue, sums, stds)
+            found |= estimate_counts(self.catalogue, sums, stds)
             head = np.argsort(-found["counts"], kind="stable")[: len(state["head_items"])]
             found |= {"head_items": np.sort(head).astype(np.float32), STAGE: np.ones(1, np.float32)}
         if "symmetric" in total.arrays:
             both, ascending = (self._on_head(found, total.arrays[name]) / np.float32(length["pairs"]) for name in PARTS)
             sums = Sums(both, ascending / np.float32(self.direction), noise / length["pairs"], self.direction)
             head = found["head_items"].astype(np.int64)
-            expectation = Expectation(self.catalogue, found["counts"], self.encoder)
-            found |= estimated(expectation, head, sums, self.own, self.prior_scale)
+            expectation = TransitionPrior(self.catalogue, found["counts"], self.encoder)
+            found |= estimate_transitions(expectation, head, sums, self.own, self.prior_scale)
         return found
 
     @property

@@ -25,7 +25,7 @@ from scipy.special import logsumexp
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.item_features import feature_vectors
 from fedrec.models.item_kernels import Block, Rows
-from fedrec.models.transitions import CHUNK, LARGEST_EXCESS, LEAST, LEAST_EXPECTED, Expectation, unfolded
+from fedrec.models.transitions import CHUNK, LARGEST_EXCESS, LEAST, LEAST_EXPECTED, TransitionPrior, unfolded
 from fedrec.update import Arrays
 
 Floats = NDArray[np.float64]
@@ -47,7 +47,7 @@ def posterior_mean(noisy: Floats, std: float, prior: Floats) -> Floats:
     return found
 
 
-def shrunk(noisy: Floats, std: float, features: Floats, base: Floats | None = None) -> Floats:
+def shrink_counts(noisy: Floats, std: float, features: Floats, base: Floats | None = None) -> Floats:
     """Return positive counts [V] from noisy ones; `features[V, F]` say what to expect, as a multiple of `base[V]`.
 
     Without noise, counts stay what they are, but for zeros, which are raised to a tenth of the smallest positive one.
@@ -70,7 +70,7 @@ SCALES = tuple(0.02 * 1.35**n for n in range(20))  # of the residual's prior, in
 RIDGE = 1e-6  # of each feature's own square: only keeps equal features apart
 
 
-def regression(target: Floats, features: Features, expectation: Expectation, head: Rows) -> Floats:
+def fit_prior_mean(target: Floats, features: Features, expectation: TransitionPrior, head: Rows) -> Floats:
     """Return the least-squares weights of base * features for `target[H, H]`, the diagonal left out."""
     gram, moment = 0.0, 0.0
     for first in range(0, len(head), CHUNK):
@@ -93,7 +93,7 @@ class Prior:
     values: NDArray[np.float64]
 
     @classmethod
-    def of(cls, expectation: Expectation, head: Rows, own: float) -> "Prior":
+    def of(cls, expectation: TransitionPrior, head: Rows, own: float) -> "Prior":
         """Return the prior over the head; `own` is the part of an item that public features don't share."""
         kernels = [kernel.block(head, head) for kernel in expectation.kernels.values()]
         shared = np.mean(kernels, axis=0) if kernels else np.zeros((len(head), len(head)))
@@ -142,17 +142,17 @@ class Sums:
     direction: float
 
 
-def estimated_counts(catalogue: Catalogue, sums: dict[str, NDArray[np.float64]], stds: dict[str, float]) -> Arrays:
+def estimate_counts(catalogue: Catalogue, sums: dict[str, NDArray[np.float64]], stds: dict[str, float]) -> Arrays:
     """Return positive `counts[V]`, and `freshness[V]`: how much more of an item's use is late than of others'.
 
     Freshness is 0 where no counts of late items were sent.
     """
     features = count_features(catalogue)
-    counts = shrunk(sums["counts"], stds["counts"], features)
+    counts = shrink_counts(sums["counts"], stds["counts"], features)
     freshness = np.zeros(len(counts))
     if "late" in sums:
         usual = counts * max(float(sums["late"].sum()), 1e-12) / counts.sum()
-        freshness = np.log(shrunk(sums["late"], stds["late"], features, usual) / usual)
+        freshness = np.log(shrink_counts(sums["late"], stds["late"], features, usual) / usual)
         freshness = np.clip(freshness, -3.0, 3.0)
     return {"counts": counts.astype(np.float32), "freshness": freshness.astype(np.float32)}
 
@@ -163,8 +163,8 @@ def count_features(catalogue: Catalogue) -> NDArray[np.float64]:
     return np.concatenate([np.ones((len(catalogue), 1)), vectors], axis=1)
 
 
-def estimated(
-    expectation: Expectation, head: NDArray[np.int64], sums: Sums, own: float, prior_scale: float | None
+def estimate_transitions(
+    expectation: TransitionPrior, head: NDArray[np.int64], sums: Sums, own: float, prior_scale: float | None
 ) -> Arrays:
     """Return the coefficients of what public features expect, and both parts of the transitions over the head, flat."""
     size = len(head)
@@ -175,8 +175,8 @@ def estimated(
     unit = max(float((both * base).sum() / max(float((base * base).sum()), 1e-30)), 1e-12)
     both, ascending, noise = both / np.float32(unit), ascending / np.float32(unit), sums.noise / unit
     weights = (
-        regression(both, expectation.symmetric, expectation, head),
-        regression(ascending, expectation.antisymmetric, expectation, head),
+        fit_prior_mean(both, expectation.symmetric, expectation, head),
+        fit_prior_mean(ascending, expectation.antisymmetric, expectation, head),
     )
     mean, lean = expectation.expected(weights, head, head)
     mean = np.maximum(mean, LEAST_EXPECTED * base)

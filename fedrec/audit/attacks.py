@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fedrec.audit.execution import OneNode, durable, in_groups, own_state
+from fedrec.audit.execution import EavesdroppedNode, durable, in_groups, own_state
 from fedrec.data.dataset import Dataset
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.loop import play
-from fedrec.federated.state import first_standing, open_session
+from fedrec.federated.loop import run_round
+from fedrec.federated.state import initial_state, open_run_context
 from fedrec.messages import unpack
 from fedrec.node.node import load_dataset
-from fedrec.privacy.accounting.composition import ADD_REMOVE, REPLACE_ONE, Spent
+from fedrec.privacy.accounting.composition import ADD_REMOVE, REPLACE_ONE, Composition
 from fedrec.privacy.accounting.interpretation import trade_off
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.mechanisms.protocol import Terms
+from fedrec.privacy.mechanisms.protocol import PrivacyGuarantee
 from fedrec.privacy.wording import TRUST
 from fedrec.storage.run_folder import RunFolder
 
@@ -57,12 +57,12 @@ def attacks(experiment: Experiment, gateways: int = 1) -> list[Success]:
     dataset = load_dataset(experiment)
     ready = experiment.calibrated(dataset)
     terms, everybody = ready.mechanism.terms, np.arange(len(dataset.devices))
-    updates, spent = overheard(ready, dataset, behind(terms, everybody, gateways))
+    updates, spent = capture_updates(ready, dataset, behind(terms, everybody, gateways))
     members = used(dataset)
     unit = "user" if terms.unit == "interaction" else terms.unit
     first = success("items", *items_guessed(updates, members), spent, terms.neighbouring, terms.unit)
     parts = np.array_split(np.random.default_rng(0).permutation(everybody), 3)
-    models = [overheard(ready, dataset, [np.sort(part)]) for part in parts[:2]]
+    models = [capture_updates(ready, dataset, [np.sort(part)]) for part in parts[:2]]
     fits = [fit(model, members) for model, _ in models]
     gain = fits[0] - fits[1]
     second = success("membership", gain[parts[2]], gain[parts[0]], models[0][1], ADD_REMOVE, unit)
@@ -71,36 +71,38 @@ def attacks(experiment: Experiment, gateways: int = 1) -> list[Success]:
     return [first, second]
 
 
-def behind(terms: Terms, devices: NDArray[np.int64], gateways: int) -> list[NDArray[np.int64]]:
+def behind(terms: PrivacyGuarantee, devices: NDArray[np.int64], gateways: int) -> list[NDArray[np.int64]]:
     """Return the devices in groups: each is behind one message that the adversary reads."""
     if terms.trust == "gateway":
         return np.array_split(devices, min(gateways, len(devices)))
     return in_groups(devices, 1 if terms.trust in ("device", "none") else None)
 
 
-def overheard(experiment: Experiment, dataset: Dataset, groups: list[NDArray[np.int64]]) -> tuple[Numbers, Spent]:
+def capture_updates(
+    experiment: Experiment, dataset: Dataset, groups: list[NDArray[np.int64]]
+) -> tuple[Numbers, Composition]:
     """Return what is heard of each device's items over all rounds [devices or 1, items], and what was spent.
 
     A row is a device's: what its group sent. One group alone shares the one row of the released model.
     """
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)
-    nodes, rows = OneNode(groups), np.zeros((len(dataset.devices), dataset.interactions.items))
+    nodes, rows = EavesdroppedNode(groups), np.zeros((len(dataset.devices), dataset.interactions.items))
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")
         folder.create("{}\n")
         ledger = Ledger.open("attacked", "run", mechanism, plan, plan.population, None)
-        session = open_session(experiment, dataset, nodes, folder, ledger, "train")
-        at = first = first_standing(session)
+        context = open_run_context(experiment, dataset, nodes, folder, ledger, "train")
+        at = first = initial_state(context)
         for number in range(1, plan.rounds + 1):
             ledger.reserve(number)
-            nodes.overheard.clear()
-            play(session, at, number)
-            at = durable(session)
-            for node, content in nodes.overheard.items() if len(groups) > 1 else ():
+            nodes.captured.clear()
+            run_round(context, at, number)
+            at = durable(context)
+            for node, content in nodes.captured.items() if len(groups) > 1 else ():
                 rows[groups[node - 1]] += by_item(unpack(content).arrays, dataset.interactions.items)
         spent = ledger.total
         ledger.close()
-    whole = by_item(at.state, rows.shape[1]) - by_item(first.state, rows.shape[1])
+    whole = by_item(at.algorithm_state, rows.shape[1]) - by_item(first.algorithm_state, rows.shape[1])
     return (rows if len(groups) > 1 else whole[None]), spent
 
 
@@ -108,7 +110,9 @@ def by_item(arrays: Mapping[str, NDArray[Any]], items: int) -> Numbers:
     """Return the one number an item [items] that a model shares: its biases, or its counts."""
     found = [a for name, a in sorted(arrays.items()) if a.size == items and not name.startswith("head")]
     if not found:
-        raise Refused("the attacks read one number an item, a bias or a count: use model=content, mf or popularity")
+        raise RefusedError(
+            "the attacks read one number an item, a bias or a count: use model=content, mf or popularity"
+        )
     return found[0].ravel().astype(np.float64)
 
 
@@ -139,7 +143,7 @@ def fit(model: Numbers, members: NDArray[np.bool_]) -> Numbers:
     return (members @ scores) / np.maximum(members.sum(axis=1), 1)
 
 
-def success(attack: str, absent: Numbers, present: Numbers, spent: Spent, relation: str, unit: str) -> Success:
+def success(attack: str, absent: Numbers, present: Numbers, spent: Composition, relation: str, unit: str) -> Success:
     """Measure an attack, and read from the accounted curve what it could reach at most."""
     ranks = rankdata(np.concatenate([absent, present]))[len(absent) :]
     auc = (ranks.sum() - len(present) * (len(present) + 1) / 2) / (len(present) * len(absent))
@@ -152,7 +156,7 @@ def success(attack: str, absent: Numbers, present: Numbers, spent: Spent, relati
     return Success(attack, float(auc), tpr, curve.largest_auc(), float(curve.largest_tpr(FALSE_ALARMS)[0]))
 
 
-def lines(found: list[Success], terms: Terms) -> Iterator[str]:
+def lines(found: list[Success], terms: PrivacyGuarantee) -> Iterator[str]:
     """Yield the attacks as a table, after what they attacked and before what each tells."""
     seen = f"; sees {terms.release_set}" if terms.unit != "none" else "; sees every update"
     yield f"unit: {terms.unit}; relation: {terms.neighbouring}; trusted: {TRUST[terms.trust]}"

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.audit.poisson_check import DRAWS
-from fedrec.audit.threat_model import game
+from fedrec.audit.threat_model import threat_model_of
 from fedrec.audit.trials import Finding, Trial, shown
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.node.node import load_dataset
-from fedrec.privacy.accounting.composition import spent
+from fedrec.privacy.accounting.composition import compose_events
 from fedrec.privacy.card import TRUST
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan, Terms
+from fedrec.privacy.mechanisms.protocol import Mechanism, PrivacyGuarantee, TrainingPlan
 
 POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they don't
 # By trust and unit, what comes near enough: at one gateway and on one device many fit into one run.
@@ -47,7 +47,7 @@ class Audit:
     """What an audit found of a mechanism, with the terms without which no epsilon means anything."""
 
     mechanism: str
-    terms: Terms
+    terms: PrivacyGuarantee
     delta: float
     trains: bool
     findings: tuple[Finding, ...]
@@ -80,7 +80,7 @@ def audit(
     dataset = load_dataset(experiment)
     calibrated = experiment.calibrated(dataset)
     mechanism, plan = calibrated.mechanism, calibrated.plan(dataset)
-    game(mechanism.terms, 1)
+    threat_model_of(mechanism.terms, 1)
     found = run(
         trials(experiment, plan, mechanism, points, canaries or CANARIES[mechanism.terms.trust, mechanism.terms.unit]),
         jobs,
@@ -90,7 +90,7 @@ def audit(
 
 
 def trials(
-    experiment: Experiment, plan: Plan, mechanism: Mechanism, points: Sequence[float], canaries: int
+    experiment: Experiment, plan: TrainingPlan, mechanism: Mechanism, points: Sequence[float], canaries: int
 ) -> list[Trial]:
     """Return the noise at every point with everybody taking part; where the accountant counts on sampling, that too."""
     if mechanism.terms.unit == "none":
@@ -102,19 +102,19 @@ def trials(
         rounds = 1 if point == min(points) < max(points) else 2
         size = round(canaries * min(1.0, 4 / point))
         made.append(Trial("noise", node, plan.trains, size, rounds=rounds * turns, turns=turns))
-    rates = [max(rate, LEAST_RATE) for _, rate, _ in spent([(mechanism.event(plan, 1), 1)]) if rate < 1]
+    rates = [max(rate, LEAST_RATE) for _, rate, _ in compose_events([(mechanism.event(plan, 1), 1)]) if rate < 1]
     for rate in rates[:1]:
         made += [Trial("sampled", one_step(node), plan.trains, canaries, SAMPLED_ROUNDS, rate) for node in nodes]
-        if mechanism.together:
+        if mechanism.pools_users:
             continue  # a gateway draws inside its training: the likelihood ratio alone speaks of it
         made.append(Trial("sampler", nodes[0], plan.trains, DRAWS, DRAWS, rate))
     return made
 
 
-def turns_of(mechanism: Mechanism, plan: Plan) -> int:
+def turns_of(mechanism: Mechanism, plan: TrainingPlan) -> int:
     """Return 1, or where a trusted server lets devices take turns instead of drawing them, TURNS."""
     apart = replace(plan, rounds=2 * TURNS, cohort_rate=1 / TURNS, shares=None)
-    return TURNS if mechanism.terms.trust == "server" and mechanism.participations(apart) == 2 else 1
+    return TURNS if mechanism.terms.trust == "server" and mechanism.participation_limit(apart) == 2 else 1
 
 
 def document(experiment: Experiment, epsilon: float | None, delta: float | None) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.audit.threat_model import PULL, Game
+from fedrec.audit.threat_model import PULL, ThreatModel
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.loop import play
-from fedrec.federated.state import Session, Standing, first_standing, open_session
+from fedrec.federated.loop import run_round
+from fedrec.federated.state import RunContext, ServerState, initial_state, open_run_context
 from fedrec.messages import Message, pack, unpack
 from fedrec.node.node import Node, load_dataset
-from fedrec.privacy.accounting.composition import Spent
-from fedrec.privacy.clipping import ClipRule, group_of
+from fedrec.privacy.accounting.composition import Composition
+from fedrec.privacy.clipping import NormClipper, group_of
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.storage.checkpoint import load_checkpoint
 from fedrec.storage.run_folder import RunFolder
 
@@ -33,32 +33,32 @@ COUNTED = {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class AdversaryView:
     """What an adversary saw and what was said to be spent.
 
     `heard[rounds, nodes, items]` is weighted by the mechanism's matched filter: its sum over the rounds is the score.
     `hosted` are the devices that are canaries.
     """
 
-    heard: NDArray[np.float64]
+    observations: NDArray[np.float64]
     hosted: NDArray[np.int64]
     epsilon: float
     delta: float
-    spent: Spent
+    spent: Composition
 
 
-class OneNode:
+class EavesdroppedNode:
     """A node that the rounds know as several, each with a group of the devices; its packed replies are overheard."""
 
     def __init__(self, groups: Sequence[NDArray[np.int64]]) -> None:
         self._node, self._groups = Node(0, 1, exact=True), groups
-        self.overheard: dict[int, bytes] = {}
+        self.captured: dict[int, bytes] = {}
 
     def ids(self) -> list[int]:
         """Return 1 to the number of groups."""
         return list(range(1, len(self._groups) + 1))
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Answer each request, and keep the bytes of what was trained."""
         greeting: Message | None = None
         for number, request in requests.items():
@@ -68,11 +68,11 @@ class OneNode:
                 greeting = reply
                 reply = Message(reply.header, {"devices": self._groups[number - 1]})
             else:
-                self.overheard[number] = pack(reply)
+                self.captured[number] = pack(reply)
             yield number, reply
 
 
-def staged(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -> Experiment:
+def staged(document: Mapping[str, Any], game: ThreatModel, rounds: int, trains: bool) -> Experiment:
     """Return the calibrated experiment of a game: the document's mechanism and cohort, on canaries."""
     own = document["privacy"]
     pull = PULL * float(own.get("clip", 1.0)) if "epsilon" in own else 1.0
@@ -88,20 +88,20 @@ def staged(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -
     return experiment.calibrated(load_dataset(experiment))
 
 
-def observe(document: Mapping[str, Any], game: Game, rounds: int, trains: bool) -> Seen:
+def observe(document: Mapping[str, Any], game: ThreatModel, rounds: int, trains: bool) -> AdversaryView:
     """Play every round and return what the adversary saw of them, and what the ledger says."""
     experiment = staged(document, game, rounds, trains)
     dataset = load_dataset(experiment)
     plan = experiment.plan(dataset)
     hosted, others = hosts(experiment.mechanism, plan, game)
-    nodes = OneNode(in_groups(np.union1d(hosted, others), 1 if game.alone else None))
+    nodes = EavesdroppedNode(in_groups(np.union1d(hosted, others), 1 if game.alone else None))
     with tempfile.TemporaryDirectory() as name, own_state(name):
         folder = RunFolder(Path(name) / "run")
         folder.create("{}\n")
         ledger = Ledger.open("canaries", "run", experiment.mechanism, plan, plan.population, None)
-        session = open_session(experiment, dataset, nodes, folder, ledger, "train")
-        heard = np.stack(list(listen(session, nodes, game)))
-        seen = Seen(heard, hosted, ledger.epsilon(), ledger.account.delta, ledger.total)
+        context = open_run_context(experiment, dataset, nodes, folder, ledger, "train")
+        heard = np.stack(list(listen(context, nodes, game)))
+        seen = AdversaryView(heard, hosted, ledger.epsilon(), ledger.account.delta, ledger.total)
         ledger.close()
     return seen
 
@@ -111,39 +111,39 @@ def in_groups(devices: NDArray[np.int64], size: int | None) -> list[NDArray[np.i
     return [devices] if size is None else [devices[start : start + size] for start in range(0, len(devices), size)]
 
 
-def hosts(mechanism: Mechanism, plan: Plan, game: Game) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def hosts(mechanism: Mechanism, plan: TrainingPlan, game: ThreatModel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the devices that are canaries, and others that only keep the rounds going."""
     if game.turns == 1:
         return np.arange(game.devices), np.arange(0)
-    groups = [mechanism.draw(plan, number, mechanism.random(0)) for number in range(1, game.turns + 1)]
+    groups = [mechanism.sample_cohort(plan, number, mechanism.random(0)) for number in range(1, game.turns + 1)]
     return groups[0], np.array([group[0] for group in groups[1:]])
 
 
-def listen(session: Session, nodes: OneNode, game: Game) -> Iterator[NDArray[np.float64]]:
+def listen(context: RunContext, nodes: EavesdroppedNode, game: ThreatModel) -> Iterator[NDArray[np.float64]]:
     """Play the rounds; yield what is heard of each [nodes, items], weighted, from the bytes that were released."""
-    at, plan, mechanism = first_standing(session), session.plan, session.experiment.mechanism
+    at, plan, mechanism = initial_state(context), context.plan, context.experiment.mechanism
     for number in range(1, plan.rounds + 1):
-        now = mechanism.in_round(mechanism.announced(at.memory))
+        now = mechanism.with_round_params(mechanism.round_params(at.mechanism_state))
         weight = now.matched_filter(plan)[number - 1]
-        session.ledger.reserve(number)
-        nodes.overheard.clear()
-        play(session, at, number)
-        before, at = at, durable(session)
-        if game.heard == "reply":
-            replies = (nodes.overheard.get(node) for node in nodes.ids())
+        context.ledger.reserve(number)
+        nodes.captured.clear()
+        run_round(context, at, number)
+        before, at = at, durable(context)
+        if game.observes == "reply":
+            replies = (nodes.captured.get(node) for node in nodes.ids())
             heard = [np.zeros(game.items) if reply is None else flat(unpack(reply).arrays, now) for reply in replies]
             yield np.stack(heard) * weight
         else:
-            moved = (flat(at.state, now) - flat(before.state, now)) * plan.expected_cohort
-            yield (moved if plan.trains else flat(at.state, now))[None] * weight
+            moved = (flat(at.algorithm_state, now) - flat(before.algorithm_state, now)) * plan.expected_cohort
+            yield (moved if plan.trains else flat(at.algorithm_state, now))[None] * weight
 
 
-def durable(session: Session) -> Standing:
+def durable(context: RunContext) -> ServerState:
     """Return what the server has, as it lies on disk."""
-    saved = load_checkpoint(session.folder.checkpoints)
+    saved = load_checkpoint(context.folder.checkpoints)
     if saved is None:
         raise FedrecError("the round left no checkpoint: nothing to audit")
-    return Standing(saved.state, saved.memory)
+    return ServerState(saved.state, saved.mechanism_state)
 
 
 def flat(arrays: Mapping[str, NDArray[Any]], mechanism: Mechanism) -> NDArray[np.float64]:
@@ -151,7 +151,7 @@ def flat(arrays: Mapping[str, NDArray[Any]], mechanism: Mechanism) -> NDArray[np
     rule = getattr(mechanism, "rule", None)
     parts = list[NDArray[np.float64]]()
     for name, array in arrays.items():
-        share = rule.bounds[group_of(name, rule.way)] / rule.norm if isinstance(rule, ClipRule) else 1.0
+        share = rule.bounds[group_of(name, rule.grouping)] / rule.norm if isinstance(rule, NormClipper) else 1.0
         parts.append(array.ravel().astype(np.float64) * share)
     return np.sum(parts, axis=0)
 

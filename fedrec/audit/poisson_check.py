@@ -12,7 +12,7 @@ from scipy.stats import chi2, norm
 from fedrec.audit.threat_model import Canaries
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.loop import COHORT_STREAM
-from fedrec.privacy.mechanisms.protocol import DpSgd, Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, TrainingPlan
 from fedrec.training.batches import TRAIN_STREAM, Histories, samples
 
 UNITS, DRAWS = 400, 4000
@@ -20,7 +20,7 @@ UNITS, DRAWS = 400, 4000
 Draws = NDArray[np.bool_]
 
 
-def suspicious(document: Mapping[str, Any], draws: int = DRAWS) -> tuple[float, float, str]:
+def find_deviations(document: Mapping[str, Any], draws: int = DRAWS) -> tuple[float, float, str]:
     """Return the accounted rate, the least p-value of the tests times their number, and which test gave it."""
     node = dict(document)
     if "noise_multiplier" in node["privacy"]:
@@ -39,13 +39,15 @@ def draw(experiment: Experiment, draws: int) -> tuple[float, Draws]:
         for number, rows in enumerate(islice(batches(mechanism, public), draws)):
             drawn[number, rows] = True
         return public.sample_rate, drawn
-    plan = Plan(UNITS, UNITS, experiment.cohort.rate(UNITS), draws, trains=True)
+    plan = TrainingPlan(UNITS, UNITS, experiment.cohort.rate(UNITS), draws, trains=True)
     for number in range(draws):
-        drawn[number, mechanism.draw(plan, number, mechanism.random(experiment.seed, number, COHORT_STREAM))] = True
+        drawn[
+            number, mechanism.sample_cohort(plan, number, mechanism.random(experiment.seed, number, COHORT_STREAM))
+        ] = True
     return plan.cohort_rate, drawn
 
 
-def batches(mechanism: Mechanism, public: DpSgd) -> Iterator[NDArray[np.int64]]:
+def batches(mechanism: Mechanism, public: DPSGDConfig) -> Iterator[NDArray[np.int64]]:
     """Yield the rows that a device with UNITS examples draws, step by step, participation by participation."""
     histories = Histories.of(Canaries(1, UNITS, each=UNITS).load().devices[0])
     for number in count():

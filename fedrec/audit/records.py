@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.paths import state_dir
-from fedrec.storage.checkpoint import write_durably
+from fedrec.storage.checkpoint import atomic_write
 
 if TYPE_CHECKING:
     from fedrec.experiment.experiment import Experiment
@@ -73,17 +73,17 @@ def settings_hash(experiment: "Experiment") -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def keep(found: dict[str, Any], experiment: "Experiment", folder: Path | None = None) -> Path:
+def save_record(found: dict[str, Any], experiment: "Experiment", folder: Path | None = None) -> Path:
     """Write the record of an audit of a calibrated experiment, into `folder` or the state folder; return its path."""
     settings = settings_hash(experiment)
     path = _path(settings) if folder is None else folder / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {"settings": settings, "code": code_hash(), "day": time.strftime("%Y-%m-%d", time.gmtime()), "found": found}
-    write_durably(path, (json.dumps(told, indent=2, allow_nan=False) + "\n").encode())
+    atomic_write(path, (json.dumps(told, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
-def kept(experiment: "Experiment", folder: Path) -> Record | None:
+def load_record(experiment: "Experiment", folder: Path) -> Record | None:
     """Return the record of these settings: of the run, else of the settings; None where there is none."""
     settings = settings_hash(experiment)
     for path in (folder / FILE, _path(settings)):

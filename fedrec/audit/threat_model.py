@@ -17,9 +17,9 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.data.interactions import Interactions
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import Terms
+from fedrec.privacy.mechanisms.protocol import PrivacyGuarantee
 from fedrec.update import Arrays
 
 Mask = NDArray[np.bool_]
@@ -29,10 +29,10 @@ HOSTED = 10_000  # and users of one gateway
 
 
 @dataclass(frozen=True, slots=True)
-class Game:
+class ThreatModel:
     """`canaries` scores with a unit, and at least as many without, from one run.
 
-    `heard` is where the adversary listens: to the released "state", or to each node's "reply"; with `alone` a node
+    `observes` is where the adversary listens: to the released "state", or to each node's "reply"; with `alone` a node
     hosts one device. `ends` are the means of the score without and with the unit. Where devices take turns, `turns`
     rounds apart, the canaries are those whose turn comes first; of the others one a turn answers, so that every round
     releases something, and counts for neither side.
@@ -44,7 +44,7 @@ class Game:
     each: int
     apart: bool
     signed: bool
-    heard: str
+    observes: str
     alone: bool
     ends: tuple[float, float] = (0.0, 1.0)
     turns: int = 1
@@ -73,7 +73,7 @@ class Game:
         return mask
 
 
-def game(terms: Terms, canaries: int, turns: int = 1) -> Game:
+def threat_model_of(terms: PrivacyGuarantee, canaries: int, turns: int = 1) -> ThreatModel:
     """Return the game of these terms with as many of the canaries as one run can hold.
 
     Terms without a game are refused by name.
@@ -82,18 +82,22 @@ def game(terms: Terms, canaries: int, turns: int = 1) -> Game:
         case ("server", "user", "add-remove") | ("none", "none", "none"):
             held = min(canaries, SUMMED)
             devices, items = turns * held, (4 + turns) * held
-            return Game(held, devices, items, 1, apart=True, signed=False, heard="state", alone=False, turns=turns)
+            return ThreatModel(
+                held, devices, items, 1, apart=True, signed=False, observes="state", alone=False, turns=turns
+            )
         case ("gateway", "user", "add-remove"):
             held = min(canaries, HOSTED)
-            return Game(held, held, 5 * held, 1, apart=True, signed=False, heard="reply", alone=False)
+            return ThreatModel(held, held, 5 * held, 1, apart=True, signed=False, observes="reply", alone=False)
         case ("device", "interaction", "add-remove"):
             held = min(canaries, TOGETHER)
-            return Game(held, 1, 2 * held, held, apart=False, signed=False, heard="reply", alone=True)
+            return ThreatModel(held, 1, 2 * held, held, apart=False, signed=False, observes="reply", alone=True)
         case ("device", "user", "replace-one"):
             held = min(canaries, SUMMED)
-            return Game(held, 2 * held, 1, 1, apart=False, signed=True, heard="reply", alone=True, ends=(-1, 1))
+            return ThreatModel(
+                held, 2 * held, 1, 1, apart=False, signed=True, observes="reply", alone=True, ends=(-1, 1)
+            )
         case _:
-            raise Refused(
+            raise RefusedError(
                 f"no audit for trust {terms.trust}, unit {terms.unit}, {terms.neighbouring}: "
                 "say in fedrec/audit/game.py what its adversary sees"
             )

@@ -13,10 +13,10 @@ from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
-from fedrec.audit.execution import Seen, observe
-from fedrec.audit.poisson_check import UNITS, suspicious
-from fedrec.audit.threat_model import Game, game
-from fedrec.experiment.instantiate import build
+from fedrec.audit.execution import AdversaryView, observe
+from fedrec.audit.poisson_check import UNITS, find_deviations
+from fedrec.audit.threat_model import ThreatModel, threat_model_of
+from fedrec.experiment.instantiate import instantiate
 from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
 from fedrec.privacy.mechanisms.protocol import Mechanism
 
@@ -133,19 +133,21 @@ class Trial:
         return asdict(self)
 
 
-def plays(trial: Trial) -> tuple[Game, list[Seen]]:
+def plays(trial: Trial) -> tuple[ThreatModel, list[AdversaryView]]:
     """Return the game and what was seen in as many runs as the canaries need."""
-    mechanism: Mechanism = build(trial.document["privacy"], "privacy")
+    mechanism: Mechanism = instantiate(trial.document["privacy"], "privacy")
     # Fewer privacy units than 1 / delta, or the mechanism refuses them.
     most = int(0.9 / (trial.document["privacy"].get("delta") or 1e-6))
-    held = game(mechanism.terms, min(trial.canaries, max(1, most // trial.turns)), trial.turns)
+    held = threat_model_of(mechanism.terms, min(trial.canaries, max(1, most // trial.turns)), trial.turns)
     runs = math.ceil(trial.canaries / held.canaries)
-    played = game(mechanism.terms, math.ceil(trial.canaries / runs), trial.turns)
+    played = threat_model_of(mechanism.terms, math.ceil(trial.canaries / runs), trial.turns)
     document = at_rate(trial.document, trial.rate / trial.turns, played.devices)
     return played, [observe(document, played, trial.rounds, trial.trains) for _ in range(runs)]
 
 
-def scores(played: Game, seen: list[Seen], score: Callable[[Seen], Numbers]) -> tuple[Numbers, Numbers]:
+def scores(
+    played: ThreatModel, seen: list[AdversaryView], score: Callable[[AdversaryView], Numbers]
+) -> tuple[Numbers, Numbers]:
     """Return the scores without and with a unit over all runs."""
     absent = [score(one)[played.absent(one.hosted)] for one in seen]
     present = [score(one)[played.present(one.hosted)] for one in seen]
@@ -156,7 +158,7 @@ def noise(trial: Trial) -> Finding:
     """Every unit takes part every time: the matched filter, the threshold halfway, a Gaussian lower bound."""
     played, seen = plays(trial)
     first = seen[0]
-    absent, present = scores(played, seen, lambda one: one.heard.sum(axis=0))
+    absent, present = scores(played, seen, lambda one: one.observations.sum(axis=0))
     found = errors(absent, present, sum(played.ends) / 2)
     measured = epsilon_at_least(found, first.delta)
     detail = (
@@ -190,12 +192,12 @@ def sampled(trial: Trial) -> Finding:
     return Finding("sampled", "contradicted" if better else "holds", first.epsilon, 0.0, detail)
 
 
-def likelihood_ratio(seen: Seen, multiplier: float, rate: float) -> Numbers:
+def likelihood_ratio(seen: AdversaryView, multiplier: float, rate: float) -> Numbers:
     """Return log(p_with / p_without) of each number heard [nodes, items], of a unit drawn with `rate` each round.
 
     A round shows N(0, z^2) without the unit, and with it N(1, z^2) where it was drawn.
     """
-    rounds = seen.heard * len(seen.heard)
+    rounds = seen.observations * len(seen.observations)
     return np.log1p(rate * np.expm1((rounds - 0.5) / multiplier**2)).sum(axis=0)
 
 
@@ -212,7 +214,7 @@ def sharpest(tests: list[Errors], curve: TradeOff) -> str:
 def sampler(trial: Trial) -> Finding:
     """The draws themselves: each unit by itself, at the accounted rate, independent of others and of other rounds."""
     document = at_rate(trial.document, trial.rate, UNITS)
-    rate, worst, what = suspicious(document, trial.canaries)
+    rate, worst, what = find_deviations(document, trial.canaries)
     verdict = "contradicted" if worst < ALPHA else "holds"
     detail = f"rate {rate:.3g}; least p-value of all tests for Poisson draws {min(1.0, worst):.2g} ({what})"
     return Finding("sampler", verdict, math.inf, 0.0, detail)

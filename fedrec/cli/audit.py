@@ -8,7 +8,7 @@ from pathlib import Path
 from fedrec.audit.attacks import attacks
 from fedrec.audit.attacks import lines as attack_lines
 from fedrec.audit.auditor import POINTS, Audit, audit, lines
-from fedrec.audit.records import keep, kept
+from fedrec.audit.records import load_record, save_record
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, load, read
@@ -50,8 +50,8 @@ def audit_command(overrides: Sequence[str], points: Sequence[float] | None, as_j
 def noted(found: Audit, experiment: Experiment, run: Path | None) -> Path:
     """Keep an audit of a run or of settings; the card of a run that is over cites it from now on."""
     calibrated = experiment.calibrated(load_dataset(experiment))
-    path = keep(found.json(), calibrated, run)
-    record = kept(calibrated, path.parent)
+    path = save_record(found.json(), calibrated, run)
+    record = load_record(calibrated, path.parent)
     if run is not None and record is not None and (run / "privacy_card.json").exists():
         cite_audit(RunFolder(run), record)
         if (run / "metrics.json").exists():

@@ -94,7 +94,7 @@ def _forget(home: Home, options: argparse.Namespace) -> None:
 
 
 def _up(home: Home, options: argparse.Namespace) -> None:
-    from fedrec.device.availability import Policy
+    from fedrec.device.availability import AvailabilityPolicy
     from fedrec.device.supervisor import say_here, up
 
     if options.always and options.only_when:
@@ -104,7 +104,7 @@ def _up(home: Home, options: argparse.Namespace) -> None:
         up(home, only_when, say_here, options.metrics)
         return
     home.enrolment()
-    Policy.of(home).overridden(only_when)
+    AvailabilityPolicy.of(home).overridden(only_when)
     chosen = [] if only_when is None else ["--only-when", only_when]
     chosen += [] if options.metrics is None else ["--metrics", str(options.metrics)]
     command = ["client", "up", "--home", str(home.path), *chosen]

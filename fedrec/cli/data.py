@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedrec.data.dataset import Dataset, Source
+from fedrec.data.dataset import Dataset, DataSource
 from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
 from fedrec.data.datasets.microlens import MicroLens50K
 from fedrec.data.datasets.movielens import SHIPPED, MovieLens1M, MovieLens100K, MovieLensLatestSmall
@@ -18,11 +18,13 @@ from fedrec.data.download import cache
 from fedrec.data.interactions import FlatInteractions
 from fedrec.data.io.catalogue_csv import write_items
 from fedrec.data.io.device_csv import COLUMNS
-from fedrec.data.sources import Provided, Published, Settings
+from fedrec.data.sources import DownloadableSource, LocalSource, SourceOptions
 from fedrec.errors import FedrecError
 
-PUBLISHED: dict[str, type[Published]] = {kind.name: kind for kind in (MovieLens100K, MovieLens1M, HetRecLastFM)}
-PROVIDED: tuple[type[Provided], ...] = (OnlineRetailII, AmazonVideoGames, FilmTrust, Gowalla, MicroLens50K)
+PUBLISHED: dict[str, type[DownloadableSource]] = {
+    kind.name: kind for kind in (MovieLens100K, MovieLens1M, HetRecLastFM)
+}
+PROVIDED: tuple[type[LocalSource], ...] = (OnlineRetailII, AmazonVideoGames, FilmTrust, Gowalla, MicroLens50K)
 PROVIDED_SIZES = {
     "online-retail-ii": "273,844 first purchases, 4,285 users, 4,006 items",
     "amazon-video-games": "287,107 reviews, 31,013 users, 23,715 games",
@@ -52,20 +54,20 @@ def describe() -> list[str]:
     return [f"{name:<22}{size:<49}{splits:<26}{where}" for name, size, splits, where in listed]
 
 
-def get(source: Source) -> list[str]:
+def get(source: DataSource) -> list[str]:
     """Return where a source's files lie, downloaded from its publisher where no path is set, as one line."""
-    if isinstance(source, Published):
+    if isinstance(source, DownloadableSource):
         return [str(source.files().place)]
     if isinstance(source, MovieLensLatestSmall) and source.path is None:
         return [f"{SHIPPED} (shipped; GroupLens' terms: README.txt)"]
     if isinstance(source, Synthetic):
         return ["synthetic data is drawn from dataset.seed: there is nothing to get"]
-    if isinstance(source, Settings) and source.path and Path(source.path).exists():
+    if isinstance(source, SourceOptions) and source.path and Path(source.path).exists():
         return [source.path]
     raise FedrecError(f"{type(source).__name__} reads your own file: dataset.path=FILE names one that exists")
 
 
-def check(source: Source) -> list[str]:
+def check(source: DataSource) -> list[str]:
     """Load a source and return what was found, one line each; what is wrong with it raises `FedrecError`."""
     return summary(source.load())
 
@@ -85,7 +87,7 @@ def summary(dataset: Dataset) -> list[str]:
     ]
 
 
-def _where(kind: type[Published]) -> str:
+def _where(kind: type[DownloadableSource]) -> str:
     if (cache() / f"{kind.name}.zip").is_file():
         return str(cache() / f"{kind.name}.zip")
     return f"{kind.address}, or dataset.path=FOLDER"

@@ -19,7 +19,7 @@ from fedrec import __version__
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
-    from fedrec.federated.transport import Nodes
+    from fedrec.federated.transport import Transport
 
 ROOMS = {
     "server": "real devices, the server: up, admit, start, status",
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def simulate(overrides: Sequence[str], resume: str | None, json_only: bool) -> None:
     """Run or resume a simulation on the in-process grid."""
-    app, nodes = upward("client.app").app, upward("fedrec.flower.transport").FlowerNodes
+    app, nodes = upward("client.app").app, upward("fedrec.flower.transport").FlowerTransport
     grid = upward("fedrec.flower.grid").InProcessGrid
     run_job(overrides, resume, lambda parts: nodes(grid(app, parts)), json_only)
 
@@ -100,19 +100,19 @@ def upward(module: str) -> Any:
     return importlib.import_module(module)
 
 
-def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int], Nodes]", json_only: bool) -> None:
+def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int], Transport]", json_only: bool) -> None:
     """Run a job to its end; print the verdict, the table and the run folder's path, or the metrics as JSON.
 
     `nodes(parts)` gives the nodes; a grid of its own kind of size ignores `parts`.
     """
     from fedrec.experiment.settings import load
     from fedrec.report.console import Progress, table, verdict
-    from fedrec.simulation import Job, checked, new_run, resumed_run
+    from fedrec.simulation import Simulation, new_run, resumed_run, validate
 
     if resume is not None and overrides:
         raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
-    settings, folder = new_run(checked(load(overrides))) if resume is None else resumed_run(resume)
-    values = Job(settings, folder, lambda: nodes(settings.document["nodes"]), Progress()).simulate()
+    settings, folder = new_run(validate(load(overrides))) if resume is None else resumed_run(resume)
+    values = Simulation(settings, folder, lambda: nodes(settings.document["nodes"]), Progress()).simulate()
     if json_only:
         print(json.dumps(values, indent=2))
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 
 VERIFIED = {True: "verified: the ledger here holds it", False: "not verified: its ledger is not on this machine"}
 
@@ -44,26 +44,26 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _ledger(population: str | None, as_json: bool) -> None:
-    from fedrec.privacy.ledger.population import listed
+    from fedrec.privacy.ledger.population import read_ledgers
 
-    found = listed(population)
+    found = read_ledgers(population)
     if as_json:
         _print([ledger.json() for ledger in found])
     else:
         print("\n".join(line for ledger in found for line in ledger.lines()) or "no ledger here: nothing was spent")
-    if any(ledger.wrong for ledger in found):
+    if any(ledger.problem for ledger in found):
         sys.exit(1)
 
 
 def _card(folder: Path, as_json: bool) -> None:
-    from fedrec.privacy.card import checked, page
+    from fedrec.privacy.card import checked, render_card
 
     path = folder / "privacy_card.json"
     if not path.exists():
         raise FedrecError(f"{path} does not exist: a run writes its card when it ends; go on with --resume {folder}")
     try:
         found = checked(cast(dict[str, Any], json.loads(path.read_text())))
-        text, verified = page(found, folder.resolve().name), held_here(found["ledger"])
+        text, verified = render_card(found, folder.resolve().name), held_here(found["ledger"])
     except FedrecError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -74,7 +74,7 @@ def _card(folder: Path, as_json: bool) -> None:
 def held_here(told: dict[str, Any]) -> bool:
     """Say whether the ledger of this machine holds what a card tells; False where there is none here.
 
-    Raises `Refused` where there is one that does not hold it.
+    Raises `RefusedError` where there is one that does not hold it.
     """
     from fedrec.paths import ledger_path
     from fedrec.privacy.ledger.store import LedgerStore
@@ -86,7 +86,7 @@ def held_here(told: dict[str, Any]) -> bool:
     try:
         for digest in (told["head"], *(row["hash"] for row in told["rows"])):
             if not store.holds(digest):
-                raise Refused(
+                raise RefusedError(
                     f"the card does not fit the ledger {path}: it does not hold entry {digest[:12]}...; the card was "
                     "edited, or the ledger is not the one of its run"
                 )
@@ -116,11 +116,11 @@ def _project(overrides: list[str], as_json: bool) -> None:
 
 def _device(ledger: Path, policy: str | None, as_json: bool) -> None:
     from fedrec.device.consent.consent import Consent
-    from fedrec.device.consent.policy import Policy
+    from fedrec.device.consent.policy import ConsentPolicy
 
     if not ledger.exists():
         raise FedrecError(f"{ledger} does not exist: a device makes its ledger when it is first asked to train")
-    found = Consent(Policy.load(Path(policy)) if policy else Policy(), ledger).status()
+    found = Consent(ConsentPolicy.load(Path(policy)) if policy else ConsentPolicy(), ledger).status()
     if as_json:
         _print(found)
         return

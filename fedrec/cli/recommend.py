@@ -8,8 +8,8 @@ from typing import Any
 
 from fedrec.errors import FedrecError
 from fedrec.recommend.finished_run import FinishedRun
-from fedrec.recommend.item_search import Titles
-from fedrec.recommend.ranker import Taste, described, recommend
+from fedrec.recommend.item_search import ItemSearch
+from fedrec.recommend.ranker import UserRanker, described, recommend
 
 SHOWN = 2  # reasons named in a line
 
@@ -37,13 +37,13 @@ def run(arguments: Sequence[str]) -> None:
     if options.k < 1:
         raise FedrecError(f"-k {options.k}: at least 1 expected")
     finished = FinishedRun.open(newest() if options.run is None else Path(options.run))
-    taste = person(finished, options.user, options.likes)
-    lines = described(recommend(taste, options.k), taste, finished.catalogue)
+    ranker = person(finished, options.user, options.likes)
+    lines = described(recommend(ranker, options.k), ranker, finished.catalogue)
     if options.json:
-        print(json.dumps({"history": history(finished, taste), "recommendations": lines}, indent=2))
+        print(json.dumps({"history": history(finished, ranker), "recommendations": lines}, indent=2))
     else:
         print("" if options.run else f"By the newest run, {finished.folder.path}.\n", end="")
-        print("\n".join(shown(finished, taste, lines)))
+        print("\n".join(shown(finished, ranker, lines)))
 
 
 def newest(output: Path = Path("runs")) -> Path:
@@ -54,22 +54,22 @@ def newest(output: Path = Path("runs")) -> Path:
     return models[-1].parent
 
 
-def person(finished: FinishedRun, user: str | None, likes: str | None) -> Taste:
+def person(finished: FinishedRun, user: str | None, likes: str | None) -> UserRanker:
     """Return the taste of a user of the data set, or of somebody who likes some titles."""
     if user is not None:
         return finished.of_user(finished.user(user))
-    return finished.taste(Titles(finished.catalogue).rows(likes or ""))
+    return finished.ranker(ItemSearch(finished.catalogue).rows(likes or ""))
 
 
-def history(finished: FinishedRun, taste: Taste) -> list[dict[str, str]]:
+def history(finished: FinishedRun, ranker: UserRanker) -> list[dict[str, str]]:
     """Return the items that recommendations rest on, the newest last."""
     ids, titles = finished.catalogue.ids, finished.catalogue.titles
-    return [{"id": str(ids[item]), "title": str(titles[item])} for item in taste.history]
+    return [{"id": str(ids[item]), "title": str(titles[item])} for item in ranker.history]
 
 
-def shown(finished: FinishedRun, taste: Taste, lines: Sequence[dict[str, Any]]) -> list[str]:
+def shown(finished: FinishedRun, ranker: UserRanker, lines: Sequence[dict[str, Any]]) -> list[str]:
     """Return the lines for a reader: what they rest on, then rank, title and why."""
-    names = [str(finished.catalogue.titles[item]) for item in taste.history]
+    names = [str(finished.catalogue.titles[item]) for item in ranker.history]
     rest = f"{'; '.join(names[-5:])}{f' and {len(names) - 5} before' if len(names) > 5 else ''}"
     width = max([len(line["title"]) for line in lines], default=0)
     text = [f"From {rest or 'no history'}:", ""]

@@ -81,7 +81,7 @@ def studied(options: argparse.Namespace, command: str) -> None:
     """Run or resume a study, and print its table and where its files are."""
     from fedrec.study.plot import check_installed
     from fedrec.study.pool import cores
-    from fedrec.study.runner import carry_out, expectation, orders_of, write
+    from fedrec.study.runner import carry_out, expectation, list_tasks, write
 
     if not options.no_picture:
         check_installed()
@@ -89,7 +89,7 @@ def studied(options: argparse.Namespace, command: str) -> None:
     if workers < 1:
         raise FedrecError(f"--workers {workers}: at least 1 expected")
     study, folder = begun(options, command) if options.resume is None else gone_on(options)
-    print(f"{expectation(study, orders_of(study, folder))} Folder: {folder.resolve()}", file=sys.stderr, flush=True)
+    print(f"{expectation(study, list_tasks(study, folder))} Folder: {folder.resolve()}", file=sys.stderr, flush=True)
     failed = carry_out(study, folder, workers)
     said = (folder / COMMAND).read_text().strip() if (folder / COMMAND).exists() else command
     print(f"{write(study, folder, failed, not options.no_picture, said)}\nStudy folder: {folder.resolve()}")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,15 @@ def encode(catalogue: Catalogue) -> tuple[dict[str, Any], Arrays]:
 
 
 def decode(header: dict[str, Any], arrays: Arrays) -> Catalogue:
-    """Return the catalogue that was encoded; anything else is `Refused`."""
+    """Return the catalogue that was encoded; anything else is `RefusedError`."""
     try:
         ids, titles = (_texts(arrays[f"{name}_text"], arrays[f"{name}_end"]) for name in ("ids", "titles"))
         names = tuple(str(name) for name in header["feature_names"])
         features, origin = np.asarray(arrays["features"], np.float32), str(header["origin"])
     except (KeyError, ValueError, TypeError) as error:
-        raise Refused("the server sent something that is not a catalogue") from error
+        raise RefusedError("the server sent something that is not a catalogue") from error
     if not len(ids) == len(titles) == len(features) or features.shape[1:] != (len(names),):
-        raise Refused("the server sent a catalogue whose columns do not fit together")
+        raise RefusedError("the server sent a catalogue whose columns do not fit together")
     return Catalogue(ids, titles, features, names, origin)
 
 

@@ -69,7 +69,7 @@ class Dataset:
         return len(self.interactions) if self.nominal_interactions is None else self.nominal_interactions
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """A data set that can be loaded: one file under `datasets/` and one yaml under conf/dataset."""
 
     def load(self) -> Dataset:

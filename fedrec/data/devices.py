@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.interactions import let_go
+from fedrec.data.interactions import release_pages
 
 LEAVE_LAST_OUT = "leave-last-out"
 BLOCK = 1 << 13  # users whose rows are gone through at a time
@@ -80,9 +80,9 @@ class DeviceTable:
     def __iter__(self) -> Iterator[DeviceData]:
         return (self[user] for user in range(len(self)))
 
-    def let_go(self) -> None:
+    def release_pages(self) -> None:
         """Give back what of mapped files was read so far."""
-        let_go(self.item, self.value, self.start, self.validation_from, self.test_from)
+        release_pages(self.item, self.value, self.start, self.validation_from, self.test_from)
 
     def refitted(self) -> "DeviceTable":
         """Return the same devices with validation joined to the history: for models refitted before the test."""
@@ -96,7 +96,7 @@ class DeviceTable:
             start, end, test = self.start[:-1][users], self.start[1:][users], self.test_from[users]
             held = np.arange(start[0], end[-1]) >= np.repeat(test, end - start)
             counts += np.bincount(self.item[start[0] : end[-1]][~held], minlength=self.items)
-            self.let_go()
+            self.release_pages()
         return counts
 
     def train_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import platformdirs
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
@@ -60,7 +60,7 @@ def _compare(path: Path, checksum: str, what: str) -> None:
     kind, _, wanted = checksum.partition(":")
     if kind not in ("md5", "sha256") or not wanted:
         raise FedrecError(
-            f"checksum '{checksum}': sha256:<hex> or md5:<hex> is expected.{nearest(kind, ['sha256', 'md5'])}"
+            f"checksum '{checksum}': sha256:<hex> or md5:<hex> is expected.{suggest(kind, ['sha256', 'md5'])}"
         )
     # MD5 is what some publishers print: it finds damage, not forgery.
     digest = hashlib.new(kind, usedforsecurity=False)

@@ -74,14 +74,14 @@ class FlatInteractions:
         return np.arange(self.users).astype(str)
 
 
-def mapped(path: Path, dtype: str) -> NDArray[Any]:
+def open_mmap(path: Path, dtype: str) -> NDArray[Any]:
     """Return a file of numbers as a read-only array; an empty file is an empty array."""
     if not path.stat().st_size:
         return np.empty(0, dtype)
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def let_go(*arrays: NDArray[Any]) -> None:
+def release_pages(*arrays: NDArray[Any]) -> None:
     """Give the pages of mapped arrays back: what is read again comes from the file; other arrays stay as they are.
 
     Nothing that was written to a mapped file is lost by it: the system keeps it until it is on disk.

@@ -14,7 +14,7 @@ from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
 from fedrec.data.io.table import Tokens
-from fedrec.data.sources import Rows, Settings
+from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError
 
@@ -24,7 +24,7 @@ BELOW_MINIMUM = "users below the minimum"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RepairLog:
     """`rows[n]` are the rows kept, in file order, `users[u]` the user codes kept; `repairs` what went and how many."""
 
     rows: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Kept:
     repairs: tuple[tuple[str, int], ...]
 
 
-def repair(rows: Rows, threshold: float | None, minimum: int) -> Kept:
+def repair(rows: Rows, threshold: float | None, minimum: int) -> RepairLog:
     """Drop exact duplicates, then ratings below the threshold, then users left with fewer rows than the minimum."""
     kept = np.setdiff1d(np.arange(len(rows)), duplicates(rows), assume_unique=True)
     found = [(DUPLICATES, len(rows) - len(kept))]
@@ -46,7 +46,7 @@ def repair(rows: Rows, threshold: float | None, minimum: int) -> Kept:
     users = np.bincount(rows.user.codes[kept], minlength=len(rows.user.names)) >= minimum
     found.append((BELOW_MINIMUM, int((~users).sum())))
     kept = kept[users[rows.user.codes[kept]]]
-    return Kept(kept, users, tuple((what, count) for what, count in found if count))
+    return RepairLog(kept, users, tuple((what, count) for what, count in found if count))
 
 
 def first_of_each_pair(rows: Rows) -> NDArray[np.int64]:
@@ -82,7 +82,7 @@ BY_CHANCE = f"leave-last-out on a seeded random order (seed {ORDER_SEED}): the s
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PrepareOptions:
     """How the rows of one source become a data set.
 
     Without a `catalogue` it is made of the items seen. Without `divide` the split is leave-last-out; `split` names
@@ -102,7 +102,7 @@ class Plan:
     links: tuple[Tokens, Tokens] | None = None
 
 
-def assemble(rows: Rows, settings: Settings, plan: Plan) -> Dataset:
+def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -> Dataset:
     """Return the data set of these rows; an item that the catalogue lacks is an error that names its line."""
     catalogue = plan.catalogue or seen(rows)
     kept = repair(rows, settings.threshold, settings.minimum)
@@ -146,7 +146,7 @@ def _item_rows(rows: Rows, catalogue: Catalogue) -> NDArray[np.int64]:
     return np.array([row_of[name] for name in rows.item.names], np.int64)
 
 
-def _sorted(rows: Rows, kept: Kept, settings: Settings, catalogue: Catalogue, shuffled: bool) -> Interactions:
+def _sorted(rows: Rows, kept: RepairLog, settings: SourceOptions, catalogue: Catalogue, shuffled: bool) -> Interactions:
     order = rows.user.order()
     order = order[kept.users[order]]
     user_rows = np.full(len(rows.user.names), -1)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from fedrec.data.devices import LEAVE_LAST_OUT
 from fedrec.data.download import Files, fetch, open_files, verify
 from fedrec.data.io.table import Table, Tokens
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SourceOptions:
     """The settings that all sources share: they stand flat in its yaml, as `dataset.path` and so on.
 
     `threshold` keeps ratings from it upwards and makes them 1 (implicit); `minimum` drops users with fewer
@@ -41,7 +41,7 @@ class Settings:
         if self.split not in self.splits:
             known = f" {type(self).__name__} has: {', '.join(self.splits)}."
             raise FedrecError(
-                f"dataset.split={self.split}: no such split here.{known}{nearest(self.split, self.splits)}"
+                f"dataset.split={self.split}: no such split here.{known}{suggest(self.split, self.splits)}"
             )
         if self.minimum < 0:
             raise FedrecError(f"dataset.minimum={self.minimum}: a whole number from 0 on is expected")
@@ -98,7 +98,7 @@ def rows_of(table: Table, user: str, item: str, time: str | None, value: str | N
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published(Settings):
+class DownloadableSource(SourceOptions):
     """A published archive `name`.zip, known by the file `needed` in it, whose checksum is pinned.
 
     `url` and `checksum` override where it is fetched from and what it must match. An archive that the user names by
@@ -130,7 +130,7 @@ class Published(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provided(Settings):
+class LocalSource(SourceOptions):
     """A source `name`, read from a folder or archive that `path` names and known by one of the files `needed`.
 
     `publisher` says in words who offers it.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedrec.device.home import Home, checked_table
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.ops import processes
 
 BUSY_SHARE = 0.5  # of all processors, from which on the machine counts as in use
@@ -93,7 +93,7 @@ HOURS = re.compile(r"(\d{1,2})-(\d{1,2})")
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class AvailabilityPolicy:
     """What must hold before a device trains: [participation] in policy.toml; `hours` such as "22-6", local time."""
 
     idle: bool = True
@@ -109,12 +109,14 @@ class Policy:
             span(self.hours)
 
     @classmethod
-    def of(cls, home: Home) -> "Policy":
+    def of(cls, home: Home) -> "AvailabilityPolicy":
         """Return what policy.toml says, and over it what the running `fedrec client up` was told."""
-        policy = cast(Policy, checked_table(cls, home.table("participation"), f"{home.policy}: participation"))
+        policy = cast(
+            AvailabilityPolicy, checked_table(cls, home.table("participation"), f"{home.policy}: participation")
+        )
         return policy.overridden(processes.running(home.path).get("only_when"))
 
-    def overridden(self, only_when: str | None) -> "Policy":
+    def overridden(self, only_when: str | None) -> "AvailabilityPolicy":
         """Return the policy of `--only-when`: the conditions named, and no other; None changes nothing."""
         if only_when is None:
             return self
@@ -122,7 +124,7 @@ class Policy:
         hours = [name.removeprefix("hours=") for name in names if name.startswith("hours=")]
         for name in names:
             if name not in CONDITIONS and not name.startswith("hours="):
-                raise FedrecError(f"--only-when {name}: no such condition.{nearest(name, (*CONDITIONS, 'always'))}")
+                raise FedrecError(f"--only-when {name}: no such condition.{suggest(name, (*CONDITIONS, 'always'))}")
         return replace(self, **{c: c in names for c in CONDITIONS}, hours=hours[-1] if hours else None)
 
 
@@ -142,7 +144,7 @@ def within(hours: str, now: datetime) -> bool:
     return first <= now.hour < last if first < last else now.hour >= first or now.hour < last
 
 
-def findings(policy: Policy, system: System, now: datetime) -> list[tuple[bool, str]]:
+def check_conditions(policy: AvailabilityPolicy, system: System, now: datetime) -> list[tuple[bool, str]]:
     """Return (allowed, said) for every condition that the policy sets; what can't be told is allowed."""
     told: Sequence[tuple[str, Any, str, str]] = (
         ("charging", system.charging, "on mains power", "on battery"),
@@ -161,7 +163,9 @@ def findings(policy: Policy, system: System, now: datetime) -> list[tuple[bool, 
     return found
 
 
-def why_not(policy: Policy, system: System | None = None, now: datetime | None = None) -> str | None:
+def unavailable_reason(
+    policy: AvailabilityPolicy, system: System | None = None, now: datetime | None = None
+) -> str | None:
     """Return why the device may not train now, or None where it may."""
-    found = findings(policy, system or System(), now or datetime.now())
+    found = check_conditions(policy, system or System(), now or datetime.now())
     return ", ".join(said for allowed, said in found if not allowed) or None

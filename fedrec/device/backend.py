@@ -3,13 +3,13 @@
 from importlib.util import find_spec
 from typing import Protocol
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.messages import Message
 
 ENGINES = ("auto", "torch", "light")
 
 
-class Answering(Protocol):
+class NodeProtocol(Protocol):
     """A node of either engine."""
 
     def answer(self, request: Message) -> Message:
@@ -17,10 +17,10 @@ class Answering(Protocol):
         ...
 
 
-def chosen(engine: str) -> str:
+def select_backend(engine: str) -> str:
     """Return "torch" or "light"; "auto" takes torch where it is installed."""
     if engine not in ENGINES:
-        raise FedrecError(f"engine={engine} does not exist.{nearest(engine, ENGINES)}")
+        raise FedrecError(f"engine={engine} does not exist.{suggest(engine, ENGINES)}")
     found = has_torch()
     if engine == "torch" and not found:
         raise FedrecError("engine=torch: torch is not installed here; use engine=light, or auto")
@@ -35,9 +35,9 @@ def has_torch() -> bool:
         return False
 
 
-def simulated(engine: str, index: int, parts: int) -> Answering:
+def make_simulated_node(engine: str, index: int, parts: int) -> NodeProtocol:
     """Return part `index` of `parts` of a simulated population, trained by that engine."""
-    if chosen(engine) == "light":
+    if select_backend(engine) == "light":
         from fedrec.numpy_engine.node import LightNode
 
         return LightNode(index, parts, exact=True)

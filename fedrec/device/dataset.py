@@ -17,7 +17,7 @@ from fedrec.storage.private_arrays import PrivateStore
 from fedrec.update import Arrays
 
 
-class Buffered:
+class BufferedPrivateStore:
     """Private arrays read from the store and kept here until the answer that goes with them is written."""
 
     def __init__(self, store: PrivateStore) -> None:
@@ -37,7 +37,7 @@ class Buffered:
             self._store.save(user, arrays, round_number)
 
 
-def own_dataset(store: DeviceStore, catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
+def local_dataset(store: DeviceStore, catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
     """Return this device's data as the data set of a population in which only its own row holds anything."""
     settings = json.loads(header["experiment"])["dataset"]
     (row,) = cast(list[int], header["devices"]) or [0]

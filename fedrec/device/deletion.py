@@ -12,7 +12,7 @@ from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
 from fedrec.messages import Message
 from fedrec.numpy_engine.experiment import MODELS
-from fedrec.recommend.numpy_ranker import Personal
+from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.update import Arrays
 
 
@@ -59,7 +59,7 @@ def rebuild(store: DeviceStore) -> bool:
 
 def _found(node: dict[str, Any], message: Message, catalogue: Catalogue, device: DeviceData) -> Arrays:
     if str(node["model"]["_target_"]).split(".")[-2] in MODELS:
-        return Personal(node["model"], len(catalogue), message.arrays).private(device.history, device.values)
+        return RankerFactory(node["model"], len(catalogue), message.arrays).private(device.history, device.values)
     try:
         from fedrec.experiment.experiment import Experiment
         from fedrec.recommend.model_ranker import private_of

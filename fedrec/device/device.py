@@ -6,15 +6,15 @@ from typing import Any
 from fedrec import __version__
 from fedrec.data import catalogue as wire
 from fedrec.device import saved_state
-from fedrec.device.availability import Policy, why_not
-from fedrec.device.backend import chosen
-from fedrec.device.consent.consent import Consent, Declined
-from fedrec.device.consent.policy import Policy as Allowed
-from fedrec.device.dataset import Buffered, own_dataset, train_on
+from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
+from fedrec.device.backend import select_backend
+from fedrec.device.consent.consent import Consent, DeclinedError
+from fedrec.device.consent.policy import ConsentPolicy
+from fedrec.device.dataset import BufferedPrivateStore, local_dataset, train_on
 from fedrec.device.deletion import expire
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.messages import PROTOCOL, Message, unpack
 from fedrec.ops.keys import device_id, sign
 
@@ -36,7 +36,7 @@ class Device:
             "evaluate": self._evaluate,
         }
         if request.header.get("protocol") != PROTOCOL:
-            raise Refused(f"the server speaks protocol {request.header.get('protocol')}, this device {PROTOCOL}")
+            raise RefusedError(f"the server speaks protocol {request.header.get('protocol')}, this device {PROTOCOL}")
         store = self.home.store()
         try:
             reply = kinds[request.header["kind"]](store, request)
@@ -58,38 +58,38 @@ class Device:
         return Message(header)
 
     def _catalogue(self, store: DeviceStore, request: Message) -> Message:
-        saved_state.keep_catalogue(store, Message(request.header["catalogue"], request.arrays))
+        saved_state.save_catalogue(store, Message(request.header["catalogue"], request.arrays))
         return Message({})
 
     def _train(self, store: DeviceStore, request: Message) -> Message:
         run, number = request.header["run"], request.header["round"]
-        before = saved_state.answered(store, run, number)
+        before = saved_state.find_reply(store, run, number)
         if before is not None:
-            return again(before, request)
-        if (reason := why_not(Policy.of(self.home))) is not None:
+            return replay_reply(before, request)
+        if (reason := unavailable_reason(AvailabilityPolicy.of(self.home))) is not None:
             return declined(store, f"not training: {reason}")
         try:
             consent_of(self.home).charge(request.header)
-        except Declined as reason:
+        except DeclinedError as reason:
             return declined(store, str(reason))
         expire(self.home, store)
-        seen, private = store.generation(), Buffered(saved_state.DevicePrivate(store, run))
+        seen, private = store.generation(), BufferedPrivateStore(saved_state.DevicePrivate(store, run))
         start = time.monotonic()
         reply = self._engine(store, request, private)(request)
         with store.transaction():
             if store.generation() != seen:
-                raise Refused("something was forgotten while this round trained: its result is dropped")
+                raise RefusedError("something was forgotten while this round trained: its result is dropped")
             private.write()
-            saved_state.keep_model(store, request)
-            saved_state.keep_answer(store, run, number, request, reply)
+            saved_state.save_model(store, request)
+            saved_state.save_reply(store, run, number, request, reply)
         saved_state.note(store, f"trained round {number} of {run} in {time.monotonic() - start:.1f} s")
         return reply
 
     def _evaluate(self, store: DeviceStore, request: Message) -> Message:
         """Return sums over this one device, where its person lets it be evaluated."""
         if self._sharing().get("evaluation") is not True:
-            raise Refused("exact results do not leave this device (policy.toml: [sharing] evaluation = true)")
-        private = Buffered(saved_state.DevicePrivate(store, request.header["run"]))
+            raise RefusedError("exact results do not leave this device (policy.toml: [sharing] evaluation = true)")
+        private = BufferedPrivateStore(saved_state.DevicePrivate(store, request.header["run"]))
         rows = self._engine(store, request, private)(request)
         sums = {
             name: float(column.sum())
@@ -98,13 +98,13 @@ class Device:
         }
         return Message({"count": rows.header["count"], "sums": sums})
 
-    def _engine(self, store: DeviceStore, request: Message, private: Buffered) -> Any:
+    def _engine(self, store: DeviceStore, request: Message, private: BufferedPrivateStore) -> Any:
         catalogue = saved_state.catalogue(store)
         if catalogue is None:
-            raise Refused("this device has no catalogue yet")
-        dataset = own_dataset(store, catalogue, request.header)
+            raise RefusedError("this device has no catalogue yet")
+        dataset = local_dataset(store, catalogue, request.header)
         exact = self._sharing().get("evaluation") is True
-        return train_on(chosen(self.home.enrolment().engine), dataset, private, exact)
+        return train_on(select_backend(self.home.enrolment().engine), dataset, private, exact)
 
     def _sharing(self) -> dict[str, Any]:
         return self.home.table("sharing")
@@ -118,13 +118,13 @@ def declined(store: DeviceStore, reason: str) -> Message:
 
 def consent_of(home: Home) -> Consent:
     """Return what this device's person allows, and its ledger; a crash after a charge loses that round, no more."""
-    return Consent(Allowed.of(home.table("privacy"), str(home.policy)), home.ledger)
+    return Consent(ConsentPolicy.of(home.table("privacy"), str(home.policy)), home.ledger)
 
 
-def again(before: saved_state.Answered, request: Message) -> Message:
+def replay_reply(before: saved_state.SentReply, request: Message) -> Message:
     """Return the answer that was given before: the same bytes, or none."""
-    if before.request != saved_state.digest(request):
-        raise Refused("this round was answered already, for another model: one answer a round leaves this device")
+    if before.request != saved_state.request_fingerprint(request):
+        raise RefusedError("this round was answered already, for another model: one answer a round leaves this device")
     if before.reply is None:
-        raise Refused("this round was answered already, and what it said has been forgotten")
+        raise RefusedError("this round was answered already, and what it said has been forgotten")
     return unpack(before.reply)

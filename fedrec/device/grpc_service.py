@@ -16,9 +16,9 @@ from grpc_reflection.v1alpha import reflection
 
 from fedrec.device import recommender_pb2, recommender_pb2_grpc
 from fedrec.device.home import Home
-from fedrec.device.recommender import Desk, NotReady, Unknown
-from fedrec.errors import FedrecError, Refused
-from fedrec.recommend.ranker import Explanation, Reasons
+from fedrec.device.recommender import DeviceRecommender, ModelNotReadyError, UnknownItemError
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.recommend.ranker import Explainer, Explanation
 
 NAME = recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name
 THREADS = 4
@@ -27,9 +27,9 @@ LARGEST_MESSAGE_BYTES = 1 << 20
 DEFAULT_LENGTH, LONGEST = 10, 1000
 SHOWN = 3  # reasons of each recommendation
 STATUS = {
-    Unknown: grpc.StatusCode.NOT_FOUND,
-    NotReady: grpc.StatusCode.FAILED_PRECONDITION,
-    Refused: grpc.StatusCode.FAILED_PRECONDITION,
+    UnknownItemError: grpc.StatusCode.NOT_FOUND,
+    ModelNotReadyError: grpc.StatusCode.FAILED_PRECONDITION,
+    RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
     FedrecError: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
@@ -40,7 +40,7 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
     def __init__(self, home: Home) -> None:
         self._home, self._expires = home, 0.0
         self._thread = ThreadPoolExecutor(1)
-        self._desk: Desk = self._thread.submit(lambda: Desk(home.store())).result()
+        self._recommender: DeviceRecommender = self._thread.submit(lambda: DeviceRecommender(home.store())).result()
 
     def look(self) -> None:
         """Take in what is new, and forget what is too old, before somebody asks."""
@@ -50,12 +50,12 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
         with contextlib.suppress(FedrecError):  # whoever asks is told
             if time.monotonic() >= self._expires:
                 self._expires = time.monotonic() + EXPIRE_SECONDS
-                self._desk.expire(self._home)
-            self._desk.warm()
+                self._recommender.expire(self._home)
+            self._recommender.refresh()
 
     def close(self) -> None:
         """Close the store and end the thread."""
-        self._thread.submit(self._desk.store.close).result()
+        self._thread.submit(self._recommender.store.close).result()
         self._thread.shutdown()
 
     def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -70,7 +70,7 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
 
     def Explain(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return why an item has its score."""
-        return self._call(context, lambda: self._in_words(self._desk.explain(request.item)))
+        return self._call(context, lambda: self._in_words(self._recommender.explain(request.item)))
 
     def Forget(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Forget one item, or everything."""
@@ -78,7 +78,7 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return what there is to recommend from."""
-        return self._call(context, lambda: recommender_pb2.DeviceStatus(**self._desk.status()))
+        return self._call(context, lambda: recommender_pb2.DeviceStatus(**self._recommender.status()))
 
     def _call(self, context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
         try:
@@ -90,8 +90,11 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
     def _recommend(self, request: Any) -> Any:
         if request.k > LONGEST:
             raise FedrecError(f"k={request.k}: at most {LONGEST} expected")
-        found = self._desk.recommend(request.k or DEFAULT_LENGTH, list(request.without))
-        catalogue, told = self._desk.served().catalogue, Reasons(self._desk.taste()) if request.explain else None
+        found = self._recommender.recommend(request.k or DEFAULT_LENGTH, list(request.without))
+        catalogue, told = (
+            self._recommender.served().catalogue,
+            Explainer(self._recommender.ranker()) if request.explain else None,
+        )
         reply = recommender_pb2.Recommendations()
         for one in found:
             line = reply.items.add(id=catalogue.ids[one.item], title=catalogue.titles[one.item], score=one.score)
@@ -103,16 +106,16 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
     def _logged(self, item: str, kind: str, value: float, at: float | None) -> Any:
         if not item:
             raise FedrecError("item is empty: the id of an item expected")
-        new, known = self._desk.log_event(item, kind, value, at)
+        new, known = self._recommender.log_event(item, kind, value, at)
         return recommender_pb2.Logged(new=new, in_catalogue=known)
 
     def _forgotten(self, request: Any) -> Any:
         if not request.item and not request.everything:
             raise FedrecError("say what to forget: item, or everything = true")
-        return recommender_pb2.Forgotten(interactions=self._desk.forget(request.item or None))
+        return recommender_pb2.Forgotten(interactions=self._recommender.forget(request.item or None))
 
     def _in_words(self, found: Explanation) -> Any:
-        catalogue = self._desk.served().catalogue
+        catalogue = self._recommender.served().catalogue
         told = recommender_pb2.Explanation(score=found.score, own=found.own, others=found.others)
         for reason in found.reasons:
             told.shares.add(id=catalogue.ids[reason.item], title=catalogue.titles[reason.item], share=reason.share)
@@ -134,7 +137,7 @@ def checked_address(address: str) -> str:
     except ValueError:
         loopback = False
     if not loopback:
-        raise Refused(
+        raise RefusedError(
             f"--address {address}: this device's recommendations are for itself; use unix:PATH or 127.0.0.1:{port}"
         )
     return address

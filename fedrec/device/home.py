@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import platformdirs
 
-from fedrec.device.backend import chosen
+from fedrec.device.backend import select_backend
 from fedrec.device.consent.policy import TEMPLATE
 from fedrec.device.store import DeviceStore
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.ops.keys import device_id, new_key
 
 
@@ -109,7 +109,7 @@ def checked_table(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     known = [field.name for field in fields(kind)]
     for key in values:
         if key not in known:
-            raise FedrecError(f"{where}.{key} does not exist.{nearest(key, known)}")
+            raise FedrecError(f"{where}.{key} does not exist.{suggest(key, known)}")
     return kind(**values)
 
 
@@ -154,7 +154,7 @@ def enroll(
             f"--server {enrolment.server} is not this machine: --ca FILE names the certificate (ca.crt) that "
             "`fedrec server up` made, copied from the server"
         )
-    chosen(enrolment.engine)
+    select_backend(enrolment.engine)
     if home.enrolment_file.exists() and not again:
         raise FedrecError(f"{home.path} is enrolled with {home.enrolment().server} already; --again changes that")
     home.path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -20,67 +20,67 @@ from fedrec.device.store import DeviceStore, Event
 from fedrec.errors import FedrecError
 from fedrec.messages import Message
 from fedrec.numpy_engine.experiment import MODELS
-from fedrec.recommend.item_search import Titles
-from fedrec.recommend.numpy_ranker import Personal
-from fedrec.recommend.ranker import Explanation, Recommendation, Taste, explain, recommend
+from fedrec.recommend.item_search import ItemSearch
+from fedrec.recommend.numpy_ranker import RankerFactory
+from fedrec.recommend.ranker import Explanation, Recommendation, UserRanker, explain, recommend
 
 NEVER = -1  # a connection does not notice its own writes: after them, it looks as if for the first time
 
 
-class NotReady(FedrecError):
+class ModelNotReadyError(FedrecError):
     """There is no model here yet."""
 
 
-class Unknown(FedrecError):
+class UnknownItemError(FedrecError):
     """No item of that name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """One model as it is served: its message from the server, the catalogue, and how to rank for a history."""
 
     message: Message
     catalogue: Catalogue
     rows: dict[str, int]
-    personal: Personal | None  # None: the model has no light twin
+    ranker_factory: RankerFactory | None  # None: the model has no light twin
 
 
-class Desk:
+class DeviceRecommender:
     """Answers for one device; to be used by one thread alone, like its store."""
 
     def __init__(self, store: DeviceStore) -> None:
         self.store = store
         self._seen, self._stamps = NEVER, dict[str, bytes]()
         self._events: list[Event] | None = None
-        self._served: Served | None = None
-        self._taste: Taste | None = None
+        self._served: ServedModel | None = None
+        self._ranker: UserRanker | None = None
         self._used = np.empty(0, np.int64)
 
     def recommend(self, k: int, without: list[str]) -> list[Recommendation]:
         """Return the k best items that were not used, nor named in `without`."""
-        taste, left_out = self.taste(), [self.row(name) for name in without]
-        return recommend(taste, k, np.concatenate([self._used, np.array(left_out, np.int64)]))
+        ranker, left_out = self.ranker(), [self.row(name) for name in without]
+        return recommend(ranker, k, np.concatenate([self._used, np.array(left_out, np.int64)]))
 
     def explain(self, item: str) -> Explanation:
-        """Return why an item has its score; `Refused` where the model can't say."""
-        taste = self.taste()
-        return explain(taste, self.row(item))
+        """Return why an item has its score; `RefusedError` where the model can't say."""
+        ranker = self.ranker()
+        return explain(ranker, self.row(item))
 
     def log_event(self, item: str, kind: str, value: float, at: float | None) -> tuple[bool, bool]:
         """Remember an interaction; return (whether it was new, whether the catalogue has the item)."""
         event = Event(item, time.time() if at is None else at, kind, value)
-        new, self._taste = bool(self.store.log_events([event])), None
+        new, self._ranker = bool(self.store.log_events([event])), None
         if self._events and self._events[-1].time <= event.time:
             self._events += [event] * new
         else:
             self._events = None
-        return new, self.warm() and item in self.served().rows
+        return new, self.refresh() and item in self.served().rows
 
-    def warm(self) -> bool:
+    def refresh(self) -> bool:
         """Take in what is new, so that the next answer has not to wait for it; say whether there is a model."""
         known = self.ready()
         if known:
-            self.taste().scores()
+            self.ranker().scores()
         return known
 
     def forget(self, item: str | None) -> int:
@@ -102,7 +102,7 @@ class Desk:
             return counted
         served, header = self.served(), self.served().message.header
         target = str(json.loads(header["experiment"])["model"]["_target_"])
-        explains = self.taste().shares(0) is not None
+        explains = self.ranker().item_contributions(0) is not None
         named = {"run": header["run"], "round": header["round"], "model": target.rpartition(".")[2]}
         return {**counted, **named, "explains": explains, "items": len(served.catalogue)}
 
@@ -117,39 +117,41 @@ class Desk:
         found = self.served().rows.get(item)
         if found is None:
             try:
-                return Titles(self.served().catalogue).row(item)
+                return ItemSearch(self.served().catalogue).row(item)
             except FedrecError as error:
-                raise Unknown(str(error)) from error
+                raise UnknownItemError(str(error)) from error
         return found
 
     def ready(self) -> bool:
         """Say whether a model and its catalogue have reached this device."""
         try:
             self.served()
-        except NotReady:
+        except ModelNotReadyError:
             return False
         return True
 
-    def served(self) -> Served:
+    def served(self) -> ServedModel:
         """Return the model that is served now."""
-        self._look()
+        self._reload_if_changed()
         if self._served is None:
-            raise NotReady("no model has reached this device yet: it comes with the first round that it takes part in")
+            raise ModelNotReadyError(
+                "no model has reached this device yet: it comes with the first round that it takes part in"
+            )
         return self._served
 
-    def taste(self) -> Taste:
+    def ranker(self) -> UserRanker:
         """Return how the model ranks for what the store holds now."""
         served = self.served()
-        if self._taste is None:
-            self._taste = self._made(served)
-        return self._taste
+        if self._ranker is None:
+            self._ranker = self._make_ranker(served)
+        return self._ranker
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         """Take in what has changed in the store, whoever changed it: a new round, new events, what was forgotten."""
         (version,) = self.store.connection.execute("pragma data_version").fetchone()
         if version == self._seen:
             return
-        self._seen, self._taste, self._events = version, None, None
+        self._seen, self._ranker, self._events = version, None, None
         stamps = saved_state.stamps(self.store)
         if self._served is not None and stamps == self._stamps:
             return
@@ -159,7 +161,7 @@ class Desk:
             self._served = None
             return
         rows = {str(name): row for row, name in enumerate(catalogue.ids)}
-        self._served = Served(message, catalogue, rows, self._personal(message, catalogue))
+        self._served = ServedModel(message, catalogue, rows, self._ranker_factory(message, catalogue))
 
     def _catalogue(self, stamps: dict[str, bytes]) -> Catalogue | None:
         """Return the catalogue, read again only where it is another one."""
@@ -168,30 +170,32 @@ class Desk:
             return self._served.catalogue
         return saved_state.model_catalogue(self.store)
 
-    def _personal(self, message: Message, catalogue: Catalogue) -> Personal | None:
+    def _ranker_factory(self, message: Message, catalogue: Catalogue) -> RankerFactory | None:
         node = json.loads(message.header["experiment"])["model"]
         light = str(node["_target_"]).split(".")[-2] in MODELS
         private = saved_state.newest_private(self.store)
-        return Personal(node, len(catalogue), message.arrays, private) if light else None
+        return RankerFactory(node, len(catalogue), message.arrays, private) if light else None
 
-    def _made(self, served: Served) -> Taste:
+    def _make_ranker(self, served: ServedModel) -> UserRanker:
         events = self.events()
         settings = json.loads(served.message.header["experiment"])["dataset"]
         threshold = settings.get("threshold")
         device = device_data(events, served.catalogue, 0, threshold=threshold, split="none", rows=served.rows)
         self._used = np.array(sorted({served.rows[e.item] for e in events if e.item in served.rows}), np.int64)
-        if served.personal is not None:
-            return served.personal.taste(device.history, device.values)
-        return torch_taste(served, device.history, saved_state.newest_private(self.store))
+        if served.ranker_factory is not None:
+            return served.ranker_factory.ranker(device.history, device.values)
+        return torch_ranker(served, device.history, saved_state.newest_private(self.store))
 
 
-def torch_taste(served: Served, history: NDArray[np.int32], private: dict[str, NDArray[np.float32]]) -> Taste:
+def torch_ranker(
+    served: ServedModel, history: NDArray[np.int32], private: dict[str, NDArray[np.float32]]
+) -> UserRanker:
     """Return the taste of a model that has no light twin; an error where torch is not installed."""
     try:
         from fedrec.experiment.experiment import Experiment
-        from fedrec.recommend.model_ranker import taste_of
+        from fedrec.recommend.model_ranker import model_ranker
     except ImportError as error:
-        raise NotReady(f"this model needs torch, which is not installed here ({error})") from error
+        raise ModelNotReadyError(f"this model needs torch, which is not installed here ({error})") from error
     header = served.message.header
     experiment = Experiment.from_json(header["experiment"])
-    return taste_of(experiment, served.catalogue, served.message.arrays, private, history, header["round"])
+    return model_ranker(experiment, served.catalogue, served.message.arrays, private, history, header["round"])

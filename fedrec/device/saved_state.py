@@ -51,22 +51,22 @@ def newest_private(store: DeviceStore) -> Arrays:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class SentReply:
     """An answer given: `reply` is None where what it said has been forgotten."""
 
     request: str
     reply: bytes | None
 
 
-def answered(store: DeviceStore, run: str, round_number: int) -> Answered | None:
+def find_reply(store: DeviceStore, run: str, round_number: int) -> SentReply | None:
     """Return what this device answered in that round of that run, if it did."""
     row = store.connection.execute(
         "select request, reply from answers where run = ? and round = ?", [run, round_number]
     ).fetchone()
-    return Answered(*row) if row else None
+    return SentReply(*row) if row else None
 
 
-def keep_answer(store: DeviceStore, run: str, round_number: int, request: Message, reply: Message) -> None:
+def save_reply(store: DeviceStore, run: str, round_number: int, request: Message, reply: Message) -> None:
     """Keep an answer before it is sent, so that the same bytes are sent again and no others; one a round for ever.
 
     Only the newest answer's bytes are kept: the rest of the table says that rounds were answered.
@@ -76,11 +76,11 @@ def keep_answer(store: DeviceStore, run: str, round_number: int, request: Messag
         connection.execute("update answers set reply = null where run != ? or round < ?", [run, round_number - 1])
         connection.execute(
             "insert into answers values (?, ?, ?, ?, ?, ?, ?)",
-            [run, round_number, digest(request), content, time.time(), request.bytes, reply.bytes],
+            [run, round_number, request_fingerprint(request), content, time.time(), request.bytes, reply.bytes],
         )
 
 
-def digest(request: Message) -> str:
+def request_fingerprint(request: Message) -> str:
     """Return a name for what a request asks: its arrays and what its header says of the experiment and the round."""
     named = {key: request.header.get(key) for key in ("run", "round", "hash", "part", "kind", "privacy")}
     hasher = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
@@ -90,19 +90,19 @@ def digest(request: Message) -> str:
     return hasher.hexdigest()
 
 
-def keep_model(store: DeviceStore, request: Message) -> None:
+def save_model(store: DeviceStore, request: Message) -> None:
     """Keep the model that a request brought: what this device recommends from."""
     with store.transaction() as connection:
-        keep(store, "model", Message({k: request.header[k] for k in ("run", "round", "experiment")}, request.arrays))
+        save(store, "model", Message({k: request.header[k] for k in ("run", "round", "experiment")}, request.arrays))
         connection.execute("delete from kept where name = ?", [OLDER])
 
 
 def model(store: DeviceStore) -> Message | None:
     """Return the last model received: header run, round and experiment, and the shared arrays."""
-    return kept(store, "model")
+    return load(store, "model")
 
 
-def keep_catalogue(store: DeviceStore, message: Message) -> None:
+def save_catalogue(store: DeviceStore, message: Message) -> None:
     """Keep the catalogue that the server sent; a model that came before it keeps the one that it belongs to."""
     wire.decode(message.header, message.arrays)
     with store.transaction() as connection:
@@ -111,29 +111,29 @@ def keep_catalogue(store: DeviceStore, message: Message) -> None:
             "and exists (select 1 from kept where name = 'model')",
             [OLDER],
         )
-        keep(store, "catalogue", message)
+        save(store, "catalogue", message)
 
 
 def catalogue(store: DeviceStore) -> Catalogue | None:
     """Return the catalogue that the server sent last, if any: what the next round trains on."""
-    message = kept(store, "catalogue")
+    message = load(store, "catalogue")
     return None if message is None else wire.decode(message.header, message.arrays)
 
 
 def model_catalogue(store: DeviceStore) -> Catalogue | None:
     """Return the catalogue that the kept model belongs to: the last one, or the one before it until a model follows."""
-    message = kept(store, OLDER) or kept(store, "catalogue")
+    message = load(store, OLDER) or load(store, "catalogue")
     return None if message is None else wire.decode(message.header, message.arrays)
 
 
-def keep(store: DeviceStore, name: str, message: Message) -> None:
+def save(store: DeviceStore, name: str, message: Message) -> None:
     """Keep a message under a name, over what was there."""
     with store.transaction() as connection:
         connection.execute("insert or replace into kept values (?, ?)", [name, pack(message)])
         stamp(store, name)
 
 
-def kept(store: DeviceStore, name: str) -> Message | None:
+def load(store: DeviceStore, name: str) -> Message | None:
     """Return the message kept under a name, or None."""
     row = store.connection.execute("select content from kept where name = ?", [name]).fetchone()
     return unpack(row[0]) if row else None
@@ -154,7 +154,7 @@ def stamps(store: DeviceStore) -> dict[str, bytes]:
 
 def note(store: DeviceStore, text: str) -> None:
     """Remember what happened last, for `fedrec client status`; never says which items."""
-    keep(store, "note", Message({"text": text, "at": time.time()}))
+    save(store, "note", Message({"text": text, "at": time.time()}))
 
 
 def count_answers(store: DeviceStore) -> int:

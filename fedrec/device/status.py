@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from fedrec.device import saved_state
-from fedrec.device.availability import Policy, System, findings
+from fedrec.device.availability import AvailabilityPolicy, System, check_conditions
 from fedrec.device.device import consent_of
 from fedrec.device.home import Home
 from fedrec.ops import processes
 from fedrec.ops.keys import device_id
-from fedrec.ops.prometheus import Figure, text
+from fedrec.ops.prometheus import Metric, text
 
 CONNECT_SECONDS = 3.0
 
@@ -20,9 +20,9 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
     """Return what `fedrec client status --json` prints; no item is named in it."""
     enrolment, store, running = home.enrolment(), home.store(), processes.running(home.path)
     try:
-        found = findings(Policy.of(home), system or System(), datetime.now())
+        found = check_conditions(AvailabilityPolicy.of(home), system or System(), datetime.now())
         against = [said for allowed, said in found if not allowed]
-        note, model = saved_state.kept(store, "note"), saved_state.model(store)
+        note, model = saved_state.load(store, "note"), saved_state.model(store)
         events = store.history()
         return {
             "device": device_id(home.public_key.read_bytes()),
@@ -93,12 +93,12 @@ def page(home: Home) -> str:
         store.close()
     return text(
         [
-            Figure("fedrec_device_rounds_answered", "Rounds answered.", float(rounds)),
-            Figure(
+            Metric("fedrec_device_rounds_answered", "Rounds answered.", float(rounds)),
+            Metric(
                 "fedrec_device_reasons_declined", "Different reasons for which rounds were declined.", float(declined)
             ),
-            Figure("fedrec_device_bytes_down", "Bytes of the requests answered.", float(down)),
-            Figure("fedrec_device_bytes_up", "Bytes of the answers.", float(up)),
+            Metric("fedrec_device_bytes_down", "Bytes of the requests answered.", float(down)),
+            Metric("fedrec_device_bytes_up", "Bytes of the answers.", float(up)),
         ],
         {},
     )

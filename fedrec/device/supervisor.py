@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedrec.device import saved_state
-from fedrec.device.availability import Policy
+from fedrec.device.availability import AvailabilityPolicy
 from fedrec.device.deletion import expire
 from fedrec.device.home import Home
 from fedrec.device.pinned_app import environment
 from fedrec.device.status import page
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
-from fedrec.ops.prometheus import exposed
+from fedrec.ops.prometheus import serve_metrics
 
 NOT_LET_IN = "305"  # Flower's code where a server does not admit a key, or takes it for one that is online still
 EXIT_CODE = re.compile(r"Exit Code: (\d+)")
@@ -28,12 +28,12 @@ LOOK_SECONDS, EXPIRE_SECONDS, SETTLED_SECONDS = 1.0, 3600.0, 15.0
 def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: int | None = None) -> None:
     """Run the SuperNode until SIGTERM or SIGINT; leave nothing behind. `metrics` is a loopback port for Prometheus."""
     enrolment = home.enrolment()
-    Policy.of(home).overridden(only_when)
+    AvailabilityPolicy.of(home).overridden(only_when)
     with processes.only_one(home.path, "this device"), processes.stoppable():
         processes.say_up(home.path, only_when=only_when)
         try:
             say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; Flower's log: {home.path / 'flower.log'}")
-            with exposed(metrics, lambda: page(home)):
+            with serve_metrics(metrics, lambda: page(home)):
                 supervise(home, say, lambda trouble: processes.say_up(home.path, only_when=only_when, trouble=trouble))
         finally:
             processes.say_down(home.path)
@@ -106,7 +106,7 @@ def say_expired(home: Home, store: "saved_state.DeviceStore", say: Callable[[str
 
 def noted(store: "saved_state.DeviceStore") -> tuple[str, float] | None:
     """Return what the client app noted last, and when."""
-    message = saved_state.kept(store, "note")
+    message = saved_state.load(store, "note")
     return None if message is None else (message.header["text"], message.header["at"])
 
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from fedrec.data.devices import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import CandidateBook, Part
-from fedrec.evaluation.config import HEADLINE, Evaluation
+from fedrec.evaluation.config import HEADLINE, EvaluationConfig
 from fedrec.evaluation.metrics import Ranks, Scores, check_scores, top_items
 from fedrec.evaluation.per_device import generator_of, history_of
-from fedrec.evaluation.per_user import Table, columns, join, table
+from fedrec.evaluation.per_user import PerUserResults, columns, join, table
 
 Users = NDArray[np.int64]
 SCORES = 1 << 20  # held at once: few enough for a processor's cache, many enough for a product of matrices
@@ -61,7 +61,9 @@ def batches(users: Users, items: int) -> Iterator[Users]:
     return (users[first : first + size] for first in range(0, len(users), size))
 
 
-def evaluate_batch(scores: Scores, users: Users, part: Part, book: CandidateBook, model: str = "the model") -> Table:
+def evaluate_batch(
+    scores: Scores, users: Users, part: Part, book: CandidateBook, model: str = "the model"
+) -> PerUserResults:
     """Return the rows of devices that all have something held out, from their scores [B, V].
 
     Errors name `model` and the first device whose scores are wrong. `squared_error` is NaN: `squared_errors` gives it.
@@ -121,7 +123,7 @@ def _check(scores: Scores, devices: DeviceTable, users: Users, model: str) -> No
         check_scores(scores[wrong], f"scores of {model} on device {users[wrong]}")
 
 
-def _tops(left: NDArray[Any], scores: Scores, users: Users, options: Evaluation) -> NDArray[np.int32]:
+def _tops(left: NDArray[Any], scores: Scores, users: Users, options: EvaluationConfig) -> NDArray[np.int32]:
     """Return the best items of each device [B, 10], padded with -1, as `top_items` does for one."""
     length = min(HEADLINE, left.shape[1])
     best, items = (found.numpy() for found in torch.topk(torch.from_numpy(left), length))
@@ -181,8 +183,8 @@ ScoreMany = Callable[[Sequence[NDArray[np.int32]]], Scores]
 
 
 def evaluate_many(
-    score_many: ScoreMany, devices: DeviceTable, part: Part, options: Evaluation, model: str = "the model"
-) -> Table:
+    score_many: ScoreMany, devices: DeviceTable, part: Part, options: EvaluationConfig, model: str = "the model"
+) -> PerUserResults:
     """Return the rows of all devices that `options` chooses; `score_many(histories)` gives scores [B, V]."""
 
     def score(users: Users) -> Scores:
@@ -193,7 +195,7 @@ def evaluate_many(
 
 def evaluate_users(
     score: Callable[[Users], Scores], users: Users, part: Part, book: CandidateBook, model: str = "the model"
-) -> Table:
+) -> PerUserResults:
     """Return the rows of those of the users who have something held out; `score(users)` gives scores [B, V]."""
     users = with_targets(book.devices, users, part)
     tables = [evaluate_batch(score(batch), batch, part, book, model) for batch in batches(users, book.devices.items)]

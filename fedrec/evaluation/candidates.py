@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 
 Items = NDArray[np.int32]
 Part = Literal["validation", "test"]
 BLOCK = 64  # devices whose mapped pages may be held at a time
 
 
-def draw(device: DeviceData, items: int, options: Evaluation) -> tuple[Items, Items]:
+def draw(device: DeviceData, items: int, options: EvaluationConfig) -> tuple[Items, Items]:
     """Return (test, validation) candidates of one device: disjoint, distinct, uniform over what it never used.
 
     They depend on (seed, user), on the items that the device holds in any part and on nothing else. Where the
@@ -39,7 +39,7 @@ def draw(device: DeviceData, items: int, options: Evaluation) -> tuple[Items, It
 class CandidateBook:
     """The candidates of the devices of a population, each device's drawn once."""
 
-    def __init__(self, devices: DeviceTable, options: Evaluation) -> None:
+    def __init__(self, devices: DeviceTable, options: EvaluationConfig) -> None:
         self.devices, self.options = devices, options
         self._drawn: dict[int, tuple[Items, Items]] = {}
 
@@ -60,13 +60,13 @@ def digest(candidates: Iterable[NDArray[np.integer]]) -> str:
     return sha.hexdigest()
 
 
-def candidates_digest(devices: DeviceTable, options: Evaluation) -> str:
+def candidates_digest(devices: DeviceTable, options: EvaluationConfig) -> str:
     """Return the digest of the test candidates of the devices that are evaluated."""
 
     def drawn() -> Iterator[Items]:
         for place, user in enumerate(options.chosen(len(devices)).tolist()):
             if place % BLOCK == 0:
-                devices.let_go()
+                devices.release_pages()
             yield draw(devices[user], devices.items, options)[0]
 
     return digest(drawn())

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 HEADLINE = 10  # the cutoff that every result carries, and the length of the lists that coverage is counted on
 BASELINES = ("popularity", "private_popularity", "no_privacy", "local", "item_knn", "ease", "ials")
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationConfig:
     """How models are evaluated.
 
     `negatives` is the number of sampled candidates beside the target, `every` the rounds between two validations,
@@ -43,10 +43,10 @@ class Evaluation:
             if value is not None and value < least:
                 raise FedrecError(f"evaluation.{name} is {value}: at least {least} expected")
         if self.select not in ("last", "best"):
-            raise FedrecError(f"evaluation.select is '{self.select}'.{nearest(self.select, ('last', 'best'))}")
+            raise FedrecError(f"evaluation.select is '{self.select}'.{suggest(self.select, ('last', 'best'))}")
         for name in self.baselines:
             if name not in BASELINES:
-                raise FedrecError(f"evaluation.baselines names '{name}'.{nearest(name, BASELINES)}")
+                raise FedrecError(f"evaluation.baselines names '{name}'.{suggest(name, BASELINES)}")
 
     def chosen(self, population: int) -> NDArray[np.int64]:
         """Return the rows of the devices to evaluate, ascending: all of `population`, or a seeded sample of `users`."""

@@ -112,34 +112,34 @@ def pessimistic(name: str, ranks: Ranks, cutoff: int) -> NDArray[np.float64]:
     return np.where(rank <= cutoff, GAINS[name](rank), 0.0)
 
 
-def metrics(ranks: Ranks, cutoffs: tuple[int, ...]) -> Columns:
+def ranking_metrics(ranks: Ranks, cutoffs: tuple[int, ...]) -> Columns:
     """Return one array per metric, an entry per target: "hr@5", "ndcg@5", "mrr@5", "hr@10" and so on."""
     return {f"{name}@{cutoff}": expected(name, ranks, cutoff) for cutoff in cutoffs for name in GAINS}
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class MetricSums:
     """Metric sums over `count` devices: all that a real device sends of its results, never a list."""
 
     values: dict[str, float] = field(default_factory=dict[str, float])
     count: int = 0
 
     @classmethod
-    def zero(cls) -> "Sums":
+    def zero(cls) -> "MetricSums":
         """Return the sum over no device."""
         return cls()
 
-    def merge(self, other: "Sums") -> "Sums":
+    def merge(self, other: "MetricSums") -> "MetricSums":
         """Return the sum over both groups of devices; a metric that one of them lacks counts 0 there."""
         names = [*self.values, *(name for name in other.values if name not in self.values)]
         merged = {name: self.values.get(name, 0.0) + other.values.get(name, 0.0) for name in names}
-        return Sums(merged, self.count + other.count)
+        return MetricSums(merged, self.count + other.count)
 
     def result(self) -> dict[str, float]:
         """Return the mean of every metric; nothing where no device was counted."""
         return {name: value / self.count for name, value in self.values.items()} if self.count else {}
 
 
-def device_sums(ranks: Ranks, cutoffs: tuple[int, ...]) -> Sums:
+def device_sums(ranks: Ranks, cutoffs: tuple[int, ...]) -> MetricSums:
     """Return the metrics of one device, averaged over its targets, as a sum over one device."""
-    return Sums({name: float(value.mean()) for name, value in metrics(ranks, cutoffs).items()}, 1)
+    return MetricSums({name: float(value.mean()) for name, value in ranking_metrics(ranks, cutoffs).items()}, 1)

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import Part, draw
-from fedrec.evaluation.config import HEADLINE, Evaluation
+from fedrec.evaluation.config import HEADLINE, EvaluationConfig
 from fedrec.evaluation.metrics import (
+    MetricSums,
     Ranks,
     Scores,
-    Sums,
     check_scores,
     device_sums,
     full_ranks,
@@ -36,7 +36,7 @@ class Row:
     top: NDArray[np.int32]
     squared_error: float | None = None
 
-    def sums(self, cutoffs: tuple[int, ...]) -> dict[str, Sums]:
+    def sums(self, cutoffs: tuple[int, ...]) -> dict[str, MetricSums]:
         """Return the sums under "full" and "sampled" that may be merged with those of other devices."""
         return {"full": device_sums(self.full, cutoffs), "sampled": device_sums(self.sampled, cutoffs)}
 
@@ -46,13 +46,18 @@ def history_of(device: DeviceData, part: Part) -> NDArray[np.int32]:
     return device.history if part == "validation" else device.known
 
 
-def generator_of(options: Evaluation, user: int) -> np.random.Generator:
+def generator_of(options: EvaluationConfig, user: int) -> np.random.Generator:
     """Return the source that decides between items tied at the end of a device's list."""
     return np.random.default_rng(np.random.SeedSequence((options.seed, user, 1)))
 
 
 def evaluate_device(
-    scores: Scores, device: DeviceData, part: Part, options: Evaluation, ratings: bool = False, model: str = "the model"
+    scores: Scores,
+    device: DeviceData,
+    part: Part,
+    options: EvaluationConfig,
+    ratings: bool = False,
+    model: str = "the model",
 ) -> Row | None:
     """Rank the device's held-out items by its scores [V]; None where nothing is held out.
 

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.config import HEADLINE
-from fedrec.evaluation.metrics import Ranks, metrics, pessimistic
+from fedrec.evaluation.metrics import Ranks, pessimistic, ranking_metrics
 from fedrec.evaluation.per_device import Row
 
-Table = dict[str, NDArray[Any]]
+PerUserResults = dict[str, NDArray[Any]]
 
 
-def table(rows: Sequence[Row], cutoffs: tuple[int, ...]) -> Table:
+def table(rows: Sequence[Row], cutoffs: tuple[int, ...]) -> PerUserResults:
     """Return one array per column, an entry per device ordered by user: the mean over its targets.
 
     Columns: user, candidates, squared_error (NaN where there is none), top [rows, 10] (padded with -1), and under
@@ -35,16 +35,16 @@ def table(rows: Sequence[Row], cutoffs: tuple[int, ...]) -> Table:
     }
 
 
-def join(tables: Sequence[Table]) -> Table:
+def join(tables: Sequence[PerUserResults]) -> PerUserResults:
     """Return the rows of several groups of devices as one table ordered by user; a user that is in two is an error."""
-    joined: Table = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
+    joined: PerUserResults = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
     order = np.argsort(joined["user"], kind="stable")
     if len(np.unique(joined["user"])) != len(order):
         raise FedrecError("a user is in two of the tables to be joined; each device must be evaluated once")
     return {name: column[order] for name, column in joined.items()}
 
 
-def mean_over_seeds(tables: Sequence[Table], column: str) -> NDArray[np.float64]:
+def mean_over_seeds(tables: Sequence[PerUserResults], column: str) -> NDArray[np.float64]:
     """Return a column averaged over runs, per user, so that a bootstrap over users does not count a user twice.
 
     The runs must have evaluated the same users.
@@ -54,7 +54,7 @@ def mean_over_seeds(tables: Sequence[Table], column: str) -> NDArray[np.float64]
     return np.stack([one[column] for one in tables]).mean(axis=0, dtype=np.float64)
 
 
-def save(path: Path, values: Table) -> None:
+def save(path: Path, values: PerUserResults) -> None:
     """Write a table as .npz, readable by its owner only: it is exact and not covered by any epsilon."""
     path.touch(mode=0o600)
     path.chmod(0o600)
@@ -62,15 +62,15 @@ def save(path: Path, values: Table) -> None:
         np.savez_compressed(file, allow_pickle=False, **values)
 
 
-def load(path: Path) -> Table:
+def load(path: Path) -> PerUserResults:
     """Read a table that `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def columns(kind: str, ranks: Ranks, targets: NDArray[np.int64], cutoffs: tuple[int, ...]) -> Table:
+def columns(kind: str, ranks: Ranks, targets: NDArray[np.int64], cutoffs: tuple[int, ...]) -> PerUserResults:
     """Return the columns "full_..." or "sampled_..." [B] of devices that have `targets[B]` targets each, in order."""
-    found = metrics(ranks, cutoffs)
+    found = ranking_metrics(ranks, cutoffs)
     for name in ("hr", "ndcg"):
         found[f"{name}@{HEADLINE}_pessimistic"] = pessimistic(name, ranks, HEADLINE)
     found["tied"] = (ranks.tied > 0).astype(np.float64)
@@ -78,7 +78,7 @@ def columns(kind: str, ranks: Ranks, targets: NDArray[np.int64], cutoffs: tuple[
     return {f"{kind}_{name}": np.bincount(row, value, len(targets)) / targets for name, value in found.items()}
 
 
-def _ranking(kind: str, ranks: Sequence[Ranks], cutoffs: tuple[int, ...]) -> Table:
+def _ranking(kind: str, ranks: Sequence[Ranks], cutoffs: tuple[int, ...]) -> PerUserResults:
     joined = Ranks(
         np.concatenate([np.empty(0, np.int64), *(one.above for one in ranks)]),
         np.concatenate([np.empty(0, np.int64), *(one.tied for one in ranks)]),

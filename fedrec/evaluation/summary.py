@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.config import HEADLINE, Evaluation
+from fedrec.evaluation.config import HEADLINE, EvaluationConfig
 from fedrec.evaluation.metrics import GAINS
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -58,7 +58,9 @@ SAMPLED_CAUTION = (
 POPULAR_SHARE = 0.1
 
 
-def result(rows: Table, counts: NDArray[np.integer], options: Evaluation, evaluated: int) -> dict[str, Any]:
+def summarize(
+    rows: PerUserResults, counts: NDArray[np.integer], options: EvaluationConfig, evaluated: int
+) -> dict[str, Any]:
     """Return the result of one part as plain JSON values.
 
     `counts[V]` are the items' interactions in training, `evaluated` the devices asked: those without a row had nothing
@@ -78,7 +80,7 @@ def result(rows: Table, counts: NDArray[np.integer], options: Evaluation, evalua
     return values
 
 
-def _metrics(kind: str, rows: Table, options: Evaluation) -> dict[str, Any]:
+def _metrics(kind: str, rows: PerUserResults, options: EvaluationConfig) -> dict[str, Any]:
     names = [f"{name}@{cutoff}" for cutoff in options.cutoffs for name in GAINS]
     columns = np.stack([rows[f"{kind}_{name}"] for name in names], axis=1)
     values: dict[str, Any] = {}

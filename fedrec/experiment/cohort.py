@@ -10,7 +10,7 @@ from fedrec.errors import FedrecError
 
 
 @dataclass(frozen=True, slots=True)
-class Cohort:
+class CohortConfig:
     """How many enrolled devices a round asks: `size` of them on average (all where None).
 
     The mechanism draws them, because its accounting rests on how: independently, where it says nothing else. Drawn
@@ -37,7 +37,7 @@ class Cohort:
         """Return the probability with which each of `population` devices is drawn."""
         return 1.0 if self.size is None else min(1.0, self.size / population)
 
-    def present(self, drawn: NDArray[np.int64], seed: int, round_number: int) -> NDArray[np.int64]:
+    def simulate_dropout(self, drawn: NDArray[np.int64], seed: int, round_number: int) -> NDArray[np.int64]:
         """Return those of the drawn devices that a simulation lets answer."""
         if self.dropout == 0:
             return drawn

@@ -12,16 +12,16 @@ import torch
 
 from fedrec.algorithms.base import Algorithm
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.dataset import Dataset, Source
-from fedrec.errors import FedrecError, Refused, nearest
-from fedrec.evaluation.config import Evaluation
-from fedrec.experiment.cohort import Cohort
-from fedrec.experiment.instantiate import build, made
+from fedrec.data.dataset import Dataset, DataSource
+from fedrec.errors import FedrecError, RefusedError, suggest
+from fedrec.evaluation.config import EvaluationConfig
+from fedrec.experiment.cohort import CohortConfig
+from fedrec.experiment.instantiate import call_or_refuse, instantiate
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.clipping import check_groups
-from fedrec.privacy.mechanisms.base import check
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.base import check_compatible
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 
 ENGINES = ("auto", "reference")  # all devices of a node at once where that is exact; or one by one, as a check
 INIT_STREAM = 11  # keeps the draw of the first model apart from every other
@@ -32,12 +32,12 @@ class Experiment:
     """`document` is the resolved configuration as canonical JSON; the rest is built from it."""
 
     document: str
-    dataset: Source
+    dataset: DataSource
     model: Callable[[Catalogue], Recommender]
     algorithm: Algorithm
     mechanism: Mechanism
-    cohort: Cohort
-    evaluation: Evaluation
+    cohort: CohortConfig
+    evaluation: EvaluationConfig
     rounds: int
     seed: int
     accelerator: str
@@ -47,15 +47,15 @@ class Experiment:
     def from_json(cls, text: str) -> "Experiment":
         """Build an experiment from its document, over the allow-list of our own classes."""
         node = json.loads(text)
-        algorithm: Algorithm = build(node["algorithm"], "algorithm")
+        algorithm: Algorithm = instantiate(node["algorithm"], "algorithm")
         return cls(
             document=json.dumps(node, sort_keys=True),
-            dataset=build(node["dataset"], "dataset"),
-            model=build(node["model"], "model"),
+            dataset=instantiate(node["dataset"], "dataset"),
+            model=instantiate(node["model"], "model"),
             algorithm=algorithm,
-            mechanism=build(node["privacy"], "privacy"),
-            cohort=build(node["cohort"], "cohort"),
-            evaluation=build(node["evaluation"], "evaluation"),
+            mechanism=instantiate(node["privacy"], "privacy"),
+            cohort=instantiate(node["cohort"], "cohort"),
+            evaluation=instantiate(node["evaluation"], "evaluation"),
             rounds=algorithm.rounds(node["rounds"]),
             seed=node["seed"],
             accelerator=accelerator(node["accelerator"]),
@@ -84,18 +84,18 @@ class Experiment:
         """Return the experiment with some of the document's top-level entries replaced."""
         return Experiment.from_json(json.dumps({**self.node(), **changes}))
 
-    def plan(self, dataset: Dataset) -> Plan:
+    def plan(self, dataset: Dataset) -> TrainingPlan:
         """Return the public plan: the data set's published sizes, the cohort's rate, the rounds."""
         users = dataset.interactions.users
-        plan = Plan(
+        plan = TrainingPlan(
             population=users,
             interactions=dataset.published_interactions,
             cohort_rate=self.cohort.rate(users),
             rounds=self.rounds,
             trains=self.algorithm.trains,
-            shares=self.algorithm.shares(self.rounds),
+            shares=self.algorithm.budget_shares(self.rounds),
         )
-        return self.mechanism.planned(plan)
+        return self.mechanism.with_sampling_rate(plan)
 
     def calibrated(self, dataset: Dataset) -> "Experiment":
         """Return the experiment with the noise that its epsilon asks for written into the document.
@@ -108,23 +108,25 @@ class Experiment:
             model.ready()
         if not isinstance(model, algorithm.accepts):
             takes = ", ".join(kind.__name__ for kind in algorithm.accepts)
-            raise Refused(f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}")
+            raise RefusedError(
+                f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}"
+            )
         if algorithm.trains:
             check_groups(getattr(mechanism, "clipping", "whole"), model.shared_arrays(), type(model).__name__)
         sensitivity = algorithm.sensitivity(mechanism.terms.unit)
-        check(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
-        if mechanism.together and algorithm.trains and not algorithm.together:
-            raise Refused(
+        check_compatible(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
+        if mechanism.pools_users and algorithm.trains and not algorithm.pools_users:
+            raise RefusedError(
                 f"{type(algorithm).__name__} can't train the users of a gateway as one: take privacy=user, or "
                 "another model="
             )
         if mechanism.terms.unit == "interaction" and self.node()["dataset"].get("minimum", 1) > 1:
-            raise Refused(
+            raise RefusedError(
                 "dataset.minimum drops users by how many interactions they have: at interaction level a single one "
                 "could decide that; use dataset.minimum=1 or privacy=user"
             )
         if self.evaluation.select == "best" and mechanism.terms.unit != "none":
-            raise Refused("evaluation.select=best looks at exact validation figures: it needs privacy=none")
+            raise RefusedError("evaluation.select=best looks at exact validation figures: it needs privacy=none")
         privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
         values = {f.name: getattr(privacy, f.name) for f in fields(privacy) if f.init}  # pyright: ignore[reportArgumentType]
         return self.varied({"privacy": {"_target_": self.node()["privacy"]["_target_"], **values}})
@@ -134,13 +136,13 @@ class Experiment:
         seed = np.random.SeedSequence((self.seed, INIT_STREAM)).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed >> np.uint64(1)))
-            return made("model", lambda: self.model(catalogue)).to(self.accelerator)
+            return call_or_refuse("model", lambda: self.model(catalogue)).to(self.accelerator)
 
 
 def checked_engine(name: str) -> str:
     """Return the name of an engine; refuse one that does not exist."""
     if name not in ENGINES:
-        raise FedrecError(f"engine={name} does not exist.{nearest(name, ENGINES)}")
+        raise FedrecError(f"engine={name} does not exist.{suggest(name, ENGINES)}")
     return name
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from types import NoneType, UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 ALLOWED = (
     "fedrec.data.datasets.",
@@ -25,7 +25,7 @@ ALLOWED = (
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
-def find(target: str, where: str) -> Callable[..., Any]:
+def resolve_class(target: str, where: str) -> Callable[..., Any]:
     """Return the class that `target` names; refuse everything outside fedrec's own rooms."""
     module_name, _, name = target.rpartition(".")
     if not f"{module_name}.".startswith(ALLOWED):
@@ -37,28 +37,28 @@ def find(target: str, where: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not inspect.isclass(found) or found.__module__ != module_name:
         classes = [n for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module_name]
-        raise FedrecError(f"{where}._target_={target} is no class of {module_name}.{nearest(name, classes)}")
+        raise FedrecError(f"{where}._target_={target} is no class of {module_name}.{suggest(name, classes)}")
     return found
 
 
-def build(node: Mapping[str, Any], where: str) -> Any:
+def instantiate(node: Mapping[str, Any], where: str) -> Any:
     """Build the object that a configuration node describes; with `_partial_: true`, what is still to be called.
 
     A field that the class does not have, and a scalar of the wrong kind, are errors that name `where.field`.
     """
-    target = find(str(node["_target_"]), where)
+    target = resolve_class(str(node["_target_"]), where)
     fields = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     parameters = inspect.signature(target).parameters
     for key, value in fields.items():
         if key not in parameters:
             raise FedrecError(
-                f"{where}.{key} does not exist.{nearest(key, (p for p in parameters if p != 'catalogue'))}"
+                f"{where}.{key} does not exist.{suggest(key, (p for p in parameters if p != 'catalogue'))}"
             )
-        fields[key] = checked(value, hints(target).get(key), f"{where}.{key}")
-    return partial(target, **fields) if node.get("_partial_") else made(where, partial(target, **fields))
+        fields[key] = check_type(value, hints(target).get(key), f"{where}.{key}")
+    return partial(target, **fields) if node.get("_partial_") else call_or_refuse(where, partial(target, **fields))
 
 
-def made(where: str, call: Callable[[], Any]) -> Any:
+def call_or_refuse(where: str, call: Callable[[], Any]) -> Any:
     """Return what the call makes; what a constructor says of values that it can't take becomes an error of `where`."""
     try:
         return call()
@@ -74,11 +74,11 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(own)
 
 
-def checked_list(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
+def check_list(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
     """Return a list as a tuple, each element checked."""
     if not isinstance(value, list):
         raise FedrecError(f"{where}={value}: expected a list, such as [{value}]")
-    return tuple(checked(element, kind, f"{where}[{n}]") for n, element in enumerate(cast(list[Any], value)))
+    return tuple(check_type(element, kind, f"{where}[{n}]") for n, element in enumerate(cast(list[Any], value)))
 
 
 def is_node(value: Any) -> bool:
@@ -86,14 +86,14 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def checked(value: Any, hint: Any, where: str) -> Any:
+def check_type(value: Any, hint: Any, where: str) -> Any:
     """Return the value if it is of the kind that the constructor declares, a list as a tuple; else say what is."""
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     lists = [kind for kind in kinds if get_origin(kind) in (tuple, Sequence)]
     if lists and not (value is None and NoneType in kinds):
-        return checked_list(value, get_args(lists[0])[0], where)
+        return check_list(value, get_args(lists[0])[0], where)
     if is_node(value):
-        return build(cast("Mapping[str, Any]", value), where)
+        return instantiate(cast("Mapping[str, Any]", value), where)
     if any(kind not in SCALARS for kind in kinds):
         return value
     if type(value) in kinds or (type(value) is int and float in kinds):

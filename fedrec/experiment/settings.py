@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedrec.errors import FedrecError, Refused, nearest
+from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.experiment import Experiment
 from fedrec.paths import app_folder
 
@@ -89,7 +89,7 @@ def resolved(config: DictConfig) -> Settings:
     for key in known - plain.keys():
         raise FedrecError(f"{key} is missing: it can be set, not removed")
     for key in plain.keys() - known:
-        raise FedrecError(f"{key} does not exist.{nearest(key, known)}")
+        raise FedrecError(f"{key} does not exist.{suggest(key, known)}")
     for key in EXPERIMENT_KEYS[:6]:
         if not isinstance(plain[key], dict) or "_target_" not in plain[key]:
             raise FedrecError(f"{key} must be one of the choices in conf/{key}, with _target_ left as it is")
@@ -125,19 +125,19 @@ def check_keys(overrides: Sequence[str]) -> None:
         if key not in groups:
             continue
         if value not in groups[key]:
-            raise FedrecError(f"{key}={value} does not exist.{nearest(str(value), groups[key])}")
+            raise FedrecError(f"{key}={value} does not exist.{suggest(str(value), groups[key])}")
         choices.append(text)
     config = compose("config", choices)
     known = flat(cast(Mapping[str, Any], OmegaConf.to_container(config)))
     for override in parsed:
         key = override.key_or_group
         if key == "privacy.clipping" and key not in known:
-            raise Refused(
+            raise RefusedError(
                 f"{key}={override.value()}: {config.privacy._target_.rsplit('.', 1)[-1]} bounds an example's "
                 "gradient as a whole, or nothing; clips apart go with privacy=user, user_adaptive, user_local or banded"
             )
         if key not in known and key not in groups and not key.startswith("hydra") and not override.is_add():
-            raise FedrecError(f"{key} does not exist.{nearest(key, known)}")
+            raise FedrecError(f"{key} does not exist.{suggest(key, known)}")
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from fedrec import __version__
 from fedrec.errors import FedrecError
-from fedrec.evaluation.per_user import Table, join
+from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.transport import Nodes
-from fedrec.messages import PROTOCOL, Message, Rejected, check_update
-from fedrec.update import Arrays, Update, total
+from fedrec.federated.transport import Transport
+from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
+from fedrec.update import Arrays, ModelUpdate, total
 
 Hosted = NDArray[np.int64] | range
 NOBODY = 1 << 62
@@ -34,7 +34,7 @@ def hosted_by(reply: Message, node: int) -> Hosted:
     return range(*cast(list[int], numbers))
 
 
-def among(hosted: Hosted, devices: NDArray[np.int64]) -> NDArray[np.int64]:
+def intersect(hosted: Hosted, devices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return those of the devices (ascending), ascending, that are hosted: for a range, without going through it.
 
     Rows are looked up in the devices, not merged with them: with a node a device, that would take their number squared.
@@ -47,21 +47,21 @@ def among(hosted: Hosted, devices: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(devices[inside])
 
 
-def first_of(hosted: Hosted) -> int:
+def first_row(hosted: Hosted) -> int:
     """Return the first row, a number above all rows where there is none."""
     return int(hosted.min(initial=NOBODY)) if isinstance(hosted, np.ndarray) else next(iter(hosted), NOBODY)
 
 
-def apart(hosted: Sequence[Hosted]) -> bool:
+def are_disjoint(hosted: Sequence[Hosted]) -> bool:
     """Say whether no device is hosted twice."""
     ranges = [rows for rows in hosted if isinstance(rows, range) and len(rows)]
     if len(ranges) == sum(len(rows) > 0 for rows in hosted) and len({rows.step for rows in ranges}) <= 1:
-        return _cosets_apart(ranges)
+        return _cosets_disjoint(ranges)
     everyone = np.concatenate([np.asarray(rows, np.int64) for rows in hosted])
     return len(np.unique(everyone)) == len(everyone)
 
 
-def _cosets_apart(ranges: list[range]) -> bool:
+def _cosets_disjoint(ranges: list[range]) -> bool:
     """Say whether ranges of one step share no row: those that meet the same rows end before the next begins."""
     order = sorted(ranges, key=lambda rows: (rows.start % rows.step, rows.start))
     return all(one.start % one.step != two.start % two.step or one[-1] < two.start for one, two in pairwise(order))
@@ -72,10 +72,10 @@ EVALUATE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class GatherResult:
     """What a round brought: the sum, who was turned away and why, the exact loss, and the bytes moved."""
 
-    total: Update
+    total: ModelUpdate
     rejected: dict[int, str]
     loss: float | None
     bytes_down: int
@@ -83,10 +83,10 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class NodeDirectory:
     """Which node hosts which devices, and the header that every request of a run starts from."""
 
-    nodes: Nodes
+    nodes: Transport
     hosted: dict[int, Hosted]
     header: dict[str, Any]
     simulated: bool = True  # then a failure of every node is a mistake; of real devices it is a bad hour
@@ -94,7 +94,7 @@ class Directory:
     def requests(self, kind: str, devices: NDArray[np.int64], arrays: Arrays, **more: Any) -> dict[int, Message]:
         """Return one request for each node that hosts some of the devices."""
         ascending = np.unique(devices)
-        found = {node: among(rows, ascending) for node, rows in self.hosted.items()}
+        found = {node: intersect(rows, ascending) for node, rows in self.hosted.items()}
         return {
             node: Message({**self.header, "kind": kind, "devices": rows.tolist(), **more}, arrays)
             for node, rows in found.items()
@@ -114,11 +114,11 @@ def base_header(experiment: Experiment, run: str, folder: str) -> dict[str, Any]
     }
 
 
-def greet(nodes: Nodes, header: dict[str, Any]) -> Directory:
+def discover_nodes(nodes: Transport, header: dict[str, Any]) -> NodeDirectory:
     """Ask every node which devices it hosts; a node with another version of fedrec is an error that names it."""
     requests = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
     hosted = dict[int, Hosted]()
-    for node, reply in nodes.ask(requests, HELLO_SECONDS):
+    for node, reply in nodes.request(requests, HELLO_SECONDS):
         if "error" in reply.header:
             raise FedrecError(f"node {node} can't take part: {reply.header['error']}")
         if reply.header.get("fedrec") != __version__:
@@ -126,43 +126,45 @@ def greet(nodes: Nodes, header: dict[str, Any]) -> Directory:
         hosted[node] = hosted_by(reply, node)
     if not hosted:
         raise FedrecError("no node answered; start one, or use the in-process grid (fedrec simulate)")
-    if not apart(list(hosted.values())):
+    if not are_disjoint(list(hosted.values())):
         raise FedrecError("two nodes say that they host the same device")
     # Flower names nodes at random; ordered by their devices, sums come out the same on every grid.
-    return Directory(nodes, dict(sorted(hosted.items(), key=lambda pair: first_of(pair[1]))), header)
+    return NodeDirectory(nodes, dict(sorted(hosted.items(), key=lambda pair: first_row(pair[1]))), header)
 
 
-def collect(
-    directory: Directory,
+def gather_updates(
+    directory: NodeDirectory,
     requests: Mapping[int, Message],
     shapes: Mapping[str, tuple[int, ...]],
     deadline: float,
-    admit: Callable[[Update], Update],
-    double: frozenset[str] = frozenset(),
-) -> Collected:
-    """Send the requests and sum what `admit` lets count of the replies that pass every check, in order of `hosted`.
+    clip_node_sum: Callable[[ModelUpdate], ModelUpdate],
+    float64_arrays: frozenset[str] = frozenset(),
+) -> GatherResult:
+    """Send the requests and sum what `clip_node_sum` lets count of valid replies, in order of `hosted`.
 
-    Arrays named in `double` may come in double precision.
+    Arrays named in `float64_arrays` may come in double precision.
     """
     good, rejected = dict[int, Message](), dict[int, str]()
     up = 0
-    for node, reply in directory.nodes.ask(requests, deadline):
+    for node, reply in directory.nodes.request(requests, deadline):
         up += reply.bytes
         try:
             if node not in requests:
-                raise Rejected("the node was not asked")
+                raise RejectedReplyError("the node was not asked")
             if node in good or node in rejected:
-                raise Rejected("the node answered twice")
-            check_update(reply, requests[node].header, shapes, double)
+                raise RejectedReplyError("the node answered twice")
+            validate_reply(reply, requests[node].header, shapes, float64_arrays)
             good[node] = reply
-        except Rejected as reason:
+        except RejectedReplyError as reason:
             rejected.setdefault(node, str(reason)) if node not in good else None
     rejected |= {
         node: "no answer before the deadline" for node in requests if node not in good and node not in rejected
     }
     like = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    updates = (admit(Update(good[n].arrays, good[n].header["count"])) for n in directory.hosted if n in good)
-    return Collected(
+    updates = (
+        clip_node_sum(ModelUpdate(good[n].arrays, good[n].header["count"])) for n in directory.hosted if n in good
+    )
+    return GatherResult(
         total(updates, like), rejected, mean_loss(good.values()), sum(r.bytes for r in requests.values()), up
     )
 
@@ -174,14 +176,16 @@ def mean_loss(replies: Iterable[Message]) -> float | None:
     return sum(cast(float, loss) for loss, count in pairs if count) / examples if examples else None
 
 
-def evaluate(directory: Directory, devices: NDArray[np.int64], arrays: Arrays, part: str, **more: Any) -> Table:
+def evaluate(
+    directory: NodeDirectory, devices: NDArray[np.int64], arrays: Arrays, part: str, **more: Any
+) -> PerUserResults:
     """Return the per-user rows of an evaluation on the devices: simulations only.
 
     `more` goes into the header: the round after which to evaluate, and where the private arrays of that round lie.
     """
     requests = directory.requests("evaluate", devices, arrays, part=part, **more)
-    tables = dict[int, Table]()
-    for node, reply in directory.nodes.ask(requests, EVALUATE_SECONDS):
+    tables = dict[int, PerUserResults]()
+    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS):
         if "error" in reply.header:
             raise FedrecError(f"node {node} could not evaluate: {reply.header['error']}")
         tables[node] = reply.arrays

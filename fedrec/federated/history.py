@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.federated.state import Session, first_state
+from fedrec.federated.state import RunContext, init_algorithm_state
 from fedrec.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedrec.storage.run_folder import RunFolder
 from fedrec.update import Arrays
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class RoundReport:
     """One round as it is reported. `loss` and `validation` are exact, `cohort` is who was drawn: simulations only."""
 
     round: int
@@ -29,28 +29,28 @@ class Round:
     bytes_up: int
 
 
-def spent(session: Session) -> float | None:
+def epsilon_spent(context: RunContext) -> float | None:
     """Return what the ledger says was spent so far, None where that is infinite."""
-    epsilon = session.ledger.epsilon()
+    epsilon = context.ledger.epsilon()
     return epsilon if np.isfinite(epsilon) else None
 
 
-def told(session: Session, state: Arrays, report: Round) -> Round:
+def record_round(context: RunContext, state: Arrays, report: RoundReport) -> RoundReport:
     """Validate where it is due, keep the best state where asked, and write the round's line."""
-    options, last = session.experiment.evaluation, report.round == session.experiment.rounds
-    if session.validates and (last or report.round % options.every == 0):
-        rows = session.evaluate(state, "validation", report.round)
+    options, last = context.experiment.evaluation, report.round == context.experiment.rounds
+    if context.validates and (last or report.round % options.every == 0):
+        rows = context.evaluate(state, "validation", report.round)
         report = replace(report, validation=float(rows["full_ndcg@10"].mean()) if len(rows["user"]) else None)
         if options.select == "best":
-            keep_best(session.folder, state, report)
-    exact = {field: getattr(report, field) for field in Round.__dataclass_fields__}
-    session.folder.append_round(public_line(exact, session), exact)
+            save_best(context.folder, state, report)
+    exact = {field: getattr(report, field) for field in RoundReport.__dataclass_fields__}
+    context.folder.append_round(redact_report(exact, context), exact)
     return report
 
 
-def public_line(exact: dict[str, Any], session: Session) -> dict[str, Any]:
+def redact_report(exact: dict[str, Any], context: RunContext) -> dict[str, Any]:
     """Return a round's line without what no epsilon covers: the drawn cohort, who answered, loss and validation."""
-    if not session.experiment.mechanism.private:
+    if not context.experiment.mechanism.private:
         return exact
     # Sizes and times are those of the plan: the guarantee may rest on nobody knowing who was drawn, nor how many.
     hidden = {
@@ -61,10 +61,10 @@ def public_line(exact: dict[str, Any], session: Session) -> dict[str, Any]:
         "bytes_down": None,
         "bytes_up": None,
     }
-    return {**exact, **hidden, "cohort": round(session.plan.expected_cohort), "seconds": round(exact["seconds"])}
+    return {**exact, **hidden, "cohort": round(context.plan.expected_cohort), "seconds": round(exact["seconds"])}
 
 
-def keep_best(folder: RunFolder, state: Arrays, report: Round) -> None:
+def save_best(folder: RunFolder, state: Arrays, report: RoundReport) -> None:
     """Keep the state with the best validation so far, and the private arrays that go with it, under exact/."""
     best = load_checkpoint(folder.exact / "best")
     if report.validation is not None and (best is None or report.validation > best.notes["validation"]):
@@ -75,8 +75,8 @@ def keep_best(folder: RunFolder, state: Arrays, report: Round) -> None:
                 shutil.rmtree(old)
 
 
-def final_state(session: Session) -> tuple[int, Arrays]:
+def load_released_state(context: RunContext) -> tuple[int, Arrays]:
     """Return (round, state) of the model that is released: the last, or with select=best the best on validation."""
-    best = session.experiment.evaluation.select == "best"
-    saved = load_checkpoint(session.folder.exact / "best" if best else session.folder.checkpoints)
-    return (saved.round, saved.state) if saved else (0, first_state(session))
+    best = context.experiment.evaluation.select == "best"
+    saved = load_checkpoint(context.folder.exact / "best" if best else context.folder.checkpoints)
+    return (saved.round, saved.state) if saved else (0, init_algorithm_state(context))

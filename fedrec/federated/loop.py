@@ -7,100 +7,112 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import BudgetSpent, FedrecError, Refused
-from fedrec.federated.exchange import Collected, collect
-from fedrec.federated.history import Round, spent, told
-from fedrec.federated.state import Session, Standing, check_unchanged, first_standing
+from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
+from fedrec.federated.exchange import GatherResult, gather_updates
+from fedrec.federated.history import RoundReport, epsilon_spent, record_round
+from fedrec.federated.state import RunContext, ServerState, check_unchanged, initial_state
 from fedrec.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fedrec.update import Update
+from fedrec.update import ModelUpdate
 
 COHORT_STREAM, SERVER_STREAM = 4, 5  # keep the draw of cohorts and the server's noise apart from the devices' draws
 
 
-def run(session: Session) -> Iterator[Round]:
+def run(context: RunContext) -> Iterator[RoundReport]:
     """Yield the rounds that are still to do, from the last checkpoint on; each is durable before it is yielded.
 
     A budget that runs out after some rounds (a killed run has charged rounds that it lost) ends the run early; one
-    that allows no round at all raises `Refused`.
+    that allows no round at all raises `RefusedError`.
     """
-    saved = load_checkpoint(session.folder.checkpoints)
+    saved = load_checkpoint(context.folder.checkpoints)
     if saved is not None:
-        check_unchanged(session, saved)
-    done, at = (saved.round, Standing(saved.state, saved.memory)) if saved else (0, first_standing(session))
-    if saved and session.folder.keep_rounds(done) < done:
-        yield told(session, at.state, replace(Round(**saved.notes["report"]), epsilon=spent(session)))
+        check_unchanged(context, saved)
+    done, state = (
+        (saved.round, ServerState(saved.state, saved.mechanism_state)) if saved else (0, initial_state(context))
+    )
+    if saved and context.folder.truncate_rounds(done) < done:
+        yield record_round(
+            context,
+            state.algorithm_state,
+            replace(RoundReport(**saved.notes["report"]), epsilon=epsilon_spent(context)),
+        )
     elif not saved:
-        session.folder.keep_rounds(0)
-    done, at = _past_losses(session, done, at)
-    for number in range(done + 1, session.experiment.rounds + 1):
+        context.folder.truncate_rounds(0)
+    done, state = _skip_lost_rounds(context, done, state)
+    for number in range(done + 1, context.experiment.rounds + 1):
         try:
-            session.ledger.reserve(number)
-        except BudgetSpent:
+            context.ledger.reserve(number)
+        except BudgetExceededError:
             if number == 1:
                 raise
             return
-        at, report = play(session, at, number)
-        yield told(session, at.state, report)
+        state, report = run_round(context, state, number)
+        yield record_round(context, state.algorithm_state, report)
 
 
-def _past_losses(session: Session, done: int, at: Standing) -> tuple[int, Standing]:
+def _skip_lost_rounds(context: RunContext, done: int, state: ServerState) -> tuple[int, ServerState]:
     """Return the round after which to go on: one that was charged and lost is left out where the mechanism asks for it.
 
-    Raises `Refused` where no round is left that could release anything.
+    Raises `RefusedError` where no round is left that could release anything.
     """
-    mechanism, newest = session.experiment.mechanism, session.ledger.newest()
+    mechanism, newest = context.experiment.mechanism, context.ledger.newest()
     if not mechanism.skips_lost_rounds or newest <= done:
-        return done, at
-    if done == 0 and newest >= session.experiment.rounds:
-        raise Refused("every round was charged and lost before it released anything: start a new run")
-    return newest, replace(at, memory=mechanism.after_loss(at.memory))
+        return done, state
+    if done == 0 and newest >= context.experiment.rounds:
+        raise RefusedError("every round was charged and lost before it released anything: start a new run")
+    return newest, replace(state, mechanism_state=mechanism.state_after_lost_round(state.mechanism_state))
 
 
-def play(session: Session, at: Standing, number: int) -> tuple[Standing, Round]:
+def run_round(context: RunContext, state: ServerState, number: int) -> tuple[ServerState, RoundReport]:
     """Play one reserved round and make it durable; return what is then, and the report, still without validation."""
-    start, experiment = time.monotonic(), session.experiment
+    start, experiment = time.monotonic(), context.experiment
     mechanism, seed = experiment.mechanism, experiment.seed
-    drawn = mechanism.draw(session.plan, number, mechanism.random(seed, number, COHORT_STREAM))
-    drawn = drawn[~session.ledger.exhausted()[drawn]]
-    present = experiment.cohort.present(drawn, seed, number)
-    got = _asked(session, at, present, number)
+    drawn = mechanism.sample_cohort(context.plan, number, mechanism.random(seed, number, COHORT_STREAM))
+    drawn = drawn[~context.ledger.exhausted()[drawn]]
+    present = experiment.cohort.simulate_dropout(drawn, seed, number)
+    got = _collect_updates(context, state, present, number)
     released = got.total.count >= experiment.cohort.minimum
-    at = _stepped(session, at, got.total, number) if released else replace(at, memory=mechanism.after_loss(at.memory))
-    report = _round(number, len(drawn), got, released, time.monotonic() - start)
-    plain = {field: getattr(report, field) for field in Round.__dataclass_fields__}
-    notes = {"report": plain, "ledger": session.ledger.head, "experiment": experiment.hash}
-    save_checkpoint(session.folder.checkpoints, Checkpoint(number, at.state, notes, at.memory))
-    session.ledger.commit(number, drawn)
-    return at, replace(report, epsilon=spent(session), seconds=time.monotonic() - start)
+    state = (
+        _server_step(context, state, got.total, number)
+        if released
+        else replace(state, mechanism_state=mechanism.state_after_lost_round(state.mechanism_state))
+    )
+    report = _make_report(number, len(drawn), got, released, time.monotonic() - start)
+    plain = {field: getattr(report, field) for field in RoundReport.__dataclass_fields__}
+    notes = {"report": plain, "ledger": context.ledger.head, "experiment": experiment.hash}
+    save_checkpoint(context.folder.checkpoints, Checkpoint(number, state.algorithm_state, notes, state.mechanism_state))
+    context.ledger.commit(number, drawn)
+    return state, replace(report, epsilon=epsilon_spent(context), seconds=time.monotonic() - start)
 
 
-def _asked(session: Session, at: Standing, present: NDArray[np.int64], number: int) -> Collected:
+def _collect_updates(context: RunContext, state: ServerState, present: NDArray[np.int64], number: int) -> GatherResult:
     """Ask the devices that are there, and return what came of it; that every node failed is an error."""
-    algorithm, deadline = session.experiment.algorithm, session.experiment.cohort.deadline_seconds
-    announced = session.experiment.mechanism.announced(at.memory)
-    mechanism = session.experiment.mechanism.in_round(announced)
-    broadcast = algorithm.broadcast(at.state)
-    requests = session.directory.requests("train", present, broadcast, round=number, privacy=announced)
-    shapes = mechanism.shapes(algorithm.shapes(at.state))
-    got = collect(session.directory, requests, shapes, deadline, mechanism.admit, algorithm.double)
-    failed = got.rejected if session.directory.simulated else {}
+    algorithm, deadline = context.experiment.algorithm, context.experiment.cohort.deadline_seconds
+    round_params = context.experiment.mechanism.round_params(state.mechanism_state)
+    mechanism = context.experiment.mechanism.with_round_params(round_params)
+    broadcast = algorithm.broadcast(state.algorithm_state)
+    requests = context.directory.requests("train", present, broadcast, round=number, privacy=round_params)
+    shapes = mechanism.shapes(algorithm.shapes(state.algorithm_state))
+    got = gather_updates(
+        context.directory, requests, shapes, deadline, mechanism.clip_node_sum, algorithm.float64_arrays
+    )
+    failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):
         raise FedrecError(f"round {number}: every node failed; {next(iter(got.rejected.values()))}")
     return got
 
 
-def _stepped(session: Session, at: Standing, total: Update, number: int) -> Standing:
+def _server_step(context: RunContext, state: ServerState, total: ModelUpdate, number: int) -> ServerState:
     """Return what the server makes of a round's sum."""
-    mechanism = session.experiment.mechanism
-    now = mechanism.in_round(mechanism.announced(at.memory))
-    random = mechanism.random(session.experiment.seed, number, SERVER_STREAM)
-    aggregate = now.finish(total, session.plan, number, random, at.memory)
-    algorithm = session.experiment.algorithm.knowing(session.dataset.catalogue)
-    return Standing(algorithm.step(at.state, aggregate), aggregate.memory)
+    mechanism = context.experiment.mechanism
+    now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state))
+    random = mechanism.random(context.experiment.seed, number, SERVER_STREAM)
+    aggregate = now.privatize_aggregate(total, context.plan, number, random, state.mechanism_state)
+    algorithm = context.experiment.algorithm.with_catalogue(context.dataset.catalogue)
+    return ServerState(algorithm.step(state.algorithm_state, aggregate), aggregate.mechanism_state)
 
 
-def _round(number: int, drawn: int, got: Collected, released: bool, seconds: float) -> Round:
-    return Round(
+def _make_report(number: int, drawn: int, got: GatherResult, released: bool, seconds: float) -> RoundReport:
+    return RoundReport(
         round=number,
         cohort=drawn,
         answered=got.total.count,

@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.dataset import Dataset
-from fedrec.errors import Refused
-from fedrec.evaluation.per_user import Table
+from fedrec.errors import RefusedError
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.exchange import Directory, base_header, evaluate, greet
-from fedrec.federated.transport import Nodes
-from fedrec.node.execution import reason_for_one_by_one
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.federated.exchange import NodeDirectory, base_header, discover_nodes, evaluate
+from fedrec.federated.transport import Transport
+from fedrec.node.execution import explain_sequential
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.storage.checkpoint import Checkpoint
 from fedrec.storage.run_folder import RunFolder
 from fedrec.update import Arrays
 
 
-class Spending(Protocol):
+class BudgetLedger(Protocol):
     """What the loop needs of a ledger."""
 
     def reserve(self, round_number: int) -> None:
-        """Charge a round before anything of it is sampled; raise `Refused` where the budget would be passed."""
+        """Charge a round before anything of it is sampled; raise `RefusedError` where the budget would be passed."""
         ...
 
     def commit(self, round_number: int, cohort: NDArray[np.int64]) -> None:
@@ -43,7 +43,7 @@ class Spending(Protocol):
         """Return what has been spent so far."""
         ...
 
-    def meaning(self) -> dict[str, Any]:
+    def interpretation(self) -> dict[str, Any]:
         """Return what stands beside the epsilon of a run with a guarantee."""
         ...
 
@@ -62,36 +62,36 @@ class Spending(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What the server has after a round: the algorithm's state, and what the mechanism carries (`memory`)."""
+class ServerState:
+    """What the server has after a round: the algorithm's state, and what the mechanism carries (`mechanism_state`)."""
 
-    state: Arrays
-    memory: Arrays
+    algorithm_state: Arrays
+    mechanism_state: Arrays
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class RunContext:
     """All that stays the same while a run goes on."""
 
     experiment: Experiment
     dataset: Dataset
-    plan: Plan
+    plan: TrainingPlan
     folder: RunFolder
-    directory: Directory
-    ledger: Spending
+    directory: NodeDirectory
+    ledger: BudgetLedger
     part: str  # "train", or "refit" where models learn from train + validation
 
     @property
-    def one_by_one(self) -> str | None:
+    def sequential_reason(self) -> str | None:
         """Why devices are trained one by one, or None where all of a node are trained at once."""
-        return reason_for_one_by_one(self.experiment, self.experiment.build_model(self.dataset.catalogue))
+        return explain_sequential(self.experiment, self.experiment.build_model(self.dataset.catalogue))
 
     @property
     def validates(self) -> bool:
         """Whether the model can be ranked on validation items: not once it has learned from them."""
         return self.part == "train"
 
-    def evaluate(self, state: Arrays, part: str, round_number: int) -> Table:
+    def evaluate(self, state: Arrays, part: str, round_number: int) -> PerUserResults:
         """Evaluate a state on the chosen devices."""
         devices = self.experiment.evaluation.chosen(self.plan.population)
         kept = self.folder.best_private(round_number)
@@ -100,31 +100,31 @@ class Session:
         return evaluate(self.directory, devices, arrays, part, round=round_number, folder=str(private.resolve()))
 
 
-def open_session(
-    experiment: Experiment, dataset: Dataset, nodes: Nodes, folder: RunFolder, ledger: Spending, part: str
-) -> Session:
+def open_run_context(
+    experiment: Experiment, dataset: Dataset, nodes: Transport, folder: RunFolder, ledger: BudgetLedger, part: str
+) -> RunContext:
     """Greet the nodes and return the session of a (calibrated) experiment."""
     header = {**base_header(experiment, secrets.token_hex(8), str(folder.private.resolve())), "part": part}
     plan = experiment.plan(dataset)
-    return Session(experiment, dataset, plan, folder, greet(nodes, header), ledger, part)
+    return RunContext(experiment, dataset, plan, folder, discover_nodes(nodes, header), ledger, part)
 
 
-def first_state(session: Session) -> Arrays:
+def init_algorithm_state(context: RunContext) -> Arrays:
     """Return the state before the first round."""
-    catalogue = session.dataset.catalogue
-    return session.experiment.algorithm.init(session.experiment.build_model(catalogue), catalogue)
+    catalogue = context.dataset.catalogue
+    return context.experiment.algorithm.init(context.experiment.build_model(catalogue), catalogue)
 
 
-def first_standing(session: Session) -> Standing:
+def initial_state(context: RunContext) -> ServerState:
     """Return what the server has before the first round."""
-    state = first_state(session)
-    return Standing(state, session.experiment.mechanism.first_memory(session.experiment.algorithm.shapes(state)))
+    state = init_algorithm_state(context)
+    return ServerState(state, context.experiment.mechanism.init_state(context.experiment.algorithm.shapes(state)))
 
 
-def check_unchanged(session: Session, saved: Checkpoint) -> None:
-    """Raise `Refused` where a checkpoint is of another experiment than the one that goes on from it."""
-    if saved.notes.get("experiment") != session.experiment.hash:
-        raise Refused(
-            f"{session.folder.config} was changed since round {saved.round}, or its data were: a run goes on with the "
+def check_unchanged(context: RunContext, saved: Checkpoint) -> None:
+    """Raise `RefusedError` where a checkpoint is of another experiment than the one that goes on from it."""
+    if saved.notes.get("experiment") != context.experiment.hash:
+        raise RefusedError(
+            f"{context.folder.config} was changed since round {saved.round}, or its data were: a run goes on with the "
             "settings it began with. Put back the old file, or start a new run"
         )

@@ -8,14 +8,14 @@ from fedrec.messages import Message
 from fedrec.node.node import Node
 
 
-class Nodes(Protocol):
+class Transport(Protocol):
     """Some nodes, each with some devices."""
 
     def ids(self) -> list[int]:
         """Return the names of the nodes that are there now, ascending."""
         ...
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Send each node its request and yield (node, reply) as they come; what comes after the deadline is left out.
 
         A node that fails yields a reply whose header holds "error", or, in this process, raises what went wrong.
@@ -23,7 +23,7 @@ class Nodes(Protocol):
         ...
 
 
-class LocalNodes:
+class LocalTransport:
     """`parts` nodes in this process, asked one after the other: the round loop without Flower."""
 
     def __init__(self, parts: int = 1) -> None:
@@ -33,7 +33,7 @@ class LocalNodes:
         """Return 1 to `parts`."""
         return list(self._nodes)
 
-    def ask(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
         """Answer the requests in order, those that finish in time."""
         end = time.monotonic() + deadline_seconds
         for node, request in requests.items():

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
-from fedrec.simulation import checked
+from fedrec.simulation import validate
 
 ROOT = Path(__file__).parents[2]
 OFFLINE = {
@@ -92,7 +92,7 @@ def main() -> None:
     if any(set(override) & set(" '\"\\") for override in overrides):
         parser.error("overrides with spaces, quotes or backslashes can't travel through `flwr run`")
     try:
-        document = checked(load(overrides)).document
+        document = validate(load(overrides)).document
     except FedrecError as error:
         parser.error(str(error))
     name, output = document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S"), Path(document["output"]).resolve()

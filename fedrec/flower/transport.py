@@ -12,7 +12,7 @@ POLL_SECONDS = 0.2
 MESSAGE_TYPES = {"hello": "query", "catalogue": "query", "train": "train", "evaluate": "evaluate"}
 
 
-class FlowerNodes:
+class FlowerTransport:
     """The nodes that a Flower grid knows."""
 
     def __init__(self, grid: Grid, wait_seconds: float = 60.0) -> None:
@@ -29,7 +29,7 @@ class FlowerNodes:
             time.sleep(POLL_SECONDS if not getattr(self._grid, "immediate", False) else 0)
         return seen
 
-    def ask(
+    def request(
         self, requests: Mapping[int, messages.Message], deadline_seconds: float
     ) -> Iterator[tuple[int, messages.Message]]:
         """Push the requests and yield the replies that come before the deadline."""
@@ -57,5 +57,5 @@ def incoming(message: Message) -> messages.Message:
         return messages.Message({"error": f"Flower says: {message.error.reason}"})
     try:
         return messages.unpack(message.content["fedrec"]["message"].data)
-    except (messages.Rejected, KeyError, TypeError, AttributeError) as error:
+    except (messages.RejectedReplyError, KeyError, TypeError, AttributeError) as error:
         return messages.Message({"error": f"not a fedrec message ({type(error).__name__})"})

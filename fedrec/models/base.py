@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,10 +42,10 @@ def mse(logits: Tensor, values: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {"bce": bce, "bpr": bpr, "mse": mse}
 
 
-def loss_named(name: str) -> Loss:
+def get_loss(name: str) -> Loss:
     """Return the loss of that name."""
     if name not in LOSSES:
-        raise FedrecError(f"model.loss={name} is not a loss.{nearest(name, LOSSES)}")
+        raise FedrecError(f"model.loss={name} is not a loss.{suggest(name, LOSSES)}")
     return LOSSES[name]
 
 
@@ -94,7 +94,7 @@ class Recommender(nn.Module, ABC):
             found.append(self.scores(history))
         return torch.stack(found)
 
-    def shares(self, history: Tensor, item: int) -> Tensor | None:
+    def item_contributions(self, history: Tensor, item: int) -> Tensor | None:
         """Return what each item of the history [n] adds to one item's score [n]; None where the score is no such sum.
 
         With the score that the item has for an empty history, they add up to its score.
@@ -143,15 +143,15 @@ class TrainableRecommender(Recommender):
     private_std: float = 0.0
     stackable: bool = False
     by_item: frozenset[str] = frozenset()
-    owners: Tensor | None = None
+    pooled_user_rows: Tensor | None = None
 
-    def rows(self, items: Tensor) -> Tensor:
+    def user_rows(self, items: Tensor) -> Tensor:
         """Return the row of the user tables for each example [...], for items [..., 1+k]: 0, the device's own user.
 
-        Whoever trains many users on pooled data gives the tables more rows and sets `owners` [B] before each batch.
+        Training many users on pooled data gives the tables more rows and sets `pooled_user_rows` [B] before each batch.
         """
-        if self.owners is not None:
-            return self.owners
+        if self.pooled_user_rows is not None:
+            return self.pooled_user_rows
         return torch.zeros(items.shape[:-1], dtype=torch.long, device=items.device)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -171,11 +171,11 @@ def check_sizes(**sizes: float) -> None:
             raise FedrecError(f"model.{name}={value} must be a finite number above 0")
 
 
-def joint(layer: nn.Module, *parts: Tensor) -> Tensor:
+def linear_over_parts(layer: nn.Module, *parts: Tensor) -> Tensor:
     """Return the linear layer's say on parts [..., i1], [..., i2], ... laid side by side, as `layer(torch.cat(parts))`.
 
     The cohort engine's layers take the parts as they are, and multiply one that is `expand`ed over the examples, say a
     user's vector, once for all of them.
     """
-    own = getattr(layer, "joint", None)
+    own = getattr(layer, "forward_parts", None)
     return layer(torch.cat(parts, dim=-1)) if own is None else own(*parts)

@@ -52,11 +52,11 @@ class ContentRecommender(TrainableRecommender):
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]; the user vector starts from no taste at all."""
-        user = self.user(self.rows(items))  # [..., F]
+        user = self.user(self.user_rows(items))  # [..., F]
         features = cast(Tensor, self.features)[items]  # [..., 1+k, F]
         return self.item_bias(items).squeeze(-1) + self.scale * (features @ user.unsqueeze(-1)).squeeze(-1)
 
-    def shares(self, history: Tensor, item: int) -> Tensor:
+    def item_contributions(self, history: Tensor, item: int) -> Tensor:
         """Return what each item of the history [n] adds to one item's score: none but the last `recent` do."""
         features = cast(Tensor, self.features)
         last = features[history[-self.recent :]]

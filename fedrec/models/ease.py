@@ -75,7 +75,7 @@ class Ease(Recommender):
         scores[:, head] = inside
         return scores
 
-    def shares(self, history: Tensor, item: int) -> Tensor | None:
+    def item_contributions(self, history: Tensor, item: int) -> Tensor | None:
         """Return each item's weight on one item of the head [n], repeats shared evenly; None outside of the head."""
         weights, head = cast(Tensor, self.weights), cast(Tensor, self.head_items).long()
         place = torch.full((self.items,), -1, dtype=torch.long, device=head.device)

@@ -55,7 +55,7 @@ class Hybrid(Ease):
         weight = self.decay ** torch.arange(len(last) - 1, -1, -1, device=features.device, dtype=features.dtype)
         return weight @ last if len(last) else torch.zeros_like(features[0])
 
-    def shares(self, history: Tensor, item: int) -> None:
+    def item_contributions(self, history: Tensor, item: int) -> None:
         """Return None: scores that are standardised over the catalogue are no sum over the history."""
         return None
 

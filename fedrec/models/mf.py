@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes, loss_named
-from fedrec.models.text_embeddings import start_warm
+from fedrec.models.base import TrainableRecommender, check_sizes, get_loss
+from fedrec.models.text_embeddings import warm_start_from_text
 
 
-class MatrixFactorisation(TrainableRecommender):
+class MatrixFactorization(TrainableRecommender):
     """logit = user . item + item_bias + offset; only the item side is shared.
 
     `offset` is a public constant, for ratings: 3.5 lets `loss=mse` start at a plausible rating.
@@ -42,14 +42,14 @@ class MatrixFactorisation(TrainableRecommender):
         self.item = nn.Embedding(len(catalogue), dim)
         self.item_bias = nn.Embedding(len(catalogue), 1)
         self.offset, self.private_std, self.ratings = offset, scale, loss == "mse"
-        self.criterion = loss_named(loss)
+        self.criterion = get_loss(loss)
         nn.init.normal_(self.item.weight, std=scale)
         nn.init.zeros_(self.item_bias.weight)
-        start_warm(self.item, catalogue, scale, warm_start)
+        warm_start_from_text(self.item, catalogue, scale, warm_start)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""
-        user = self.user(self.rows(items))  # [..., d]
+        user = self.user(self.user_rows(items))  # [..., d]
         return (self.item(items) @ user.unsqueeze(-1)).squeeze(-1) + self.item_bias(items).squeeze(-1) + self.offset
 
     def scores(self, history: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes, joint, loss_named
+from fedrec.models.base import TrainableRecommender, check_sizes, get_loss, linear_over_parts
 
 
 class NeuMF(TrainableRecommender):
@@ -40,7 +40,7 @@ class NeuMF(TrainableRecommender):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(dim + sizes[-1], 1)
         self.offset, self.private_std, self.ratings = offset, scale, loss == "mse"
-        self.criterion = loss_named(loss)
+        self.criterion = get_loss(loss)
         for table in (self.item_gmf, self.item_mlp):
             nn.init.normal_(table.weight, std=scale)
         # The layers' names depend on how many there are, so this allow-list is the instance's: the item side and them.
@@ -49,13 +49,13 @@ class NeuMF(TrainableRecommender):
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""
-        own = self.rows(items)
+        own = self.user_rows(items)
         gmf = self.item_gmf(items) * self.user_gmf(own).unsqueeze(-2)  # [..., 1+k, d]
         item = self.item_mlp(items)
         parts = (self.user_mlp(own).unsqueeze(-2).expand_as(item), item)
         for layer in self.layers:
-            parts = (torch.relu(joint(layer, *parts)),)
-        return joint(self.output, gmf, *parts).squeeze(-1) + self.offset
+            parts = (torch.relu(linear_over_parts(layer, *parts)),)
+        return linear_over_parts(self.output, gmf, *parts).squeeze(-1) + self.offset
 
     def scores(self, history: Tensor) -> Tensor:
         """Return the logit of every item [V]; the history has shaped the user vectors, nothing else."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes, loss_named
+from fedrec.models.base import TrainableRecommender, check_sizes, get_loss
 
 
 class PFedRec(TrainableRecommender):
@@ -42,12 +42,12 @@ class PFedRec(TrainableRecommender):
         self.items, self.private_std, self.stretch = len(catalogue), score_scale, math.sqrt(item_rate)
         self.item = nn.Embedding(self.items, dim)
         self.score, self.score_bias = nn.Embedding(1, dim), nn.Embedding(1, 1)
-        self.criterion = loss_named(loss)
+        self.criterion = get_loss(loss)
         nn.init.normal_(self.item.weight, std=scale / self.stretch)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""
-        own = self.rows(items)
+        own = self.user_rows(items)
         vectors = self.item(items) * self.stretch  # a step of item rows is then item_rate times as long
         return (vectors @ self.score(own).unsqueeze(-1)).squeeze(-1) + self.score_bias(own)
 

@@ -29,6 +29,6 @@ class Popularity(Recommender):
         """Return the counts [C, V], the same for all C devices."""
         return cast(Tensor, self.counts).expand(len(histories), -1)
 
-    def shares(self, history: Tensor, item: int) -> Tensor:
+    def item_contributions(self, history: Tensor, item: int) -> Tensor:
         """Return zeros [n]: the history adds nothing."""
         return torch.zeros(len(history))

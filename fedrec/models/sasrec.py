@@ -17,7 +17,7 @@ from torch.nn import functional
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.models.sequential import NEVER, SequentialRecommender, Windows, filled, next_item_losses
-from fedrec.models.text_embeddings import start_warm
+from fedrec.models.text_embeddings import warm_start_from_text
 
 Linear = Callable[[int, int], nn.Linear]  # makes a layer of so many inputs and outputs
 
@@ -109,7 +109,7 @@ class SASRec(Attentive):
         for table in (self.item, self.position):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.item_bias.weight)
-        start_warm(self.item, catalogue, 0.02, warm_start)
+        warm_start_from_text(self.item, catalogue, 0.02, warm_start)
         self.shared = frozenset(name for name, _ in self.named_parameters())
 
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:

@@ -54,12 +54,12 @@ def text_vectors(catalogue: Catalogue, encoder: str = PACKAGED) -> NDArray[np.fl
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"vectors": words(said) if encoder == WORDS else encode(said, encoder)}, part)
+        save_file({"vectors": hash_words(said) if encoder == WORDS else encode(said, encoder)}, part)
         part.replace(path)
     return load_file(path)["vectors"]
 
 
-def words(said: list[str]) -> NDArray[np.float32]:
+def hash_words(said: list[str]) -> NDArray[np.float32]:
     """Return the hashed words of each sentence as a unit vector [V, 512].
 
     Weinberger et al., "Feature hashing for large scale multitask learning", 2009.
@@ -87,7 +87,7 @@ def encode(said: list[str], encoder: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(found, np.float32)
 
 
-def said_table(catalogue: Catalogue, encoder: str = PACKAGED, centres: int = 20) -> NDArray[np.float32]:
+def text_embedding_table(catalogue: Catalogue, encoder: str = PACKAGED, centres: int = 20) -> NDArray[np.float32]:
     """Return texts, and beside them every public number as bumps over its range [V, t]: the same t for any catalogue.
 
     Any catalogue with as many columns of numbers, that is: flags are said in the text. Each part is centred.
@@ -132,7 +132,7 @@ def item_table(catalogue: Catalogue, dim: int, encoder: str = PACKAGED, centres:
     return (kept / max(np.sqrt(np.square(kept).sum(axis=1).mean()), 1e-12)).astype(np.float32)
 
 
-def start_warm(item: nn.Embedding, catalogue: Catalogue, std: float, encoder: str | None) -> None:
+def warm_start_from_text(item: nn.Embedding, catalogue: Catalogue, std: float, encoder: str | None) -> None:
     """Let a table of items [V, d] start from what an encoder says of them, entries of size `std`; None: leave it.
 
     A tenth of noise is added: columns of zeros, where there are fewer components than d, would never learn.

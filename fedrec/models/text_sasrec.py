@@ -28,10 +28,10 @@ from fedrec.errors import FedrecError
 from fedrec.models.base import check_sizes
 from fedrec.models.sasrec import Attentive, Linear, Shape
 from fedrec.models.sequential import Windows, filled, next_item_losses
-from fedrec.models.text_embeddings import PACKAGED, said_table
+from fedrec.models.text_embeddings import PACKAGED, text_embedding_table
 
 
-class Adapted(nn.Linear):
+class LoRALinear(nn.Linear):
     """A frozen linear layer of i inputs and o outputs: x -> W x + b + up (down x), `up` [o, r] and `down` [r, i].
 
     `up` starts at zero, so that an untrained adapter changes nothing.
@@ -74,10 +74,10 @@ class TextSASRec(Attentive):
         super().__init__()
         if rank is not None:
             check_sizes(rank=rank)
-        table = said_table(catalogue, encoder)
+        table = text_embedding_table(catalogue, encoder)
         self.items, self.body = len(catalogue), body
         self.register_buffer("vectors", torch.from_numpy(table), persistent=False)
-        linear: Linear = nn.Linear if rank is None else partial(Adapted, rank=rank)
+        linear: Linear = nn.Linear if rank is None else partial(LoRALinear, rank=rank)
         self.project, self.lean = linear(table.shape[1], shape.dim), nn.Linear(table.shape[1], 1, bias=False)
         self.add_body(shape, linear)
         nn.init.normal_(self.project.weight, std=0.02)

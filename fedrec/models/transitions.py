@@ -39,11 +39,11 @@ CHUNK = 256  # rows whose features are held at once
 def sizes(catalogue: Catalogue, encoder: str | None = None) -> tuple[int, int]:
     """Return how many coefficients the symmetric and the antisymmetric model have for this catalogue and encoder."""
     few = np.arange(min(len(catalogue), 1))
-    expectation = Expectation(catalogue, np.ones(len(catalogue), np.float32), encoder)
+    expectation = TransitionPrior(catalogue, np.ones(len(catalogue), np.float32), encoder)
     return len(list(expectation.symmetric(few, few))), len(list(expectation.antisymmetric(few, few)))
 
 
-class Expectation:
+class TransitionPrior:
     """The features of pairs of items, for counts [V] above 0; `encoder` is that of `public_kernels`."""
 
     def __init__(self, catalogue: Catalogue, counts: Floats, encoder: str | None = None) -> None:
@@ -136,12 +136,12 @@ class Window:
 NEAR, FAR = Window(10, 0.7, 0.45), Window(40, 0.95, 0.9, 0.5)
 
 
-class OrderStatistics(Recommender):
+class ItemTransitionModel(Recommender):
     """Shares H (H - 1) / 2 released weights of head pairs for either part, two counts [V] and a few coefficients.
 
     `counts[V]` are positive; `symmetric` and `antisymmetric` are strict upper triangles over the head in units in which
     popularity alone expects counts[i] counts[j] / sum(counts); `symmetric_weights` and `antisymmetric_weights` are the
-    coefficients of `Expectation`, whose `encoder` must be the algorithm's; `freshness[V]` is a logarithm.
+    coefficients of `TransitionPrior`, whose `encoder` must be the algorithm's; `freshness[V]` is a logarithm.
     """
 
     name: ClassVar[str] = "order"
@@ -210,14 +210,14 @@ class OrderStatistics(Recommender):
         """Return P[items, :] [n, V]."""
         if self._known is None:
             arrays = self.shared_arrays()
-            self._known = _Released(Expectation(self.catalogue, arrays["counts"], self.encoder), arrays)
+            self._known = _Released(TransitionPrior(self.catalogue, arrays["counts"], self.encoder), arrays)
         return self._known.kept_rows(items)
 
 
 class _Released:
     """What was released, ready to give rows of P."""
 
-    def __init__(self, expectation: Expectation, arrays: Arrays) -> None:
+    def __init__(self, expectation: TransitionPrior, arrays: Arrays) -> None:
         self.head, self.expectation = arrays["head_items"].astype(np.int64), expectation
         items = len(arrays["counts"])
         self.weights = arrays["symmetric_weights"], arrays["antisymmetric_weights"]

@@ -11,15 +11,15 @@ from fedrec.evaluation.batched import Users, evaluate_users, squared_errors
 from fedrec.evaluation.candidates import CandidateBook, Part
 from fedrec.evaluation.metrics import Scores
 from fedrec.evaluation.per_device import history_of
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.storage.private_arrays import MappedStore, PrivateStore
+from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import first_private
 from fedrec.update import Arrays
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class PrivateStateView:
     """The private arrays of devices as they were before `round`; of one that never trained, the first of its seed."""
 
     store: PrivateStore
@@ -40,7 +40,7 @@ def stacked(
     store: PrivateStore, users: Users, before_round: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Arrays, NDArray[np.bool_]]:
     """Return (arrays [C, ...], which of the devices have saved any [C]) of any store; what was never saved is zero."""
-    if isinstance(store, MappedStore):
+    if isinstance(store, MmapPrivateStore):
         return store.load_many(users, before_round)
     rows = [store.load(user, before_round) for user in users.tolist()]
     arrays = {
@@ -52,8 +52,8 @@ def stacked(
 
 @torch.no_grad()
 def evaluate_devices(
-    model: Recommender, kept: Kept, book: CandidateBook, asked: tuple[Users, Part], accelerator: str = "cpu"
-) -> Table:
+    model: Recommender, kept: PrivateStateView, book: CandidateBook, asked: tuple[Users, Part], accelerator: str = "cpu"
+) -> PerUserResults:
     """Return the rows of those of the asked (users, part) who have something held out; the shared arrays are loaded."""
     users, part = asked
     errors = list[NDArray[np.float64]]()
@@ -65,7 +65,7 @@ def evaluate_devices(
         scores = found.cpu().numpy()
         if model.ratings and part == "test":
             errors.append(squared_errors(scores, book.devices, some))
-        book.devices.let_go()
+        book.devices.release_pages()
         return scores
 
     rows = evaluate_users(score, users, part, book, type(model).__name__)

@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.algorithms.sequence_sgd import SequenceGradients
+from fedrec.algorithms.sequence_sgd import FedSGDSequences
 from fedrec.data.devices import DeviceTable
 from fedrec.experiment.experiment import Experiment
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender
-from fedrec.privacy.mechanisms.protocol import Changes, Mechanism
-from fedrec.storage.private_arrays import MappedStore
-from fedrec.training.batches import Chosen
+from fedrec.privacy.mechanisms.protocol import CohortUpdates, Mechanism
+from fedrec.storage.private_arrays import MmapPrivateStore
+from fedrec.training.batches import CohortData
 from fedrec.training.sequences import PART, SequenceEngine
-from fedrec.training.vectorized.engine import CohortEngine, own_noise, why_not
+from fedrec.training.vectorized.engine import VectorizedEngine, own_noise, unsupported_reason
 from fedrec.training.vectorized.updates import Contributions
-from fedrec.update import Arrays, RunningSum, Update
+from fedrec.update import Arrays, ModelUpdate, UpdateSum
 
 RELEASE_STREAM = 1  # keeps what a device draws for its release apart from the draws of its training
 MOST, HELD_BYTES = 512, 3 << 24  # devices of a group, and about what they changed, which is held together
 THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are
-Trained = tuple[Update, float, int]
-Total = tuple[RunningSum, float, int]
+Trained = tuple[ModelUpdate, float, int]
+Total = tuple[UpdateSum, float, int]
 
 
-def groups(users: NDArray[np.int64], most: int = MOST, held: int = 0) -> list[NDArray[np.int64]]:
+def split_into_groups(users: NDArray[np.int64], most: int = MOST, held: int = 0) -> list[NDArray[np.int64]]:
     """Return the users in groups of at most `most`, and of about `HELD_BYTES` of the `held` bytes that all change.
 
     Their sizes never follow from the machine. There are as few as there may be: the steps of a small group cost as
@@ -52,13 +52,13 @@ class Engine(Protocol):
         """Return the private arrays [C, ...] that devices start from."""
         ...
 
-    def held(self, chosen: Chosen, mechanism: Mechanism) -> int:
+    def bytes_in_flight(self, chosen: CohortData, mechanism: Mechanism) -> int:
         """Return how many bytes the changes of these devices may take until they are summed: no item is met twice."""
         ...
 
     def train(
-        self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
-    ) -> Contributions[Changes]:
+        self, broadcast: Arrays, chosen: CohortData, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
+    ) -> Contributions[CohortUpdates]:
         """Return what the devices contribute in the round of `key`: (seed, round).
 
         The losses may be known only once a sum has been asked for.
@@ -66,7 +66,7 @@ class Engine(Protocol):
         ...
 
 
-class Groups:
+class ThreadedExecutor:
     """Trains devices by engines, one on each of `threads` threads, `most` devices at most; `engine` makes one."""
 
     def __init__(self, engine: Callable[[], Engine], threads: int | None = None, most: int = MOST) -> None:
@@ -74,7 +74,11 @@ class Groups:
         self._free, self._made = SimpleQueue[Engine](), 0
 
     def contribute(
-        self, store: MappedStore, devices: DeviceTable, asked: tuple[NDArray[np.int64], Arrays], context: RoundContext
+        self,
+        store: MmapPrivateStore,
+        devices: DeviceTable,
+        asked: tuple[NDArray[np.int64], Arrays],
+        context: RoundContext,
     ) -> Total:
         """Return (the sum of what the devices `asked[0]` release, loss, examples), trained from the arrays `asked[1]`.
 
@@ -83,21 +87,23 @@ class Groups:
         self._make_up_to(1)
         engine = self._free.get()
         self._free.put(engine)
-        parts = groups(asked[0], self._most, engine.held(Chosen(devices, asked[0]), context.mechanism))
+        parts = split_into_groups(
+            asked[0], self._most, engine.bytes_in_flight(CohortData(devices, asked[0]), context.mechanism)
+        )
         threads = max(min(self._threads, len(parts)), 1)
         self._make_up_to(threads)
 
         def trained(users: NDArray[np.int64]) -> Trained:
             engine = self._free.get()
             try:
-                return train_group(engine, store, Chosen(devices, users), asked[1], context)
+                return train_group(engine, store, CohortData(devices, users), asked[1], context)
             finally:
                 self._free.put(engine)
 
         if threads == 1:
-            return added(map(trained, parts))
+            return sum_groups(map(trained, parts))
         with ThreadPoolExecutor(threads) as pool:
-            return added(pool.map(trained, parts))
+            return sum_groups(pool.map(trained, parts))
 
     def _make_up_to(self, engines: int) -> None:
         for _ in range(engines - self._made):
@@ -106,7 +112,7 @@ class Groups:
 
 
 def train_group(
-    engine: Engine, store: MappedStore, chosen: Chosen, broadcast: Arrays, context: RoundContext
+    engine: Engine, store: MmapPrivateStore, chosen: CohortData, broadcast: Arrays, context: RoundContext
 ) -> Trained:
     """Return (the sum of what the devices of a group release, loss, examples); what is private is kept."""
     key = (context.seed, context.round)
@@ -115,40 +121,40 @@ def train_group(
         private[name][~found] = array
     made = engine.train(broadcast, chosen, private, context.mechanism, key)
     random = context.mechanism.random(*key, int(chosen.users[0]), RELEASE_STREAM)
-    update = context.mechanism.release_many(made.stack, random)
+    update = context.mechanism.privatize_cohort(made.stack, random)
     store.save_many(made.users, made.private, context.round)
-    chosen.table.let_go()
+    chosen.table.release_pages()
     return update, float(made.loss.sum()), int(made.examples.sum())
 
 
-def added(parts: Iterable[Trained]) -> Total:
+def sum_groups(parts: Iterable[Trained]) -> Total:
     """Return what all parts come to, added in their order."""
-    summed, loss, examples = RunningSum(), 0.0, 0
+    summed, loss, examples = UpdateSum(), 0.0, 0
     for update, part_loss, part_examples in parts:
         summed.add(update)
         loss, examples = loss + part_loss, examples + part_examples
     return summed, loss, examples
 
 
-def reason_for_one_by_one(experiment: Experiment, model: Recommender) -> str | None:
+def explain_sequential(experiment: Experiment, model: Recommender) -> str | None:
     """Return why the devices of this experiment are trained one by one, or None where all are trained at once."""
     algorithm = experiment.algorithm
     if experiment.engine == "reference":
         return "engine=reference"
-    if isinstance(algorithm, SequenceGradients):
+    if isinstance(algorithm, FedSGDSequences):
         return own_noise(experiment.mechanism)
     if not isinstance(algorithm, FedAvg):
         return f"{type(algorithm).__name__} does not train"
-    return why_not(model, algorithm, experiment.mechanism)
+    return unsupported_reason(model, algorithm, experiment.mechanism)
 
 
-def groups_for(experiment: Experiment, model: Recommender) -> Groups | None:
+def make_executor(experiment: Experiment, model: Recommender) -> ThreadedExecutor | None:
     """Return what trains all devices of a node at once, None where they are trained one by one."""
     algorithm = experiment.algorithm
-    if reason_for_one_by_one(experiment, model) is not None:
+    if explain_sequential(experiment, model) is not None:
         return None
-    if isinstance(algorithm, SequenceGradients) and isinstance(model, SequentialRecommender):
-        return Groups(lambda: SequenceEngine(copy.deepcopy(model), algorithm.negatives), most=PART)
+    if isinstance(algorithm, FedSGDSequences) and isinstance(model, SequentialRecommender):
+        return ThreadedExecutor(lambda: SequenceEngine(copy.deepcopy(model), algorithm.negatives), most=PART)
     if isinstance(algorithm, FedAvg) and isinstance(model, TrainableRecommender):
-        return Groups(lambda: CohortEngine(model, algorithm))
+        return ThreadedExecutor(lambda: VectorizedEngine(model, algorithm))
     return None

@@ -10,17 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from fedrec import __version__
-from fedrec.algorithms.base import Algorithm, Joint, RoundContext
+from fedrec.algorithms.base import Algorithm, PooledContribution, RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender
-from fedrec.node.evaluation import Kept, evaluate_devices
-from fedrec.node.execution import RELEASE_STREAM, Groups, groups_for
-from fedrec.storage.private_arrays import MappedStore, PrivateStore
-from fedrec.update import Arrays, RunningSum, Update, total
+from fedrec.node.evaluation import PrivateStateView, evaluate_devices
+from fedrec.node.execution import RELEASE_STREAM, ThreadedExecutor, make_executor
+from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
+from fedrec.update import Arrays, ModelUpdate, UpdateSum, total
 
 NODE_STREAM = 2  # keeps a node's noise apart from the draws of its devices
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
@@ -35,7 +35,9 @@ def loaded(document: str) -> tuple[Experiment, Dataset]:
 
 
 _datasets: dict[str, Dataset] = {}
-_groups: dict[str, Groups | None] = {}  # of the last experiment; the nodes of a process share its scratch memory
+_groups: dict[
+    str, ThreadedExecutor | None
+] = {}  # of the last experiment; the nodes of a process share its scratch memory
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -59,7 +61,7 @@ class Node:
         torch.set_num_threads(1)
         self.index, self.parts, self.exact = index, parts, exact
         self._models: dict[str, Recommender] = {}
-        self._stores: dict[tuple[str, str], MappedStore] = {}
+        self._stores: dict[tuple[str, str], MmapPrivateStore] = {}
         self._books: dict[str, CandidateBook] = {}
 
     def answer(self, request: Message) -> Message:
@@ -70,7 +72,7 @@ class Node:
         reply = kinds[request.header["kind"]](request, experiment, dataset)
         for store in self._stores.values():
             store.flush()  # before the answer leaves: the server's checkpoint will stand on these arrays
-        dataset.devices.let_go()
+        dataset.devices.release_pages()
         return Message({**echo, **reply.header}, reply.arrays)
 
     def _loaded(self, request: Message) -> tuple[Experiment, Dataset]:
@@ -83,32 +85,32 @@ class Node:
 
     def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         header = request.header
-        mechanism = experiment.mechanism.in_round(header.get("privacy", {}))
+        mechanism = experiment.mechanism.with_round_params(header.get("privacy", {}))
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)
         groups, users = self._grouped(experiment, model), cast(list[int], header["devices"])
-        if groups is not None and isinstance(store, MappedStore):
+        if groups is not None and isinstance(store, MmapPrivateStore):
             asked = np.array(users, np.int64), request.arrays
             return self._answer(context, *groups.contribute(store, table_, asked, context))
-        summed, loss, examples = RunningSum(), 0.0, 0
+        summed, loss, examples = UpdateSum(), 0.0, 0
         # A gateway is noised as a whole: its users can't come in chunks.
-        size = len(users) if mechanism.together and experiment.algorithm.trains else CHUNK
+        size = len(users) if mechanism.pools_users and experiment.algorithm.trains else CHUNK
         for first in range(0, len(users), max(size, 1)):
             chunk = users[first : first + size]
             private = [store.load(user, header["round"]) for user in chunk]
             asked = (model, request.arrays, [table_[user] for user in chunk], private, context)
-            joint = experiment.algorithm.contribute_together(*asked) or released(experiment.algorithm, asked)
+            joint = experiment.algorithm.contribute_pooled(*asked) or contribute_one_by_one(experiment.algorithm, asked)
             for user, arrays in zip(chunk, joint.private, strict=True):
-                if Update(arrays, 1).finite():
+                if ModelUpdate(arrays, 1).finite():
                     store.save(user, arrays, header["round"])
             summed.add(joint.update)
             loss, examples = loss + joint.loss, examples + joint.examples
         return self._answer(context, summed, loss, examples)
 
-    def _answer(self, context: RoundContext, summed: RunningSum, loss: float, examples: int) -> Message:
+    def _answer(self, context: RoundContext, summed: UpdateSum, loss: float, examples: int) -> Message:
         random = context.mechanism.random(context.seed, context.round, self.index, NODE_STREAM)
-        update = context.mechanism.at_node(summed.update(), random)
+        update = context.mechanism.privatize_node_sum(summed.update(), random)
         exact = {"loss": loss, "examples": examples} if self.exact else {}
         return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
 
@@ -118,7 +120,7 @@ class Node:
         header, part = request.header, request.header["part"]
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         model.load({name: array for name, array in request.arrays.items() if name in model.shared})
-        kept = Kept(store, header["round"] + 1, experiment.seed)
+        kept = PrivateStateView(store, header["round"] + 1, experiment.seed)
         asked = np.array(header["devices"], np.int64), part
         rows = evaluate_devices(model, kept, self._book(experiment, dataset), asked, experiment.accelerator)
         return Message({"count": len(rows["user"])}, rows)
@@ -133,13 +135,13 @@ class Node:
             self._models = {experiment.hash: experiment.build_model(dataset.catalogue)}
         return self._models[experiment.hash]
 
-    def _grouped(self, experiment: Experiment, model: Recommender) -> Groups | None:
+    def _grouped(self, experiment: Experiment, model: Recommender) -> ThreadedExecutor | None:
         # Only for simulated devices: of a real one, a single update leaves.
         if not self.exact:
             return None
         if experiment.hash not in _groups:
             _groups.clear()
-            _groups[experiment.hash] = groups_for(experiment, model)
+            _groups[experiment.hash] = make_executor(experiment, model)
         return _groups[experiment.hash]
 
     def _store(self, request: Message, experiment: Experiment, dataset: Dataset) -> PrivateStore:
@@ -147,19 +149,19 @@ class Node:
         key, folder = (request.header["run"], request.header["folder"]), request.header["folder"]
         if key not in self._stores:
             private = self._model(experiment, dataset).private_arrays()
-            self._stores = {key: MappedStore(Path(folder), dataset.interactions.users, private)}
+            self._stores = {key: MmapPrivateStore(Path(folder), dataset.interactions.users, private)}
         return self._stores[key]
 
     def _devices(self, request: Message, dataset: Dataset) -> DeviceTable:
         return dataset.devices.refitted() if request.header["part"] == "refit" else dataset.devices
 
 
-def released(algorithm: Algorithm, asked: Asked) -> Joint:
+def contribute_one_by_one(algorithm: Algorithm, asked: Asked) -> PooledContribution:
     """Return the sum of what each device releases of its own contribution."""
     made, (_, _, devices, _, context) = algorithm.contribute_many(*asked), asked
-    updates = list[Update]()
+    updates = list[ModelUpdate]()
     for device, contribution in zip(devices, made, strict=True):
         random = context.mechanism.random(context.seed, context.round, device.user, RELEASE_STREAM)
-        updates.append(context.mechanism.release(contribution.update, random))
+        updates.append(context.mechanism.privatize_update(contribution.update, random))
     loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
-    return Joint(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)
+    return PooledContribution(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)

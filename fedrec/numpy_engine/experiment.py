@@ -12,19 +12,19 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol
 
-from fedrec.errors import FedrecError, Refused
-from fedrec.experiment.instantiate import build, made
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.experiment.instantiate import call_or_refuse, instantiate
 from fedrec.numpy_engine import models
 from fedrec.numpy_engine.models import LightModel
-from fedrec.privacy.clipping import ClipRule
-from fedrec.privacy.mechanisms.protocol import LocalSettings
-from fedrec.update import Update
+from fedrec.privacy.clipping import NormClipper
+from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig
+from fedrec.update import ModelUpdate
 
 
-class Release(Protocol):
+class UpdatePrivatizer(Protocol):
     """What becomes of an update before it leaves."""
 
-    def release(self, update: Update) -> Update:
+    def privatize_update(self, update: ModelUpdate) -> ModelUpdate:
         """Return what may leave the device of one device's update."""
         ...
 
@@ -33,7 +33,7 @@ class Release(Protocol):
 class NoPrivacy:
     """Updates leave as they are."""
 
-    def release(self, update: Update) -> Update:
+    def privatize_update(self, update: ModelUpdate) -> ModelUpdate:
         """Return the update as it is; one that holds NaN or infinity is an error, for nothing here would bound it."""
         if not update.finite():
             raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
@@ -44,21 +44,21 @@ class NoPrivacy:
 class UserLevel:
     """A device's whole update is clipped; the server adds the noise."""
 
-    rule: ClipRule
+    rule: NormClipper
 
-    def release(self, update: Update) -> Update:
+    def privatize_update(self, update: ModelUpdate) -> ModelUpdate:
         """Return the update of count 1, clipped; a non-finite one becomes zero."""
         return replace(self.rule.clipped(update), count=1)
 
 
-def mechanism(node: Mapping[str, Any]) -> Release:
+def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
     """Return the light side of the mechanism that an experiment's document describes; others are refused by name."""
     name = str(node["_target_"])
     if name == "fedrec.privacy.mechanisms.none.NoPrivacy":
         return NoPrivacy()
     if name == "fedrec.privacy.mechanisms.user.UserLevel":
-        return UserLevel(ClipRule(node["clip"], node["clipping"], node["dense_share"]))
-    raise Refused(
+        return UserLevel(NormClipper(node["clip"], node["clipping"], node["dense_share"]))
+    raise RefusedError(
         f"the light engine carries NoPrivacy and UserLevel, not {name.rpartition('.')[2]}: "
         "choose privacy=none or privacy=user, or run this device with torch"
     )
@@ -74,8 +74,8 @@ class LightExperiment:
 
     document: dict[str, Any]
     hash: str
-    settings: LocalSettings
-    mechanism: Release
+    settings: LocalTrainingConfig
+    mechanism: UpdatePrivatizer
     seed: int
 
     @classmethod
@@ -86,7 +86,7 @@ class LightExperiment:
         return cls(
             document=node,
             hash=hashlib.sha256(canonical.encode()).hexdigest(),
-            settings=local_settings(node["algorithm"]),
+            settings=local_training_config(node["algorithm"]),
             mechanism=mechanism(node["privacy"]),
             seed=node["seed"],
         )
@@ -100,21 +100,25 @@ def light_model(node: Mapping[str, Any], items: int) -> LightModel:
     """Return the NumPy twin of the model that a document describes; one that has none is refused by name."""
     module, _, name = str(node["_target_"]).removeprefix("fedrec.models.").rpartition(".")
     if module not in MODELS:
-        raise Refused(f"the light engine has {', '.join(MODELS)}, not {name}: run this device with torch")
+        raise RefusedError(f"the light engine has {', '.join(MODELS)}, not {name}: run this device with torch")
     found = getattr(models, name, None)
     if found is None:
         raise FedrecError(f"model._target_={node['_target_']} is no class of fedrec.models.{module}")
-    return made(
+    return call_or_refuse(
         "model",
-        partial(build({**node, "_target_": f"fedrec.numpy_engine.models.{name}", "_partial_": True}, "model"), items),
+        partial(
+            instantiate({**node, "_target_": f"fedrec.numpy_engine.models.{name}", "_partial_": True}, "model"), items
+        ),
     )
 
 
-def local_settings(node: Mapping[str, Any]) -> LocalSettings:
+def local_training_config(node: Mapping[str, Any]) -> LocalTrainingConfig:
     """Return how a device trains; an algorithm that asks for anything but gradient descent is refused by name."""
     name = str(node["_target_"])
     if name not in TRAINING:
-        raise Refused(f"the light engine trains for fedavg, fedadam and fedadagrad, not {name.rpartition('.')[2]}")
+        raise RefusedError(f"the light engine trains for fedavg, fedadam and fedadagrad, not {name.rpartition('.')[2]}")
     if node["optimiser"] != "sgd":
-        raise Refused(f"algorithm.optimiser={node['optimiser']}: the light engine has sgd; run this device with torch")
-    return LocalSettings(**{field.name: node[field.name] for field in fields(LocalSettings)})
+        raise RefusedError(
+            f"algorithm.optimiser={node['optimiser']}: the light engine has sgd; run this device with torch"
+        )
+    return LocalTrainingConfig(**{field.name: node[field.name] for field in fields(LocalTrainingConfig)})

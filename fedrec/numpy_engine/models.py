@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.update import Arrays
 
 Floats = NDArray[Any]
@@ -56,10 +56,10 @@ def mse(logits: Floats, values: Floats) -> tuple[Floats, Floats]:
 LOSSES: dict[str, LossAndSlope] = {"bce": bce, "bpr": bpr, "mse": mse}
 
 
-def loss_named(name: str) -> LossAndSlope:
+def get_loss(name: str) -> LossAndSlope:
     """Return the loss of that name."""
     if name not in LOSSES:
-        raise FedrecError(f"model.loss={name} is not a loss.{nearest(name, LOSSES)}")
+        raise FedrecError(f"model.loss={name} is not a loss.{suggest(name, LOSSES)}")
     return LOSSES[name]
 
 
@@ -87,7 +87,7 @@ class LightModel(ABC):
 
     def __init__(self, items: int, shapes: Mapping[str, tuple[int, ...]], loss: str, scale: float) -> None:
         self.items, self.scale, self.ratings = items, scale, loss == "mse"
-        self.criterion = loss_named(loss)
+        self.criterion = get_loss(loss)
         self.arrays: dict[str, Floats] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
     @abstractmethod
@@ -133,7 +133,7 @@ def by_row(items: Items, values: Floats) -> Gradient:
     return Gradient(np.add.reduceat(values[order], starts, axis=0), rows)
 
 
-class MatrixFactorisation(LightModel):
+class MatrixFactorization(LightModel):
     """logit = user . item + item_bias + offset; only the item side is shared."""
 
     shared = frozenset({"item.weight", "item_bias.weight"})

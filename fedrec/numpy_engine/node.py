@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from fedrec import __version__
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData
-from fedrec.experiment.instantiate import build
+from fedrec.experiment.instantiate import instantiate
 from fedrec.messages import PROTOCOL, Message
 from fedrec.numpy_engine.experiment import LightExperiment
 from fedrec.numpy_engine.models import LightModel
-from fedrec.privacy.mechanisms.protocol import LocalSettings
-from fedrec.storage.private_arrays import MappedStore, PrivateStore
-from fedrec.training.batches import Histories, Outside, epochs, first_private, open_draws
-from fedrec.update import Arrays, Update, total
+from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig
+from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
+from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws
+from fedrec.update import Arrays, ModelUpdate, total
 
 
 def train(
-    model: LightModel, device: DeviceData, settings: LocalSettings, key: tuple[int, int, int]
+    model: LightModel, device: DeviceData, settings: LocalTrainingConfig, key: tuple[int, int, int]
 ) -> tuple[float, int]:
     """Train the model in place on one device's history; return (summed loss, examples seen), both exact.
 
@@ -32,7 +32,7 @@ def train(
     """
     histories, negatives = Histories.of(device), 0 if model.ratings else settings.negatives
     history, loss, examples = device.history.astype(np.int64), 0.0, 0
-    for one in epochs(histories, settings, negatives, Outside(model.items), open_draws(*key[:2])):
+    for one in epochs(histories, settings, negatives, NegativeSampler(model.items), open_draws(*key[:2])):
         for slots in one.steps():
             rows = one.order[0, : one.count[0]][slots]
             if len(rows):
@@ -47,7 +47,7 @@ def train(
 def loaded(document: str) -> tuple[LightExperiment, Dataset]:
     """Return the experiment of a document and its data, once per process."""
     experiment = LightExperiment.from_json(document)
-    return experiment, build(experiment.document["dataset"], "dataset").load()
+    return experiment, instantiate(experiment.document["dataset"], "dataset").load()
 
 
 class LightNode:
@@ -59,7 +59,7 @@ class LightNode:
 
     def __init__(self, index: int, parts: int, exact: bool) -> None:
         self.index, self.parts, self.exact = index, parts, exact
-        self._stores: dict[tuple[str, str], MappedStore] = {}
+        self._stores: dict[tuple[str, str], MmapPrivateStore] = {}
 
     def answer(self, request: Message) -> Message:
         """Return the reply to a hello, train or evaluate message."""
@@ -82,14 +82,14 @@ class LightNode:
     def _train(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         header, model = request.header, experiment.model(len(dataset.catalogue))
         store = self._store(request, model, dataset)
-        released, loss, examples = list[Update](), 0.0, 0
+        released, loss, examples = list[ModelUpdate](), 0.0, 0
         for user in cast(list[int], header["devices"]):
             private = store.load(user, header["round"])
             update, private, loss_, examples_ = contribute(
                 experiment, model, request.arrays, dataset.devices[user], private, header["round"]
             )
             released.append(update)
-            if Update(private, 1).finite():
+            if ModelUpdate(private, 1).finite():
                 store.save(user, private, header["round"])
             loss, examples = loss + loss_, examples + examples_
         update = total(released, request.arrays if released else {})
@@ -103,7 +103,7 @@ class LightNode:
         from fedrec.evaluation.per_user import table
 
         header, part = request.header, request.header["part"]
-        options = build(experiment.document["evaluation"], "evaluation")
+        options = instantiate(experiment.document["evaluation"], "evaluation")
         model = experiment.model(len(dataset.catalogue))
         store, rows = self._store(request, model, dataset), []
         model.load({name: array for name, array in request.arrays.items() if name in model.shared})
@@ -119,7 +119,7 @@ class LightNode:
     def _store(self, request: Message, model: LightModel, dataset: Dataset) -> PrivateStore:
         key, folder = (request.header["run"], request.header["folder"]), request.header["folder"]
         if key not in self._stores:
-            self._stores = {key: MappedStore(Path(folder), dataset.interactions.users, model.private_arrays())}
+            self._stores = {key: MmapPrivateStore(Path(folder), dataset.interactions.users, model.private_arrays())}
         return self._stores[key]
 
 
@@ -134,10 +134,10 @@ def restore(model: LightModel, private: Arrays, seed: int, user: int) -> None:
 
 def contribute(
     experiment: LightExperiment, model: LightModel, broadcast: Arrays, device: DeviceData, private: Arrays, number: int
-) -> tuple[Update, Arrays, float, int]:
+) -> tuple[ModelUpdate, Arrays, float, int]:
     """Return (what may leave, the new private arrays, loss, examples) of one device in round `number`."""
     model.load(broadcast)
     restore(model, private, experiment.seed, device.user)
     loss, examples = train(model, device, experiment.settings, (experiment.seed, number, device.user))
     change = {name: array - broadcast[name] for name, array in model.shared_arrays().items()}
-    return experiment.mechanism.release(Update(change, 1)), model.private_arrays(), loss, examples
+    return experiment.mechanism.privatize_update(ModelUpdate(change, 1)), model.private_arrays(), loss, examples

@@ -38,7 +38,7 @@ class Solved:
         """Return each item's part [n, d] of the user vector, which is their sum."""
         return self.pulls @ self.inverse.T
 
-    def shares(self, vector: Floats) -> Floats:
+    def item_contributions(self, vector: Floats) -> Floats:
         """Return what each item's part adds [n] to u . vector, without making the parts."""
         return self.pulls @ (self.inverse.T @ vector)
 

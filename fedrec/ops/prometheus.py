@@ -10,7 +10,7 @@ from fedrec.errors import FedrecError
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """One metric: its name with its unit, what it is, and its value, None where there is none now."""
 
     name: str
@@ -19,7 +19,7 @@ class Figure:
     kind: str = "gauge"
 
 
-def text(figures: Sequence[Figure], labels: Mapping[str, str]) -> str:
+def text(figures: Sequence[Metric], labels: Mapping[str, str]) -> str:
     """Return the figures in Prometheus' text format, version 0.0.4, all with the same labels."""
     shown = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(labels.items()))
     lines = list[str]()
@@ -35,7 +35,7 @@ def _escaped(value: str) -> str:
 
 
 @contextlib.contextmanager
-def exposed(port: int | None, page: Callable[[], str]) -> Generator[None]:
+def serve_metrics(port: int | None, page: Callable[[], str]) -> Generator[None]:
     """Serve `page()` at http://127.0.0.1:port/metrics while inside; None serves nothing."""
     if port is None:
         yield

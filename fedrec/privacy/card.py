@@ -14,12 +14,12 @@ from typing import Any, cast
 
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
-from fedrec.privacy.accounting.composition import ACCOUNTANT, Spent, epsilon_of
-from fedrec.privacy.accounting.interpretation import beside, clause
+from fedrec.privacy.accounting.composition import ACCOUNTANT, Composition, compute_epsilon
+from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan, Terms
+from fedrec.privacy.mechanisms.protocol import Mechanism, PrivacyGuarantee, TrainingPlan
 from fedrec.privacy.wording import (
     ADDED,
     ENFORCED,
@@ -52,7 +52,7 @@ class Facts:
     audit_verdict: str = "none"
 
 
-def sentence(terms: Terms, epsilon: float, delta: float) -> str:
+def sentence(terms: PrivacyGuarantee, epsilon: float, delta: float) -> str:
     """Return epsilon with all that it means nothing without."""
     if terms.unit == "none" or math.isinf(epsilon):
         return "no privacy (epsilon is infinite)"
@@ -62,14 +62,14 @@ def sentence(terms: Terms, epsilon: float, delta: float) -> str:
     )
 
 
-def card(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
+def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
     """Return the privacy card of a run as JSON: the claim, its numbers, the eleven fields, and the ledger's rows.
 
     Numbers without a guarantee are null and the unit is then "none".
     """
     account, epsilon = ledger.account, ledger.epsilon()
     claim = account.private and math.isfinite(epsilon)
-    beside = ledger.meaning() if claim else {}
+    beside = ledger.interpretation() if claim else {}
     privacy = {
         "unit": account.unit if claim else "none",
         "neighbouring": account.neighbouring if claim else "none",
@@ -80,7 +80,7 @@ def card(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict
     }
     said = sentence(mechanism.terms, epsilon, account.delta)
     made = {
-        "claim": f"{said}; {clause(beside, account.neighbouring)}" if claim else NO_CLAIM,
+        "claim": f"{said}; {format_interpretation(beside, account.neighbouring)}" if claim else NO_CLAIM,
         "privacy": privacy,
         "fields": fields(mechanism, plan, ledger, facts) if claim else {},
         "mechanism": {"name": account.mechanism, **_public(mechanism)},
@@ -114,9 +114,9 @@ def _empty(path: str, value: Any) -> list[str]:
     return [path] if nothing else []
 
 
-def fields(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
+def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
     """Return the eleven fields (`notes/privacy.md` section 8) of a run with a guarantee."""
-    terms, account, told = mechanism.terms, ledger.account, ledger.meaning()
+    terms, account, told = mechanism.terms, ledger.account, ledger.interpretation()
     attacker = told["attacker"]
     return {
         "trust": {"trusted": TRUST[terms.trust], "raw_updates": RAW[terms.trust], "adversary": terms.adversary},
@@ -137,7 +137,7 @@ def fields(mechanism: Mechanism, plan: Plan, ledger: Ledger, facts: Facts) -> di
             "rate": plan.cohort_rate,
             "assumed_and_done": terms.sampling or SAMPLING[terms.trust],
             "epsilon_with_it": ledger.epsilon(),
-            "epsilon_without_it": epsilon_of(unsampled(ledger.total), account.delta),
+            "epsilon_without_it": compute_epsilon(unsampled(ledger.total), account.delta),
         },
         "accounting": {
             **_accounting(mechanism, ledger),
@@ -171,7 +171,7 @@ def _accounting(mechanism: Mechanism, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def unsampled(total: Spent) -> Spent:
+def unsampled(total: Composition) -> Composition:
     """Return a composition as if everybody took part in everything."""
     return frozenset((z, 1.0, count) for z, _, count in total)
 
@@ -182,7 +182,7 @@ def _public(mechanism: Mechanism) -> dict[str, Any]:
     return {name: getattr(mechanism, name) for name in names}
 
 
-def page(card: dict[str, Any], run: str) -> str:
+def render_card(card: dict[str, Any], run: str) -> str:
     """Return the card of a run for a reader: the claim first, then its eleven fields, then the ledger's rounds."""
     lines = [f"# Privacy card of {run}", "", f"**{card['claim']}**", ""]
     if card["missing"] and card["fields"]:
@@ -213,7 +213,7 @@ def _ledger(ledger: dict[str, Any]) -> list[str]:
     return ["## Ledger", "", f"- rounds: {counts}", f"- head: `{ledger['head']}`"]
 
 
-def promised(mechanism: Mechanism, plan: Plan, epsilon: float | None = None) -> str:
+def promised(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | None = None) -> str:
     """Return what a calibrated mechanism promises for a whole run, in the words that go with every epsilon.
 
     `epsilon` is the ledger's, where the run has one already.
@@ -222,5 +222,5 @@ def promised(mechanism: Mechanism, plan: Plan, epsilon: float | None = None) -> 
     if not mechanism.private:
         return sentence(terms, math.inf, delta)
     total = projected(mechanism, plan, plan.rounds)
-    said = sentence(terms, epsilon_of(total, delta) if epsilon is None else epsilon, delta)
-    return f"{said}; {clause(beside(total, terms.neighbouring, delta), terms.neighbouring)}"
+    said = sentence(terms, compute_epsilon(total, delta) if epsilon is None else epsilon, delta)
+    return f"{said}; {format_interpretation(interpret(total, terms.neighbouring, delta), terms.neighbouring)}"

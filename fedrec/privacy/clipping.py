@@ -12,88 +12,94 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, Refused, nearest
-from fedrec.update import Arrays, Update
+from fedrec.errors import FedrecError, RefusedError, suggest
+from fedrec.update import Arrays, ModelUpdate
 
-WAYS = ("whole", "split")
+GROUPINGS = ("whole", "split")
 ROUNDING = 1e-5  # how much longer an honest sum in float32 may come out than its bound
 
 
-def group_of(name: str, way: str) -> str:
+def group_of(name: str, grouping: str) -> str:
     """Return the group of an array: "all"; or, split, "items" for tables of one row an item and "dense" for the rest.
 
     Models name their item tables item..., as in "item.weight" or "item_bias.weight".
     """
-    if way == "whole":
+    if grouping == "whole":
         return "all"
     return "items" if name.startswith("item") else "dense"
 
 
 @dataclass(frozen=True, slots=True)
-class ClipRule:
+class NormClipper:
     """Bounds the L2 norm of each group of arrays, and so that of the whole update by `norm`.
 
     Split, `dense_share` of the squared norm belongs to the dense parameters and the rest to the item rows.
     """
 
     norm: float
-    way: str = "whole"
+    grouping: str = "whole"
     dense_share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.way not in WAYS:
-            raise FedrecError(f"privacy.clipping={self.way} does not exist.{nearest(self.way, WAYS)}")
+        if self.grouping not in GROUPINGS:
+            raise FedrecError(f"privacy.clipping={self.grouping} does not exist.{suggest(self.grouping, GROUPINGS)}")
         if not 0 < self.dense_share < 1:
             raise FedrecError(f"privacy.dense_share={self.dense_share}: must lie between 0 and 1")
 
     @property
     def bounds(self) -> dict[str, float]:
         """The largest norm of each group; their squares add up to that of `norm`."""
-        if self.way == "whole":
+        if self.grouping == "whole":
             return {"all": self.norm}
         dense = self.norm * math.sqrt(self.dense_share)
         return {"items": self.norm * math.sqrt(1 - self.dense_share), "dense": dense}
 
-    def factors(self, squares: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    def factors(self, squared_norms: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """Return for each group what to multiply the arrays of each device [D] by: at most 1, the norm then in bounds.
 
-        `squares` holds each group's squared norms [D]. A device with any norm that is not finite gets 0 throughout.
+        `squared_norms` holds each group's squared norms [D]. A device with a norm that is not finite gets 0 throughout.
         """
-        usable = np.logical_and.reduce([np.isfinite(square) for square in squares.values()])
+        usable = np.logical_and.reduce([np.isfinite(square) for square in squared_norms.values()])
         found = dict[str, NDArray[np.float64]]()
-        for group, square in squares.items():
+        for group, square in squared_norms.items():
             bound = self.bounds[group]
             factor = bound / np.maximum(np.sqrt(np.where(usable, square, 0.0)), bound)
             found[group] = np.where(usable, factor, 0.0)
         return found
 
-    def squares(self, update: Update) -> dict[str, NDArray[np.float64]]:
+    def squared_norms(self, update: ModelUpdate) -> dict[str, NDArray[np.float64]]:
         """Return the squared norm of each group of one update [1], infinite where a value is not a number."""
         sums = dict.fromkeys(self.bounds, 0.0)
         for name, array in update.arrays.items():
-            sums[group_of(name, self.way)] += float(np.sum(np.square(array, dtype=np.float64)))
+            sums[group_of(name, self.grouping)] += float(np.sum(np.square(array, dtype=np.float64)))
         return {group: np.array([square]) for group, square in sums.items()}
 
-    def clipped(self, update: Update, slack: float = 0.0) -> Update:
+    def clipped(self, update: ModelUpdate, slack: float = 0.0) -> ModelUpdate:
         """Return the update within its bounds, as it is where it lies there (or within 1 + `slack` times) already."""
-        factors = {group: float(factor[0]) for group, factor in self.factors(self.squares(update)).items()}
+        factors = {group: float(factor[0]) for group, factor in self.factors(self.squared_norms(update)).items()}
         if all(factor * (1 + slack) >= 1 for factor in factors.values()):
             return update
-        return Update({name: self._scaled(name, array, factors) for name, array in update.arrays.items()}, update.count)
+        return ModelUpdate(
+            {name: self._scaled(name, array, factors) for name, array in update.arrays.items()}, update.count
+        )
 
-    def admitted(self, total: Update) -> Update:
+    def clip_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return what counts of a sum over `count` devices: within `count` times the bounds, whoever sent it."""
-        return ClipRule(self.norm * max(total.count, 1e-30), self.way, self.dense_share).clipped(total, ROUNDING)
+        return NormClipper(self.norm * max(total.count, 1e-30), self.grouping, self.dense_share).clipped(
+            total, ROUNDING
+        )
 
     def _scaled(self, name: str, array: NDArray[np.float32], factors: Mapping[str, float]) -> NDArray[np.float32]:
-        factor = factors[group_of(name, self.way)]
+        factor = factors[group_of(name, self.grouping)]
         # Zero times infinity is no number: what can't be scaled is replaced.
         return (array * np.float64(factor)).astype(np.float32) if factor else np.zeros(array.shape, np.float32)
 
 
-def check_groups(way: str, arrays: Arrays, model: str) -> None:
-    """Raise `Refused` where split clipping would keep a part of the norm for arrays that the model does not share."""
+def check_groups(grouping: str, arrays: Arrays, model: str) -> None:
+    """Raise `RefusedError` if split clipping keeps a part of the norm for arrays that the model does not share."""
     groups = {group_of(name, "split") for name in arrays}
-    if way == "split" and groups != {"items", "dense"}:
+    if grouping == "split" and groups != {"items", "dense"}:
         only = "item rows" if groups == {"items"} else "dense parameters"
-        raise Refused(f"privacy.clipping=split bounds item rows and dense parameters apart; {model} shares {only} only")
+        raise RefusedError(
+            f"privacy.clipping=split bounds item rows and dense parameters apart; {model} shares {only} only"
+        )

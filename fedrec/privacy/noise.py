@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from fedrec.errors import FedrecError
-from fedrec.rng import Counter, uniform
+from fedrec.rng import CounterRNG, uniform
 
 Words = NDArray[np.uint64]
 Stream = Callable[[int], Words]
@@ -33,7 +33,7 @@ EDGE = (1 << 31) - (1 << (31 - TAIL_BITS))
 FEW_BYTES = 1 << 9  # fewer than these, and a call of the operating system costs less than a cipher's key
 
 
-class WordSource(ABC):
+class NoiseBase(ABC):
     """Gaussian and uniform draws from independent uniform 64-bit words."""
 
     @abstractmethod
@@ -71,7 +71,7 @@ def _normals(out: NDArray[np.float32], stream: Stream, std: float) -> None:
         out[tail] = np.where(words[tail] < 0, std, -std) * ndtri(depth)
 
 
-class SystemRandom(WordSource):
+class SystemNoise(NoiseBase):
     """Draws keyed by the operating system: AES-256 in counter mode, under a fresh key for every call.
 
     Nothing is kept between draws, so that neither a fork nor a restored snapshot can repeat one.
@@ -90,7 +90,7 @@ class SystemRandom(WordSource):
         return self._stream(math.prod(shape))(math.prod(shape)).reshape(shape)
 
 
-class SeededRandom(WordSource):
+class SeededNoise(NoiseBase):
     """The same law from a public key of whole numbers >= 0, for tests: what it hides can be found out by anybody."""
 
     def __init__(self, *key: int) -> None:
@@ -99,7 +99,7 @@ class SeededRandom(WordSource):
         # The length comes first and each part fills two words, because SeedSequence takes (1,) and (1, 0) for the same.
         words = [len(key), *(word for part in key for word in (int(part) & 0xFFFFFFFF, int(part) >> 32))]
         self._generator = np.random.Philox(np.random.SeedSequence(words))
-        self._counter = Counter(*key)
+        self._counter = CounterRNG(*key)
 
     def _stream(self, about: int) -> Stream:
         return lambda count: np.asarray(self._generator.random_raw(count), np.uint64)
@@ -109,6 +109,6 @@ class SeededRandom(WordSource):
         return self._counter.keyed(users, index)
 
 
-def source(randomness: str, key: tuple[int, ...]) -> WordSource:
+def make_noise_source(randomness: str, key: tuple[int, ...]) -> NoiseBase:
     """Return the operating system's generator, or with randomness "seeded" the one of this key."""
-    return SeededRandom(*key) if randomness == "seeded" else SystemRandom()
+    return SeededNoise(*key) if randomness == "seeded" else SystemNoise()

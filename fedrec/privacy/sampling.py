@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from fedrec.privacy.mechanisms.protocol import Plan, Random
+from fedrec.privacy.mechanisms.protocol import NoiseSource, TrainingPlan
 
 GROUPS_KEY = 12  # keeps the partition into groups apart from every other draw
 
 
-def poisson(plan: Plan, random: Random) -> NDArray[np.int64]:
+def poisson_cohort(plan: TrainingPlan, random: NoiseSource) -> NDArray[np.int64]:
     """Return the rows of the devices drawn this round, ascending: each independently, at the cohort's rate.
 
     The gaps between two that are drawn are geometric: P(gap > g) = (1 - rate)^g. So they are drawn, as many as the
@@ -32,7 +32,7 @@ def poisson(plan: Plan, random: Random) -> NDArray[np.int64]:
     return rows[: int(np.searchsorted(rows, plan.population))]
 
 
-def cyclic(plan: Plan, round_number: int, separation: int) -> NDArray[np.int64]:
+def cyclic_cohort(plan: TrainingPlan, round_number: int, separation: int) -> NDArray[np.int64]:
     """Return the rows of one of `separation` fixed groups of nearly equal size, ascending; each has its turn.
 
     Two rounds of one device lie `separation` apart, whatever was lost in between. The groups are public and follow
@@ -42,7 +42,7 @@ def cyclic(plan: Plan, round_number: int, separation: int) -> NDArray[np.int64]:
     return np.sort(order[(round_number - 1) % separation :: separation])
 
 
-def most_participations(plan: Plan, at_most: int | None) -> int:
+def most_participations(plan: TrainingPlan, at_most: int | None) -> int:
     """Return in how many rounds one device may take part where each is charged for itself: public.
 
     It is `at_most`, and where null all rounds, or under a Poisson cohort the 0.999 quantile of Binomial(rounds, rate).

@@ -11,14 +11,14 @@ from safetensors import safe_open
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.experiment.settings import Settings, read
 from fedrec.node.node import load_dataset
 from fedrec.numpy_engine.experiment import MODELS as LIGHT
-from fedrec.recommend.model_ranker import NOBODY, taste_of
-from fedrec.recommend.numpy_ranker import Personal
-from fedrec.recommend.ranker import Taste
-from fedrec.storage.private_arrays import MappedStore
+from fedrec.recommend.model_ranker import NOBODY, model_ranker
+from fedrec.recommend.numpy_ranker import RankerFactory
+from fedrec.recommend.ranker import UserRanker
+from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder, read_catalogue
 from fedrec.update import Arrays
 
@@ -63,35 +63,37 @@ class FinishedRun:
             raise FedrecError(f"no user is called '{name}' in {self.dataset.name}.{_near(name, known)}")
         return int(found[0])
 
-    def of_user(self, row: int) -> Taste:
+    def of_user(self, row: int) -> UserRanker:
         """Return how the model ranks for a user from all that they used, what the test held out included."""
         device = self.dataset.devices[row]
-        return self.taste(np.concatenate([device.known, device.test]), None, row)
+        return self.ranker(np.concatenate([device.known, device.test]), None, row)
 
-    def taste(self, history: NDArray[Any], values: NDArray[np.float32] | None = None, user: int = NOBODY) -> Taste:
+    def ranker(
+        self, history: NDArray[Any], values: NDArray[np.float32] | None = None, user: int = NOBODY
+    ) -> UserRanker:
         """Return how the model ranks for a history; one who was not there when it was trained is folded in."""
         rows = history.astype(np.int32)
         node = self.settings.document["model"]
         if str(node["_target_"]).split(".")[-2] in LIGHT:
-            private = self._kept(Personal(node, len(self.catalogue), self.arrays).model.private_arrays(), user)
-            return Personal(node, len(self.catalogue), self.arrays, private).taste(rows, values)
+            private = self._kept(RankerFactory(node, len(self.catalogue), self.arrays).model.private_arrays(), user)
+            return RankerFactory(node, len(self.catalogue), self.arrays, private).ranker(rows, values)
         return self._of_model(rows, user)
 
-    def _of_model(self, rows: NDArray[np.int32], user: int) -> Taste:
+    def _of_model(self, rows: NDArray[np.int32], user: int) -> UserRanker:
         experiment, catalogue = self.settings.experiment, self.dataset.catalogue
         private = self._kept(experiment.build_model(catalogue).private_arrays(), user)
-        return taste_of(experiment, catalogue, self.arrays, private, rows, self.round)
+        return model_ranker(experiment, catalogue, self.arrays, private, rows, self.round)
 
     def _kept(self, like: Arrays, user: int) -> Arrays:
         if user == NOBODY or not (self.folder.private / "values.f32").exists():
             return {}
         users = self.dataset.interactions.users
-        return MappedStore(self.folder.private, users, like).load(user, self.round + 1)
+        return MmapPrivateStore(self.folder.private, users, like).load(user, self.round + 1)
 
 
 def _near(name: str, known: NDArray[np.str_]) -> str:
     """Return the nearest user ids; among many, those that look alike, else the range."""
-    return nearest(name, known.tolist()) if len(known) <= 20 else _nearest_of_many(name, known)
+    return suggest(name, known.tolist()) if len(known) <= 20 else _nearest_of_many(name, known)
 
 
 def _nearest_of_many(name: str, known: NDArray[np.str_]) -> str:
@@ -99,5 +101,5 @@ def _nearest_of_many(name: str, known: NDArray[np.str_]) -> str:
         numbers = known.astype(np.int64)
         order = np.argsort(np.abs(numbers - int(name)), kind="stable")[:3]
         return f" Nearest: {', '.join(str(numbers[row]) for row in order)}."
-    hint = nearest(name, known.tolist())
+    hint = suggest(name, known.tolist())
     return hint if "Did you mean" in hint else f" There are {len(known):,}, such as {', '.join(known[:3].tolist())}."

@@ -15,26 +15,26 @@ ARTICLE = re.compile(r"^(.*), (the|a|an|der|die|das|le|la|les|il|el)$")
 NEAREST = 3
 
 
-def plain(title: str) -> str:
+def normalize_title(title: str) -> str:
     """Return a title in lower case, without its year, its article in front: "Matrix, The (1999)" is "the matrix"."""
     lower = YEAR.sub("", title.strip().lower())
     moved = ARTICLE.match(lower)
     return f"{moved.group(2)} {moved.group(1)}" if moved else " ".join(lower.split())
 
 
-class Titles:
+class ItemSearch:
     """The titles and ids of a catalogue, to look names up in."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._rows: dict[str, list[int]] = {}
         for row, (name, title) in enumerate(zip(catalogue.ids.tolist(), catalogue.titles.tolist(), strict=True)):
-            for key in {plain(title), title.strip().lower(), name.strip().lower()}:
+            for key in {normalize_title(title), title.strip().lower(), name.strip().lower()}:
                 self._rows.setdefault(key, []).append(row)
 
     def find(self, name: str) -> list[int]:
         """Return the rows of the items of that title (with or without year) or id; none where there is none."""
-        return self._rows.get(name.strip().lower()) or self._rows.get(plain(name)) or []
+        return self._rows.get(name.strip().lower()) or self._rows.get(normalize_title(name)) or []
 
     def row(self, name: str) -> int:
         """Return the row of the one item of that name; the first of the catalogue where several have it.
@@ -44,8 +44,12 @@ class Titles:
         found = self.find(name)
         if found:
             return found[0]
-        near = get_close_matches(plain(name), self._rows, n=NEAREST, cutoff=0.5)
-        near += [key for key in self._rows if plain(name) in key and key not in near and len(plain(name)) > 2]
+        near = get_close_matches(normalize_title(name), self._rows, n=NEAREST, cutoff=0.5)
+        near += [
+            key
+            for key in self._rows
+            if normalize_title(name) in key and key not in near and len(normalize_title(name)) > 2
+        ]
         known = dict.fromkeys(str(self._catalogue.titles[self._rows[key][0]]) for key in near)
         hint = f" Nearest: {'; '.join(list(known)[:NEAREST])}." if known else " Nothing is like it."
         raise FedrecError(f"no item is called '{name.strip()}'.{hint}")

@@ -20,7 +20,7 @@ NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of 
 
 
 @dataclass(frozen=True)
-class ModelTaste:
+class ModelRanker:
     """A recommender, its arrays loaded, and the history [n] of the person that it ranks for."""
 
     model: Recommender
@@ -36,18 +36,18 @@ class ModelTaste:
         return self._found
 
     @torch.no_grad()
-    def shares(self, item: int) -> Floats | None:
+    def item_contributions(self, item: int) -> Floats | None:
         """Return what each item of the history adds to one item's score [n]; None where the model can't say."""
-        found = self.model.shares(self._rows(), item)
+        found = self.model.item_contributions(self._rows(), item)
         return None if found is None else found.cpu().numpy()
 
     def _rows(self) -> torch.Tensor:
         return torch.from_numpy(self.history.astype("int64"))
 
 
-def taste_of(
+def model_ranker(
     experiment: Experiment, catalogue: Catalogue, arrays: Arrays, private: Arrays, rows: NDArray[np.int32], number: int
-) -> ModelTaste:
+) -> ModelRanker:
     """Return how a model of round `number`, its broadcast `arrays` loaded, ranks for a history.
 
     A model with private arrays and no `private` to load is that of a device which joins now: it trains once, and what
@@ -58,7 +58,7 @@ def taste_of(
     model.load(shared)
     if isinstance(model, TrainableRecommender) and model.private_arrays():
         model.load(shared | (private or private_of(experiment, model, arrays, _newcomer(rows), number)))
-    return ModelTaste(model, rows)
+    return ModelRanker(model, rows)
 
 
 def private_of(experiment: Experiment, model: Recommender, arrays: Arrays, device: DeviceData, number: int) -> Arrays:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.numpy_engine.experiment import light_model
-from fedrec.numpy_engine.models import Floats, LightModel, MatrixFactorisation
+from fedrec.numpy_engine.models import Floats, LightModel, MatrixFactorization
 from fedrec.numpy_engine.solver import LogitStep, Solved, SolveWeights, solve_user
-from fedrec.recommend.ranker import Items, Taste
+from fedrec.recommend.ranker import Items, UserRanker
 from fedrec.update import Arrays
 
 # Chosen on the validation items of ml-latest-small, where they rank as well as the vectors that devices had trained.
@@ -25,7 +25,7 @@ STEPS, DRAWN, RATE = 60, 4, 0.4  # of the gradient descent on private arrays tha
 
 
 @dataclass(frozen=True)
-class LinearTaste:
+class LinearRanker:
     """Matrix factorisation: the user vector in the parts of the history's items, linear in them."""
 
     history: Items
@@ -42,15 +42,15 @@ class LinearTaste:
         """Return user . item + what the item has on its own, for every item [V]."""
         return self._found
 
-    def shares(self, item: int) -> Floats:
+    def item_contributions(self, item: int) -> Floats:
         """Return what each item of the history adds to one item's score [n]; what comes again adds nothing more."""
         found = np.zeros(len(self.history))
-        found[self.first] = self.solved.shares(self.vectors[item])
+        found[self.first] = self.solved.item_contributions(self.vectors[item])
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class FixedTaste:
+class FixedRanker:
     """A model whose scores are no sum over the items of a history."""
 
     history: Items
@@ -60,12 +60,12 @@ class FixedTaste:
         """Return the scores [V] found from the history."""
         return self.found
 
-    def shares(self, item: int) -> None:
+    def item_contributions(self, item: int) -> None:
         """Say that there are no shares."""
         return None
 
 
-class Personal:
+class RankerFactory:
     """A model with the shared arrays of a round, on the device of one person."""
 
     def __init__(self, node: Mapping[str, Any], items: int, shared: Arrays, private: Arrays | None = None) -> None:
@@ -73,37 +73,37 @@ class Personal:
         self.model: LightModel = light_model(node, items)
         self.model.load({name: array for name, array in shared.items() if name in self.model.shared})
         self.model.load(private or {})
-        if isinstance(self.model, MatrixFactorisation) and not self.model.ratings:
+        if isinstance(self.model, MatrixFactorization) and not self.model.ratings:
             self._step = LogitStep(self.model.arrays["item.weight"], self._own(self.model), NEGATIVES, RIDGE)
 
-    def taste(self, history: Items, values: NDArray[np.float32] | None = None) -> Taste:
+    def ranker(self, history: Items, values: NDArray[np.float32] | None = None) -> UserRanker:
         """Return how the model ranks for a history [n] (with ratings [n], where the model learns from them)."""
         rows = history.astype(np.int64)
-        if isinstance(self.model, MatrixFactorisation):
+        if isinstance(self.model, MatrixFactorization):
             return self._linear(self.model, rows, values)
-        return FixedTaste(rows, self._refined(rows, values)[1])
+        return FixedRanker(rows, self._refined(rows, values)[1])
 
     def private(self, history: Items, values: NDArray[np.float32] | None = None) -> Arrays:
         """Return the private arrays that a history asks for, by the names and shapes that training starts from."""
         rows = history.astype(np.int64)
-        if isinstance(self.model, MatrixFactorisation):
+        if isinstance(self.model, MatrixFactorization):
             used, first = np.unique(rows, return_index=True)
             found = self._solved(self.model, used, None if values is None else values[first])
             return {"user.weight": found.user.astype(np.float32)[None]}
         return self._refined(rows, values)[0]
 
     @staticmethod
-    def _own(model: MatrixFactorisation) -> Floats:
+    def _own(model: MatrixFactorization) -> Floats:
         return model.arrays["item_bias.weight"][:, 0] + np.float32(model.offset)
 
-    def _linear(self, model: MatrixFactorisation, rows: NDArray[np.int64], values: Floats | None) -> LinearTaste:
+    def _linear(self, model: MatrixFactorization, rows: NDArray[np.int64], values: Floats | None) -> LinearRanker:
         used, first = np.unique(rows, return_index=True)
         ratings = None if values is None else values[first]
-        return LinearTaste(
+        return LinearRanker(
             rows, model.arrays["item.weight"], self._own(model), self._solved(model, used, ratings), first
         )
 
-    def _solved(self, model: MatrixFactorisation, used: NDArray[np.int64], ratings: Floats | None) -> Solved:
+    def _solved(self, model: MatrixFactorization, used: NDArray[np.int64], ratings: Floats | None) -> Solved:
         if not model.ratings:
             return self._step.of(used)
         own, vectors = self._own(model), model.arrays["item.weight"]

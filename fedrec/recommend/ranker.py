@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation.metrics import check_scores, top_items
 
 Items = NDArray[np.integer[Any]]
 Floats = NDArray[Any]
 
 
-class Taste(Protocol):
+class UserRanker(Protocol):
     """A model as it ranks for one person: `history` [n] holds item rows in the order of time."""
 
     @property
@@ -30,7 +30,7 @@ class Taste(Protocol):
         """Return a score for every item [V]."""
         ...
 
-    def shares(self, item: int) -> Floats | None:
+    def item_contributions(self, item: int) -> Floats | None:
         """Return what each item of the history adds to one item's score [n].
 
         Together with the score that the item has without any history they add up to its score; None where the model
@@ -40,7 +40,7 @@ class Taste(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class ItemContribution:
     """What an item of the history adds to a score."""
 
     item: int
@@ -53,7 +53,7 @@ class Explanation:
 
     score: float
     own: float
-    reasons: tuple[Reason, ...]  # different items of the history, the largest share first
+    reasons: tuple[ItemContribution, ...]  # different items of the history, the largest share first
     others: float = 0.0  # the sum of the shares that are not listed
 
 
@@ -65,39 +65,39 @@ class Recommendation:
     score: float
 
 
-def recommend(taste: Taste, k: int, without: Items | None = None) -> list[Recommendation]:
+def recommend(ranker: UserRanker, k: int, without: Items | None = None) -> list[Recommendation]:
     """Return the k best items that the person has not used, best first; fewer where fewer are left.
 
     `without` holds more items to leave out. Items tied at the end of the list are drawn, the same way each time.
     """
     if k < 1:
         raise FedrecError(f"k={k}: at least 1 expected")
-    scores = taste.scores()
+    scores = ranker.scores()
     check_scores(scores, "the scores of this device")
-    seen = taste.history if without is None else np.concatenate([taste.history, without])
+    seen = ranker.history if without is None else np.concatenate([ranker.history, without])
     best = top_items(scores, seen.astype(np.int64), k, np.random.default_rng(0))
     return [Recommendation(int(item), float(scores[item])) for item in best]
 
 
-class Reasons:
+class Explainer:
     """The reasons of one taste's scores, item by item: what all of them need is found once."""
 
-    def __init__(self, taste: Taste) -> None:
-        self._taste = taste
-        self._items, self._place = np.unique(taste.history, return_inverse=True)
+    def __init__(self, ranker: UserRanker) -> None:
+        self._ranker = ranker
+        self._items, self._place = np.unique(ranker.history, return_inverse=True)
 
     def of(self, item: int, score: float | None = None, most: int | None = None) -> Explanation | None:
         """Return how an item's score (where known already: `score`) comes about, by its `most` largest shares or all.
 
         None for a model that can't say.
         """
-        shares = self._taste.shares(item)
+        shares = self._ranker.item_contributions(item)
         if shares is None:
             return None
-        score = float(self._taste.scores()[item]) if score is None else score
+        score = float(self._ranker.scores()[item]) if score is None else score
         summed = np.bincount(self._place, shares, len(self._items))
         order = largest(summed, len(summed) if most is None else most)
-        reasons = tuple(Reason(int(self._items[row]), float(summed[row])) for row in order)
+        reasons = tuple(ItemContribution(int(self._items[row]), float(summed[row])) for row in order)
         whole = float(summed.sum())
         others = whole - sum(reason.share for reason in reasons) if len(order) < len(summed) else 0.0
         return Explanation(score, score - whole, reasons, others)
@@ -112,30 +112,30 @@ def largest(values: Floats, most: int) -> NDArray[np.int64]:
     return found[np.argsort(-values[found], kind="stable")][:most]
 
 
-def explain(taste: Taste, item: int) -> Explanation:
-    """Return how one item's score comes about, by all items of the history; `Refused` for a model that can't say."""
-    found = Reasons(taste).of(item)
+def explain(ranker: UserRanker, item: int) -> Explanation:
+    """Explain one item's score by all items of the history; raise `RefusedError` for a model that can't say."""
+    found = Explainer(ranker).of(item)
     if found is None:
-        raise Refused("this model can't say why: its score for this item is not a sum over the items of a history")
+        raise RefusedError("this model can't say why: its score for this item is not a sum over the items of a history")
     return found
 
 
 def described(
-    found: Sequence[Recommendation], taste: Taste, catalogue: Catalogue, reasons: int = 3
+    found: Sequence[Recommendation], ranker: UserRanker, catalogue: Catalogue, reasons: int = 3
 ) -> list[dict[str, Any]]:
     """Return recommendations as plain values: rank, id, title, score, and `because` (None where the model can't say).
 
     `because` holds the item's `own` part of the score, the largest shares, and the sum of all `others`.
     """
-    told, lines = Reasons(taste), list[dict[str, Any]]()
+    told, lines = Explainer(ranker), list[dict[str, Any]]()
     for rank, one in enumerate(found, 1):
         named = {"rank": rank, "id": str(catalogue.ids[one.item]), "title": str(catalogue.titles[one.item])}
-        why = _plain(told.of(one.item, one.score, reasons), catalogue)
+        why = _explanation_json(told.of(one.item, one.score, reasons), catalogue)
         lines.append({**named, "score": one.score, "because": why})
     return lines
 
 
-def _plain(found: Explanation | None, catalogue: Catalogue) -> dict[str, Any] | None:
+def _explanation_json(found: Explanation | None, catalogue: Catalogue) -> dict[str, Any] | None:
     if found is None:
         return None
     ids, titles = catalogue.ids, catalogue.titles

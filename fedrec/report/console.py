@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.data.dataset import Dataset
-from fedrec.privacy.accounting.interpretation import clause
+from fedrec.privacy.accounting.interpretation import format_interpretation
 from fedrec.privacy.card import promised
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import Round
-    from fedrec.federated.state import Session
+    from fedrec.federated.history import RoundReport
+    from fedrec.federated.state import RunContext
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
 
@@ -43,17 +43,17 @@ class Progress:
         for what, count in dataset.repairs:
             self.note(f"  repaired: {count:,} {what}")
 
-    def start(self, label: str, session: "Session") -> None:
+    def start(self, label: str, context: "RunContext") -> None:
         """Begin the lines of one run."""
-        self.label, self.rounds = label or "run", session.experiment.rounds
-        if session.experiment.mechanism.private:
-            self.note(f"{self.label}, after {self.rounds} rounds: {promise(session)}")
-            self.note(f"  {together(session)}")
-        if session.experiment.algorithm.trains and session.one_by_one:
-            self.note(f"{self.label} trains one device at a time: {session.one_by_one}")
+        self.label, self.rounds = label or "run", context.experiment.rounds
+        if context.experiment.mechanism.private:
+            self.note(f"{self.label}, after {self.rounds} rounds: {promise(context)}")
+            self.note(f"  {together(context)}")
+        if context.experiment.algorithm.trains and context.sequential_reason:
+            self.note(f"{self.label} trains one device at a time: {context.sequential_reason}")
         self.started, self.told, self.first, self.validation = time.monotonic(), 0.0, 0, None
 
-    def round(self, report: "Round") -> None:
+    def round(self, report: "RoundReport") -> None:
         """Show a finished round."""
         now, self.first = time.monotonic(), self.first or report.round
         self.validation = report.validation if report.validation is not None else self.validation
@@ -66,7 +66,7 @@ class Progress:
         for node, reason in report.rejected.items():
             self.note(f"  round {report.round}: node {node} does not count: {reason}")
 
-    def _line(self, report: "Round", now: float) -> str:
+    def _line(self, report: "RoundReport", now: float) -> str:
         done = report.round - self.first + 1
         left = (now - self.started) / done * (self.rounds - report.round)
         parts = [
@@ -79,25 +79,25 @@ class Progress:
         ]
         return "  ".join(part for part in parts if part)
 
-    def end(self, session: "Session", played: int) -> None:
+    def end(self, context: "RunContext", played: int) -> None:
         """Say so where a run ended before its last round; `played` is the last one that is durable."""
-        if played < session.experiment.rounds:
+        if played < context.experiment.rounds:
             self.note(
-                f"{self.label} ends after round {played} of {session.experiment.rounds}: another round would "
+                f"{self.label} ends after round {played} of {context.experiment.rounds}: another round would "
                 "pass the budget (rounds lost in a crash stay charged)"
             )
 
 
-def promise(session: "Session") -> str:
+def promise(context: "RunContext") -> str:
     """Return what a run will have spent at its end, in the words that go with every epsilon."""
-    plan = session.plan
-    return promised(session.experiment.mechanism, plan, session.ledger.projection(plan.rounds))
+    plan = context.plan
+    return promised(context.experiment.mechanism, plan, context.ledger.projection(plan.rounds))
 
 
-def together(session: "Session") -> str:
+def together(context: "RunContext") -> str:
     """Return what all runs on these users will have spent at its end, and what they may."""
-    before, after = session.ledger.population_projection()
-    limit = session.experiment.node()["privacy"].get("population_epsilon")
+    before, after = context.ledger.population_projection()
+    limit = context.experiment.node()["privacy"].get("population_epsilon")
     may = "no limit" if limit is None else f"limit {limit:g}"
     return f"all runs on these users: epsilon {before:.2f} so far, {after:.2f} with this one ({may})"
 
@@ -117,7 +117,7 @@ def guarantee(privacy: Mapping[str, Any]) -> str:
     """Return a guarantee in one clause, never as one bare number."""
     if privacy["unit"] == "none":
         return "no privacy guarantee"
-    gain = f"; {clause(privacy, privacy['neighbouring'])}" if "attacker" in privacy else ""
+    gain = f"; {format_interpretation(privacy, privacy['neighbouring'])}" if "attacker" in privacy else ""
     return (
         f"epsilon {privacy['epsilon']:.2f} (unit: one {privacy['unit']}; {privacy['neighbouring']}; "
         f"delta {privacy['delta']:.1e}; trusted: the {privacy['trust']} only{gain})"

@@ -4,36 +4,36 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedrec.evaluation.candidates import candidates_digest
-from fedrec.evaluation.per_user import Table
-from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, result
+from fedrec.evaluation.per_user import PerUserResults
+from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, summarize
 from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset
-    from fedrec.federated.state import Session
-    from fedrec.simulation import Trained
+    from fedrec.federated.state import RunContext
+    from fedrec.simulation import TrainingOutcome
 
 CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
 
 
-def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) -> dict[str, Any]:
+def metrics(main: "TrainingOutcome", others: Mapping[str, PerUserResults], total_seconds: float) -> dict[str, Any]:
     """Return the content of metrics.json; figures are exact, the guarantee covers the released model alone."""
-    session, experiment = main.session, main.session.experiment
-    dataset, options = session.dataset, experiment.evaluation
+    context, experiment = main.context, main.context.experiment
+    dataset, options = context.dataset, experiment.evaluation
     counts = dataset.devices.known_counts()
-    lines = session.folder.exact_rounds()
+    lines = context.folder.exact_rounds()
     train_seconds = sum(line["seconds"] for line in lines)
-    drawn = session.plan.expected_cohort * len(lines)  # who really was drawn stays in exact/
-    asked = len(options.chosen(session.plan.population))
+    drawn = context.plan.expected_cohort * len(lines)  # who really was drawn stays in exact/
+    asked = len(options.chosen(context.plan.population))
 
-    def shown(rows: Table) -> dict[str, Any]:
-        return result(rows, counts, options, asked)
+    def shown(rows: PerUserResults) -> dict[str, Any]:
+        return summarize(rows, counts, options, asked)
 
     found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
     return {
         "dataset": described(dataset),
         **experiment.names(),
-        "engine": "reference" if main.session.one_by_one else "cohort",
+        "engine": "reference" if main.context.sequential_reason else "cohort",
         "rounds": main.rounds,
         "seed": experiment.seed,
         "ended_early": ended_early(main.played, experiment.rounds),
@@ -44,7 +44,7 @@ def metrics(main: "Trained", others: Mapping[str, Table], total_seconds: float) 
         "test": shown(main.rows),
         "candidates": candidates_digest(dataset.devices, options),
         "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
-        "privacy": privacy(session),
+        "privacy": privacy(context),
         "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
     }
@@ -72,25 +72,25 @@ def ended_early(played: int, rounds: int) -> str | None:
     return f"after {played} of {rounds} rounds: another would have passed the budget (lost rounds stay charged)"
 
 
-def privacy(session: "Session") -> dict[str, Any]:
+def privacy(context: "RunContext") -> dict[str, Any]:
     """Return the guarantee: unit "none" and a null epsilon where there is none."""
-    mechanism, terms = session.experiment.mechanism, session.experiment.mechanism.terms
+    mechanism, terms = context.experiment.mechanism, context.experiment.mechanism.terms
     if not mechanism.private:
         return {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
     return {
         "unit": terms.unit,
         "neighbouring": terms.neighbouring,
         "trust": terms.trust,
-        "epsilon": session.ledger.epsilon(),
-        "delta": mechanism.delta_for(session.plan),
+        "epsilon": context.ledger.epsilon(),
+        "delta": mechanism.delta_for(context.plan),
         "adversary": terms.adversary,
         "release_set": terms.release_set,
-        **session.ledger.meaning(),
+        **context.ledger.interpretation(),
         "selection": "excludes selection: settings were chosen on exact validation figures",
     }
 
 
-def paired(ours: Table, theirs: Table) -> dict[str, float]:
+def paired(ours: PerUserResults, theirs: PerUserResults) -> dict[str, float]:
     """Return the mean of our NDCG@10 minus theirs, user by user, with its 95 % interval."""
     interval = paired_interval(ours["full_ndcg@10"].astype(float), theirs["full_ndcg@10"].astype(float))
     return {"difference": interval.mean, "low": interval.low, "high": interval.high}

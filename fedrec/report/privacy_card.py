@@ -5,14 +5,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 from fedrec import __version__
-from fedrec.audit.records import NO_AUDIT, Record, code_hash, kept
-from fedrec.privacy.card import Facts, card, checked, page
+from fedrec.audit.records import NO_AUDIT, Record, code_hash, load_record
+from fedrec.privacy.card import Facts, build_card, checked, render_card
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.storage.checkpoint import write_durably
+from fedrec.storage.checkpoint import atomic_write
 from fedrec.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedrec.federated.state import Session
+    from fedrec.federated.state import RunContext
 
 SIZES = "numbers of users and interactions are those of the data set as published or counted, assumed public"
 SELECTION = "settings were chosen on exact validation figures, if at all: epsilon excludes selection"
@@ -22,19 +22,19 @@ BESIDE = (
 )
 
 
-def card_of(session: "Session") -> dict[str, Any]:
+def card_of(context: "RunContext") -> dict[str, Any]:
     """Return the privacy card of a run."""
-    return card(session.experiment.mechanism, session.plan, cast(Ledger, session.ledger), facts(session))
+    return build_card(context.experiment.mechanism, context.plan, cast(Ledger, context.ledger), facts(context))
 
 
-def facts(session: "Session") -> Facts:
+def facts(context: "RunContext") -> Facts:
     """Return what the card says of the data, of choices and of the code."""
-    catalogue = f"catalogue: {vocabulary(session.dataset.catalogue.origin)}"
+    catalogue = f"catalogue: {vocabulary(context.dataset.catalogue.origin)}"
     code = (
         f"fedrec {__version__} (source {code_hash()}), torch {version('torch')}, "
-        f"experiment {session.experiment.hash[:16]}"
+        f"experiment {context.experiment.hash[:16]}"
     )
-    record = kept(session.experiment, session.folder.path)
+    record = load_record(context.experiment, context.folder.path)
     audit, said = (record.cited(code_hash()), record.verdict) if record else (NO_AUDIT, "none")
     return Facts(released=BESIDE, choices=(catalogue, SIZES, SELECTION), audit=audit, code=code, audit_verdict=said)
 
@@ -42,7 +42,7 @@ def facts(session: "Session") -> Facts:
 def write_card(folder: RunFolder, made: dict[str, Any]) -> None:
     """Write the card as privacy_card.json and, for readers, as privacy_card.md."""
     folder.write_json("privacy_card.json", made)
-    write_durably(folder.path / "privacy_card.md", page(made, folder.path.name).encode())
+    atomic_write(folder.path / "privacy_card.md", render_card(made, folder.path.name).encode())
 
 
 def cite_audit(folder: RunFolder, record: Record) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.metrics import Sums
+from fedrec.evaluation.metrics import MetricSums
 from fedrec.experiment.settings import Settings
 from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
-from fedrec.federated.history import Round, final_state
+from fedrec.federated.history import RoundReport, load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.state import Session
-from fedrec.federated.transport import Nodes
+from fedrec.federated.state import RunContext
+from fedrec.federated.transport import Transport
 from fedrec.report.console import Progress
 from fedrec.report.metrics_json import CONTRACT_BASELINES, privacy
 from fedrec.report.privacy_card import card_of, write_card
@@ -32,26 +32,26 @@ from fedrec.update import Arrays
 CONSENTED = "exact, over the devices whose people let them be evaluated; not covered by epsilon"
 
 
-def evaluated(session: Session, arrays: Arrays, number: int) -> Sums:
+def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
     """Return metric sums over the devices that let themselves be evaluated and are there."""
-    directory, found = session.directory, Sums.zero()
+    directory, found = context.directory, MetricSums.zero()
     if not isinstance(directory, EnrolledDirectory) or not directory.evaluating:
         return found
     directory.refresh()
     rows = [n for n, hosted in directory.hosted.items() if int(hosted[0]) in directory.evaluating]
     devices = [int(directory.hosted[node][0]) for node in rows]
     requests = directory.requests("evaluate", devices, arrays, part="test", round=number)  # type: ignore[arg-type]
-    for node, reply in directory.nodes.ask(requests, EVALUATE_SECONDS):
+    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS):
         sums, count = reply.header.get("sums"), reply.header.get("count")
         if node in requests and isinstance(sums, dict) and count in (0, 1):
             good = {str(name): float(value) for name, value in sums.items() if 0 <= float(value) <= 1}
-            found = found.merge(Sums(good if count else {}, count))
+            found = found.merge(MetricSums(good if count else {}, count))
     return found
 
 
-def results(session: Session, number: int, found: Sums, seconds: float) -> dict[str, Any]:
+def results(context: RunContext, number: int, found: MetricSums, seconds: float) -> dict[str, Any]:
     """Return the content of metrics.json: the keys of a simulation's, empty where nobody may know."""
-    experiment, dataset, lines = session.experiment, session.dataset, session.folder.exact_rounds()
+    experiment, dataset, lines = context.experiment, context.dataset, context.folder.exact_rounds()
     means, train = found.result(), sum(line["seconds"] for line in lines)
     test = {
         kind: {name.removeprefix(f"{kind}_"): value for name, value in means.items() if name.startswith(f"{kind}_")}
@@ -76,7 +76,7 @@ def results(session: Session, number: int, found: Sums, seconds: float) -> dict[
         "validation": None,
         "test": {**test, "users": found.count},
         "baselines": {name: {} for name in CONTRACT_BASELINES},
-        "privacy": privacy(session),
+        "privacy": privacy(context),
         "devices_per_second": sum(line["answered"] for line in lines) / max(train, 1e-9),
         "bytes": {key: sum(line[f"bytes_{key}"] for line in lines) for key in ("down", "up")},
         "seconds": {"train": train, "evaluate": 0.0, "total": seconds},
@@ -87,7 +87,7 @@ GATHER_SECONDS = 60.0  # how long a run waits for all admitted devices before it
 UNANSWERED_ROUNDS = 3  # in a row, after which a run stops spending on nothing
 
 
-class DeployedSession(Session):
+class DeployedRunContext(RunContext):
     """A session on real devices: none is ranked on its held-out items between rounds."""
 
     __slots__ = ()
@@ -105,29 +105,29 @@ class Deployment:
     settings: Settings
     folder: RunFolder
     home: ServerHome
-    nodes: Nodes
+    nodes: Transport
     progress: Progress
 
     def carry_out(self) -> None:
         """Play the rounds that are left, and write the model, its card and metrics.json."""
         start = time.monotonic()
-        session = self.session()
-        self.progress.start("", session)
-        done = list[Round]()
-        for report in self.rounds(session):
+        context = self.context()
+        self.progress.start("", context)
+        done = list[RoundReport]()
+        for report in self.rounds(context):
             done.append(report)
             self.progress.round(report)
-            write_status(self.home, session, done)
-        self.progress.end(session, last_round(self.folder))
-        number, state = final_state(session)
-        arrays = session.experiment.algorithm.broadcast(state)
+            write_status(self.home, context, done)
+        self.progress.end(context, last_round(self.folder))
+        number, state = load_released_state(context)
+        arrays = context.experiment.algorithm.broadcast(state)
         save_file(arrays, self.folder.path / "model.safetensors", {"round": str(number)})
-        write_catalogue(self.folder.path / "catalogue.parquet", session.dataset.catalogue)
-        write_card(self.folder, card_of(session))
-        found = evaluated(session, arrays, number)
-        self.folder.write_json("metrics.json", results(session, number, found, time.monotonic() - start))
+        write_catalogue(self.folder.path / "catalogue.parquet", context.dataset.catalogue)
+        write_card(self.folder, card_of(context))
+        found = evaluated(context, arrays, number)
+        self.folder.write_json("metrics.json", results(context, number, found, time.monotonic() - start))
 
-    def session(self) -> DeployedSession:
+    def context(self) -> DeployedRunContext:
         """Return the session, all its devices greeted or waited for long enough."""
         experiment = self.settings.experiment
         dataset = experiment.dataset.load()
@@ -141,14 +141,14 @@ class Deployment:
         )
         there = directory.wait(dataset.interactions.users, GATHER_SECONDS)
         self.progress.note(f"{there} of {dataset.interactions.users} admitted devices are there")
-        return DeployedSession(experiment, dataset, experiment.plan(dataset), self.folder, directory, ledger, part)
+        return DeployedRunContext(experiment, dataset, experiment.plan(dataset), self.folder, directory, ledger, part)
 
-    def rounds(self, session: DeployedSession) -> Iterator[Round]:
+    def rounds(self, context: DeployedRunContext) -> Iterator[RoundReport]:
         """Yield the rounds; before each, wait for enough devices, so that none is charged with nobody there."""
-        directory, unanswered = session.directory, 0
-        playing = run(session)
+        directory, unanswered = context.directory, 0
+        playing = run(context)
         while True:
-            directory.wait(session.experiment.cohort.minimum)  # type: ignore[attr-defined]
+            directory.wait(context.experiment.cohort.minimum)  # type: ignore[attr-defined]
             report = next(playing, None)
             if report is None:
                 return

@@ -11,8 +11,8 @@ import numpy as np
 from fedrec import __version__
 from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
-from fedrec.federated.exchange import Directory
-from fedrec.messages import Message, plain
+from fedrec.federated.exchange import NodeDirectory
+from fedrec.messages import Message, sanitize_text
 from fedrec.ops.keys import signed
 from fedrec.server.registry import Admitted
 
@@ -22,7 +22,7 @@ STATE_SECONDS = 60.0  # between two lines that say what is waited for
 
 
 @dataclass(frozen=True, slots=True)
-class EnrolledDirectory(Directory):
+class EnrolledDirectory(NodeDirectory):
     """The devices of a server; `hosted` is brought up to date by `refresh`, between rounds."""
 
     devices: Mapping[str, Admitted] = field(default_factory=dict[str, Admitted])
@@ -40,7 +40,7 @@ class EnrolledDirectory(Directory):
         nonces = {node: secrets.token_hex(16) for node in fresh}
         hellos = {node: self._message("hello", nonce=nonces[node]) for node in fresh}
         lacking = list[int]()
-        for node, reply in self.nodes.ask(hellos, HELLO_SECONDS):
+        for node, reply in self.nodes.request(hellos, HELLO_SECONDS):
             header = reply.header
             if "error" in header and str(header["error"]).startswith("Flower says"):
                 continue  # it was killed, or is being replaced: greeted again at the next look
@@ -59,15 +59,15 @@ class EnrolledDirectory(Directory):
     def _wrong(self, header: dict[str, Any], nonce: str) -> str | None:
         """Return what is wrong with a hello, or None."""
         if "error" in header:
-            return plain(header["error"])
+            return sanitize_text(header["error"])
         if header.get("fedrec") != __version__:
-            return f"it runs fedrec {plain(header.get('fedrec'))}, the server {__version__}"
+            return f"it runs fedrec {sanitize_text(header.get('fedrec'))}, the server {__version__}"
         device, proof = str(header.get("device")), str(header.get("proof"))
         admitted = self.devices.get(device)
         if admitted is None:
-            return f"device {plain(device)} is not admitted"
+            return f"device {sanitize_text(device)} is not admitted"
         if not signed(admitted.key, f"{self.header['run']} {nonce} {device}", proof):
-            return f"it is not device {plain(device)}: its signature is wrong"
+            return f"it is not device {sanitize_text(device)}: its signature is wrong"
         return None
 
     def _host(self, node: int, row: int, evaluates: bool) -> None:
@@ -82,9 +82,9 @@ class EnrolledDirectory(Directory):
             return
         header, arrays = wire.encode(self.catalogue)
         request = Message(self._message("catalogue", catalogue=header).header, arrays)
-        for node, reply in self.nodes.ask(dict.fromkeys(nodes, request), HELLO_SECONDS):
+        for node, reply in self.nodes.request(dict.fromkeys(nodes, request), HELLO_SECONDS):
             if "error" in reply.header:
-                self.tell(f"node {node} did not take the catalogue: {plain(reply.header['error'])}")
+                self.tell(f"node {node} did not take the catalogue: {sanitize_text(reply.header['error'])}")
                 self.hosted.pop(node, None)
 
     def _message(self, kind: str, **more: Any) -> Message:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import Settings, load
 from fedrec.ops import processes
 from fedrec.paths import app_folder
 from fedrec.server import superlink
 from fedrec.server.home import ServerHome
 from fedrec.server.registry import count
-from fedrec.simulation import checked, new_run, resumed_run
+from fedrec.simulation import new_run, resumed_run, validate
 from fedrec.storage.run_folder import RunFolder
 
 TOLD = "progress.log"
@@ -31,7 +31,7 @@ def prepare(home: ServerHome, overrides: Sequence[str], resume: str | None) -> R
         return resumed_run(resume)[1]
     chosen = [] if any(text.startswith("dataset=") for text in overrides) else ["dataset=devices"]
     document = completed(home, load([*chosen, *overrides]).document)
-    return new_run(checked(Settings(document)))[1]
+    return new_run(validate(Settings(document)))[1]
 
 
 def completed(home: ServerHome, document: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def completed(home: ServerHome, document: dict[str, Any]) -> dict[str, Any]:
     if dataset["histories"] is not None:
         raise FedrecError("dataset.histories is for simulations: on real devices histories stay where they are")
     if "population_epsilon" in privacy and privacy["population_epsilon"] is None:
-        raise Refused(
+        raise RefusedError(
             "privacy.population_epsilon is not set: on real people all runs together need a limit, such as "
             f"privacy.population_epsilon={privacy.get('epsilon')}"
         )

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedrec.messages import DECLINED
 from fedrec.ops import processes
-from fedrec.ops.prometheus import Figure, text
+from fedrec.ops.prometheus import Metric, text
 from fedrec.server.home import ServerHome
 from fedrec.server.registry import Registry
-from fedrec.storage.checkpoint import write_durably
+from fedrec.storage.checkpoint import atomic_write
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import Round
-    from fedrec.federated.state import Session
+    from fedrec.federated.history import RoundReport
+    from fedrec.federated.state import RunContext
 
 LATE, LOST = "no answer before the deadline", "Flower says"  # the second: the device went away, or its app was killed
 COUNTED = {
@@ -35,7 +35,7 @@ COUNTED = {
 }
 
 
-def write_status(home: ServerHome, session: "Session", done: "Sequence[Round]") -> None:
+def write_status(home: ServerHome, context: "RunContext", done: "Sequence[RoundReport]") -> None:
     """Write what the rounds since the start or resume came to; exact, for the operator alone, not for publication."""
     reasons = [reason for report in done for reason in report.rejected.values()]
     late = sum(reason == LATE or LOST in reason for reason in reasons)
@@ -43,9 +43,9 @@ def write_status(home: ServerHome, session: "Session", done: "Sequence[Round]") 
     answered = sum(report.answered for report in done)
     values: dict[str, Any] = {
         "at": time.time(),
-        "run": session.folder.path.name,
+        "run": context.folder.path.name,
         "round": done[-1].round,
-        "rounds": session.experiment.rounds,
+        "rounds": context.experiment.rounds,
         "asked": answered + len(reasons),
         "drawn": sum(report.cohort for report in done),
         "answered": answered,
@@ -57,7 +57,7 @@ def write_status(home: ServerHome, session: "Session", done: "Sequence[Round]") 
         "bytes_down": sum(report.bytes_down for report in done),
         "bytes_up": sum(report.bytes_up for report in done),
     }
-    write_durably(home.status, json.dumps(values).encode() + b"\n", 0o600)
+    atomic_write(home.status, json.dumps(values).encode() + b"\n", 0o600)
 
 
 def page(home: ServerHome) -> str:
@@ -67,10 +67,10 @@ def page(home: ServerHome) -> str:
     """
     run = json.loads(home.status.read_text()) if home.status.exists() else {}
     admitted = len(Registry(home).devices())
-    figures = [Figure("fedrec_devices_admitted", "Devices admitted.", float(admitted))]
+    figures = [Metric("fedrec_devices_admitted", "Devices admitted.", float(admitted))]
     for key, said in COUNTED.items():
         value = run.get(key)
-        figures.append(Figure(f"fedrec_{key}", said, None if value is None else float(value)))
+        figures.append(Metric(f"fedrec_{key}", said, None if value is None else float(value)))
     return text(figures, {"run": str(run["run"])} if run else {})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
-from fedrec.ops.prometheus import exposed
+from fedrec.ops.prometheus import serve_metrics
 from fedrec.server import certificates, superlink
 from fedrec.server.home import Address, ServerHome
 from fedrec.server.registry import Registry
@@ -38,7 +38,7 @@ def up(home: ServerHome, address: Address, say: Callable[[str], None], metrics: 
             processes.say_up(home.path)
             for line in greeting(home, address):
                 say(line)
-            with exposed(metrics, lambda: page(home)):
+            with serve_metrics(metrics, lambda: page(home)):
                 status = process.wait()
             raise FedrecError(f"the SuperLink ended by itself (status {status}): {tail(home)}")
         finally:

@@ -21,16 +21,16 @@ NOTES, MEMORY = "notes/json", "memory/"
 class Checkpoint:
     """The server's state after a round, and what the run has to remember beside it (`notes`).
 
-    `memory` is the mechanism's: it may hold noise that is still secret, and is no part of any release.
+    `mechanism_state` is the mechanism's: it may hold noise that is still secret, and is no part of any release.
     """
 
     round: int
     state: Arrays
     notes: dict[str, Any]
-    memory: Arrays = field(default_factory=Arrays)
+    mechanism_state: Arrays = field(default_factory=Arrays)
 
 
-def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
+def atomic_write(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a crash at any moment leaves the old one or the new one, on disk."""
     part = path.with_name(path.name + ".part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -50,10 +50,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint durably and drop all but the last two."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = json.dumps({**checkpoint.notes, "round": checkpoint.round, "order": list(checkpoint.state)}).encode()
-    memory = {MEMORY + name: array for name, array in checkpoint.memory.items()}
+    memory = {MEMORY + name: array for name, array in checkpoint.mechanism_state.items()}
     body = save({**checkpoint.state, **memory, NOTES: np.frombuffer(notes, np.uint8)})
     digest = hashlib.sha256(body).digest()
-    write_durably(folder / f"round-{checkpoint.round:06d}.safetensors", body + digest, 0o600)
+    atomic_write(folder / f"round-{checkpoint.round:06d}.safetensors", body + digest, 0o600)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEEP]:
         old.unlink()
 

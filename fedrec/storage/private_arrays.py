@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.interactions import let_go
+from fedrec.data.interactions import release_pages
 from fedrec.update import Arrays
 
 EMPTY = 0  # what a fresh file holds; rounds count from 1
@@ -25,7 +25,7 @@ class PrivateStore(Protocol):
         ...
 
 
-class MappedStore:
+class MmapPrivateStore:
     """Two slots a user in flat memory-mapped files: values [users, 2, width] and the round of each slot [users, 2].
 
     A round writes over the older slot only, so that what the last checkpoint stands on survives a kill at any moment:
@@ -111,4 +111,4 @@ class MappedStore:
             return
         self._values.flush()
         self._rounds.flush()
-        let_go(self._values, self._rounds)
+        release_pages(self._values, self._rounds)

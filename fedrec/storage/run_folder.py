@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.storage.checkpoint import write_durably
+from fedrec.storage.checkpoint import atomic_write
 
 EXACT_LABEL = "exact, simulation only, not covered by epsilon"
 
@@ -68,11 +68,11 @@ class RunFolder:
         cards = ("privacy_card.json", "privacy_card.md")
         for name in ("rounds.jsonl", "metrics.json", "audit.json", *cards, "model.safetensors", "report.html"):
             (self.path / name).unlink(missing_ok=True)
-        write_durably(self.config, config.encode())
+        atomic_write(self.config, config.encode())
 
     def write_json(self, name: str, value: Mapping[str, Any], mode: int = 0o644) -> None:
         """Write a JSON file durably."""
-        write_durably(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), mode)
+        atomic_write(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), mode)
 
     def append_round(self, public: Mapping[str, Any], exact: Mapping[str, Any]) -> None:
         """Append one line to rounds.jsonl, and the same with its exact figures to exact/rounds.jsonl."""
@@ -89,7 +89,7 @@ class RunFolder:
         path = self.exact / "rounds.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def keep_rounds(self, last: int) -> int:
+    def truncate_rounds(self, last: int) -> int:
         """Drop lines of rounds after `last`, and a line torn by a kill; return the last round that has its line."""
         paths = (self.exact / "rounds.jsonl", self.path / "rounds.jsonl")
         lines = [path.read_text().splitlines() if path.exists() else [] for path in paths]
@@ -97,7 +97,7 @@ class RunFolder:
         for path, found in zip(paths, lines, strict=True):
             if path.exists():
                 kept = [line for line in found if 1 <= _round_of(line) <= newest]
-                write_durably(path, "".join(line + "\n" for line in kept).encode(), path.stat().st_mode & 0o777)
+                atomic_write(path, "".join(line + "\n" for line in kept).encode(), path.stat().st_mode & 0o777)
         return newest
 
 

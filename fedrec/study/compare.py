@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.per_user import Table, load, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, load, mean_over_seeds
 from fedrec.evaluation.summary import Interval, paired_interval
 from fedrec.experiment.settings import read
 from fedrec.study.plan import METRICS, of
@@ -26,7 +26,7 @@ class Group:
 
     runs: tuple[str, ...]
     settings: Mapping[str, Any]
-    rows: Mapping[int, Table]
+    rows: Mapping[int, PerUserResults]
     said: str = ""
 
 
@@ -88,10 +88,10 @@ def sign_flip(differences: NDArray[np.float64], seed: int = 0) -> float:
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p values (Holm 1979), in the order given."""
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate([min(1.0, (len(p) - rank) * p[at]) for rank, at in enumerate(order)])
+    task = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate([min(1.0, (len(p) - rank) * p[at]) for rank, at in enumerate(task)])
     adjusted = np.empty(len(p))
-    adjusted[order] = steps
+    adjusted[task] = steps
     return [float(value) for value in adjusted]
 
 

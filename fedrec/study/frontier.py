@@ -26,19 +26,19 @@ from pathlib import Path
 import numpy as np
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.state import open_session
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.state import open_run_context
+from fedrec.federated.transport import LocalTransport
 from fedrec.node.node import load_dataset
-from fedrec.privacy.accounting.composition import epsilon_of
+from fedrec.privacy.accounting.composition import compute_epsilon
 from fedrec.privacy.card import promised
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.storage.run_folder import RunFolder
 
 
@@ -55,7 +55,7 @@ class Costs:
     epsilon_by_users: float
 
 
-def costs(mechanism: Mechanism, plan: Plan) -> Costs:
+def costs(mechanism: Mechanism, plan: TrainingPlan) -> Costs:
     """Return what all rounds of a plan cost one user at either delta, by a calibrated mechanism at user level."""
     if mechanism.terms.unit != "user":
         raise FedrecError(f"users^-1.1 is for units that are users, not '{mechanism.terms.unit}': take privacy=user")
@@ -63,7 +63,13 @@ def costs(mechanism: Mechanism, plan: Plan) -> Costs:
     delta, other = mechanism.delta_for(plan), plan.population**-1.1
     terms = mechanism.terms
     return Costs(
-        terms.unit, terms.neighbouring, terms.trust, delta, epsilon_of(total, delta), other, epsilon_of(total, other)
+        terms.unit,
+        terms.neighbouring,
+        terms.trust,
+        delta,
+        compute_epsilon(total, delta),
+        other,
+        compute_epsilon(total, other),
     )
 
 
@@ -98,7 +104,7 @@ def promise(settings: Settings) -> str:
 COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
 
 
-def trial(settings: Settings, part: str) -> Table:
+def trial(settings: Settings, part: str) -> PerUserResults:
     """Fit one model in a folder that is thrown away, and return the per-user rows of its evaluation."""
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
@@ -111,12 +117,12 @@ def trial(settings: Settings, part: str) -> Table:
         name = f"frontier-{secrets.token_hex(8)}"
         ledger = Ledger.open(population, name, experiment.mechanism, plan, plan.population, limit)
         fitted_on = "refit" if part == "test" and experiment.algorithm.refit else "train"
-        session = open_session(experiment, dataset, LocalNodes(1), folder, ledger, fitted_on)
-        for report in run(session):
+        context = open_run_context(experiment, dataset, LocalTransport(1), folder, ledger, fitted_on)
+        for report in run(context):
             if not report.released:
                 raise RuntimeError(f"round {report.round} was not released")
-        number, state = final_state(session)
-        return session.evaluate(state, part, number)
+        number, state = load_released_state(context)
+        return context.evaluate(state, part, number)
 
 
 def main() -> None:
@@ -135,7 +141,7 @@ def main() -> None:
         print(f"{promise(settings[0])}\n{line(epsilon, tables)}", flush=True)
 
 
-def line(epsilon: float, tables: list[Table]) -> str:
+def line(epsilon: float, tables: list[PerUserResults]) -> str:
     """Return what was found at one epsilon."""
     values = np.stack([mean_over_seeds(tables, column) for column in COLUMNS], axis=1)
     found = intervals(values)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import Interval, intervals, paired_interval
 from fedrec.experiment.settings import load
 from fedrec.study.frontier import promise, trial
@@ -42,7 +42,7 @@ class Cell:
     epsilon: float
     validation: dict[float, float]
     clip: float
-    tables: list[Table]
+    tables: list[PerUserResults]
 
     @property
     def reached(self) -> Interval:
@@ -66,7 +66,7 @@ def cell(plan: Plan, mechanism: str, epsilon: float) -> Cell:
     return Cell(mechanism, epsilon, validation, best, tables)
 
 
-def run(plan: Plan, mechanism: str, epsilon: float, clip: float, seed: int, part: str) -> Table:
+def run(plan: Plan, mechanism: str, epsilon: float, clip: float, seed: int, part: str) -> PerUserResults:
     """Train once and return the per-user rows of its evaluation."""
     own = overrides(mechanism, epsilon, clip, seed)
     made = trial(load([*plan.overrides, *own]), part)
@@ -84,7 +84,7 @@ def promised(plan: Plan, found: Cell) -> str:
     return promise(load([*plan.overrides, *overrides(found.mechanism, found.epsilon, found.clip, plan.seeds[0])]))
 
 
-def free(plan: Plan) -> list[Table]:
+def free(plan: Plan) -> list[PerUserResults]:
     """Return the test of the same model without privacy, for each seed."""
     return [trial(load([*plan.overrides, "privacy=none", f"seed={seed}"]), "test") for seed in plan.seeds]
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import yaml
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.evaluation.config import BASELINES
 
 METRICS = ("full_ndcg@10", "full_hr@10", "sampled_ndcg@10", "sampled_hr@10")
@@ -68,7 +68,7 @@ class Study:
         ):
             for word in given:
                 if word not in known:
-                    raise FedrecError(f"study {self.name}: {kind} names '{word}'.{nearest(word, known)}")
+                    raise FedrecError(f"study {self.name}: {kind} names '{word}'.{suggest(word, known)}")
         if self.scale == "log" and any(value <= 0 for value in self.values):
             raise FedrecError(f"study {self.name}: values {self.values} on a log scale must be above 0; scale: linear")
         names = [trial.name for trial in self.trials()]
@@ -93,7 +93,7 @@ class Study:
         """Return the study with fewer methods, or with other values and seeds."""
         for name in methods or ():
             if name not in self.methods:
-                raise FedrecError(f"--methods {name}: study {self.name} has none.{nearest(name, self.methods)}")
+                raise FedrecError(f"--methods {name}: study {self.name} has none.{suggest(name, self.methods)}")
         return replace(
             self,
             methods={name: self.methods[name] for name in methods} if methods else self.methods,
@@ -125,7 +125,7 @@ def of(node: Mapping[str, Any], where: str) -> Study:
     known = Study.__dataclass_fields__
     for key in node:
         if key not in known:
-            raise FedrecError(f"{where}: {key} does not exist.{nearest(key, known)}")
+            raise FedrecError(f"{where}: {key} does not exist.{suggest(key, known)}")
     for key in ("title", "methods", "vary", "values", "label"):
         if key not in node:
             raise FedrecError(f"{where}: {key} is missing; a study needs title, methods, vary, values and label")
@@ -155,7 +155,7 @@ def find(name: str) -> Study:
     shipped = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.yaml"))}
     path = shipped.get(name, Path(name))
     if not path.is_file():
-        raise FedrecError(f"study {name}: neither a yaml file nor one that comes with fedrec.{nearest(name, shipped)}")
+        raise FedrecError(f"study {name}: neither a yaml file nor one that comes with fedrec.{suggest(name, shipped)}")
     try:
         node = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

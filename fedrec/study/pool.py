@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-Order = Mapping[str, Any]
+Task = Mapping[str, Any]
 
 
 class Listener(Protocol):
@@ -31,13 +31,13 @@ class Worker:
     """One process and the order that it works on."""
 
     process: "subprocess.Popen[str]"
-    order: Order | None = None
+    task: Task | None = None
 
-    def give(self, order: Order) -> None:
+    def give(self, task: Task) -> None:
         """Hand over an order; a process that died meanwhile is noticed by its listener."""
-        self.order = order
+        self.task = task
         try:
-            self._stdin().write(json.dumps(order) + "\n")
+            self._stdin().write(json.dumps(task) + "\n")
             self._stdin().flush()
         except BrokenPipeError:
             pass
@@ -66,22 +66,22 @@ class Pool:
         for worker in self.workers:
             worker.process.wait()
 
-    def run(self, orders: Sequence[Order], listener: Listener) -> None:
+    def run(self, tasks: Sequence[Task], listener: Listener) -> None:
         """Carry out all orders; each is named by its "folder"."""
-        waiting = list(orders)
+        waiting = list(tasks)
         for _ in range(min(self.size, len(waiting))):
             self._start().give(waiting.pop(0))
-        while any(worker.order is not None for worker in self.workers):
+        while any(worker.task is not None for worker in self.workers):
             number, event = self.events.get()
             worker = self.workers[number]
-            if worker.order is None:
+            if worker.task is None:
                 continue
-            name = str(worker.order["folder"])
+            name = str(worker.task["folder"])
             if event["event"] == "round":
                 listener.share(name, event["done"])
                 continue
             listener.ended(name, event.get("why"))
-            worker.order = None
+            worker.task = None
             if waiting:
                 (self._start() if event["event"] == "died" else worker).give(waiting.pop(0))
 

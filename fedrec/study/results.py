@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedrec.evaluation.per_user import Table, load, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, load, mean_over_seeds
 from fedrec.evaluation.summary import LEVEL, Interval, intervals
 from fedrec.experiment.settings import Settings
 from fedrec.node.node import load_dataset
-from fedrec.privacy.accounting.composition import composed, epsilon_of
-from fedrec.privacy.accounting.interpretation import beside, clause
-from fedrec.privacy.ledger.account import as_lists, from_lists
+from fedrec.privacy.accounting.composition import compose, compute_epsilon
+from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.ledger.account import composition_from_json, composition_to_json
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study.plan import METRICS, Study
@@ -82,7 +82,7 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
     return Interval(mean, mean - half, mean + half)
 
 
-def measured(tables: Sequence[Table], metric: str) -> Measured:
+def measured(tables: Sequence[PerUserResults], metric: str) -> Measured:
     """Return one metric of several seeds' per-user rows; users count once, with their mean over seeds."""
     users: NDArray[np.float64] = mean_over_seeds(tables, metric)
     by_seed = tuple(float(np.mean(table[metric])) for table in tables)
@@ -91,7 +91,7 @@ def measured(tables: Sequence[Table], metric: str) -> Measured:
 
 def collect(study: Study, folder: Path) -> Results:
     """Read all trials under `folder` that have ended, and the references."""
-    found: dict[tuple[str, float | None], list[tuple[dict[str, Any], Table]]] = {}
+    found: dict[tuple[str, float | None], list[tuple[dict[str, Any], PerUserResults]]] = {}
     for trial in study.trials():
         run = folder / "trials" / trial.name
         if (values := finished(run)) is not None:
@@ -142,7 +142,7 @@ def write_spent(settings: Settings, folder: RunFolder) -> None:
     try:
         account = ledger.account
         terms = {"unit": account.unit, "neighbouring": account.neighbouring, "trust": account.trust}
-        total = as_lists(ledger.total) if account.private and account.unit != "none" else []
+        total = composition_to_json(ledger.total) if account.private and account.unit != "none" else []
         spent = {**terms, "delta": account.delta, "population": population, "total": total}
         folder.write_json(SPENT, spent)
     finally:
@@ -167,7 +167,7 @@ def costs(spent: Iterable[Mapping[str, Any]]) -> list[Cost]:
 def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
     population, unit, neighbouring, trust = key
     delta = min(one["delta"] for one in group)
-    total = composed((from_lists(one["total"]), 1) for one in group)
+    total = compose((composition_from_json(one["total"]), 1) for one in group)
     return Cost(
         population=population,
         unit=unit,
@@ -175,12 +175,12 @@ def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
         trust=trust,
         delta=delta,
         trials=len(group),
-        epsilon=epsilon_of(total, delta),
-        meaning=clause(beside(total, neighbouring, delta), neighbouring),
+        epsilon=compute_epsilon(total, delta),
+        meaning=format_interpretation(interpret(total, neighbouring, delta), neighbouring),
     )
 
 
-def said(cost: Cost) -> str:
+def describe_cost(cost: Cost) -> str:
     """Return what the trials would have cost people."""
     return (
         f"On real users these {cost.trials} private trials would together have cost epsilon {cost.epsilon:.2f} "

@@ -15,10 +15,10 @@ from typing import TextIO
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
-from fedrec.storage.checkpoint import write_durably
+from fedrec.storage.checkpoint import atomic_write
 from fedrec.study.plan import Study, of
 from fedrec.study.plot import draw
-from fedrec.study.pool import Order, Pool
+from fedrec.study.pool import Pool, Task
 from fedrec.study.results import SPENT, Cost, collect, costs, finished, read_spent
 from fedrec.study.tables import to_csv, to_markdown
 
@@ -26,10 +26,10 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 
 
 @dataclass(slots=True)
-class Watch:
+class StudyProgress:
     """Tells how far a study is: on a terminal one line that overwrites itself, elsewhere a line now and then."""
 
-    orders: int
+    tasks: int
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     started: float = field(default_factory=time.monotonic)
     told: float = 0.0
@@ -51,10 +51,10 @@ class Watch:
     def _tell(self, news: str = "") -> None:
         now, ended = time.monotonic(), sum(share == 1 for share in self.shares.values())
         done = sum(self.shares.values())
-        left = (now - self.started) / max(done, 1e-9) * (self.orders - done)
-        line = f"{ended} of {self.orders} done, {duration(now - self.started)} so far, about {duration(left)} left"
+        left = (now - self.started) / max(done, 1e-9) * (self.tasks - done)
+        line = f"{ended} of {self.tasks} done, {duration(now - self.started)} so far, about {duration(left)} left"
         if self.stream.isatty():
-            end = "\n" if ended == self.orders else ""
+            end = "\n" if ended == self.tasks else ""
             news = f"{news}\n" if news else ""
             print(f"\r\x1b[K{news}{line}", end=end, file=self.stream, flush=True)
         elif news or now - self.told >= PLAIN_SECONDS:
@@ -80,7 +80,7 @@ def begin(study: Study, folder: Path) -> None:
     for trial in study.trials()[: len(study.trials()) // len(study.seeds)]:
         load(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    write_durably(folder / PLAN, study.to_json().encode())
+    atomic_write(folder / PLAN, study.to_json().encode())
 
 
 def resumed(folder: Path) -> Study:
@@ -101,9 +101,9 @@ def alone(folder: Path) -> Generator[None, None, None]:
         yield
 
 
-def orders_of(study: Study, folder: Path) -> list[Order]:
+def list_tasks(study: Study, folder: Path) -> list[Task]:
     """Return what is still to do: the trials that have not noted what they spent, and the references."""
-    todo = list[Order]()
+    todo = list[Task]()
     missing = [n for n in study.references if not (folder / "references" / "exact" / f"users_{n}.npz").exists()]
     if missing:
         references = {"kind": "references", "folder": str(folder / "references"), "names": missing}
@@ -117,10 +117,10 @@ def orders_of(study: Study, folder: Path) -> list[Order]:
 
 def carry_out(study: Study, folder: Path, workers: int, watch: TextIO | None = None) -> dict[str, str]:
     """Run what is still to do; return why what failed did."""
-    orders = orders_of(study, folder)
-    seen = Watch(len(orders), watch or sys.stderr)
+    tasks = list_tasks(study, folder)
+    seen = StudyProgress(len(tasks), watch or sys.stderr)
     with alone(folder), Pool(workers, folder / "workers.log") as pool:
-        pool.run(orders, seen)
+        pool.run(tasks, seen)
     return seen.failed
 
 
@@ -128,21 +128,21 @@ def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, com
     """Write table.csv, table.md, cost.json and, if wanted, picture.png and picture.svg; return table.md."""
     results = collect(study, folder)
     spent = costs(read_spent((folder / "trials").iterdir()))
-    write_durably(folder / "table.csv", to_csv(results).encode())
+    atomic_write(folder / "table.csv", to_csv(results).encode())
     text = to_markdown(results, spent, failed, command)
-    write_durably(folder / "table.md", text.encode())
+    atomic_write(folder / "table.md", text.encode())
     plain = [{field: getattr(cost, field) for field in Cost.__dataclass_fields__} for cost in spent]
-    write_durably(folder / "cost.json", (json.dumps(plain, indent=2) + "\n").encode())
+    atomic_write(folder / "cost.json", (json.dumps(plain, indent=2) + "\n").encode())
     if picture and results.lines and results.dataset:
         draw(results, spent, [folder / "picture.png", folder / "picture.svg"])
     return text
 
 
-def expectation(study: Study, orders: Sequence[Order]) -> str:
+def expectation(study: Study, tasks: Sequence[Task]) -> str:
     """Return what a study is going to do, and what it will charge at most."""
     trials = study.trials()
     private = [trial.value for trial in trials if trial.value is not None]
-    text = f"{study.name}: {len(trials)} trials ({len(study.methods)} methods), {len(orders)} still to run"
+    text = f"{study.name}: {len(trials)} trials ({len(study.methods)} methods), {len(tasks)} still to run"
     if study.vary == "privacy.epsilon" and private:
         text += (
             f"; {len(private)} are private, and each is charged to the ledger of its users: on real users at most "

@@ -11,31 +11,31 @@ import json
 
 import numpy as np
 
-from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.per_user import load as load_table
 from fedrec.evaluation.summary import intervals, paired_interval
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.paths import put_app_on_path
 from fedrec.report.console import Progress
-from fedrec.simulation import Job, new_run
+from fedrec.simulation import Simulation, new_run
 
 
-def study(overrides: list[str], seeds: list[int], name: str) -> dict[str, list[Table]]:
+def study(overrides: list[str], seeds: list[int], name: str) -> dict[str, list[PerUserResults]]:
     """Run every seed and return the per-user rows of each method, "" being the model itself."""
     put_app_on_path()
-    rows: dict[str, list[Table]] = {}
+    rows: dict[str, list[PerUserResults]] = {}
     for seed in seeds:
         settings = load([*overrides, f"seed={seed}"])
         document = {**settings.document, "name": f"{name}-{seed}", "overwrite": True}
         named, folder = new_run(Settings(document))
-        Job(named, folder, lambda: LocalNodes(1), Progress()).simulate()
+        Simulation(named, folder, lambda: LocalTransport(1), Progress()).simulate()
         for path in sorted(folder.exact.glob("users*.npz")):
             rows.setdefault(path.stem.removeprefix("users").removeprefix("_"), []).append(load_table(path))
     return rows
 
 
-def compared(rows: dict[str, list[Table]]) -> dict[str, dict[str, object]]:
+def compared(rows: dict[str, list[PerUserResults]]) -> dict[str, dict[str, object]]:
     """Return NDCG@10 and HR@10 of each method, and ours minus it, each with a 95 % interval over users."""
     ours = mean_over_seeds(rows[""], "full_ndcg@10")
     found = dict[str, dict[str, object]]()

@@ -8,7 +8,7 @@ from typing import Any
 from fedrec.evaluation.summary import Interval
 from fedrec.report.console import TITLES
 from fedrec.study.plan import METRICS
-from fedrec.study.results import Cost, Line, Measured, Results, said
+from fedrec.study.results import Cost, Line, Measured, Results, describe_cost
 
 GAIN = "Attacker: the share that the best attacker finds at most at 1 % false alarms, from the accounted curve. "
 EXCLUDES = (
@@ -59,7 +59,7 @@ def to_markdown(results: Results, costs: Sequence[Cost], failed: dict[str, str],
         + "\n".join(_row(line) for line in ordered(results)),
         f"HR@10 and NDCG@10 by full ranking; 95 % intervals of NDCG@10, over seeds by Student's t, over users by "
         f"bootstrap. {GAIN + EXCLUDES if costs else ''}".strip(),
-        *(said(cost) for cost in costs),
+        *(describe_cost(cost) for cost in costs),
         *(f"Failed: {name}: {why.strip().splitlines()[-1]}" for name, why in failed.items()),
     ]
     return "\n\n".join(part for part in head if part) + "\n"

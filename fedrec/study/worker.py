@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.data.dataset import Dataset
-from fedrec.errors import BudgetSpent, FedrecError
+from fedrec.errors import BudgetExceededError, FedrecError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import save
 from fedrec.experiment.settings import Settings, load, read
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.node.node import load_dataset
 from fedrec.report.console import Progress
-from fedrec.simulation import Job, new_run
+from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study.results import finished, write_spent
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import Round
-    from fedrec.federated.state import Session
+    from fedrec.federated.history import RoundReport
+    from fedrec.federated.state import RunContext
 
 
 @dataclass(slots=True)
@@ -42,15 +42,15 @@ class Told(Progress):
     def dataset(self, dataset: Dataset) -> None:
         """Leave the data set out: the study says it once."""
 
-    def start(self, label: str, session: "Session") -> None:
+    def start(self, label: str, context: "RunContext") -> None:
         """Remember how many rounds there will be."""
-        self.rounds = session.experiment.rounds
+        self.rounds = context.experiment.rounds
 
-    def round(self, report: "Round") -> None:
+    def round(self, report: "RoundReport") -> None:
         """Tell the share of rounds that is done."""
         tell(self.stream, event="round", done=report.round / self.rounds)
 
-    def end(self, session: "Session", played: int) -> None:
+    def end(self, context: "RunContext", played: int) -> None:
         """Leave an early end to the run's metrics."""
 
 
@@ -68,7 +68,7 @@ def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
     resumed = folder.config.exists()
     try:
         whole = played(folder, overrides, stream)
-    except BudgetSpent:
+    except BudgetExceededError:
         if not resumed:
             raise
         write_spent(read(folder.config), folder)
@@ -89,7 +89,7 @@ def played(folder: RunFolder, overrides: list[str], stream: TextIO) -> bool:
         document = {**settings.document, "name": folder.path.name, "output": str(folder.path.parent)}
         settings, folder = new_run(Settings({**document, "overwrite": False}))
     if not (folder.path / "metrics.json").exists():
-        Job(settings, folder, lambda: LocalNodes(1), Told(stream)).simulate()
+        Simulation(settings, folder, lambda: LocalTransport(1), Told(stream)).simulate()
     write_spent(settings, folder)
     return finished(folder.path) is not None
 
@@ -120,12 +120,12 @@ def references(folder: RunFolder, overrides: list[str], names: list[str], stream
 def serve(commands: "queue.Queue[str]", stream: TextIO) -> None:
     """Carry out commands for ever."""
     while True:
-        order = json.loads(commands.get())
+        task = json.loads(commands.get())
         try:
-            if order["kind"] == "trial":
-                trial(RunFolder(Path(order["folder"])), order["overrides"], stream)
+            if task["kind"] == "trial":
+                trial(RunFolder(Path(task["folder"])), task["overrides"], stream)
             else:
-                references(RunFolder(Path(order["folder"])), order["overrides"], order["names"], stream)
+                references(RunFolder(Path(task["folder"])), task["overrides"], task["names"], stream)
         except FedrecError as error:
             tell(stream, event="failed", why=str(error))
         except Exception:  # a trial may not take the others with it

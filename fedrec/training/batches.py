@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Random
-from fedrec.rng import Counter, Words, below, normal, uniform
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, NoiseSource
+from fedrec.rng import CounterRNG, Words, normal, random_below, uniform
 from fedrec.update import Arrays
 
 ORDER, NEGATIVE = 0, 1  # what an index is for: its highest bit
@@ -67,7 +67,7 @@ class Histories:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class CohortData:
     """Some users of a table, whose histories are copied out a part at a time: none is padded to the longest of all."""
 
     table: DeviceTable
@@ -84,7 +84,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Epoch:
     """One pass in batches of `batch` slots: `order` [C, n], `count` [C], `negatives` [C, n, k]."""
 
     order: NDArray[np.int64]
@@ -122,7 +122,7 @@ def poisson(
 
 def uniform_negatives(random: Keyed, histories: Histories, number: int, items: int, k: int) -> NDArray[np.int64]:
     """Return item rows [C, n, k] drawn uniformly from the catalogue, without looking at any data."""
-    return below(random.keyed(histories.users, _index(NEGATIVE, number, _places(histories, k))), items)
+    return random_below(random.keyed(histories.users, _index(NEGATIVE, number, _places(histories, k))), items)
 
 
 class Slots:
@@ -138,7 +138,7 @@ class Slots:
         return self._numbers
 
 
-class Outside:
+class NegativeSampler:
     """Draws negatives uniformly from the items that a device has not trained on; from all items if none is left."""
 
     def __init__(self, items: int, slots: Slots | None = None) -> None:
@@ -149,7 +149,7 @@ class Outside:
         if not k:
             return np.empty((*histories.items.shape, 0), np.int64)
         places = _places(histories, k)
-        drawn = below(random.keyed(histories.users, _index(NEGATIVE, number, places)), self.items)
+        drawn = random_below(random.keyed(histories.users, _index(NEGATIVE, number, places)), self.items)
         real, used = self._used(histories)
         dense = np.bincount(np.nonzero(real)[0][self._first], minlength=len(real)) * 2 > self.items
         bad = np.zeros(drawn.shape, bool)
@@ -160,7 +160,7 @@ class Outside:
                 break
             device = np.nonzero(bad)[0]
             index = _index(NEGATIVE, number, np.broadcast_to(places, drawn.shape)[bad], attempt)
-            again = below(random.keyed(histories.users[device], index), self.items)
+            again = random_below(random.keyed(histories.users[device], index), self.items)
             drawn[bad] = again
             bad[bad] = self._member(used, device * self.items + again)
         for line in np.flatnonzero(dense).tolist():
@@ -194,7 +194,7 @@ class Outside:
         """Draw for a device that has used most of the catalogue, where trying again would take long."""
         left = np.setdiff1d(np.arange(self.items), histories.items[line, : histories.sizes[line]])
         words = random.keyed(histories.users[line : line + 1], _index(NEGATIVE, number, places, ATTEMPTS))[0]
-        return left[below(words, len(left))] if len(left) else below(words, self.items)
+        return left[random_below(words, len(left))] if len(left) else random_below(words, self.items)
 
 
 def _places(histories: Histories, k: int) -> NDArray[np.int64]:
@@ -211,22 +211,24 @@ TRAIN_STREAM = 6  # keeps the draw of batches and negatives apart from that of n
 
 
 @lru_cache(maxsize=8)  # the devices of a round share one, and its key takes longer to derive than its draws
-def open_draws(seed: int, round_number: int) -> Counter:
+def open_draws(seed: int, round_number: int) -> CounterRNG:
     """Return the source of the draws that no guarantee rests on: everybody may know them."""
-    return Counter(seed, round_number, TRAIN_STREAM)
+    return CounterRNG(seed, round_number, TRAIN_STREAM)
 
 
 def epochs(
-    histories: Histories, settings: LocalSettings, negatives: int, outside: Outside, random: Keyed
-) -> Iterator[Pass]:
+    histories: Histories, settings: LocalTrainingConfig, negatives: int, outside: NegativeSampler, random: Keyed
+) -> Iterator[Epoch]:
     """Yield each epoch: all examples shuffled, `negatives` of each drawn outside of the device's items."""
     for number in range(settings.epochs):
         order = shuffled(random, histories, number, settings.batch_size)
         drawn = outside.draw(random, histories, number, negatives)
-        yield Pass(order, histories.sizes, drawn, settings.batch_size)
+        yield Epoch(order, histories.sizes, drawn, settings.batch_size)
 
 
-def samples(histories: Histories, public: DpSgd, negatives: int, items: int, random: Random) -> Iterator[Pass]:
+def samples(
+    histories: Histories, public: DPSGDConfig, negatives: int, items: int, random: NoiseSource
+) -> Iterator[Epoch]:
     """Yield each step of DP-SGD as a pass of its own: a Poisson sample, negatives uniform over the catalogue.
 
     The guarantee rests on the negatives of one interaction being independent of all others: drawn in turn from a seed
@@ -236,7 +238,7 @@ def samples(histories: Histories, public: DpSgd, negatives: int, items: int, ran
     for number in range(public.local_steps):
         order, count = poisson(random, histories, number, public.sample_rate)
         drawn = uniform_negatives(random, histories, number, items, negatives)
-        yield Pass(order, count, drawn, max(order.shape[1], 1))
+        yield Epoch(order, count, drawn, max(order.shape[1], 1))
 
 
 PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds
@@ -249,7 +251,7 @@ def first_private(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int, 
     sizes = {name: int(np.prod(shape)) for name, shape in sorted(shapes.items())}
     width = sum(sizes.values())
     if std:
-        flat = std * normal(Counter(seed, PRIVATE_STREAM).keyed(users, np.arange(width + width % 2)[None]))
+        flat = std * normal(CounterRNG(seed, PRIVATE_STREAM).keyed(users, np.arange(width + width % 2)[None]))
     else:
         flat = np.zeros((len(users), width))
     starts = np.cumsum([0, *sizes.values()])

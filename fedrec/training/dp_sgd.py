@@ -17,9 +17,9 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor, nn
 
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Random
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, NoiseSource
 from fedrec.training.local import optimiser
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
@@ -45,7 +45,7 @@ def embedding_norms(layer: nn.Embedding, activations: list[Tensor], backprops: T
     return {layer.weight: backprops.new_zeros(len(ids)).index_add_(0, owner, squares).sqrt()}
 
 
-class Ghost(GradSampleHooksFastGradientClipping):
+class GhostClippingHooks(GradSampleHooksFastGradientClipping):
     """Opacus' hooks on one model, off except during a private step, reset before each."""
 
     NORM_SAMPLERS = {**GradSampleHooksFastGradientClipping.NORM_SAMPLERS, nn.Embedding: embedding_norms}
@@ -53,7 +53,7 @@ class Ghost(GradSampleHooksFastGradientClipping):
     def __init__(self, model: TrainableRecommender) -> None:
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
-                raise Refused(
+                raise RefusedError(
                     f"{type(model).__name__}.{name} normalises over the batch: one example then moves all others"
                 )
         # Not strict: that would refuse any buffer, and public item features are one.
@@ -79,19 +79,19 @@ class Ghost(GradSampleHooksFastGradientClipping):
             if getattr(parameter, "_norm_sample", None) is not None:
                 norms.append(parameter._norm_sample)
             elif parameter.grad is not None:
-                raise Refused(
+                raise RefusedError(
                     f"{type(self.model).__name__}.{name} is used past its layer, where no example's part is known"
                 )
         if not norms:
-            raise Refused(f"the loss of {type(self.model).__name__} reaches no parameter")
+            raise RefusedError(f"the loss of {type(self.model).__name__} reaches no parameter")
         self.per_sample_gradient_norms = torch.stack(norms).norm(2, dim=0)
         return self.per_sample_gradient_norms
 
 
-class NoisyOptimiser(DPOptimizerFastGradientClipping):
+class SystemNoiseDPOptimizer(DPOptimizerFastGradientClipping):
     """Opacus' optimiser with our draws as the noise on every coordinate of every parameter, used or not."""
 
-    def __init__(self, inner: torch.optim.Optimizer, public: DpSgd, random: Random) -> None:
+    def __init__(self, inner: torch.optim.Optimizer, public: DPSGDConfig, random: NoiseSource) -> None:
         super().__init__(
             inner,
             noise_multiplier=public.noise_multiplier,
@@ -116,13 +116,15 @@ class NoisyOptimiser(DPOptimizerFastGradientClipping):
             parameter.grad = summed + noise.view_as(summed).to(summed)
 
 
-class PrivateStep:
+class DPSGDStep:
     """Clipped, noised steps on every parameter of the model, its private ones included."""
 
-    def __init__(self, model: TrainableRecommender, settings: LocalSettings, public: DpSgd, random: Random) -> None:
+    def __init__(
+        self, model: TrainableRecommender, settings: LocalTrainingConfig, public: DPSGDConfig, random: NoiseSource
+    ) -> None:
         self._ghost, self._public, self._model = ghost(model.train()), public, model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimiser = NoisyOptimiser(optimiser(settings, trained), public, random)
+        self._optimiser = SystemNoiseDPOptimizer(optimiser(settings, trained), public, random)
 
     def step(self, *parts: Batch) -> float:
         """Take one step on the examples of all parts together, also if there are none; return the exact summed loss."""
@@ -148,12 +150,12 @@ class PrivateStep:
         try:
             losses = self._model.loss(batch)
             if losses.shape != (len(batch.items),):
-                raise Refused(
+                raise RefusedError(
                     f"{type(self._model).__name__}.loss gave {tuple(losses.shape)}, not one value an interaction"
                 )
             DPTensorFastGradientClipping(self._ghost, self._optimiser, losses, "sum").backward()
         except NotImplementedError as error:
-            raise Refused(
+            raise RefusedError(
                 f"{type(self._model).__name__} calls a layer twice in one loss: call it once, on all ids [B, 1+k]"
             ) from error
         finite = torch.isfinite(self._ghost.per_sample_gradient_norms)
@@ -165,16 +167,16 @@ class PrivateStep:
         return float(losses.detach().sum())
 
 
-def ghost(model: TrainableRecommender) -> Ghost:
+def ghost(model: TrainableRecommender) -> GhostClippingHooks:
     """Return the model's hooks, attached the first time: a model is used for many devices in turn."""
     found = getattr(model, SIDE, None)
     if found is None:
-        found = Ghost(model)
+        found = GhostClippingHooks(model)
         setattr(model, SIDE, found)
-    return cast(Ghost, found)
+    return cast(GhostClippingHooks, found)
 
 
-def check_examples(model: TrainableRecommender, hooks: Ghost, batch: Batch, examples: int = 2) -> None:
+def check_examples(model: TrainableRecommender, hooks: GhostClippingHooks, batch: Batch, examples: int = 2) -> None:
     """Raise where clipping would not bound an example: its gradient, taken alone, is larger than the norm found for it.
 
     Catches losses that mix the examples of a batch, and layers used in ways that Opacus doesn't see. Done once a model.
@@ -187,7 +189,7 @@ def check_examples(model: TrainableRecommender, hooks: Ghost, batch: Batch, exam
         grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, parameters, allow_unused=True))
         alone = float(torch.stack([g.norm() for g in grads if g is not None]).norm())
         if alone > norm * 1.001 + 1e-6:
-            raise Refused(
+            raise RefusedError(
                 f"{type(model).__name__}.loss doesn't split into examples: a gradient of norm {alone:.4g} was seen as "
                 f"{norm:.4g}"
             )

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Mechanism
-from fedrec.training.batches import TRAIN_STREAM, Histories, Outside, Pass, epochs, open_draws
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, Mechanism
+from fedrec.training.batches import TRAIN_STREAM, Epoch, Histories, NegativeSampler, epochs, open_draws
 from fedrec.training.local import optimiser
 from fedrec.update import Arrays
 
@@ -51,7 +51,7 @@ class UsersAsExamples(TrainableRecommender):
     def loss(self, batch: Batch) -> Tensor:
         """Return one value per user [u]."""
         users, counts, ratings = len(batch.items), batch.values[:, 0], batch.values[:, 1:]
-        self.model.owners = batch.items[:, 0]
+        self.model.pooled_user_rows = batch.items[:, 0]
         logits = self.model(batch.items[:, 1:])  # [u, n * (1+k)]
         width = ratings.shape[1]
         each = self.model.criterion(logits.reshape(users * width, -1), ratings.reshape(-1)).reshape(users, width)
@@ -77,7 +77,7 @@ class UsersAsExamples(TrainableRecommender):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedTogether:
+class PooledTraining:
     """How the shared arrays changed, each user's new private arrays, and the exact loss over `examples`."""
 
     change: Arrays
@@ -86,27 +86,27 @@ class TrainedTogether:
     examples: int
 
 
-def train_together(
+def train_pooled(
     model: TrainableRecommender,
     devices: Sequence[DeviceData],
     private: Sequence[Arrays],
-    settings: LocalSettings,
+    settings: LocalTrainingConfig,
     mechanism: Mechanism,
     key: tuple[int, int],
-) -> TrainedTogether:
+) -> PooledTraining:
     """Train on all users of a gateway; the change is clipped and noised by the mechanism, times its denominator.
 
     `key` is (seed, round); negatives come from it, as on a device, samples and noise from the mechanism's own source.
     `private` holds what each user's private arrays are now.
     """
-    from fedrec.training.dp_sgd import PrivateStep  # Opacus takes 2 seconds to import
+    from fedrec.training.dp_sgd import DPSGDStep  # Opacus takes 2 seconds to import
 
     public = mechanism.dp_sgd()
-    if public is None or not mechanism.together:
+    if public is None or not mechanism.pools_users:
         raise FedrecError(f"{type(mechanism).__name__} does not train at a gateway")
     random = mechanism.random(*key, int(devices[0].user), TRAIN_STREAM)
     users, histories = UsersAsExamples(model, private, settings.denominator), stacked(devices)
-    shared = PrivateStep(users, settings, public, random)
+    shared = DPSGDStep(users, settings, public, random)
     own = optimiser(settings, users.tables.values()) if users.tables else None
     loss, examples, place = 0.0, 0, next(model.parameters()).device
     for one in _passes(model, histories, settings, public, key):
@@ -121,7 +121,7 @@ def train_together(
         if own is not None:
             own.step()
             own.zero_grad(set_to_none=True)
-    return TrainedTogether(_change(model, users.model, public.denominator), _rows(users, len(devices)), loss, examples)
+    return PooledTraining(_change(model, users.model, public.denominator), _rows(users, len(devices)), loss, examples)
 
 
 def stacked(devices: Sequence[DeviceData]) -> Histories:
@@ -134,7 +134,7 @@ def stacked(devices: Sequence[DeviceData]) -> Histories:
     return Histories(np.array([device.user for device in devices], np.int64), items, values, sizes)
 
 
-def parts(one: Pass, histories: Histories, sampled: NDArray[np.int64]) -> Iterator[Batch]:
+def parts(one: Epoch, histories: Histories, sampled: NDArray[np.int64]) -> Iterator[Batch]:
     """Yield the sampled users as batches of whole users, shortest histories first, so that little is padded."""
     columns = 1 + one.negatives.shape[2]
     rest = sampled[np.argsort(histories.sizes[sampled], kind="stable")]
@@ -153,12 +153,16 @@ def parts(one: Pass, histories: Histories, sampled: NDArray[np.int64]) -> Iterat
 
 
 def _passes(
-    model: TrainableRecommender, histories: Histories, settings: LocalSettings, public: DpSgd, key: tuple[int, int]
-) -> Iterator[Pass]:
+    model: TrainableRecommender,
+    histories: Histories,
+    settings: LocalTrainingConfig,
+    public: DPSGDConfig,
+    key: tuple[int, int],
+) -> Iterator[Epoch]:
     """Yield the whole history of every user, with fresh negatives, once for each step."""
-    whole = LocalSettings(epochs=public.local_steps, batch_size=WHOLE)
+    whole = LocalTrainingConfig(epochs=public.local_steps, batch_size=WHOLE)
     negatives = settings.negatives if model.negatives_useful else 0
-    return epochs(histories, whole, negatives, Outside(model.items), open_draws(*key))
+    return epochs(histories, whole, negatives, NegativeSampler(model.items), open_draws(*key))
 
 
 def _change(before: TrainableRecommender, after: TrainableRecommender, times: float) -> Arrays:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fedrec.data.devices import DeviceData
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import LocalSettings, Mechanism
-from fedrec.training.batches import TRAIN_STREAM, Histories, Outside, epochs, first_private, open_draws, samples
+from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig, Mechanism
+from fedrec.training.batches import TRAIN_STREAM, Histories, NegativeSampler, epochs, first_private, open_draws, samples
 from fedrec.update import Arrays
 
 
@@ -28,7 +28,7 @@ def first_of(model: TrainableRecommender, seed: int, user: int) -> Arrays:
 def train(
     model: TrainableRecommender,
     device: DeviceData,
-    settings: LocalSettings,
+    settings: LocalTrainingConfig,
     mechanism: Mechanism,
     key: tuple[int, int, int],
 ) -> tuple[float, int]:
@@ -40,7 +40,7 @@ def train(
     negatives = settings.negatives if model.negatives_useful else 0
     public, stepper = mechanism.dp_sgd(), mechanism.on_device(model, settings, mechanism.random(*key))
     if public is None:
-        passes = epochs(histories, settings, negatives, Outside(model.items), open_draws(*key[:2]))
+        passes = epochs(histories, settings, negatives, NegativeSampler(model.items), open_draws(*key[:2]))
     else:
         passes = samples(histories, public, negatives, model.items, mechanism.random(*key[:2], TRAIN_STREAM))
     place = next(model.parameters()).device
@@ -60,22 +60,22 @@ def train(
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
-def optimiser(settings: LocalSettings, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def optimiser(settings: LocalTrainingConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Return the fresh optimiser that the settings name."""
     if settings.optimiser not in OPTIMISERS:
         raise FedrecError(
-            f"algorithm.optimiser={settings.optimiser} does not exist.{nearest(settings.optimiser, OPTIMISERS)}"
+            f"algorithm.optimiser={settings.optimiser} does not exist.{suggest(settings.optimiser, OPTIMISERS)}"
         )
     return OPTIMISERS[settings.optimiser](parameters, lr=settings.learning_rate)  # pyright: ignore[reportCallIssue]
 
 
-class PlainStep:
+class SGDStep:
     """Minibatch steps on every parameter of the model.
 
     A step follows the sum of the batch's gradients over `settings.denominator`, or their mean where it is None.
     """
 
-    def __init__(self, model: TrainableRecommender, settings: LocalSettings) -> None:
+    def __init__(self, model: TrainableRecommender, settings: LocalTrainingConfig) -> None:
         self._model, self._settings = model.train(), settings
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Plain descent needs no optimiser, and to build one for each device took longer than its step.

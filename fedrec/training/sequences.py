@@ -17,10 +17,10 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedrec.models.sequential import SequentialRecommender, Windows
 from fedrec.privacy.mechanisms.protocol import Mechanism
-from fedrec.rng import below
-from fedrec.training.batches import Chosen, Histories, Keyed, open_draws
-from fedrec.training.vectorized.updates import Contributions, Factors, Numbering, Stack, Tiled
-from fedrec.update import Arrays, Update
+from fedrec.rng import random_below
+from fedrec.training.batches import CohortData, Histories, Keyed, open_draws
+from fedrec.training.vectorized.updates import Contributions, Factors, RowIndex, StackedUpdates, TileUpdates
+from fedrec.update import Arrays, ModelUpdate
 
 START, NEGATIVES = 0, 1  # indices of the draws: one for the place of the window, then the negatives
 
@@ -40,11 +40,11 @@ class Draws:
         """
         sizes, users = histories.sizes, histories.users
         spare = np.maximum(sizes - self.length - 1, 0)
-        start = below(random.keyed(users, np.full((1, 1), START)), spare[:, None] + 1)  # [C, 1]
+        start = random_below(random.keyed(users, np.full((1, 1), START)), spare[:, None] + 1)  # [C, 1]
         width = min(self.length + 1, max(int(sizes.max(initial=0)), 2))
         place = np.minimum(start + np.arange(width), max(histories.items.shape[1] - 1, 0))
         items = np.take_along_axis(histories.items, place, axis=1) if histories.items.shape[1] else place
-        negatives = below(random.keyed(users, NEGATIVES + np.arange(self.negatives)[None]), self.items)
+        negatives = random_below(random.keyed(users, NEGATIVES + np.arange(self.negatives)[None]), self.items)
         real = np.clip(sizes - 1, 0, self.length)
         parts = (items.astype(np.int64), real, negatives)
         return Windows(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
@@ -82,19 +82,19 @@ class Descents:
         """How many devices."""
         return len(self.loss)
 
-    def squares(self) -> dict[str, NDArray[np.float64]]:
+    def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]."""
-        return self.apart.squares()
+        return self.apart.squared_norms()
 
-    def total(self, factors: Factors) -> Update:
+    def weighted_sum(self, factors: Factors) -> ModelUpdate:
         """Return the sum over devices, each array of device c times its `factors[c]`."""
         if not isinstance(factors, Mapping) and bool((factors == 1).all()):
-            return Update(self._summed(), self.count)
-        return self.apart.total(factors)
+            return ModelUpdate(self._summed(), self.count)
+        return self.apart.weighted_sum(factors)
 
-    def one(self, device: int) -> Update:
+    def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes."""
-        return self.apart.one(device)
+        return self.apart.update_of(device)
 
     def _summed(self) -> Arrays:
         named, first = trained(self.model), 0
@@ -111,17 +111,17 @@ class Descents:
         return {name: array.astype(kinds[name]) for name, array in found.items()}
 
     @cached_property
-    def apart(self) -> Stack:
+    def apart(self) -> StackedUpdates:
         """Each device's own descent: of the dense parameters, and of the rows that it touches."""
-        tiles = list[Tiled]()
+        tiles = list[TileUpdates]()
         for windows in self.parts:
             first = sum(tile.count for tile in tiles)
             tile, loss = self._tile(windows)
             self.loss[first : first + tile.count] = loss.cpu().numpy()
             tiles.append(tile)
-        return Stack(tuple(tiles))
+        return StackedUpdates(tuple(tiles))
 
-    def _tile(self, windows: Windows) -> tuple[Tiled, Tensor]:
+    def _tile(self, windows: Windows) -> tuple[TileUpdates, Tensor]:
         named = {name: value.detach() for name, value in trained(self.model).items()}
         dense = {name: value for name, value in named.items() if name not in self.model.by_item}
         touched = windows.touched()
@@ -134,18 +134,18 @@ class Descents:
         (flat, apart), value = each(dense, rows, windows.items, windows.real, windows.negatives)
         return self._coalesced(touched, flat, apart), value
 
-    def _coalesced(self, touched: Tensor, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> Tiled:
+    def _coalesced(self, touched: Tensor, dense: dict[str, Tensor], rows: dict[str, Tensor]) -> TileUpdates:
         """Return the descents with each (device, item) pair once."""
         catalogue, count, scale = self.model.items, len(touched), -1 / self.model.window
         device, first = touched.device, np.arange(count)[:, None] * catalogue
-        pairs, number = Numbering().number((touched.cpu().numpy() + first).ravel(), count * catalogue)
+        pairs, number = RowIndex().number((touched.cpu().numpy() + first).ravel(), count * catalogue)
         place = torch.from_numpy(number).to(device)
         once = {
             name: slope.new_zeros(len(pairs), *slope.shape[2:]).index_add_(0, place, slope.flatten(0, 1) * scale)
             for name, slope in rows.items()
         }
         items, owner = (torch.from_numpy(part).to(device) for part in (pairs % catalogue, pairs // catalogue))
-        return Tiled(catalogue, count, items, owner, once, {name: slope * scale for name, slope in dense.items()})
+        return TileUpdates(catalogue, count, items, owner, once, {name: slope * scale for name, slope in dense.items()})
 
 
 class SequenceEngine:
@@ -158,12 +158,12 @@ class SequenceEngine:
         """Return nothing: all that is private is the history."""
         return {}
 
-    def held(self, chosen: Chosen, mechanism: Mechanism) -> int:
+    def bytes_in_flight(self, chosen: CohortData, mechanism: Mechanism) -> int:
         """Return nothing: gradients are computed when they are summed, some devices at a time."""
         return 0
 
     def train(
-        self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
+        self, broadcast: Arrays, chosen: CohortData, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
     ) -> Contributions[Descents]:
         """Return what the devices contribute in the round of `key`: (seed, round)."""
         everyone = np.arange(len(chosen.users))

@@ -89,8 +89,8 @@ def prepared(folder: Path, engine: str, items: int, dim: int, events: int) -> tu
     header = {"protocol": PROTOCOL, "run": "bench", "round": 1, "kind": "train", "part": "train", "devices": [0]}
     request = Message({**header, "experiment": experiment.document, "hash": experiment.hash, "privacy": {}}, arrays)
     store = home.store()
-    saved_state.keep_catalogue(store, Message(*wire.encode(catalogue)))
-    saved_state.keep_model(store, request)
+    saved_state.save_catalogue(store, Message(*wire.encode(catalogue)))
+    saved_state.save_model(store, request)
     rows = np.random.default_rng(1).choice(items, events, replace=False)
     store.log_events(Event(str(catalogue.ids[row]), float(at)) for at, row in enumerate(rows))
     store.close()

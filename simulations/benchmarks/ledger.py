@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.mechanisms.protocol import Plan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.privacy.noise import SystemRandom
+from fedrec.privacy.noise import SystemNoise
 from fedrec.storage.checkpoint import Checkpoint, save_checkpoint
-from fedrec.storage.private_arrays import MappedStore
+from fedrec.storage.private_arrays import MmapPrivateStore
 
 Times = dict[str, list[float]]
 
@@ -33,12 +33,12 @@ def timed(times: Times, name: str, call: Callable[[], object]) -> None:
     times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
 
 
-def measured(plan: Plan, rounds: int, folder: Path) -> Times:
+def measured(plan: TrainingPlan, rounds: int, folder: Path) -> Times:
     """Return the times of each step over so many rounds of user level on this plan."""
     mechanism = UserLevel(epsilon=4.0).calibrated(plan, float("inf"))
     times, rng = Times(), np.random.default_rng(0)
     state = {"item": np.zeros((3706, 32), np.float32)}
-    vectors = MappedStore(folder / "private", plan.population, {"user": np.zeros((1, 32), np.float32)})
+    vectors = MmapPrivateStore(folder / "private", plan.population, {"user": np.zeros((1, 32), np.float32)})
     timed(times, "open (once a run)", lambda: Ledger.open("bench", "first", mechanism, plan, plan.population).close())
     ledger = Ledger.open("bench", "run", mechanism, plan, plan.population)
     for number in range(1, rounds + 1):
@@ -48,7 +48,7 @@ def measured(plan: Plan, rounds: int, folder: Path) -> Times:
         for user in cohort.tolist():
             vectors.save(user, {"user": np.ones((1, 32), np.float32)}, number)
         timed(times, "private vectors to disk", vectors.flush)
-        timed(times, "secure noise on 118,592 numbers", lambda: SystemRandom().gaussian((3706, 32), 1.0))
+        timed(times, "secure noise on 118,592 numbers", lambda: SystemNoise().gaussian((3706, 32), 1.0))
         timed(times, "the same from torch's generator", lambda: torch.empty(3706, 32).normal_())
         timed(times, "checkpoint of 0.5 MB", lambda c=checkpoint: save_checkpoint(folder / "checkpoint", c))
         timed(times, "commit (counts, cohort hash, anchor)", lambda n=number, c=cohort: ledger.commit(n, c))
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100 / 6040)
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
-    plan = Plan(options.users, 1_000_000, options.rate, max(200, options.rounds), trains=True)
+    plan = TrainingPlan(options.users, 1_000_000, options.rate, max(200, options.rounds), trains=True)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         os.environ["FEDREC_STATE"] = f"{folder}/state"
         times = measured(plan, options.rounds, Path(folder))

@@ -55,16 +55,16 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     os.environ["FEDREC_STATE"] = str(folder / "state")
     from client.app import app
     from fedrec.experiment.settings import load
-    from fedrec.federated.loop import Round
+    from fedrec.federated.loop import RoundReport
     from fedrec.flower.grid import InProcessGrid
-    from fedrec.flower.transport import FlowerNodes
+    from fedrec.flower.transport import FlowerTransport
     from fedrec.report.console import Progress
-    from fedrec.simulation import Job, new_run
+    from fedrec.simulation import Simulation, new_run
 
-    marks, rounds = [(time.perf_counter(), time.process_time())], list[Round]()
+    marks, rounds = [(time.perf_counter(), time.process_time())], list[RoundReport]()
 
     class Timed(Progress):
-        def round(self, report: Round) -> None:
+        def round(self, report: RoundReport) -> None:
             rounds.append(report)
             marks.append((time.perf_counter(), time.process_time()))
             super().round(report)
@@ -73,7 +73,7 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     _ = settings.experiment  # imports the classes that the settings name
     imported = resident("VmRSS")
     start = time.perf_counter()
-    values = Job(settings, run, lambda: FlowerNodes(InProcessGrid(app, 2)), Timed()).simulate()
+    values = Simulation(settings, run, lambda: FlowerTransport(InProcessGrid(app, 2)), Timed()).simulate()
     whole = [round_.seconds * options.cohort / max(round_.cohort, 1) for round_ in rounds[1:]]
     # The last round's mark comes after its validation.
     cpu = [b[1] - a[1] for a, b in pairwise(marks[1:-1])]

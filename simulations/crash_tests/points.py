@@ -16,7 +16,7 @@ from fedrec.privacy.ledger.integrity import Anchor
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism
-from fedrec.storage.private_arrays import MappedStore
+from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder
 
 ROOM = Path(fedrec.__file__).parent
@@ -44,27 +44,27 @@ class Point:
 
 def leaves(mechanism: Mechanism) -> str:
     """Return the method through which all goes that leaves devices which train at once: a gateway's sum, or theirs."""
-    return "at_node" if mechanism.together else "release_many"
+    return "privatize_node_sum" if mechanism.pools_users else "privatize_cohort"
 
 
 def points(mechanism: Mechanism) -> dict[str, Point]:
     """Return the named points of a round, in the order in which a round passes them, those of opening a run last."""
-    kind, saves = type(mechanism), "save" if mechanism.together else "save_many"
+    kind, saves = type(mechanism), "save" if mechanism.pools_users else "save_many"
     return {
         "before it is reserved": Point(Ledger, "reserve", False),
         "an entry written, not committed": Point(LedgerStore, "append", True),
         "an entry committed, not anchored": Point(Anchor, "advance", False),
         "an entry anchored": Point(Anchor, "advance", True),
         "reserved": Point(Ledger, "reserve", True),
-        "cohort drawn": Point(kind, "draw", True),
-        "nodes not yet asked": Point(loop, "collect", False),
-        "private vectors not yet saved": Point(MappedStore, saves, False),
-        "private vectors saved": Point(MappedStore, saves, True),
+        "cohort drawn": Point(kind, "sample_cohort", True),
+        "nodes not yet asked": Point(loop, "gather_updates", False),
+        "private vectors not yet saved": Point(MmapPrivateStore, saves, False),
+        "private vectors saved": Point(MmapPrivateStore, saves, True),
         "an answer not yet released": Point(kind, leaves(mechanism), False),
         "an answer released": Point(kind, leaves(mechanism), True),
-        "answers in": Point(loop, "collect", True),
-        "before the server's noise": Point(kind, "finish", False),
-        "after the server's noise": Point(kind, "finish", True),
+        "answers in": Point(loop, "gather_updates", True),
+        "before the server's noise": Point(kind, "privatize_aggregate", False),
+        "after the server's noise": Point(kind, "privatize_aggregate", True),
         "checkpoint not yet written": Point(loop, "save_checkpoint", False),
         "checkpoint written, not renamed": Point(Path, "replace", False),
         "checkpoint renamed, folder not synced": Point(Path, "replace", True),
@@ -73,8 +73,8 @@ def points(mechanism: Mechanism) -> dict[str, Point]:
         "committed": Point(Ledger, "commit", True),
         "before the round's lines": Point(RunFolder, "append_round", False),
         "after the round's lines": Point(RunFolder, "append_round", True),
-        "opening: a lost round not yet marked": Point(ledger, "lose_pending", False),
-        "opening: a lost round marked, not committed": Point(ledger, "lose_pending", True),
+        "opening: a lost round not yet marked": Point(ledger, "mark_pending_lost", False),
+        "opening: a lost round marked, not committed": Point(ledger, "mark_pending_lost", True),
     }
 
 

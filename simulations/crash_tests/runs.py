@@ -26,8 +26,8 @@ from fedrec.data.dataset import Dataset
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
 from fedrec.federated.loop import run
-from fedrec.federated.state import Session, open_session
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.state import RunContext, open_run_context
+from fedrec.federated.transport import LocalTransport
 from fedrec.node.node import load_dataset
 from fedrec.paths import ledger_path
 from fedrec.privacy.ledger.ledger import Ledger
@@ -59,7 +59,7 @@ class Scene:
         """Where draws and releases are noted."""
         return Witness(self.path / "witness.jsonl")
 
-    def open(self) -> Session:
+    def open(self) -> RunContext:
         """Open the run as `fedrec simulate --resume` does: ledger, checkpoint, nodes."""
         plan, mechanism = self.experiment.plan(self.dataset), self.experiment.mechanism
         folder = RunFolder(self.path / "run")
@@ -67,7 +67,7 @@ class Scene:
         if (saved := load_checkpoint(folder.checkpoints)) is not None:
             ledger.check_holds(saved.notes["ledger"])
             self.witness.released(saved)
-        return open_session(self.experiment, self.dataset, LocalNodes(1), folder, ledger, "train")
+        return open_run_context(self.experiment, self.dataset, LocalTransport(1), folder, ledger, "train")
 
     def surplus(self) -> int:
         """Return how many rounds are charged and not released, without disturbing anything."""
@@ -87,9 +87,9 @@ def child(scene: Scene, arm: Callable[[], None]) -> None:
     """Play rounds until killed; anything else that ends them is an error, and noted."""
     try:
         arm()
-        session = scene.open()
-        watch(session, scene.witness)
-        for _ in run(session):
+        context = scene.open()
+        watch(context, scene.witness)
+        for _ in run(context):
             pass
         raise RuntimeError("the run ended")
     except BaseException as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.federated import loop
-from fedrec.federated.state import Session
-from fedrec.privacy.accounting.composition import epsilon_of, spent
+from fedrec.federated.state import RunContext
+from fedrec.privacy.accounting.composition import compose_events, compute_epsilon
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.checkpoint import Checkpoint
 from fedrec.update import Arrays
@@ -43,15 +43,15 @@ class Witness:
         self.note("release", charge=checkpoint.notes["ledger"], round=checkpoint.round, bytes=digest(checkpoint.state))
 
 
-def watch(session: Session, witness: Witness) -> None:
+def watch(context: RunContext, witness: Witness) -> None:
     """Let every draw of noise and every release of this process be noted; a draw before it is made."""
-    mechanism = session.experiment.mechanism
+    mechanism = context.experiment.mechanism
     # The method in which noise is drawn, or through which goes what was noised before.
-    kind, name = type(mechanism), "finish" if mechanism.terms.trust == "server" else leaves(mechanism)
+    kind, name = type(mechanism), "privatize_aggregate" if mechanism.terms.trust == "server" else leaves(mechanism)
     draw: Callable[..., Any] = getattr(kind, name)
 
     def drawn(*arguments: Any, **named: Any) -> Any:
-        charge = session.ledger.head
+        charge = context.ledger.head
         witness.note("draw", charge=charge)
         made = draw(*arguments, **named)
         witness.note("noise", charge=charge, bytes=digest(made.arrays))
@@ -106,9 +106,9 @@ class Verdict:
         return [*zero, *(["over_counted"] if over else [])]
 
 
-def judge(session: Session, witness: Witness, kills: int, most: int, errors: int) -> Verdict:
+def judge(context: RunContext, witness: Witness, kills: int, most: int, errors: int) -> Verdict:
     """Hold the ledger against what was drawn and released; `most` is the most that one kill added to its surplus."""
-    assert_ledger = session.ledger
+    assert_ledger = context.ledger
     if not isinstance(assert_ledger, Ledger):
         raise TypeError("the judge needs the ledger itself")
     lines = witness.lines()
@@ -119,8 +119,8 @@ def judge(session: Session, witness: Witness, kills: int, most: int, errors: int
     noises = [line["bytes"] for line in lines if line["what"] == "noise"]
     numbers = {row["hash"]: row["round"] for row in assert_ledger.rows()}
     played = [numbers[charge] for charge in {charge for charge, _ in drawn} & numbers.keys()]
-    events = [(session.experiment.mechanism.event(session.plan, number), 1) for number in played]
-    cost = epsilon_of(spent(events), assert_ledger.account.delta)
+    events = [(context.experiment.mechanism.event(context.plan, number), 1) for number in played]
+    cost = compute_epsilon(compose_events(events), assert_ledger.account.delta)
     return Verdict(
         kills=kills,
         charged=len(charges),

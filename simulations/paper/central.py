@@ -15,15 +15,15 @@ from torch import nn
 
 from fedrec.data.dataset import Dataset
 from fedrec.evaluation.batched import evaluate_many
-from fedrec.evaluation.per_user import Table, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.node.node import load_dataset
 from fedrec.report.console import Progress
-from fedrec.simulation import Job, new_run
+from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder
 
 PATIENCE = 5  # epochs without a better validation before training stops
@@ -57,7 +57,7 @@ def epoch(
         drawn = generator.integers(0, model.items, (len(rows), k))
         while (bad := seen[user[rows, None], drawn]).any():
             drawn[bad] = generator.integers(0, model.items, int(bad.sum()))
-        model.owners = torch.from_numpy(user[rows])
+        model.pooled_user_rows = torch.from_numpy(user[rows])
         items = torch.from_numpy(np.concatenate([item[rows, None].astype(np.int64), drawn], axis=1))
         optimiser.zero_grad()
         model.loss(Batch(items, torch.from_numpy(value[rows]))).mean().backward()
@@ -65,7 +65,7 @@ def epoch(
 
 
 @torch.no_grad()
-def ranked(model: TrainableRecommender, experiment: Experiment, dataset: Dataset, part: str) -> Table:
+def ranked(model: TrainableRecommender, experiment: Experiment, dataset: Dataset, part: str) -> PerUserResults:
     """Return the per-user rows of the pooled model."""
     chosen = torch.from_numpy(experiment.evaluation.chosen(len(dataset.devices)))
     place = 0
@@ -76,14 +76,16 @@ def ranked(model: TrainableRecommender, experiment: Experiment, dataset: Dataset
         place += len(histories)
         scores = []
         for users in parts:
-            model.owners = users
+            model.pooled_user_rows = users
             scores.append(model(torch.arange(model.items).expand(len(users), -1)))
         return torch.cat(scores).numpy()
 
     return evaluate_many(score_many, dataset.devices, part, experiment.evaluation, "the pooled model")  # type: ignore[arg-type]
 
 
-def train_centrally(experiment: Experiment, dataset: Dataset, learning_rate: float, most_epochs: int = 100) -> Table:
+def train_centrally(
+    experiment: Experiment, dataset: Dataset, learning_rate: float, most_epochs: int = 100
+) -> PerUserResults:
     """Train with Adam until validation stops getting better; return the test rows of the best epoch."""
     model = experiment.build_model(dataset.catalogue)
     if not isinstance(model, TrainableRecommender):
@@ -110,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[0.003], help="Adam's rates; validation chooses")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
-    federated, central = list[Table](), list[Table]()
+    federated, central = list[PerUserResults](), list[PerUserResults]()
     for seed in options.seeds:
         settings = load([*options.overrides, f"seed={seed}", "privacy=none", "evaluation.baselines=[]"])
         dataset = load_dataset(settings.experiment)
@@ -119,19 +121,19 @@ def main() -> None:
         named, folder = new_run(
             Settings({**settings.document, "name": f"central-{dataset.name}-{seed}", "overwrite": True})
         )
-        Job(named, folder, lambda: LocalNodes(1), Progress()).simulate()
+        Simulation(named, folder, lambda: LocalTransport(1), Progress()).simulate()
         federated.append(federated_rows(folder))
     print(json.dumps(compared(federated, central)))
 
 
-def federated_rows(folder: RunFolder) -> Table:
+def federated_rows(folder: RunFolder) -> PerUserResults:
     """Return the per-user rows that a run left."""
     from fedrec.evaluation.per_user import load as load_table
 
     return load_table(Path(folder.exact / "users.npz"))
 
 
-def compared(federated: list[Table], central: list[Table]) -> dict[str, object]:
+def compared(federated: list[PerUserResults], central: list[PerUserResults]) -> dict[str, object]:
     """Return both means with their intervals over users, seeds averaged, and the ratio of the means."""
     values = {
         name: mean_over_seeds(tables, "full_ndcg@10")

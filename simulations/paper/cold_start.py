@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec.algorithms.sequence_sgd import SequenceGradients
+from fedrec.algorithms.sequence_sgd import FedSGDSequences
 from fedrec.data.devices import DeviceTable
 from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
@@ -28,7 +28,7 @@ from fedrec.models.sequential import SequentialRecommender
 from fedrec.node.node import load_dataset
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.training.batches import Chosen
+from fedrec.training.batches import CohortData
 from fedrec.training.sequences import SequenceEngine
 
 OLD = 1e4  # taken off the scores of old items where new ones are ranked among themselves
@@ -39,8 +39,10 @@ def without(devices: DeviceTable, new: NDArray[np.bool_]) -> DeviceTable:
     user = np.repeat(np.arange(len(devices)), np.diff(devices.start))
     order = np.lexsort((np.arange(len(user)), new[devices.item], user))  # old first, both in the order of time
     old = np.bincount(user[~new[devices.item]], minlength=len(devices))
-    held = devices.start[:-1] + old
-    return DeviceTable(devices.start, held, held, devices.item[order], devices.value[order], devices.items)
+    bytes_in_flight = devices.start[:-1] + old
+    return DeviceTable(
+        devices.start, bytes_in_flight, bytes_in_flight, devices.item[order], devices.value[order], devices.items
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Trained:
 def trained(experiment: Experiment, model: SequentialRecommender, devices: DeviceTable) -> Trained:
     """Train as the round loop does, without privacy."""
     algorithm = experiment.algorithm
-    if not isinstance(algorithm, SequenceGradients):
+    if not isinstance(algorithm, FedSGDSequences):
         raise TypeError("only models that are trained by windows are compared here")
     state = algorithm.init(model, load_dataset(experiment).catalogue)
     engine, generator = SequenceEngine(model, algorithm.negatives), np.random.default_rng(experiment.seed)
@@ -68,8 +70,8 @@ def trained(experiment: Experiment, model: SequentialRecommender, devices: Devic
     for number in range(1, experiment.rounds + 1):
         cohort = np.flatnonzero(generator.random(len(devices)) < rate)
         key = (experiment.seed, number)
-        made = engine.train(algorithm.broadcast(state), Chosen(devices, cohort), {}, NoPrivacy(), key)
-        update = made.stack.total(np.ones(len(cohort)))
+        made = engine.train(algorithm.broadcast(state), CohortData(devices, cohort), {}, NoPrivacy(), key)
+        update = made.stack.weighted_sum(np.ones(len(cohort)))
         state = algorithm.step(state, Aggregate(update.arrays, float(max(len(cohort), 1))))
     model.load(algorithm.broadcast(state))
     return Trained(model, devices)

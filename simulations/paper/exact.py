@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.algorithms.gram_matrix import GramMatrix, solve
-from fedrec.algorithms.ials import FACTORS, IalsSums
+from fedrec.algorithms.ials import FACTORS, IALSStatistics
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError
 from fedrec.evaluation.baselines.base import pooled
 from fedrec.evaluation.baselines.pooled import Ials, Weights
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.history import final_state
+from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.state import first_state, open_session
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.state import init_algorithm_state, open_run_context
+from fedrec.federated.transport import LocalTransport
 from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
@@ -68,11 +68,11 @@ def federated(settings: Settings, folder: Path) -> tuple[Experiment, Dataset, Ar
     place.create(settings.yaml())
     name = f"exact-{secrets.token_hex(8)}"
     ledger = Ledger.open(dataset.population, name, experiment.mechanism, plan, plan.population)
-    session = open_session(experiment, dataset, LocalNodes(NODES), place, ledger, "refit")
-    for report in run(session):
+    context = open_run_context(experiment, dataset, LocalTransport(NODES), place, ledger, "refit")
+    for report in run(context):
         if not report.released:
             raise RuntimeError(f"round {report.round} was not released")
-    return experiment, dataset, first_state(session), final_state(session)[1]
+    return experiment, dataset, init_algorithm_state(context), load_released_state(context)[1]
 
 
 def apart(settings: Settings, folder: Path) -> Apart:
@@ -82,7 +82,7 @@ def apart(settings: Settings, folder: Path) -> Apart:
     match algorithm:
         case GramMatrix():
             found, expected = last["weights"], central_ease(algorithm, dataset, last["head_items"].astype(np.int64))
-        case IalsSums():
+        case IALSStatistics():
             weights = Weights(algorithm.unobserved, algorithm.regulariser)
             found, expected = last[FACTORS], central_ials(weights, dataset, first[FACTORS], experiment.rounds)
         case other:

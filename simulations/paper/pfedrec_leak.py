@@ -22,23 +22,23 @@ from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.devices import DeviceTable
 from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
 from fedrec.models.pfedrec import PFedRec
 from fedrec.node.node import load_dataset
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.training.batches import Chosen, Histories, Keyed, Outside
-from fedrec.training.vectorized.engine import CohortEngine
-from fedrec.training.vectorized.updates import Contributions, Stack
+from fedrec.training.batches import CohortData, Histories, Keyed, NegativeSampler
+from fedrec.training.vectorized.engine import VectorizedEngine
+from fedrec.training.vectorized.updates import Contributions, StackedUpdates
 from fedrec.update import Arrays
 
 Floats = NDArray[np.float32]
 EVERY = 5  # rounds between two looks at validation
 
 
-class OutsideOfAll(Outside):
+class OutsideOfAll(NegativeSampler):
     """The leak: negatives avoid the held-out items too."""
 
     def __init__(self, devices: DeviceTable) -> None:
@@ -63,20 +63,22 @@ class Setting:
     model: PFedRec
     rounds: int
 
-    def engine(self, leaky: bool) -> CohortEngine:
+    def engine(self, leaky: bool) -> VectorizedEngine:
         """Return what trains the devices, with or without the leak."""
         algorithm = self.experiment.algorithm
         if not isinstance(algorithm, FedAvg):
             raise TypeError("only fedavg is published")
-        return CohortEngine(self.model, algorithm, OutsideOfAll(self.devices) if leaky else None)
+        return VectorizedEngine(self.model, algorithm, OutsideOfAll(self.devices) if leaky else None)
 
     def train(
-        self, engine: CohortEngine, table: Arrays, users: NDArray[np.int64], private: Arrays, number: int
-    ) -> Contributions[Stack]:
+        self, engine: VectorizedEngine, table: Arrays, users: NDArray[np.int64], private: Arrays, number: int
+    ) -> Contributions[StackedUpdates]:
         """Train the devices of some users on an item table."""
-        return engine.train(table, Chosen(self.devices, users), private, NoPrivacy(), (self.experiment.seed, number))
+        return engine.train(
+            table, CohortData(self.devices, users), private, NoPrivacy(), (self.experiment.seed, number)
+        )
 
-    def scores(self, table: Arrays, made: Contributions[Stack], users: int) -> Floats:
+    def scores(self, table: Arrays, made: Contributions[StackedUpdates], users: int) -> Floats:
         """Return scores [users, V] by each device's own copy of the item table: what it got and what it changed."""
         own, bias = made.private["score.weight"][:, 0], made.private["score_bias.weight"][:, 0]
         found = np.zeros((users, self.devices.items), np.float32)
@@ -98,7 +100,7 @@ def together(setting: Setting, leaky: bool) -> Callable[[int], Floats]:
         found = setting.scores(table, made, len(users))
         for name, array in made.private.items():
             private[name][made.users] = array
-        change = made.stack.total(np.ones(made.stack.count)).arrays["item.weight"]
+        change = made.stack.weighted_sum(np.ones(made.stack.count)).arrays["item.weight"]
         table["item.weight"] = (table["item.weight"] + change / len(users)).astype(np.float32)
         return found
 
@@ -119,15 +121,15 @@ def alone(setting: Setting, leaky: bool, users: int) -> Callable[[int], Floats]:
             found[user] = setting.scores(tables[user], made, users)[user]
             for name, array in made.private.items():
                 private[name][user] = array[0]
-            tables[user]["item.weight"] = tables[user]["item.weight"] + made.stack.one(0).arrays["item.weight"]
+            tables[user]["item.weight"] = tables[user]["item.weight"] + made.stack.update_of(0).arrays["item.weight"]
         return found
 
     return play
 
 
-def best(setting: Setting, play: Callable[[int], Floats], users: int) -> tuple[int, Table]:
+def best(setting: Setting, play: Callable[[int], Floats], users: int) -> tuple[int, PerUserResults]:
     """Return the round that is best on validation, by HR@10 against 99, and its test rows."""
-    book, top = CandidateBook(setting.devices, setting.experiment.evaluation), (-1.0, 0, Table())
+    book, top = CandidateBook(setting.devices, setting.experiment.evaluation), (-1.0, 0, PerUserResults())
     everyone = np.arange(users)
     for number in range(1, setting.rounds + 1):
         scores = play(number)
@@ -140,7 +142,7 @@ def best(setting: Setting, play: Callable[[int], Floats], users: int) -> tuple[i
     return top[1], top[2]
 
 
-def row(protocol: str, exchange: str, number: int, test: Table) -> dict[str, Any]:
+def row(protocol: str, exchange: str, number: int, test: PerUserResults) -> dict[str, Any]:
     """Return a line of the table, with 95 % intervals over users."""
     names = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
     found = intervals(np.stack([test[name] for name in names], axis=1))

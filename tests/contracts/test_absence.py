@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.experiment.cohort import Cohort
+from fedrec.experiment.cohort import CohortConfig
 from fedrec.privacy.ledger.ledger import Ledger
 from tests.contracts.test_mechanisms import PLANS, Case, flat, made, vector
 from tests.test_mechanism_invariants import PRIVATE, played
@@ -30,12 +30,12 @@ def noise_std(case: Case, arrived: int) -> float:
     def seen() -> np.ndarray:
         nothing = vector(np.zeros(6))
         if mechanism.terms.trust == "device":
-            return flat(mechanism.release(nothing, mechanism.random()))
+            return flat(mechanism.privatize_update(nothing, mechanism.random()))
         total = replace(nothing, count=arrived)
         if mechanism.terms.trust == "gateway":
-            return flat(mechanism.at_node(total, mechanism.random()))
-        aggregate = mechanism.finish(replace(mechanism.release(nothing, mechanism.random()), count=arrived), plan, 1,
-                                     mechanism.random())  # fmt: skip
+            return flat(mechanism.privatize_node_sum(total, mechanism.random()))
+        released = replace(mechanism.privatize_update(nothing, mechanism.random()), count=arrived)
+        aggregate = mechanism.privatize_aggregate(released, plan, 1, mechanism.random())
         return flat(replace(nothing, arrays=aggregate.arrays))
 
     return float(np.stack([seen() for _ in range(DRAWS)]).std())
@@ -59,11 +59,13 @@ def quieter(mechanism: Any, share: float) -> Any:
 def plant(patch: pytest.MonkeyPatch, case: Case) -> None:
     """Let the noise follow who arrived; where devices or gateways add it, let each add its share of one noise."""
     kind, expected = type(case.mechanism), case.plan.expected_cohort
-    name = {"device": "release", "gateway": "at_node", "server": "finish"}[case.mechanism.terms.trust]
+    name = {"device": "privatize_update", "gateway": "privatize_node_sum", "server": "privatize_aggregate"}[
+        case.mechanism.terms.trust
+    ]
     right: Callable[..., Any] = getattr(kind, name)
 
     def shared(self: Any, total: Any, *rest: Any) -> Any:
-        share = total.count / expected if name == "finish" else 1 / expected
+        share = total.count / expected if name == "privatize_aggregate" else 1 / expected
         return right(quieter(self, share), total, *rest)
 
     patch.setattr(kind, name, shared)
@@ -87,12 +89,12 @@ def test_a_device_counts_once_it_was_invited(name: str, tmp_path: Path, monkeypa
 
     assert len(spent("right")) == 1
     there, commit = list[np.ndarray](), Ledger.commit
-    present = Cohort.present
+    present = CohortConfig.simulate_dropout
 
-    def noted(self: Cohort, *arguments: Any) -> np.ndarray:
+    def noted(self: CohortConfig, *arguments: Any) -> np.ndarray:
         there.append(present(self, *arguments))
         return there[-1]
 
-    monkeypatch.setattr(Cohort, "present", noted)
+    monkeypatch.setattr(CohortConfig, "simulate_dropout", noted)
     monkeypatch.setattr(Ledger, "commit", lambda self, number, cohort: commit(self, number, there[-1]))  # pyright: ignore
     assert len(spent("wrong")) == 2

@@ -18,12 +18,12 @@ from hypothesis.extra import numpy as hnp
 
 from fedrec.algorithms.base import Algorithm, Contribution, RoundContext
 from fedrec.data.devices import DeviceData
-from fedrec.errors import Refused
-from fedrec.experiment.instantiate import build
+from fedrec.errors import RefusedError
+from fedrec.experiment.instantiate import instantiate
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.update import Arrays, total
 from tests.tiny import catalogue
@@ -58,7 +58,7 @@ MECHANISMS: dict[str, Mechanism] = {
     "user": UserLevel(clip=0.3, noise_multiplier=1.0, randomness="seeded"),
     "interaction": InteractionLevel(noise_multiplier=1.0, randomness="seeded"),
 }
-PLAN = Plan(population=60, interactions=900, cohort_rate=1.0, rounds=2, trains=False)
+PLAN = TrainingPlan(population=60, interactions=900, cohort_rate=1.0, rounds=2, trains=False)
 HISTORIES = hnp.arrays(np.int32, st.integers(0, 40), elements=st.integers(0, ITEMS - 1))
 
 
@@ -77,7 +77,7 @@ class Case:
         """A model that no device has used yet, the same each time."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return build({**node("model", self.model)["model"], **SMALLER.get(self.model, {})}, "model")(PUBLIC)
+            return instantiate({**node("model", self.model)["model"], **SMALLER.get(self.model, {})}, "model")(PUBLIC)
 
     def first(self) -> Arrays:
         return self.algorithm.init(self.fresh(), PUBLIC)
@@ -106,8 +106,8 @@ def node(group: str, name: str) -> dict[str, Any]:
 
 @cache
 def case_of(name: str, model: str) -> Case:
-    algorithm = build({**node("algorithm", name), **HEADS.get(name, {})}, "algorithm")
-    return Case(algorithm.knowing(PUBLIC), model, name)
+    algorithm = instantiate({**node("algorithm", name), **HEADS.get(name, {})}, "algorithm")
+    return Case(algorithm.with_catalogue(PUBLIC), model, name)
 
 
 @cache
@@ -206,7 +206,7 @@ def test_a_step_neither_changes_the_state_it_started_from_nor_the_sum(case: Case
 def test_the_parts_of_the_budget_are_one_whole(case: Case) -> None:
     for asked in (1, 2, 7):
         rounds = case.algorithm.rounds(asked)
-        shares = case.algorithm.shares(rounds)
+        shares = case.algorithm.budget_shares(rounds)
         assert rounds >= 1 and case.algorithm.rounds(rounds) == rounds
         if shares is not None:
             assert len(shares) == rounds and min(shares) > 0 and math.isclose(sum(shares), 1.0)
@@ -283,7 +283,7 @@ def test_what_has_no_bound_gets_no_noise() -> None:
         ("sequences", "interaction"),
     }
     for _, unit in unbounded:
-        with pytest.raises(Refused, match="no argument"):
+        with pytest.raises(RefusedError, match="no argument"):
             replace(MECHANISMS[unit], noise_multiplier=None).calibrated(PLAN, None)  # type: ignore[type-var]
 
 
@@ -328,7 +328,7 @@ def test_what_leaves_a_device_at_user_level_is_within_the_clip(name: str, model:
     ready = mechanism if case.algorithm.trains else replace(mechanism, clip=case.algorithm.sensitivity("user") or 0.0)
     for state in stages_of(name, model)[:-1]:
         made = contribution(case, state, history, "user").update
-        released = ready.release(made, ready.random(1))
+        released = ready.privatize_update(made, ready.random(1))
         assert released.norm() <= ready.clip * (1 + 1e-6) and released.count == 1
         assert case.algorithm.trains or distance_of(released.arrays, made.arrays) <= 1e-6
 

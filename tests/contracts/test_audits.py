@@ -9,8 +9,8 @@ import pytest
 
 from fedrec.audit.auditor import audit
 from fedrec.experiment.settings import load
-from fedrec.privacy.mechanisms.protocol import Plan
-from fedrec.update import Update
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
+from fedrec.update import ModelUpdate
 from tests.tiny import SMALL
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
@@ -53,18 +53,20 @@ def test_every_mechanism_is_tight(name: str, model: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
 def test_every_round_is_noised(name: str) -> None:
     """What an audit of all rounds together can't see: two rounds of a hundred with too little noise, or none."""
-    plan = Plan(population=10_000, interactions=10_000, cohort_rate=1.0, rounds=200, trains=True)
+    plan = TrainingPlan(population=10_000, interactions=10_000, cohort_rate=1.0, rounds=200, trains=True)
     build_ = load([*SMALL, f"privacy={name}", "model=mf"]).experiment.mechanism
     mechanism: Any = build_.calibrated(plan, math.inf)
     shapes = {"item.weight": (300, 1)}
-    memory = mechanism.first_memory(shapes)
+    memory = mechanism.init_state(shapes)
     expected = list[float]()
     for number in range(1, plan.rounds + 1):
-        now = mechanism.in_round(mechanism.announced(memory))
+        now = mechanism.with_round_params(mechanism.round_params(memory))
         zeros = {n: np.zeros(shape, np.float32) for n, shape in now.shapes(shapes).items()}
-        left = now.at_node(now.release(Update(zeros, 1), now.random(number)), now.random(number))
-        done = now.finish(left, plan, number, now.random(number), memory)
-        memory = done.memory
+        left = now.privatize_node_sum(
+            now.privatize_update(ModelUpdate(zeros, 1), now.random(number)), now.random(number)
+        )
+        done = now.privatize_aggregate(left, plan, number, now.random(number), memory)
+        memory = done.mechanism_state
         if mechanism.dp_sgd() is not None:
             assert not done.arrays["item.weight"].any()  # its noise falls in every step of training
             return

@@ -13,22 +13,22 @@ import yaml
 from torch import Tensor, nn
 
 from fedrec.data.devices import DeviceData
-from fedrec.errors import Refused
-from fedrec.experiment.instantiate import build
+from fedrec.errors import RefusedError
+from fedrec.experiment.instantiate import instantiate
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.accounting.composition import epsilon
-from fedrec.privacy.mechanisms.protocol import LocalSettings, Mechanism, Plan
+from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig, Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
 from fedrec.training.local import train
-from fedrec.update import Update, total
+from fedrec.update import ModelUpdate, total
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
 PLANS = {
-    "all, trained": Plan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=True),
-    "some, trained": Plan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=True),
-    "all, statistic": Plan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=False),
-    "some, statistic": Plan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=False),
-    "statistic in parts": Plan(60, 900, 1.0, rounds=2, trains=False, shares=(0.7, 0.3)),
+    "all, trained": TrainingPlan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=True),
+    "some, trained": TrainingPlan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=True),
+    "all, statistic": TrainingPlan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=False),
+    "some, statistic": TrainingPlan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=False),
+    "statistic in parts": TrainingPlan(60, 900, 1.0, rounds=2, trains=False, shares=(0.7, 0.3)),
 }
 SENSITIVITY = 0.7  # of the statistic, at either unit
 ITEMS = 11
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @dataclass
 class Case:
     mechanism: Mechanism
-    plan: Plan
+    plan: TrainingPlan
 
     @property
     def finite(self) -> bool:
@@ -49,18 +49,18 @@ def node(name: str, **settings: Any) -> dict[str, Any]:
     return {**yaml.safe_load((CONF / f"{name}.yaml").read_text()), **settings}
 
 
-def made(name: str, plan: Plan, **settings: Any) -> Case:
+def made(name: str, plan: TrainingPlan, **settings: Any) -> Case:
     """Return a mechanism calibrated for a plan, and the plan as it samples it; skip a pair that it refuses by name."""
-    mechanism: Mechanism = build(node(name, **settings), "privacy")
-    planned = mechanism.planned(plan)
+    mechanism: Mechanism = instantiate(node(name, **settings), "privacy")
+    planned = mechanism.with_sampling_rate(plan)
     try:
         return Case(mechanism.calibrated(planned, math.inf if plan.trains else SENSITIVITY), planned)
-    except Refused as reason:
+    except RefusedError as reason:
         assert type(mechanism).__name__ in str(reason)
         pytest.skip(f"refused: {reason}")
 
 
-def calibrated(name: str, plan: Plan, **settings: Any) -> Mechanism:
+def calibrated(name: str, plan: TrainingPlan, **settings: Any) -> Mechanism:
     return made(name, plan, **settings).mechanism
 
 
@@ -98,34 +98,36 @@ class Model(TrainableRecommender):
         return self.item.weight @ self.user.weight[0]
 
 
-def trained(mechanism: Mechanism, history: list[int], *key: int) -> Update:
+def trained(mechanism: Mechanism, history: list[int], *key: int) -> ModelUpdate:
     """Return what one device would release of its shared change."""
-    model, settings = Model(), LocalSettings(learning_rate=1.0, batch_size=4, denominator=8.0, negatives=0)
+    model, settings = Model(), LocalTrainingConfig(learning_rate=1.0, batch_size=4, denominator=8.0, negatives=0)
     before = model.shared_arrays()
     none, ones = np.empty(0, np.int32), np.ones(len(history), np.float32)
     device = DeviceData(7, np.array(history, np.int32), ones, none, none, np.empty(0, np.float32))
     train(model, device, settings, mechanism, (*key, 0, 0, 0)[:3])
-    return Update({n: a - before[n] for n, a in model.shared_arrays().items()}, 1)
+    return ModelUpdate({n: a - before[n] for n, a in model.shared_arrays().items()}, 1)
 
 
-def vector(values: Any, count: int = 1) -> Update:
+def vector(values: Any, count: int = 1) -> ModelUpdate:
     array = np.asarray(values, np.float32)
-    return Update({"item.a": array[: len(array) // 2], "b": array[len(array) // 2 :].reshape(1, -1)}, count)
+    return ModelUpdate({"item.a": array[: len(array) // 2], "b": array[len(array) // 2 :].reshape(1, -1)}, count)
 
 
-def flat(update: Update) -> np.ndarray:
+def flat(update: ModelUpdate) -> np.ndarray:
     """Return the algorithm's arrays as one vector, without what a mechanism adds of its own."""
     return np.concatenate([a.ravel() for n, a in update.arrays.items() if n != BIT]).astype(np.float64)
 
 
-def released_sum(case: Case, updates: list[Update], round_number: int = 1) -> np.ndarray:
+def released_sum(case: Case, updates: list[ModelUpdate], round_number: int = 1) -> np.ndarray:
     """Return the released sum of devices' contributions, the denominator taken out again."""
     mechanism = case.mechanism
-    released = [mechanism.release(u, mechanism.random(7, i)) for i, u in enumerate(updates)]
-    node_sum = mechanism.admit(mechanism.at_node(total(released, released[0].arrays), mechanism.random(8)))
-    aggregate = mechanism.finish(node_sum, case.plan, round_number, mechanism.random(9))
+    released = [mechanism.privatize_update(u, mechanism.random(7, i)) for i, u in enumerate(updates)]
+    node_sum = mechanism.clip_node_sum(
+        mechanism.privatize_node_sum(total(released, released[0].arrays), mechanism.random(8))
+    )
+    aggregate = mechanism.privatize_aggregate(node_sum, case.plan, round_number, mechanism.random(9))
     assert aggregate.arrays.keys() == updates[0].arrays.keys()
-    return flat(Update({n: a * np.float32(aggregate.denominator) for n, a in aggregate.mean().items()}, 1))
+    return flat(ModelUpdate({n: a * np.float32(aggregate.denominator) for n, a in aggregate.mean().items()}, 1))
 
 
 def test_calibrate_then_account(case: Case) -> None:
@@ -133,8 +135,8 @@ def test_calibrate_then_account(case: Case) -> None:
     per_device = mechanism.terms.trust in ("device", "gateway")
     events = [(mechanism.event(plan, r), 1) for r in range(1, plan.rounds + 1)]
     if per_device:
-        events = [(mechanism.event(plan, 1), mechanism.participations(plan))]
-    spent = epsilon(events, mechanism.delta_for(plan))
+        events = [(mechanism.event(plan, 1), mechanism.participation_limit(plan))]
+    spent = epsilon_of_events(events, mechanism.delta_for(plan))
     target = getattr(mechanism, "epsilon")  # noqa: B009
     assert spent == target if not case.finite else 0.99 * target <= spent <= target
 
@@ -142,7 +144,7 @@ def test_calibrate_then_account(case: Case) -> None:
 def test_fields_travel_as_json_and_build_the_same(case: Case) -> None:
     fields = json.loads(json.dumps(asdict(case.mechanism), allow_nan=False))  # type: ignore[call-overload]
     target = f"{type(case.mechanism).__module__}.{type(case.mechanism).__qualname__}"
-    assert build({"_target_": target, **fields}, "privacy") == case.mechanism
+    assert instantiate({"_target_": target, **fields}, "privacy") == case.mechanism
     assert case.mechanism.calibrated(case.plan, math.inf if case.plan.trains else SENSITIVITY) == case.mechanism
 
 
@@ -184,7 +186,7 @@ def test_released_variance_is_the_calibrated_one(case: Case) -> None:
 def test_trained_variance_is_the_calibrated_one() -> None:
     plan = PLANS["some, trained"]
     mechanism: Any = calibrated("interaction", plan, local_steps=2, sample_rate=0.5)
-    draws = np.stack([flat(mechanism.release(trained(mechanism, []), mechanism.random())) for _ in range(500)])
+    draws = np.stack([flat(mechanism.privatize_update(trained(mechanism, []), mechanism.random())) for _ in range(500)])
     std = mechanism.noise_multiplier * mechanism.clip / mechanism.denominator * 2**0.5
     assert draws.std() == pytest.approx(std, rel=0.04)
     assert (draws.std(0) > 0.75 * std).all()
@@ -221,10 +223,10 @@ def test_user_level_bounds_any_device(name: str, values: np.ndarray, plan: str) 
     values = np.asarray(values, np.float64)
     mechanism: Any = replace(calibrated(name, PLANS[plan]), noise_multiplier=1e-12)  # type: ignore[type-var]
     clip = 1.0 if PLANS[plan].trains else SENSITIVITY
-    released = mechanism.release(vector(values, count=10**6), mechanism.random())
+    released = mechanism.privatize_update(vector(values, count=10**6), mechanism.random())
     assert released.count == 1
     assert released.finite()
-    released = Update({n: a for n, a in released.arrays.items() if n != BIT}, 1)
+    released = ModelUpdate({n: a for n, a in released.arrays.items() if n != BIT}, 1)
     assert released.norm() <= clip * (1 + 1e-6)
     assert mechanism.clip == clip
     if not np.isfinite(values).all() or not values.any():
@@ -245,7 +247,7 @@ def test_split_bounds_items_and_dense_parameters_apart(name: str, values: np.nda
     assert split.event(plan, 1) == whole.event(plan, 1)
     mechanism: Any = replace(split, noise_multiplier=1e-12)  # type: ignore[type-var]
     update = vector(values)
-    arrays = mechanism.release(update, mechanism.random()).arrays
+    arrays = mechanism.privatize_update(update, mechanism.random()).arrays
     clipped = False
     for array, bound in (("item.a", 0.8**0.5), ("b", 0.2**0.5)):
         norm, released = (float(np.linalg.norm(a.astype(np.float64))) for a in (update.arrays[array], arrays[array]))
@@ -274,8 +276,8 @@ def test_interaction_level_bounds_one_interaction() -> None:
 def test_the_denominator_does_not_depend_on_who_arrived(case: Case) -> None:
     mechanism, denominators = case.mechanism, set()
     for count in (0, 1, 17, 60):
-        arrived = replace(mechanism.release(vector(np.zeros(6)), mechanism.random(2)), count=count)
-        aggregate = mechanism.finish(arrived, case.plan, 1, mechanism.random(1))
+        arrived = replace(mechanism.privatize_update(vector(np.zeros(6)), mechanism.random(2)), count=count)
+        aggregate = mechanism.privatize_aggregate(arrived, case.plan, 1, mechanism.random(1))
         denominators.add(aggregate.denominator)
     expected = {case.plan.expected_cohort} if case.finite else {1.0, 17.0, 60.0}
     assert denominators == expected
@@ -286,7 +288,7 @@ def test_seeded_runs_repeat_and_claim_nothing(private: str, plan: str) -> None:
     mechanism: Any = calibrated(private, PLANS[plan], randomness="seeded")
     assert not mechanism.private
     assert mechanism.terms.unit == ("interaction" if private == "interaction" else "user")
-    case = Case(mechanism, mechanism.planned(PLANS[plan]))
+    case = Case(mechanism, mechanism.with_sampling_rate(PLANS[plan]))
     updates = [trained(mechanism, [1, 2], 1, 2, 3), trained(mechanism, [1], 1, 2, 4)]
     again = [trained(mechanism, [1, 2], 1, 2, 3), trained(mechanism, [1], 1, 2, 4)]
     np.testing.assert_array_equal(released_sum(case, updates), released_sum(case, again))
@@ -297,9 +299,9 @@ def test_seeded_runs_repeat_and_claim_nothing(private: str, plan: str) -> None:
 def test_system_noise_never_repeats(private: str, plan: str) -> None:
     mechanism: Any = calibrated(private, PLANS[plan])
     assert mechanism.private
-    if mechanism.together and PLANS[plan].trains:
+    if mechanism.pools_users and PLANS[plan].trains:
         pytest.skip("its noise falls inside the training of a gateway: tests/test_gateway.py")
-    case = Case(mechanism, mechanism.planned(PLANS[plan]))
+    case = Case(mechanism, mechanism.with_sampling_rate(PLANS[plan]))
     first, second = (released_sum(case, [trained(mechanism, [1, 2], 1, 2, 3)]) for _ in range(2))
     assert (first != second).all()
 

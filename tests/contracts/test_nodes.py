@@ -21,20 +21,20 @@ from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import base_header, hosted_by
-from fedrec.federated.transport import LocalNodes, Nodes
+from fedrec.federated.transport import LocalTransport, Transport
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerNodes, incoming
-from fedrec.messages import PROTOCOL, Message, check_update, pack
+from fedrec.flower.transport import FlowerTransport, incoming
+from fedrec.messages import PROTOCOL, Message, pack, validate_reply
 from fedrec.update import Arrays
 from tests.tiny import small
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["model=mf", "model.dim=2", "algorithm.epochs=1", "dataset.users=17"]
-KINDS: dict[str, Callable[[int], Nodes]] = {
-    "plain loop": LocalNodes,
-    "in-process grid": lambda parts: FlowerNodes(InProcessGrid(app, parts)),
-    "without torch": lambda parts: FlowerNodes(InProcessGrid(app, parts, ["light"])),
-    "some without torch": lambda parts: FlowerNodes(InProcessGrid(app, parts, ["light", "torch"])),
+KINDS: dict[str, Callable[[int], Transport]] = {
+    "plain loop": LocalTransport,
+    "in-process grid": lambda parts: FlowerTransport(InProcessGrid(app, parts)),
+    "without torch": lambda parts: FlowerTransport(InProcessGrid(app, parts, ["light"])),
+    "some without torch": lambda parts: FlowerTransport(InProcessGrid(app, parts, ["light", "torch"])),
 }
 LONG = 600.0
 
@@ -45,7 +45,7 @@ def trial() -> tuple[Experiment, Dataset]:
 
 
 @pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest) -> Callable[[int], Nodes]:
+def make(request: pytest.FixtureRequest) -> Callable[[int], Transport]:
     return KINDS[request.param]
 
 
@@ -60,9 +60,9 @@ def first(trial: tuple[Experiment, Dataset]) -> Arrays:
     return experiment.algorithm.broadcast(state)
 
 
-def hosted(nodes: Nodes, header: dict[str, Any]) -> dict[int, list[int]]:
+def hosted(nodes: Transport, header: dict[str, Any]) -> dict[int, list[int]]:
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
-    return {node: list(hosted_by(reply, node)) for node, reply in nodes.ask(hello, LONG)}
+    return {node: list(hosted_by(reply, node)) for node, reply in nodes.request(hello, LONG)}
 
 
 def requests(
@@ -72,7 +72,7 @@ def requests(
 
 
 @pytest.mark.parametrize("parts", [1, 3, 17])
-def test_nodes_have_names_that_ascend(make: Callable[[int], Nodes], parts: int) -> None:
+def test_nodes_have_names_that_ascend(make: Callable[[int], Transport], parts: int) -> None:
     nodes = make(parts)
     found = nodes.ids()
     assert len(found) == parts and found == sorted(set(found)) and nodes.ids() == found
@@ -80,11 +80,11 @@ def test_nodes_have_names_that_ascend(make: Callable[[int], Nodes], parts: int) 
 
 @pytest.mark.parametrize("parts", [1, 3, 17, 20])
 def test_every_device_lives_on_exactly_one_node(
-    make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any], parts: int
+    make: Callable[[int], Transport], trial: tuple[Experiment, Dataset], header: dict[str, Any], parts: int
 ) -> None:
     nodes = make(parts)
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
-    replies = dict(nodes.ask(hello, LONG))
+    replies = dict(nodes.request(hello, LONG))
     assert replies.keys() == hello.keys()
     everyone = np.concatenate([hosted_by(reply, node) for node, reply in replies.items()])
     assert sorted(everyone.tolist()) == list(range(trial[1].interactions.users))
@@ -93,19 +93,21 @@ def test_every_device_lives_on_exactly_one_node(
 
 
 def test_training_echoes_the_request_and_sums_over_who_was_asked(
-    make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any]
+    make: Callable[[int], Transport], trial: tuple[Experiment, Dataset], header: dict[str, Any]
 ) -> None:
     nodes, sent = make(3), first(trial)
     asked = {node: devices[:-1] for node, devices in hosted(nodes, header).items()}
     for number in (1, 2):
         trained = requests("train", asked, header, sent, round=number)
-        replies = dict(nodes.ask(trained, LONG))
+        replies = dict(nodes.request(trained, LONG))
         assert replies.keys() == asked.keys()
         for node, reply in replies.items():
             echo = {key: reply.header[key] for key in ("protocol", "run", "round", "hash")}
             assert echo == {"protocol": PROTOCOL, "run": "run", "round": number, "hash": trial[0].hash}
             assert reply.header["count"] == len(asked[node]) > 0
-            check_update(reply, trained[node].header, trial[0].algorithm.shapes(sent), trial[0].algorithm.double)
+            validate_reply(
+                reply, trained[node].header, trial[0].algorithm.shapes(sent), trial[0].algorithm.float64_arrays
+            )
             assert reply.header["examples"] == sum(len(trial[1].devices[u].history) for u in asked[node])
             assert any(np.abs(array).max() > 0 for array in reply.arrays.values())
 
@@ -114,7 +116,7 @@ def test_the_kinds_answer_alike(trial: tuple[Experiment, Dataset], header: dict[
     found = list[dict[int, Message]]()
     for place, build in enumerate(KINDS.values()):
         nodes, own = build(3), {**header, "folder": str(tmp_path / str(place))}
-        found.append(dict(nodes.ask(requests("train", hosted(nodes, own), own, first(trial), round=1), LONG)))
+        found.append(dict(nodes.request(requests("train", hosted(nodes, own), own, first(trial), round=1), LONG)))
     for node, reply in found[0].items():
         assert reply.header == found[1][node].header
         assert all(np.array_equal(array, found[1][node].arrays[name]) for name, array in reply.arrays.items())
@@ -125,14 +127,14 @@ def test_the_kinds_answer_alike(trial: tuple[Experiment, Dataset], header: dict[
 
 
 def test_devices_go_on_from_what_they_kept_and_a_repeated_round_gives_the_same(
-    make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any], tmp_path: Path
+    make: Callable[[int], Transport], trial: tuple[Experiment, Dataset], header: dict[str, Any], tmp_path: Path
 ) -> None:
     nodes = make(1)
     devices = hosted(nodes, header)
 
     def trained(number: int, folder: str) -> Arrays:
         own = {**header, "folder": str(tmp_path / folder)}
-        return dict(nodes.ask(requests("train", devices, own, first(trial), round=number), LONG))[1].arrays
+        return dict(nodes.request(requests("train", devices, own, first(trial), round=number), LONG))[1].arrays
 
     trained(1, "both rounds")
     second = trained(2, "both rounds")
@@ -143,16 +145,16 @@ def test_devices_go_on_from_what_they_kept_and_a_repeated_round_gives_the_same(
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_evaluation_gives_one_row_for_each_device_asked_that_holds_something_out(
-    make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any], part: str
+    make: Callable[[int], Transport], trial: tuple[Experiment, Dataset], header: dict[str, Any], part: str
 ) -> None:
     nodes, devices = make(2), trial[1].devices
     asked = {node: users[::2] for node, users in hosted(nodes, header).items()}
-    replies = dict(nodes.ask(requests("evaluate", asked, header, first(trial), part=part, round=0), LONG))
+    replies = dict(nodes.request(requests("evaluate", asked, header, first(trial), part=part, round=0), LONG))
     for node, users in asked.items():
-        held = [u for u in users if len(devices[u].test if part == "test" else devices[u].validation)]
-        assert replies[node].arrays["user"].tolist() == held
-        assert replies[node].header["count"] == len(held) > 0
-        assert all(len(column) == len(held) for column in replies[node].arrays.values())
+        bytes_in_flight = [u for u in users if len(devices[u].test if part == "test" else devices[u].validation)]
+        assert replies[node].arrays["user"].tolist() == bytes_in_flight
+        assert replies[node].header["count"] == len(bytes_in_flight) > 0
+        assert all(len(column) == len(bytes_in_flight) for column in replies[node].arrays.values())
 
 
 def test_a_device_with_nothing_held_out_gives_no_row(tmp_path: Path) -> None:
@@ -163,25 +165,25 @@ def test_a_device_with_nothing_held_out_gives_no_row(tmp_path: Path) -> None:
     for build in KINDS.values():
         nodes = build(1)
         asked = requests("evaluate", hosted(nodes, header), header, first(trial), part="test", round=1)
-        reply = dict(nodes.ask(asked, LONG))[nodes.ids()[0]]
+        reply = dict(nodes.request(asked, LONG))[nodes.ids()[0]]
         names = trial[1].interactions.user_ids[reply.arrays["user"]].tolist()
         assert names == ["a", "b", "c"] and reply.header["count"] == 3
 
 
 def test_what_comes_after_the_deadline_is_left_out(
-    make: Callable[[int], Nodes], trial: tuple[Experiment, Dataset], header: dict[str, Any]
+    make: Callable[[int], Transport], trial: tuple[Experiment, Dataset], header: dict[str, Any]
 ) -> None:
     nodes = make(3)
     late = requests("train", hosted(nodes, header), header, first(trial), round=1)
-    assert list(nodes.ask(late, 1e-9)) == []
-    assert [node for node, _ in nodes.ask(late, LONG)] == nodes.ids()
+    assert list(nodes.request(late, 1e-9)) == []
+    assert [node for node, _ in nodes.request(late, LONG)] == nodes.ids()
 
 
-def test_asking_some_nodes_asks_no_other(make: Callable[[int], Nodes], header: dict[str, Any]) -> None:
+def test_asking_some_nodes_asks_no_other(make: Callable[[int], Transport], header: dict[str, Any]) -> None:
     nodes = make(4)
     some = nodes.ids()[1:3]
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in some}
-    assert sorted(node for node, _ in nodes.ask(hello, LONG)) == some and list(nodes.ask({}, LONG)) == []
+    assert sorted(node for node, _ in nodes.request(hello, LONG)) == some and list(nodes.request({}, LONG)) == []
 
 
 def broken(trial: tuple[Experiment, Dataset]) -> Arrays:
@@ -193,18 +195,18 @@ def test_a_mistake_inside_a_node_is_raised_by_the_plain_loop(
     trial: tuple[Experiment, Dataset], header: dict[str, Any]
 ) -> None:
     """One process, one program: there the error itself says more than a header could."""
-    nodes = LocalNodes(2)
+    nodes = LocalTransport(2)
     with pytest.raises(FedrecError, match="nonsense"):
-        list(nodes.ask(requests("train", hosted(nodes, header), header, broken(trial), round=1), LONG))
+        list(nodes.request(requests("train", hosted(nodes, header), header, broken(trial), round=1), LONG))
 
 
 def test_a_mistake_inside_a_node_comes_over_the_grid_as_an_error(
     trial: tuple[Experiment, Dataset], header: dict[str, Any]
 ) -> None:
-    nodes = FlowerNodes(InProcessGrid(app, 2))
+    nodes = FlowerTransport(InProcessGrid(app, 2))
     asked = requests("train", hosted(nodes, header), header, broken(trial), round=1)
     asked[2] = Message(asked[2].header, first(trial))
-    replies = dict(nodes.ask(asked, LONG))
+    replies = dict(nodes.request(asked, LONG))
     assert "nonsense" in replies[1].header["error"] and not replies[1].arrays
     assert "error" not in replies[2].header and replies[2].header["count"] > 0
 
@@ -275,9 +277,9 @@ def test_garbage_from_one_node_leaves_the_others_answers(header: dict[str, Any])
             self.asked = next(m for m in kept if m.metadata.dst_node_id == 2)
             return names
 
-    nodes = FlowerNodes(Spoiled(app, 3))
+    nodes = FlowerTransport(Spoiled(app, 3))
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
-    replies = dict(nodes.ask(hello, LONG))
+    replies = dict(nodes.request(hello, LONG))
     assert replies.keys() == {1, 2, 3}
     assert [node for node, reply in replies.items() if "error" in reply.header] == [2]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalNodes
+from fedrec.federated.transport import LocalTransport
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.recommend.ranker import described, explain, recommend
 from fedrec.report.console import Progress
-from fedrec.simulation import Job, new_run
+from fedrec.simulation import Simulation, new_run
 from tests.tiny import FREE
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
@@ -25,7 +25,7 @@ def finished(name: str, folder: Path) -> FinishedRun:
     small = {"ease": ["algorithm.head=30"], "two_tower": words, "text_sasrec": words}.get(name, [])
     wanted = [*FREE, f"model={name}", "rounds=2", "evaluation.baselines=[]", f"output={folder}", f"name={name}", *small]
     settings, run = new_run(load(wanted))
-    Job(settings, run, lambda: LocalNodes(1), Progress()).simulate()
+    Simulation(settings, run, lambda: LocalTransport(1), Progress()).simulate()
     return FinishedRun.open(run.path)
 
 
@@ -52,20 +52,20 @@ def test_a_user_gets_the_best_of_what_they_have_not_used(run: FinishedRun) -> No
 
 def test_somebody_new_is_folded_in_and_one_more_item_counts_at_once(run: FinishedRun) -> None:
     likes = np.array([4, 11])
-    first = [one.item for one in recommend(run.taste(likes), 5)]
+    first = [one.item for one in recommend(run.ranker(likes), 5)]
     assert len(first) == 5 and not {4, 11} & set(first)
-    more = run.taste(np.append(likes, first[0]))
+    more = run.ranker(np.append(likes, first[0]))
     assert first[0] not in [one.item for one in recommend(more, 5)]
     personal = run.settings.document["name"] not in {"popularity"}
-    assert personal == (not np.array_equal(more.scores(), run.taste(likes).scores()))
+    assert personal == (not np.array_equal(more.scores(), run.ranker(likes).scores()))
 
 
 def test_shares_add_up_to_the_score_or_the_model_says_that_it_cannot_tell(run: FinishedRun) -> None:
-    taste, nobody = run.of_user(5), run.taste(np.empty(0, np.int64))
+    taste, nobody = run.of_user(5), run.ranker(np.empty(0, np.int64))
     told = 0
     for one in recommend(taste, 5):
-        if taste.shares(one.item) is None:
-            with pytest.raises(Refused, match="can't say why"):
+        if taste.item_contributions(one.item) is None:
+            with pytest.raises(RefusedError, match="can't say why"):
                 explain(taste, one.item)
             continue
         told += 1

@@ -7,17 +7,17 @@ from pathlib import Path
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.delimited import SEPARATOR_NAMES, Layout, header_hint, read_delimited, separator_that_fits
 from fedrec.data.io.parquet import read_parquet
-from fedrec.data.io.table import Columns, Table, mapped
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.sources import Settings, rows_of
+from fedrec.data.io.table import ColumnMapping, Table, map_columns
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.sources import SourceOptions, rows_of
 from fedrec.errors import FedrecError
 
-DEFAULT = Columns("user", "item", "time", None)
+DEFAULT = ColumnMapping("user", "item", "time", None)
 NO_TIME = " A file without times, in the order of time: dataset.columns.time=null."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delimited(Settings):
+class Delimited(SourceOptions):
     """A CSV file, or a Parquet file where the name ends with .parquet or .pq, called by its file's name.
 
     `separator` is a character or its name (comma, tab, semicolon, pipe). Ids are text or whole numbers; the catalogue
@@ -35,12 +35,12 @@ class Delimited(Settings):
         path = Path(self.path)
         if not path.is_file():
             raise FedrecError(f"{path}: no such file; dataset.path names a CSV or Parquet file")
-        columns = mapped(self.columns, DEFAULT)
+        columns = map_columns(self.columns, DEFAULT)
         table = self._table(path, columns)
         rows = rows_of(table, columns.user, columns.item, columns.time, columns.value)
-        return assemble(rows, self, Plan(path.stem))
+        return prepare_dataset(rows, self, PrepareOptions(path.stem))
 
-    def _table(self, path: Path, columns: Columns) -> Table:
+    def _table(self, path: Path, columns: ColumnMapping) -> Table:
         settings = columns.settings()
         no_time = NO_TIME if columns.time else ""
         if path.suffix in (".parquet", ".pq"):

@@ -19,9 +19,9 @@ from fedrec.data.download import Files
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_parquet
 from fedrec.data.io.table import Table
-from fedrec.data.prepare import Plan, assemble, first_of_each_pair
-from fedrec.data.sources import Provided, Rows, rows_of
-from fedrec.errors import FedrecError, nearest
+from fedrec.data.prepare import PrepareOptions, first_of_each_pair, prepare_dataset
+from fedrec.data.sources import LocalSource, Rows, rows_of
+from fedrec.errors import FedrecError, suggest
 
 COLUMNS = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID")
 PRODUCT = re.compile(r"\d{5}[A-Z]{0,2}")  # what is left out are postage, fees, samples, vouchers and tests
@@ -31,7 +31,7 @@ REPEATS = ("first", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineRetailII(Provided):
+class OnlineRetailII(LocalSource):
     """Purchases of customers, in the order of invoices; within one invoice, in the order of its lines.
 
     Lines without a customer, cancellations, quantities below 1 and codes that are no product are left out and
@@ -51,7 +51,7 @@ class OnlineRetailII(Provided):
         """Refuse a way of counting repeats that does not exist."""
         super().__post_init__()
         if self.repeats not in REPEATS:
-            raise FedrecError(f"dataset.repeats={self.repeats} does not exist.{nearest(self.repeats, REPEATS)}")
+            raise FedrecError(f"dataset.repeats={self.repeats} does not exist.{suggest(self.repeats, REPEATS)}")
 
     def load(self) -> Dataset:
         """Read the invoices."""
@@ -63,7 +63,9 @@ class OnlineRetailII(Provided):
             first = first_of_each_pair(read)
             dropped = (*dropped, ("repeat purchases (first kept)", len(read) - len(first)))
             rows = read.chosen(first)
-        return assemble(rows, self, Plan(self.name, products(lines, codes, rows), dropped=dropped, read=read))
+        return prepare_dataset(
+            rows, self, PrepareOptions(self.name, products(lines, codes, rows), dropped=dropped, read=read)
+        )
 
 
 def read_lines(files: Files, needed: str) -> Table:
@@ -149,7 +151,7 @@ def products(lines: Table, codes: NDArray[np.str_], rows: Rows) -> Catalogue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmazonVideoGames(Provided):
+class AmazonVideoGames(LocalSource):
     """287,107 reviews by 31,013 users of 23,715 games, lines in the order of time within each user.
 
     No titles and no times are published with it, and users and games with fewer than five reviews were dropped by its
@@ -165,4 +167,4 @@ class AmazonVideoGames(Provided):
         files, needed = self.files()
         layout = Layout(" ", columns=("user", "item"))
         table = read_delimited(files.read(needed), files.label(needed), layout)
-        return assemble(rows_of(table, "user", "item", None, None), self, Plan(self.name))
+        return prepare_dataset(rows_of(table, "user", "item", None, None), self, PrepareOptions(self.name))

@@ -12,8 +12,8 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.io.catalogue_csv import read_items
 from fedrec.data.io.device_csv import read_device_file
 from fedrec.data.io.table import Tokens
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.sources import LEAVE_LAST_OUT, Rows, Settings
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.sources import LEAVE_LAST_OUT, Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError
 
@@ -21,7 +21,7 @@ EVERYTHING = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Enrolled(Settings):
+class Enrolled(SourceOptions):
     """`path` is the list of items; `devices` how many are admitted, which `fedrec server start` fills in.
 
     `interactions_per_device` is a public guess that delta rests on at interaction level. `split` is what devices hold
@@ -78,4 +78,4 @@ class Enrolled(Settings):
             value=np.array([row.value for _, row in rows]),
             place=lambda number: f"{files[rows[number][0]]}",
         )
-        return assemble(table, self, Plan("devices", catalogue))
+        return prepare_dataset(table, self, PrepareOptions("devices", catalogue))

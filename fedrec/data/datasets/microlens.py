@@ -9,15 +9,15 @@ from fedrec.data.catalogue import Catalogue, common_words, multi_hot
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_sequences
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.sources import Provided, rows_of
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.sources import LocalSource, rows_of
 
 PAIRS, TITLES = "MicroLens-50k_pairs.tsv", "MicroLens-50k_titles.csv"
 LEAST_VIDEOS = 20  # of a tag that becomes a feature
 
 
 @dataclass(frozen=True, kw_only=True)
-class MicroLens50K(Provided):
+class MicroLens50K(LocalSource):
     """359,708 interactions of 50,000 users with 19,220 videos, lines in the order of time within each user.
 
     The titles file lists just the videos that somebody used, so the catalogue is called taken from interactions.
@@ -40,7 +40,7 @@ class MicroLens50K(Provided):
         flags, tags = multi_hot(common_words([tags_of(title) for title in titles], LEAST_VIDEOS))
         names = tuple(f"tag:{tag}" for tag in tags)
         catalogue = Catalogue(np.array(ids), np.array(titles), flags, names, "interactions")
-        return assemble(rows, self, Plan(self.name, catalogue))
+        return prepare_dataset(rows, self, PrepareOptions(self.name, catalogue))
 
 
 def tags_of(title: str) -> list[str]:

@@ -15,8 +15,8 @@ from fedrec.data.download import Files, open_files
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_parquet
 from fedrec.data.io.table import Table
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.sources import LEAVE_LAST_OUT, Published, Settings, rows_of
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.sources import LEAVE_LAST_OUT, DownloadableSource, SourceOptions, rows_of
 from fedrec.data.splits import NCF_SPLIT, PUBLISHER_SPLIT, ncf_split, publisher_split
 from fedrec.errors import FedrecError
 
@@ -26,7 +26,7 @@ ADDRESS = "https://files.grouplens.org/datasets/movielens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieLens100K(Published):
+class MovieLens100K(DownloadableSource):
     """100,000 ratings of 943 users on 1,682 films; its catalogue is u.item, its published split ua.base and ua.test."""
 
     name: ClassVar[str] = "ml-100k"
@@ -41,15 +41,15 @@ class MovieLens100K(Published):
         rows = rows_of(
             read_delimited(files.read("u.data"), files.label("u.data"), TAB), "user", "item", "time", "rating"
         )
-        plan = Plan(self.name, _films_100k(files))
+        plan = PrepareOptions(self.name, _films_100k(files))
         if self.split == "publisher":
             _all_rows(self)
-            plan = Plan(self.name, plan.catalogue, publisher_split(files, TAB), PUBLISHER_SPLIT)
-        return assemble(rows, self, plan)
+            plan = PrepareOptions(self.name, plan.catalogue, publisher_split(files, TAB), PUBLISHER_SPLIT)
+        return prepare_dataset(rows, self, plan)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieLens1M(Published):
+class MovieLens1M(DownloadableSource):
     """1,000,209 ratings of 6,040 users; its catalogue is movies.dat with 3,883 films.
 
     `ncf_path` is the folder of NCF's published split, by default ml-1m-ncf beside the source.
@@ -68,15 +68,15 @@ class MovieLens1M(Published):
         files = self.files()
         layout = Layout("::", columns=RATING)
         table = read_delimited(files.read("ratings.dat"), files.label("ratings.dat"), layout)
-        plan = Plan(self.name, _films_1m(files))
+        plan = PrepareOptions(self.name, _films_1m(files))
         if self.split == "ncf":
             _all_rows(self)
             folder = Path(self.ncf_path) if self.ncf_path else files.place.parent / "ml-1m-ncf"
-            plan = Plan(self.name, plan.catalogue, ncf_split(folder), NCF_SPLIT)
-        return assemble(rows_of(table, "user", "item", "time", "rating"), self, plan)
+            plan = PrepareOptions(self.name, plan.catalogue, ncf_split(folder), NCF_SPLIT)
+        return prepare_dataset(rows_of(table, "user", "item", "time", "rating"), self, plan)
 
 
-def _all_rows(source: Published) -> None:
+def _all_rows(source: DownloadableSource) -> None:
     """Refuse filters under a published split: it names rows that they would take away."""
     if source.threshold is not None or source.minimum > 1:
         message = f"dataset.split={source.split} is published for all ratings of {source.name}"
@@ -108,7 +108,7 @@ QUOTED = Layout(quoted=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieLensLatestSmall(Settings):
+class MovieLensLatestSmall(SourceOptions):
     """100,004 ratings of 671 users on 9,066 films.
 
     The shipped copy lists rated films only, so the origin of its catalogue is "interactions". With `path` the
@@ -128,7 +128,7 @@ class MovieLensLatestSmall(Settings):
             catalogue = _films(read_delimited(files.read("movies.csv"), files.label("movies.csv"), QUOTED))
         ratings.require(("userId", "movieId", "timestamp", "rating"))
         rows = rows_of(ratings, "userId", "movieId", "timestamp", "rating")
-        return assemble(rows, self, Plan(self.name, catalogue))
+        return prepare_dataset(rows, self, PrepareOptions(self.name, catalogue))
 
 
 def _films(table: Table) -> Catalogue:

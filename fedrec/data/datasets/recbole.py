@@ -9,16 +9,16 @@ import numpy as np
 from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.delimited import Layout, read_delimited
-from fedrec.data.io.table import Columns, Table, mapped
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.sources import Settings, rows_of
+from fedrec.data.io.table import ColumnMapping, Table, map_columns
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.sources import SourceOptions, rows_of
 from fedrec.errors import FedrecError
 
-DEFAULT = Columns("user_id", "item_id", "timestamp", "rating")
+DEFAULT = ColumnMapping("user_id", "item_id", "timestamp", "rating")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecBole(Settings):
+class RecBole(SourceOptions):
     """A `.inter` file, or a folder that holds exactly one; columns are named without their ":type".
 
     A file without `timestamp` or `rating` has no times or no ratings. The `.item` file of that name is the catalogue.
@@ -30,7 +30,7 @@ class RecBole(Settings):
     def load(self) -> Dataset:
         """Read the file, or the one `.inter` file of the folder, that `path` names."""
         path = self._find()
-        columns = mapped(self.columns, DEFAULT)
+        columns = map_columns(self.columns, DEFAULT)
         table = self._read(path)
         if columns.time == DEFAULT.time and columns.time not in table.columns:
             columns = replace(columns, time=None)
@@ -40,7 +40,7 @@ class RecBole(Settings):
         rows = rows_of(table, columns.user, columns.item, columns.time, columns.value)
         item_file = path.with_suffix(".item")
         catalogue = self._catalogue(item_file, columns.item) if item_file.is_file() else None
-        return assemble(rows, self, Plan(path.stem, catalogue))
+        return prepare_dataset(rows, self, PrepareOptions(path.stem, catalogue))
 
     def _find(self) -> Path:
         if self.path is None:

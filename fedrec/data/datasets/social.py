@@ -19,8 +19,8 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_sequences, unpacked
 from fedrec.data.io.table import Table
-from fedrec.data.prepare import Plan, assemble, unordered
-from fedrec.data.sources import LEAVE_LAST_OUT, Provided, Published, rows_of
+from fedrec.data.prepare import PrepareOptions, prepare_dataset, unordered
+from fedrec.data.sources import LEAVE_LAST_OUT, DownloadableSource, LocalSource, rows_of
 from fedrec.data.splits import hold_out, published_rows
 from fedrec.errors import FedrecError
 
@@ -29,7 +29,7 @@ SPLIT = "publisher: test = test.txt (several places a user), validation = one of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gowalla(Provided):
+class Gowalla(LocalSource):
     """1,027,370 visits of 29,858 users to 40,981 places; `split` is the publisher's, or leave-last-out.
 
     There is no time, and places are numbered in the order in which the file first names them: the number says who
@@ -50,12 +50,12 @@ class Gowalla(Provided):
         names = needed, needed.replace("train", "test")
         train, test = (read_sequences(unpacked(files, name), files.label(name)) for name in names)
         rows = rows_of(_joined(train, test), "user", "item", None, None)
-        plan = Plan(self.name, unordered(rows), shuffled=True)
+        plan = PrepareOptions(self.name, unordered(rows), shuffled=True)
         if self.split == PUBLISHER:
             if self.minimum > 1:
                 raise FedrecError(f"dataset.minimum={self.minimum}: the publisher's split is for all users; set 1")
-            plan = Plan(self.name, plan.catalogue, _published(test), SPLIT, shuffled=True)
-        return assemble(rows, self, plan)
+            plan = PrepareOptions(self.name, plan.catalogue, _published(test), SPLIT, shuffled=True)
+        return prepare_dataset(rows, self, plan)
 
 
 def _joined(train: Table, test: Table) -> Table:
@@ -79,7 +79,7 @@ FRIENDS = "user_friends.dat"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HetRecLastFM(Published):
+class HetRecLastFM(DownloadableSource):
     """92,834 pairs of 1,892 listeners and 17,632 artists; the value is how often a listener played the artist.
 
     Listens carry no time and stand in the file by weight, so what is held out follows a seeded random order. Artists
@@ -107,11 +107,11 @@ class HetRecLastFM(Published):
         if files.has(FRIENDS):
             friends = read_delimited(files.read(FRIENDS), files.label(FRIENDS), Layout("\t"))
             links = pairs(friends, "userID", "friendID")
-        return assemble(rows, self, Plan(self.name, catalogue, shuffled=True, links=links))
+        return prepare_dataset(rows, self, PrepareOptions(self.name, catalogue, shuffled=True, links=links))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmTrust(Provided):
+class FilmTrust(LocalSource):
     """35,497 ratings, 0.5 to 4, of 1,508 users on 2,071 films; 1,853 statements of trust as directed links.
 
     There is no time, and films are numbered in the order in which the file first names them: the number says who
@@ -133,4 +133,4 @@ class FilmTrust(Provided):
             columns = Layout(" ", columns=("user", "trusted", "trust"))
             trust = read_delimited(files.read("trust.txt"), files.label("trust.txt"), columns)
             links = pairs(trust, "user", "trusted")
-        return assemble(rows, self, Plan(self.name, unordered(rows), shuffled=True, links=links))
+        return prepare_dataset(rows, self, PrepareOptions(self.name, unordered(rows), shuffled=True, links=links))

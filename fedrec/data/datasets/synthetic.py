@@ -17,10 +17,10 @@ from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceTable
 from fedrec.data.download import cache
-from fedrec.data.interactions import FlatInteractions, mapped
+from fedrec.data.interactions import FlatInteractions, open_mmap
 from fedrec.data.io.table import Tokens
-from fedrec.data.prepare import Plan, assemble
-from fedrec.data.sources import Rows, Settings
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
 
 FAVOURITE_SHARE = 0.7  # of a user's draws that fall on the genre it likes best
@@ -32,7 +32,7 @@ GAP_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synthetic(Settings):
+class Synthetic(SourceOptions):
     """Users who like one genre best and pick its films by Zipf's law; how much they watch is log-normal.
 
     `interactions` is about how many there are in all: at least 3 are wanted of each user, items do not repeat, and a
@@ -55,8 +55,8 @@ class Synthetic(Settings):
         rng = np.random.default_rng(self.seed)
         genre = rng.integers(self.genres, size=self.items)
         genre[: self.genres] = np.arange(self.genres)
-        plan = Plan("synthetic", _catalogue(genre, self.genres), synthetic=True)
-        return assemble(self._rows(rng, genre), self, plan)
+        plan = PrepareOptions("synthetic", _catalogue(genre, self.genres), synthetic=True)
+        return prepare_dataset(self._rows(rng, genre), self, plan)
 
     def _rows(self, rng: np.random.Generator, genre: NDArray[np.int64]) -> Rows:
         mean = np.log(self.interactions / self.users) - ACTIVITY_SIGMA**2 / 2
@@ -113,7 +113,7 @@ FILES = {"item": "<i4", "start": "<i8", "validation_from": "<i8", "test_from": "
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticLarge(Settings):
+class SyntheticLarge(SourceOptions):
     """Half of a user's items are what all like, half what those of its taste like, both by Zipf's law (exponent 3/4).
 
     A user has `per_user` interactions on average (log-normal), no item twice. Same settings, same data. The files are
@@ -134,7 +134,7 @@ class SyntheticLarge(Settings):
             self._write(folder)
         elif (folder / "settings.json").read_text() != self._settings():
             raise FedrecError(f"dataset.path={folder} holds data of other settings: name another folder")
-        item, start, validation_from, test_from = (mapped(folder / name, kind) for name, kind in FILES.items())
+        item, start, validation_from, test_from = (open_mmap(folder / name, kind) for name, kind in FILES.items())
         one = np.broadcast_to(np.float32(1), item.shape)  # implicit: no array of ones
         return Dataset(
             name="synthetic-large",

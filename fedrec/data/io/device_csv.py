@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 COLUMNS = ("item", "time", "value", "kind")
 
@@ -25,7 +25,7 @@ def mapping(text: str | None) -> dict[str, str]:
     pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
     for name, equals, theirs in pairs:
         if name.strip() not in COLUMNS or not equals or not theirs.strip():
-            raise FedrecError(f"--columns {text}: NAME=COLUMN,... is expected.{nearest(name.strip(), COLUMNS)}")
+            raise FedrecError(f"--columns {text}: NAME=COLUMN,... is expected.{suggest(name.strip(), COLUMNS)}")
     return {name.strip(): theirs.strip() for name, _, theirs in pairs}
 
 
@@ -47,7 +47,7 @@ def _rows(path: Path, lines: Iterator[list[str]], columns: Mapping[str, str]) ->
     found = [name.strip() for name in next(lines, [])]
     for theirs in columns.values():
         if theirs not in found:
-            raise FedrecError(f"{path}:1: no column '{theirs}'.{nearest(theirs, found)}")
+            raise FedrecError(f"{path}:1: no column '{theirs}'.{suggest(theirs, found)}")
     ours = {theirs: name for name, theirs in columns.items()}
     names = [ours.get(name, "" if columns else name) for name in found]
     if "item" not in names:
@@ -56,7 +56,7 @@ def _rows(path: Path, lines: Iterator[list[str]], columns: Mapping[str, str]) ->
         )
     for name in names:
         if name and name not in COLUMNS:
-            raise FedrecError(f"{path}:1: column '{name}' is not known.{nearest(name, COLUMNS)}")
+            raise FedrecError(f"{path}:1: column '{name}' is not known.{suggest(name, COLUMNS)}")
     for number, fields in enumerate(lines, 2):
         if not fields:
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 NO_ID = frozenset({"", "nan", "NaN", "NAN", "null", "NULL", "None", "<NA>"})
@@ -52,7 +52,7 @@ class Table:
         for column in names:
             if column not in self.columns:
                 known = f" Known: {', '.join(sorted(self.columns))}."
-                guess = "" if hint.startswith(" The ") else nearest(column, self.columns).replace(known, "")
+                guess = "" if hint.startswith(" The ") else suggest(column, self.columns).replace(known, "")
                 setting = f" ({settings[column]})" if settings else ""
                 found = ", ".join(self.columns)
                 where = self.place(-1)
@@ -71,7 +71,7 @@ class Table:
 
         Blank and NaN ids are errors; so are negative and fractional ones where every id of the column is a number.
         """
-        column = plain(self.columns[name])
+        column = decode_dictionary(self.columns[name])
         if column.null_count:
             self._refuse(column.is_null().index(True).as_py(), f"blank {name}", "give every row an id")
         encoded = column.dictionary_encode()
@@ -82,7 +82,7 @@ class Table:
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a column as finite numbers; moments of a Parquet file become seconds since 1970."""
-        column = plain(self.columns[name])
+        column = decode_dictionary(self.columns[name])
         moments = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
         try:
             whole = column.cast(pa.timestamp("us")).cast(pa.int64()) if moments else column
@@ -118,7 +118,7 @@ class Table:
         raise FedrecError(f"{self.place(row)}: {wrong}: {right}")
 
 
-def plain(column: Any) -> Any:  # pyarrow ships no types
+def decode_dictionary(column: Any) -> Any:  # pyarrow ships no types
     """Return a column as one chunk without dictionary encoding."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(column, pa.ChunkedArray):
@@ -155,7 +155,7 @@ ROLES = ("user", "item", "time", "value")
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ColumnMapping:
     """Names of columns; None where the file has no such column: every value is then 1, file order counts as time."""
 
     user: str
@@ -169,14 +169,14 @@ class Columns:
         return {column: f"dataset.columns.{role}" for role, column in named.items() if column}
 
 
-def mapped(given: Mapping[str, str | None] | None, default: Columns) -> Columns:
+def map_columns(given: Mapping[str, str | None] | None, default: ColumnMapping) -> ColumnMapping:
     """Return the default with what the user maps otherwise; an unknown part is an error, so is no user or item."""
     names: dict[str, str | None] = {role: getattr(default, role) for role in ROLES}
     for role, column in (given or {}).items():
         if role not in names:
-            raise FedrecError(f"dataset.columns.{role}: no such part.{nearest(role, ROLES)}")
+            raise FedrecError(f"dataset.columns.{role}: no such part.{suggest(role, ROLES)}")
         names[role] = column
     user, item = names["user"], names["item"]
     if not user or not item:
         raise FedrecError("dataset.columns.user and dataset.columns.item must each name a column")
-    return Columns(user, item, names["time"], names["value"])
+    return ColumnMapping(user, item, names["time"], names["value"])

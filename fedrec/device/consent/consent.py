@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrec.device.backend import Answering
+from fedrec.device.backend import NodeProtocol
 from fedrec.device.consent.ledger import DeviceLedger
-from fedrec.device.consent.policy import TRUST, Policy
-from fedrec.device.consent.request import Asked, asked
-from fedrec.errors import FedrecError, Refused
+from fedrec.device.consent.policy import TRUST, ConsentPolicy
+from fedrec.device.consent.request import PrivacyRequest, parse_request
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import Message
 
 
-class Declined(Refused):
+class DeclinedError(RefusedError):
     """A round that a device takes no part in. Its text is for the device's person: what it spent is nobody else's."""
 
 
@@ -26,11 +26,11 @@ class Declined(Refused):
 class Consent:
     """The policy of a device, and the file of its ledger."""
 
-    policy: Policy
+    policy: ConsentPolicy
     ledger: Path
 
     def charge(self, header: Mapping[str, Any], now: float | None = None) -> None:
-        """Charge a train request to the device, durably, before it trains; raise `Declined` where it asks too much.
+        """Charge a train request to the device, durably, before it trains; raise `DeclinedError` if it asks too much.
 
         A ledger that can't be read or written, or that was tampered with, declines everything.
         """
@@ -38,15 +38,15 @@ class Consent:
         try:
             ledger = DeviceLedger(self.ledger)
         except FedrecError as error:
-            raise Declined(f"declined: {error}") from error
+            raise DeclinedError(f"declined: {error}") from error
         try:
-            request = asked(header)
+            request = parse_request(header)
             ledger.check_new(run, number)
             check(self.policy, request, ledger, moment)
             ledger.charge(run, number, request, moment)
         except FedrecError as error:
             ledger.note_refusal(run, number, str(error), moment)
-            raise Declined(f"round {number} declined: {error}") from error
+            raise DeclinedError(f"round {number} declined: {error}") from error
         finally:
             ledger.close()
 
@@ -66,32 +66,32 @@ class Consent:
             ledger.close()
 
 
-def check(policy: Policy, request: Asked, ledger: DeviceLedger, now: float) -> None:
-    """Raise `Refused`, in words for the device's person, where a request asks for more than the policy allows."""
+def check(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, now: float) -> None:
+    """Raise `RefusedError`, in words for the device's person, where a request asks for more than the policy allows."""
     if request.trust not in policy.trust:
         allowed = ", ".join(TRUST[name] for name in policy.trust) or "nobody"
-        raise Refused(f"it would trust {TRUST[request.trust]}; you allow {allowed}")
+        raise RefusedError(f"it would trust {TRUST[request.trust]}; you allow {allowed}")
     if request.trust == "none":
         return
     if request.noise_multiplier < policy.least_noise_multiplier:
-        raise Refused(
+        raise RefusedError(
             f"its noise multiplier is {request.noise_multiplier:.3g}; you ask for at least "
             f"{policy.least_noise_multiplier:g}"
         )
     if request.clip > policy.largest_clip:
-        raise Refused(f"its clip is {request.clip:.3g}; you allow at most {policy.largest_clip:g}")
+        raise RefusedError(f"its clip is {request.clip:.3g}; you allow at most {policy.largest_clip:g}")
     check_budget(policy, request, ledger, now)
 
 
-def check_budget(policy: Policy, request: Asked, ledger: DeviceLedger, now: float) -> None:
-    """Raise `Refused` where the run by its own words, or the year with this round, would pass the largest epsilon."""
+def check_budget(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, now: float) -> None:
+    """Raise `RefusedError` if the run by its own words, or the year with this round, passes the largest epsilon."""
     largest = policy.largest_epsilon_per_year
     if request.epsilon > largest:
-        raise Refused(f"its run may spend epsilon {request.epsilon:g}; you allow {largest:g} a year")
+        raise RefusedError(f"its run may spend epsilon {request.epsilon:g}; you allow {largest:g} a year")
     same = (request.unit, request.neighbouring)
     for total in ledger.spent(policy.delta, now, request):
         if (total.unit, total.neighbouring) == same and total.epsilon > largest:
-            raise Refused(
+            raise RefusedError(
                 f"with it, the last 365 days would come to epsilon {total.epsilon:.2f} (unit {total.unit}, "
                 f"{total.neighbouring}, delta {policy.delta:.0e}); you allow {largest:g} a year"
             )
@@ -101,18 +101,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Consenting:
+class ConsentGuard:
     """A node whose devices share one policy and keep a ledger each, `device-<row>.sqlite` in `ledgers`."""
 
-    node: Answering
-    policy: Policy
+    node: NodeProtocol
+    policy: ConsentPolicy
     ledgers: Path
 
     @classmethod
-    def of(cls, node: Answering, policy: str, ledgers: str | None) -> "Consenting":
+    def of(cls, node: NodeProtocol, policy: str, ledgers: str | None) -> "ConsentGuard":
         """Return the node under the policy in this file; the ledgers lie beside it unless a folder is named."""
         path = Path(policy)
-        return cls(node, Policy.load(path), Path(ledgers) if ledgers else path.parent / "ledgers")
+        return cls(node, ConsentPolicy.load(path), Path(ledgers) if ledgers else path.parent / "ledgers")
 
     def answer(self, request: Message) -> Message:
         """Return the node's reply for the devices that agree; each is charged before it trains."""
@@ -127,7 +127,7 @@ class Consenting:
     def _agrees(self, device: int, header: dict[str, Any]) -> bool:
         try:
             Consent(self.policy, self.ledgers / f"device-{int(device)}.sqlite").charge(header)
-        except Declined as reason:
+        except DeclinedError as reason:
             log.warning("%s", reason)
             return False
         return True

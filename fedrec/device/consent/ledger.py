@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrec.device.consent.request import Asked
-from fedrec.errors import Refused
+from fedrec.device.consent.request import PrivacyRequest
+from fedrec.errors import RefusedError
 from fedrec.privacy.accounting.rdp import Part, epsilon_bound, largest_tpr
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 
@@ -14,7 +14,7 @@ FALSE_ALARMS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class SpentBudget:
     """What the last year cost under one unit and relation; `promised` says that somebody else's noise is part of it."""
 
     unit: str
@@ -46,12 +46,14 @@ class DeviceLedger:
         self._store.close()
 
     def check_new(self, run: str, round_number: int) -> None:
-        """Raise `Refused` for a round of a run that was charged already, and for one before it."""
+        """Raise `RefusedError` for a round of a run that was charged already, and for one before it."""
         charged = [int(entry.body["round"]) for entry in self._store.entries(run) if entry.kind == "charge"]
         if charged and round_number <= max(charged):
-            raise Refused(f"this device has taken part in round {max(charged)} of this run: no round is answered twice")
+            raise RefusedError(
+                f"this device has taken part in round {max(charged)} of this run: no round is answered twice"
+            )
 
-    def charge(self, run: str, round_number: int, asked: Asked, now: float) -> None:
+    def charge(self, run: str, round_number: int, asked: PrivacyRequest, now: float) -> None:
         """Charge a round, durably; whatever becomes of it, it stays charged."""
         cost = {"unit": asked.unit, "neighbouring": asked.neighbouring, "trust": asked.trust, "parts": asked.parts}
         with self._store.transaction():
@@ -65,7 +67,7 @@ class DeviceLedger:
             if not any(entry.body.get("reason") == reason for entry in self._store.entries(run)):
                 self._store.append(run, "refuse", {"round": round_number, "time": now, "reason": reason})
 
-    def spent(self, delta: float, now: float, more: Asked | None = None) -> list[Spent]:
+    def spent(self, delta: float, now: float, more: PrivacyRequest | None = None) -> list[SpentBudget]:
         """Return what the year before `now` cost, one for each unit and relation, `more` included; unprotected rounds
         are not among them, for no epsilon bounds them.
         """
@@ -89,11 +91,11 @@ class DeviceLedger:
         return [entry for entry in self._store.entries(None) if entry.kind == kind]
 
 
-def _total(unit: str, neighbouring: str, charges: list[dict[str, Any]], delta: float) -> Spent:
+def _total(unit: str, neighbouring: str, charges: list[dict[str, Any]], delta: float) -> SpentBudget:
     counts: dict[tuple[float, float], int] = {}
     for charge in charges:
         for z, rate, count in charge["parts"]:
             counts[z, rate] = counts.get((z, rate), 0) + count
     parts: list[Part] = [(z, rate, count) for (z, rate), count in sorted(counts.items())]
     promised = any(charge["trust"] in ("server", "gateway") for charge in charges)
-    return Spent(unit, neighbouring, epsilon_bound(parts, delta), len(charges), promised, tuple(parts))
+    return SpentBudget(unit, neighbouring, epsilon_bound(parts, delta), len(charges), promised, tuple(parts))

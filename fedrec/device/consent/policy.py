@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 
 TRUST = {
     "device": "nobody but this device",
@@ -26,7 +26,7 @@ trust = ["device", "gateway", "server"]  # who may be trusted with what this dev
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ConsentPolicy:
     """The limits of one device. `trust` lists who may be trusted; with "none" in it even unprotected rounds pass."""
 
     largest_epsilon_per_year: float = 10.0
@@ -36,12 +36,12 @@ class Policy:
     trust: tuple[str, ...] = ("device", "gateway", "server")
 
     @classmethod
-    def of(cls, table: Mapping[str, Any], where: str = "policy.toml") -> "Policy":
+    def of(cls, table: Mapping[str, Any], where: str = "policy.toml") -> "ConsentPolicy":
         """Return the policy of a [privacy] table; what it leaves out is as above, and every mistake is named."""
         known = {field.name for field in fields(cls)}
         for key in table:
             if key not in known:
-                raise FedrecError(f"{where}: privacy.{key} does not exist.{nearest(key, known)}")
+                raise FedrecError(f"{where}: privacy.{key} does not exist.{suggest(key, known)}")
         numbers = {key: _number(value, f"{where}: privacy.{key}") for key, value in table.items() if key != "trust"}
         if numbers.get("delta", 0) >= 1:
             raise FedrecError(f"{where}: privacy.delta={numbers['delta']}: must lie below 1")
@@ -49,7 +49,7 @@ class Policy:
         return replace(policy, trust=_trust(table["trust"], where)) if "trust" in table else policy
 
     @classmethod
-    def load(cls, path: Path) -> "Policy":
+    def load(cls, path: Path) -> "ConsentPolicy":
         """Return the policy of a file; one that can't be read is an error, never a policy that allows more."""
         try:
             document = tomllib.loads(path.read_text())
@@ -72,5 +72,5 @@ def _trust(value: Any, where: str) -> tuple[str, ...]:
         raise FedrecError(f'{where}: privacy.trust={value}: a list is expected, such as ["device"]')
     for name in cast(list[Any], value):
         if name not in TRUST:
-            raise FedrecError(f"{where}: privacy.trust: {name} does not exist.{nearest(str(name), TRUST)}")
+            raise FedrecError(f"{where}: privacy.trust: {name} does not exist.{suggest(str(name), TRUST)}")
     return tuple(cast(list[str], value))

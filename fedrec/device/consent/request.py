@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from fedrec.errors import Refused
+from fedrec.errors import RefusedError
 from fedrec.privacy.accounting.rdp import Part
 
 # (unit, neighbouring relation, who is trusted) of each mechanism that a device knows.
@@ -21,17 +21,17 @@ KNOWN = {
 }
 
 # Algorithms whose rounds all get the same part of the budget.
-EVEN = (
+EQUAL_SHARE = (
     "fedavg.FedAvg",
     "fedopt.FedAdam",
     "fedopt.FedAdagrad",
-    "sequence_sgd.SequenceGradients",
+    "sequence_sgd.FedSGDSequences",
     "item_counts.ItemCounts",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PrivacyRequest:
     """One round's cost to one device, if it takes part.
 
     `parts` are its Gaussians without the sampling of the cohort, of which a device can see nothing. `promise` says that
@@ -53,23 +53,23 @@ class Asked:
         return self.trust in ("server", "gateway")
 
 
-def asked(header: Mapping[str, Any]) -> Asked:
-    """Return what a train request's header asks; one that can't be understood is `Refused`."""
+def parse_request(header: Mapping[str, Any]) -> PrivacyRequest:
+    """Return what a train request's header asks; one that can't be understood is `RefusedError`."""
     try:
         document = json.loads(header["experiment"])
         announced = header.get("privacy", {})  # all that a round may change is an adaptive clip
         clip = {"clip": announced["clip"]} if "clip" in announced else {}
-        return _asked({**document["privacy"], **clip}, _uneven(document))
+        return _parse_mechanism({**document["privacy"], **clip}, rounds_worth(document))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        if isinstance(error, Refused):
+        if isinstance(error, RefusedError):
             raise
-        raise Refused(f"the request does not say how it protects this device ({type(error).__name__})") from error
+        raise RefusedError(f"the request does not say how it protects this device ({type(error).__name__})") from error
 
 
-def _uneven(document: Mapping[str, Any]) -> int:
+def rounds_worth(document: Mapping[str, Any]) -> int:
     """Return how many equal rounds one round may be worth: all of them, where the rounds may share unequally."""
     name = str(document["algorithm"]["_target_"]).removeprefix("fedrec.algorithms.")
-    return 1 if name in EVEN else max(2, int(document["rounds"]))
+    return 1 if name in EQUAL_SHARE else max(2, int(document["rounds"]))
 
 
 def unit_of(node: Mapping[str, Any]) -> str | None:
@@ -78,16 +78,16 @@ def unit_of(node: Mapping[str, Any]) -> str | None:
     return None if known is None else known[0]
 
 
-def _asked(node: Mapping[str, Any], worth: int) -> Asked:
+def _parse_mechanism(node: Mapping[str, Any], worth: int) -> PrivacyRequest:
     name = str(node["_target_"]).removeprefix("fedrec.privacy.mechanisms.")
     if name not in KNOWN:
-        raise Refused(f"the server uses {name.rpartition('.')[2]}, a mechanism that this device does not know")
+        raise RefusedError(f"the server uses {name.rpartition('.')[2]}, a mechanism that this device does not know")
     unit, neighbouring, trust = KNOWN[name]
     if trust == "none" or node.get("randomness", "system") != "system":
-        return Asked("none", "none", "none", 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
+        return PrivacyRequest("none", "none", "none", 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
     z = positive(node, "noise_multiplier")
     clip = positive(node, "clip") if node.get("sensitivity") is None else positive(node, "sensitivity")
-    return Asked(unit, neighbouring, trust, z, clip, _parts(name, node, z, worth), positive(node, "epsilon"))
+    return PrivacyRequest(unit, neighbouring, trust, z, clip, _parts(name, node, z, worth), positive(node, "epsilon"))
 
 
 def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Part, ...]:
@@ -100,14 +100,14 @@ def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Pa
     if name in ("interaction.InteractionLevel", "gateway.GatewayLevel") and node.get("sensitivity") is None:
         rate, steps = positive(node, "sample_rate"), node["local_steps"]
         if rate > 1 or type(steps) is not int or not 0 < steps < 1 << 30:
-            raise Refused(f"the request asks for {steps} steps on a share of {rate} of the data")
+            raise RefusedError(f"the request asks for {steps} steps on a share of {rate} of the data")
         return ((z, rate, steps),)
     return ((z, 1.0, worth if KNOWN[name][2] == "server" else 1),)
 
 
 def positive(node: Mapping[str, Any], key: str) -> float:
-    """Return a number above 0 of the request, or raise `Refused`."""
+    """Return a number above 0 of the request, or raise `RefusedError`."""
     value = cast(object, node[key])
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise Refused(f"the request's {key} is no number above 0")
+        raise RefusedError(f"the request's {key} is no number above 0")
     return float(value)

@@ -5,13 +5,13 @@ from functools import partial
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceTable
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.evaluation.baselines import base, pooled
 from fedrec.evaluation.baselines.base import Scorer, over_head
 from fedrec.evaluation.batched import evaluate_many
-from fedrec.evaluation.config import Evaluation
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Part
-from fedrec.evaluation.per_user import Table
+from fedrec.evaluation.per_user import PerUserResults
 
 POOLED: Mapping[str, Callable[[DeviceTable], Scorer]] = {
     "popularity": base.fit_popularity,
@@ -26,11 +26,11 @@ LOCAL = "local"
 def fit(name: str, devices: DeviceTable) -> Scorer:
     """Return the baseline of that name fitted, with its published settings, to the pooled histories of all devices."""
     if name not in POOLED:
-        raise FedrecError(f"no baseline '{name}'.{nearest(name, POOLED)}")
+        raise FedrecError(f"no baseline '{name}'.{suggest(name, POOLED)}")
     return POOLED[name](devices)
 
 
-def evaluate(name: str, devices: DeviceTable, part: Part, options: Evaluation) -> Table:
+def evaluate(name: str, devices: DeviceTable, part: Part, options: EvaluationConfig) -> PerUserResults:
     """Return the rows of a baseline, fitted to train for the validation and to train + validation for the test.
 
     With `options.head` it covers that many items, the most popular ones.
@@ -41,6 +41,6 @@ def evaluate(name: str, devices: DeviceTable, part: Part, options: Evaluation) -
     return evaluate_many(scorer.scores_many, devices, part, options, name)
 
 
-def evaluate_alone(catalogue: Catalogue, devices: DeviceTable, part: Part, options: Evaluation) -> Table:
+def evaluate_alone(catalogue: Catalogue, devices: DeviceTable, part: Part, options: EvaluationConfig) -> PerUserResults:
     """Return the rows of devices that rank with what each alone knows."""
     return evaluate_many(base.fit_local(catalogue).scores_many, devices, part, options, LOCAL)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.accounting.composition import COARSE, Spent, composed, epsilon_of
+from fedrec.privacy.accounting.composition import COARSE, Composition, compose, compute_epsilon
 
 Use = tuple[float, float, int]  # (sampling rate, factor on the noise multiplier, how often)
 Point = tuple[float, float]  # (noise multiplier, what it costs)
@@ -25,10 +25,10 @@ def noise_multiplier(epsilon: float, delta: float, uses: tuple[Use, ...]) -> flo
     """
 
     def cost(z: float) -> float:
-        return epsilon_of(composition(z, uses), delta)
+        return compute_epsilon(composition(z, uses), delta)
 
     def coarse_cost(z: float) -> float:
-        return epsilon_of(composition(z, uses), delta, COARSE)
+        return compute_epsilon(composition(z, uses), delta, COARSE)
 
     if cost(LARGEST) > epsilon:
         raise FedrecError(
@@ -38,9 +38,9 @@ def noise_multiplier(epsilon: float, delta: float, uses: tuple[Use, ...]) -> flo
     return _smallest(cost, epsilon, _smallest(coarse_cost, epsilon, start, TOLERANCE / 4), TOLERANCE)
 
 
-def composition(z: float, uses: Sequence[Use]) -> Spent:
+def composition(z: float, uses: Sequence[Use]) -> Composition:
     """Return the composition of `uses` at noise multiplier z."""
-    return composed((frozenset({(factor * z, rate, count)}), 1) for rate, factor, count in uses)
+    return compose((frozenset({(factor * z, rate, count)}), 1) for rate, factor, count in uses)
 
 
 def _central_limit(sigma: float, uses: Sequence[Use]) -> float:

@@ -1,7 +1,7 @@
 """What a composition of Gaussian mechanisms costs, by the privacy loss distributions of dp-accounting.
 
-A composition is kept as `Spent`: how often each (noise multiplier, sampling rate) was used. Gaussians that take part
-every time (rate 1) compose into one Gaussian exactly: 1/z^2 = sum of 1/z_i^2. Every epsilon is an upper bound.
+A composition is kept as `Composition`: how often each (noise multiplier, sampling rate) was used. Gaussians that take
+part every time (rate 1) compose into one Gaussian exactly: 1/z^2 = sum of 1/z_i^2. Every epsilon is an upper bound.
 """
 
 import math
@@ -23,17 +23,17 @@ from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution,
 
 from fedrec.errors import FedrecError
 
-Spent = frozenset[tuple[float, float, int]]  # (noise multiplier, sampling rate, how often)
+Composition = frozenset[tuple[float, float, int]]  # (noise multiplier, sampling rate, how often)
 
 ADD_REMOVE, REPLACE_ONE = "add-remove", "replace-one"
 RELATIONS = {ADD_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE, REPLACE_ONE: NeighboringRelation.REPLACE_ONE}
-NOTHING: Spent = frozenset()
-NON_PRIVATE: Spent = frozenset({(0.0, 1.0, 1)})
+EMPTY: Composition = frozenset()
+NON_PRIVATE: Composition = frozenset({(0.0, 1.0, 1)})
 FINE, COARSE = 1e-4, 1e-3  # discretisation of privacy losses; the coarse one is at most 1e-3 above and ten times faster
 ACCOUNTANT = "dp-accounting PLD, pessimistic, discretisation 1e-4"
 
 
-def spent(events: Iterable[tuple[DpEvent, int]]) -> Spent:
+def compose_events(events: Iterable[tuple[DpEvent, int]]) -> Composition:
     """Return the composition of (event, how often), taken apart into Gaussians."""
     counts: Counter[tuple[float, float]] = Counter()
     for event, times in events:
@@ -41,7 +41,7 @@ def spent(events: Iterable[tuple[DpEvent, int]]) -> Spent:
     return frozenset((z, rate, count) for (z, rate), count in counts.items() if count)
 
 
-def composed(parts: Iterable[tuple[Spent, int]]) -> Spent:
+def compose(parts: Iterable[tuple[Composition, int]]) -> Composition:
     """Return the composition of (composition, how often)."""
     counts: Counter[tuple[float, float]] = Counter()
     for part, times in parts:
@@ -50,12 +50,12 @@ def composed(parts: Iterable[tuple[Spent, int]]) -> Spent:
     return frozenset((z, rate, count) for (z, rate), count in counts.items() if count)
 
 
-def epsilon(events: Iterable[tuple[DpEvent, int]], delta: float) -> float:
+def epsilon_of_events(events: Iterable[tuple[DpEvent, int]], delta: float) -> float:
     """Return epsilon at delta of (event, how often); infinite where an event is not private."""
-    return epsilon_of(spent(events), delta)
+    return compute_epsilon(compose_events(events), delta)
 
 
-def epsilon_of(total: Spent, delta: float, interval: float = FINE, relation: str = ADD_REMOVE) -> float:
+def compute_epsilon(total: Composition, delta: float, interval: float = FINE, relation: str = ADD_REMOVE) -> float:
     """Return epsilon at delta of a composition, an upper bound at every discretisation interval.
 
     Noise multipliers are over what adding or removing a unit moves. With `relation` "replace-one" a unit's data become
@@ -66,13 +66,13 @@ def epsilon_of(total: Spent, delta: float, interval: float = FINE, relation: str
     return 0.0 if not total else _epsilon(total, delta, interval, relation)
 
 
-def running_epsilon(total: Spent, delta: float, limit: float) -> float:
+def running_epsilon(total: Composition, delta: float, limit: float) -> float:
     """Return an epsilon that is good enough to show and to hold against a limit, in a tenth of the time.
 
     It is the coarse upper bound, but the fine one where that is cheap (below 0.5) or matters (from 0.98 of the limit).
     """
-    coarse = epsilon_of(total, delta, COARSE)
-    return coarse if 0.5 <= coarse < 0.98 * limit or math.isinf(coarse) else epsilon_of(total, delta)
+    coarse = compute_epsilon(total, delta, COARSE)
+    return coarse if 0.5 <= coarse < 0.98 * limit or math.isinf(coarse) else compute_epsilon(total, delta)
 
 
 def checked_delta(delta: float, units: int) -> float:
@@ -116,13 +116,15 @@ def _multiplier(z: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(total: Spent, delta: float, interval: float, relation: str) -> float:
+def _epsilon(total: Composition, delta: float, interval: float, relation: str) -> float:
     if any(z == 0 for z, _, _ in total):
         return math.inf
     return float(loss_distribution(total, interval, relation).get_epsilon_for_delta(delta))
 
 
-def loss_distribution(total: Spent, interval: float = FINE, relation: str = ADD_REMOVE) -> PrivacyLossDistribution:
+def loss_distribution(
+    total: Composition, interval: float = FINE, relation: str = ADD_REMOVE
+) -> PrivacyLossDistribution:
     """Return the privacy loss distribution of a composition that spends something finite."""
     merged = _merged(total)
     interval *= _coarsening(merged, 1.0 if relation == ADD_REMOVE else 2.0)
@@ -134,7 +136,7 @@ def loss_distribution(total: Spent, interval: float = FINE, relation: str = ADD_
     return whole
 
 
-def _merged(total: Spent) -> list[tuple[float, float, int]]:
+def _merged(total: Composition) -> list[tuple[float, float, int]]:
     """Return the parts in a fixed order, those of rate 1 as one Gaussian."""
     always = math.fsum(sorted(count / z**2 for z, rate, count in total if rate == 1))
     sampled = sorted(part for part in total if part[1] < 1)

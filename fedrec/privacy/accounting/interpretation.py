@@ -18,12 +18,12 @@ from fedrec.privacy.accounting.composition import (
     ADD_REMOVE,
     COARSE,
     REPLACE_ONE,
-    Spent,
-    composed,
-    epsilon_of,
+    Composition,
+    compose,
+    compute_epsilon,
     loss_distribution,
 )
-from fedrec.privacy.ledger.account import Account, from_lists
+from fedrec.privacy.ledger.account import Account, composition_from_json
 
 Numbers = NDArray[np.float64]
 LARGEST, POINTS = 60.0, 1201  # epsilons of the curve: further ones bound nothing that a test could measure
@@ -50,7 +50,7 @@ class TradeOff:
         return float(np.sum(np.diff(grid) * self.largest_tpr(grid)[1:]))
 
 
-def trade_off(total: Spent, relation: str = ADD_REMOVE) -> TradeOff:
+def trade_off(total: Composition, relation: str = ADD_REMOVE) -> TradeOff:
     """Return the curve of a composition; of one without any guarantee, that of certainty."""
     epsilons = np.linspace(0, LARGEST, POINTS)
     if not total:
@@ -65,7 +65,7 @@ FALSE_ALARMS = 0.01
 SHARES = {"least": 0.0, "median": 0.5, "ninth_decile": 0.9, "largest": 1.0}
 
 
-def epsilons(total: Spent, neighbouring: str, delta: float) -> dict[str, float]:
+def epsilons(total: Composition, neighbouring: str, delta: float) -> dict[str, float]:
     """Return epsilon under both relations, upper bounds, for a composition accounted under one of them.
 
     Add-remove compares a unit's data with none (a contribution of zero, at most the clip away), replace-one with any
@@ -74,8 +74,8 @@ def epsilons(total: Spent, neighbouring: str, delta: float) -> dict[str, float]:
     """
     if neighbouring == REPLACE_ONE:
         alone = frozenset((2 * z, rate, count) for z, rate, count in total)
-        return {ADD_REMOVE: epsilon_of(alone, delta, COARSE), REPLACE_ONE: epsilon_of(total, delta, COARSE)}
-    return {name: epsilon_of(total, delta, COARSE, name) for name in (ADD_REMOVE, REPLACE_ONE)}
+        return {ADD_REMOVE: compute_epsilon(alone, delta, COARSE), REPLACE_ONE: compute_epsilon(total, delta, COARSE)}
+    return {name: compute_epsilon(total, delta, COARSE, name) for name in (ADD_REMOVE, REPLACE_ONE)}
 
 
 def over_devices(account: Account, counts: NDArray[np.uint32]) -> dict[str, float]:
@@ -83,25 +83,25 @@ def over_devices(account: Account, counts: NDArray[np.uint32]) -> dict[str, floa
 
     `counts` [devices] is how often each took part, where each is charged for itself.
     """
-    once = from_lists(account.event)
+    once = composition_from_json(account.event)
     times = {name: int(np.quantile(counts, share, method="higher")) for name, share in SHARES.items()}
-    return {name: epsilon_of(composed([(once, n)]), account.delta, COARSE) for name, n in times.items()}
+    return {name: compute_epsilon(compose([(once, n)]), account.delta, COARSE) for name, n in times.items()}
 
 
-def beside(total: Spent, neighbouring: str, delta: float) -> dict[str, Any]:
+def interpret(total: Composition, neighbouring: str, delta: float) -> dict[str, Any]:
     """Return what stands beside every epsilon: that of either relation, and what an attacker finds at most."""
     caught = float(trade_off(total).largest_tpr(FALSE_ALARMS)[0])
     attacker = {"false_alarms": FALSE_ALARMS, "finds_at_most": caught}
     return {"epsilons": epsilons(total, neighbouring, delta), "attacker": attacker}
 
 
-def meaning(total: Spent, account: Account, counts: NDArray[np.uint32]) -> dict[str, Any]:
+def interpretation(total: Composition, account: Account, counts: NDArray[np.uint32]) -> dict[str, Any]:
     """Return what stands beside the epsilon of a run with a guarantee, after it spent `total`."""
-    found = beside(total, account.neighbouring, account.delta)
+    found = interpret(total, account.neighbouring, account.delta)
     return {**found, "over_devices": over_devices(account, counts)} if account.per_device else found
 
 
-def clause(found: Mapping[str, Any], neighbouring: str) -> str:
+def format_interpretation(found: Mapping[str, Any], neighbouring: str) -> str:
     """Return the other relation's epsilon and the attacker's gain as half a sentence."""
     other = next(name for name in (ADD_REMOVE, REPLACE_ONE) if name != neighbouring)
     attacker = found["attacker"]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import Refused
-from fedrec.privacy.accounting.composition import NOTHING, Spent, composed, spent
+from fedrec.errors import RefusedError
+from fedrec.privacy.accounting.composition import EMPTY, Composition, compose, compose_events
 from fedrec.privacy.ledger.store import Entry, LedgerStore
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 
 COUNT = np.dtype("<u4")  # of the participation counts at rest
 
@@ -36,7 +36,7 @@ class Account:
     plan: dict[str, Any]
 
     @classmethod
-    def of(cls, mechanism: Mechanism, plan: Plan, devices: int) -> "Account":
+    def of(cls, mechanism: Mechanism, plan: TrainingPlan, devices: int) -> "Account":
         """Return the account of a calibrated mechanism on this plan."""
         terms, epsilon = mechanism.terms, float(getattr(mechanism, "epsilon", math.inf))
         return cls(
@@ -47,9 +47,9 @@ class Account:
             private=bool(getattr(mechanism, "private", True)),
             epsilon=epsilon if math.isfinite(epsilon) else None,
             delta=mechanism.delta_for(plan),
-            participations=mechanism.participations(plan),
+            participations=mechanism.participation_limit(plan),
             devices=devices,
-            event=as_lists(spent([(mechanism.event(plan, 1), 1)])),
+            event=composition_to_json(compose_events([(mechanism.event(plan, 1), 1)])),
             plan={**asdict(plan), "shares": None if plan.shares is None else list(plan.shares)},
         )
 
@@ -64,13 +64,13 @@ class Account:
         return math.inf if self.epsilon is None or not self.private else self.epsilon
 
 
-def as_lists(total: Spent) -> list[list[float]]:
+def composition_to_json(total: Composition) -> list[list[float]]:
     """Return a composition as JSON: [noise multiplier, sampling rate, how often] each."""
     return sorted([z, rate, count] for z, rate, count in total)
 
 
-def from_lists(lists: list[list[float]]) -> Spent:
-    """Return the composition that `as_lists` wrote."""
+def composition_from_json(lists: list[list[float]]) -> Composition:
+    """Return the composition that `composition_to_json` wrote."""
     return frozenset((float(z), float(rate), int(count)) for z, rate, count in lists)
 
 
@@ -80,17 +80,19 @@ def pending_round(entries: list[Entry]) -> int | None:
     return int(last.body["round"]) if last is not None and last.kind == "reserve" else None
 
 
-def charged(account: Account, entries: list[Entry], counts: NDArray[np.uint32], next_event: Spent = NOTHING) -> Spent:
+def compute_spend(
+    account: Account, entries: list[Entry], counts: NDArray[np.uint32], next_event: Composition = EMPTY
+) -> Composition:
     """Return what a run has spent, a pending round and `next_event` included.
 
     Where devices spend, it is what the device that spent most has spent; none goes past `participations`.
     """
     if account.per_device:
-        more = (pending_round(entries) is not None) + (next_event != NOTHING)
+        more = (pending_round(entries) is not None) + (next_event != EMPTY)
         times = min(int(counts.max(initial=0)) + more, account.participations)
-        return composed([(next_event or from_lists(account.event), times)])
-    rounds = [from_lists(entry.body["event"]) for entry in entries if entry.kind == "reserve"]
-    return composed((part, 1) for part in (*rounds, next_event))
+        return compose([(next_event or composition_from_json(account.event), times)])
+    rounds = [composition_from_json(entry.body["event"]) for entry in entries if entry.kind == "reserve"]
+    return compose((part, 1) for part in (*rounds, next_event))
 
 
 def counts_of(store: LedgerStore, run: str) -> NDArray[np.uint32]:
@@ -103,7 +105,7 @@ def digest(counts: NDArray[np.uint32]) -> str:
     return hashlib.sha256(counts.astype(COUNT).tobytes()).hexdigest()
 
 
-def lose_pending(store: LedgerStore, run: str, account: Account, entries: list[Entry]) -> None:
+def mark_pending_lost(store: LedgerStore, run: str, account: Account, entries: list[Entry]) -> None:
     """Mark a round that is still reserved as lost, inside a transaction.
 
     Who took part in it is unknown: every device that could have been drawn is charged.
@@ -117,10 +119,10 @@ def lose_pending(store: LedgerStore, run: str, account: Account, entries: list[E
     store.append(run, "lost", {"round": pending, "counts": digest(counts)})
 
 
-def check_same(run: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+def check_terms_unchanged(run: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise where a run is opened again under other terms than it started with."""
     changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
-        raise Refused(
+        raise RefusedError(
             f"{run} can't go on under other terms than it started with: {'; '.join(changed)}. Start a new run."
         )

@@ -15,31 +15,33 @@ import numpy as np
 from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
-from fedrec.errors import BudgetSpent, FedrecError, Refused
+from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
 from fedrec.paths import ledger_path, population_of
-from fedrec.privacy.accounting.composition import Spent, composed, epsilon_of, running_epsilon, spent
-from fedrec.privacy.accounting.interpretation import meaning
+from fedrec.privacy.accounting.composition import Composition, compose, compose_events, compute_epsilon, running_epsilon
+from fedrec.privacy.accounting.interpretation import interpretation
 from fedrec.privacy.ledger.account import (
     COUNT,
     Account,
-    as_lists,
-    charged,
-    check_same,
+    check_terms_unchanged,
+    composition_to_json,
+    compute_spend,
     counts_of,
     digest,
-    lose_pending,
+    mark_pending_lost,
     pending_round,
 )
 from fedrec.privacy.ledger.population import rows, runs
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.ledger.store import Entry, LedgerStore
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 
 
 class Ledger:
     """One run's account in the ledger of a population. Open it with `Ledger.open`."""
 
-    def __init__(self, store: LedgerStore, run: str, mechanism: Mechanism, plan: Plan, account: Account) -> None:
+    def __init__(
+        self, store: LedgerStore, run: str, mechanism: Mechanism, plan: TrainingPlan, account: Account
+    ) -> None:
         self._store, self._run, self._mechanism, self._plan, self.account = store, run, mechanism, plan, account
         self._population_limit = math.inf
         self._entries: list[Entry] = []
@@ -51,7 +53,7 @@ class Ledger:
         population: str,
         run: str,
         mechanism: Mechanism,
-        plan: Plan,
+        plan: TrainingPlan,
         devices: int,
         population_epsilon: float | None = None,
     ) -> "Ledger":
@@ -67,8 +69,8 @@ class Ledger:
                 store.append(run, "open", asdict(account))
                 store.set_counts(run, np.zeros(devices, COUNT).tobytes())
             else:
-                check_same(run, entries[0].body, asdict(account))
-                lose_pending(store, run, account, entries)
+                check_terms_unchanged(run, entries[0].body, asdict(account))
+                mark_pending_lost(store, run, account, entries)
         ledger = cls(store, run, mechanism, plan, account)
         ledger._population_limit = math.inf if population_epsilon is None else population_epsilon
         return ledger
@@ -81,13 +83,13 @@ class Ledger:
         """Say whether one more round (or participation) of this event keeps within the run's budget."""
         if self.account.per_device and bool(self.exhausted().all()):
             return False
-        total = charged(self.account, self._entries, self._counts, spent([(event, 1)]))
+        total = compute_spend(self.account, self._entries, self._counts, compose_events([(event, 1)]))
         return running_epsilon(total, self.account.delta, self.account.budget) <= self.account.budget
 
     def reserve(self, round_number: int) -> None:
         """Charge a round, durably, before anything of it is sampled.
 
-        Raises `Refused`, charging nothing, where the run's or the population's budget would be passed or every device
+        Raises `RefusedError`, charging nothing, if the run's or the population's budget would be passed or every device
         has taken part as often as it may, and for a round that was released already.
         """
         event = self._mechanism.event(self._plan, round_number)
@@ -95,9 +97,13 @@ class Ledger:
             self._load()
             self._check_order(round_number)
             if not self.affordable(event):
-                raise BudgetSpent(self._refusal(round_number))
-            self._check_population(spent([(event, 1)]))
-            self._store.append(self._run, "reserve", {"round": round_number, "event": as_lists(spent([(event, 1)]))})
+                raise BudgetExceededError(self._refusal(round_number))
+            self._check_population(compose_events([(event, 1)]))
+            self._store.append(
+                self._run,
+                "reserve",
+                {"round": round_number, "event": composition_to_json(compose_events([(event, 1)]))},
+            )
         self._load()
 
     def commit(self, round_number: int, cohort: NDArray[np.int64]) -> None:
@@ -108,7 +114,9 @@ class Ledger:
         with self._store.transaction():
             self._load()
             if pending_round(self._entries) != round_number:
-                raise Refused(f"round {round_number} of {self._run} is not reserved: its result must not be released")
+                raise RefusedError(
+                    f"round {round_number} of {self._run} is not reserved: its result must not be released"
+                )
             rows, counts = np.unique(np.asarray(cohort, np.int64)), self._counts.copy()
             if self.account.per_device:
                 if bool(self.exhausted()[rows].any()):
@@ -142,7 +150,7 @@ class Ledger:
         """Return what `rounds` rounds from the start will have spent."""
         if not self.account.private:
             return math.inf
-        return epsilon_of(projected(self._mechanism, self._plan, rounds), self.account.delta)
+        return compute_epsilon(projected(self._mechanism, self._plan, rounds), self.account.delta)
 
     def population_epsilon(self) -> float:
         """Return what all runs on this population spent under this unit and relation, at this run's delta.
@@ -151,33 +159,33 @@ class Ledger:
         of all runs are added up, as if one device had them all.
         """
         own = [self.total] if self.account.private else []
-        return epsilon_of(composed((part, 1) for part in [*own, *self._other_runs()]), self.account.delta)
+        return compute_epsilon(compose((part, 1) for part in [*own, *self._other_runs()]), self.account.delta)
 
     def population_projection(self) -> tuple[float, float]:
         """Return what all runs on this population have spent so far, and what they will have when this one ends.
 
         Rounds of this run that were lost come on top of its plan.
         """
-        others = composed((part, 1) for part in self._other_runs())
+        others = compose((part, 1) for part in self._other_runs())
         plan = projected(self._mechanism, self._plan, self._plan.rounds)
-        return self.population_epsilon(), epsilon_of(composed([(others, 1), (plan, 1)]), self.account.delta)
+        return self.population_epsilon(), compute_epsilon(compose([(others, 1), (plan, 1)]), self.account.delta)
 
     def check_holds(self, entry: str) -> None:
-        """Raise `Refused` unless the ledger holds this hash: what a checkpoint stands on was charged here."""
+        """Raise `RefusedError` unless the ledger holds this hash: what a checkpoint stands on was charged here."""
         if not self._store.holds(entry):
-            raise Refused(
+            raise RefusedError(
                 f"the ledger {self._store.path} does not hold what this run has spent (entry {entry[:12]}...): it was "
                 "moved, deleted or belongs to other users; set FEDREC_STATE to where the run began, or start a new run"
             )
 
-    def meaning(self) -> dict[str, Any]:
+    def interpretation(self) -> dict[str, Any]:
         """Return what stands beside the epsilon of a run with a guarantee: both relations, and an attacker's gain."""
-        return meaning(self.total, self.account, self._counts)
+        return interpretation(self.total, self.account, self._counts)
 
     @property
-    def total(self) -> Spent:
+    def total(self) -> Composition:
         """The composition that this run has spent."""
-        return charged(self.account, self._entries, self._counts)
+        return compute_spend(self.account, self._entries, self._counts)
 
     @property
     def population(self) -> str:
@@ -205,7 +213,7 @@ class Ledger:
                 f"round {pending} of {self._run} is still reserved: commit it before round {round_number}"
             )
         if any(entry.kind == "commit" and entry.body["round"] == round_number for entry in self._entries):
-            raise Refused(
+            raise RefusedError(
                 f"round {round_number} of {self._run} was released already: a second draw would not be charged. "
                 "Put back the run's newest checkpoint, or start a new run"
             )
@@ -223,18 +231,18 @@ class Ledger:
             f"delta {account.delta:.1e}{note})"
         )
 
-    def _check_population(self, event: Spent) -> None:
+    def _check_population(self, event: Composition) -> None:
         if math.isinf(self._population_limit) or not self.account.private:
             return
-        own = charged(self.account, self._entries, self._counts, event)
-        total = epsilon_of(composed((part, 1) for part in [own, *self._other_runs()]), self.account.delta)
+        own = compute_spend(self.account, self._entries, self._counts, event)
+        total = compute_epsilon(compose((part, 1) for part in [own, *self._other_runs()]), self.account.delta)
         if total > self._population_limit:
-            raise Refused(
+            raise RefusedError(
                 f"{self._run} is refused: all runs on these users would come to epsilon {total:.4g}, more than "
                 f"privacy.population_epsilon={self._population_limit} (unit {self.account.unit}, "
                 f"{self.account.neighbouring}, delta {self.account.delta:.1e})"
             )
 
-    def _other_runs(self) -> list[Spent]:
+    def _other_runs(self) -> list[Composition]:
         """Return what the other runs with a guarantee of the same unit and relation have spent."""
         return [other.spent for other in runs(self._store) if other.run != self._run and other.adds_to(self.account)]

@@ -6,11 +6,11 @@ What the ledgers of this machine hold, one table each.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedrec.errors import FedrecError, nearest
+from fedrec.errors import FedrecError, suggest
 from fedrec.paths import ledger_path, populations
-from fedrec.privacy.accounting.composition import Spent, composed, epsilon_of
-from fedrec.privacy.accounting.interpretation import beside, clause
-from fedrec.privacy.ledger.account import Account, charged, counts_of
+from fedrec.privacy.accounting.composition import Composition, compose, compute_epsilon
+from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.ledger.account import Account, compute_spend, counts_of
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 
 
@@ -21,7 +21,7 @@ class Run:
     run: str
     account: Account
     rows: list[dict[str, Any]]
-    spent: Spent
+    spent: Composition
 
     def adds_to(self, account: Account) -> bool:
         """Say whether what it spent adds to that of another account: a guarantee of the same unit and relation."""
@@ -50,7 +50,7 @@ def runs(store: LedgerStore) -> list[Run]:
     for run in store.runs():
         entries = store.entries(run)
         account = Account(**entries[0].body)
-        found.append(Run(run, account, rows(entries), charged(account, entries, counts_of(store, run))))
+        found.append(Run(run, account, rows(entries), compute_spend(account, entries, counts_of(store, run))))
     return found
 
 
@@ -65,9 +65,9 @@ def totals(found: list[Run]) -> list[Total]:
     for (unit, neighbouring), account in sorted(groups.items()):
         same = [run for run in private if run.adds_to(account)]
         delta = min(run.account.delta for run in same)
-        spent = composed((run.spent, 1) for run in same)
-        told = beside(spent, neighbouring, delta)
-        made.append(Total(unit, neighbouring, len(same), epsilon_of(spent, delta), delta, told))
+        spent = compose((run.spent, 1) for run in same)
+        told = interpret(spent, neighbouring, delta)
+        made.append(Total(unit, neighbouring, len(same), compute_epsilon(spent, delta), delta, told))
     return made
 
 
@@ -88,13 +88,13 @@ def rows(entries: list[Entry]) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class LedgerListing:
     """One population's ledger: its runs and totals, or what is wrong with it."""
 
     population: str
     path: str
     head: str
-    wrong: str
+    problem: str
     totals: list[Total]
     runs: list[Run]
 
@@ -104,42 +104,42 @@ class Listed:
             "population": self.population,
             "path": self.path,
             "head": self.head,
-            "wrong": self.wrong or None,
+            "wrong": self.problem or None,
             "totals": [asdict(total) for total in self.totals],
             "runs": [{**_summary(run), "rows": run.rows} for run in self.runs],
         }
 
     def lines(self) -> list[str]:
         """Return the ledger for a reader."""
-        if self.wrong:
-            return [f"{self.population}: {self.wrong}", ""]
+        if self.problem:
+            return [f"{self.population}: {self.problem}", ""]
         made = [f"{self.population}  (verified; head {self.head[:12]}...)"]
         for total in self.totals:
             together = f"all {total.runs} runs together" if total.runs > 1 else "one run"
             made.append(
                 f"  {together}, unit {total.unit}, {total.neighbouring}: epsilon {total.epsilon:.2f} at delta "
-                f"{total.delta:.1e} ({clause(total.beside, total.neighbouring)})"
+                f"{total.delta:.1e} ({format_interpretation(total.beside, total.neighbouring)})"
             )
         return [*made, *(f"  {_line(run)}" for run in self.runs), ""]
 
 
-def listed(population: str | None) -> list[Listed]:
-    """Return the ledger of a population, or all of this machine; one that was tampered with says so in `wrong`."""
+def read_ledgers(population: str | None) -> list[LedgerListing]:
+    """Return the ledger of a population, or all of this machine; one that was tampered with says so in `problem`."""
     known = populations()
     if population is not None and population not in known:
-        raise FedrecError(f"no ledger of a population named {population} here.{nearest(population, known)}")
+        raise FedrecError(f"no ledger of a population named {population} here.{suggest(population, known)}")
     return [_read(name) for name in (known if population is None else [population])]
 
 
-def _read(population: str) -> Listed:
+def _read(population: str) -> LedgerListing:
     path = ledger_path(population)
     try:
         store = LedgerStore(path)
     except FedrecError as error:
-        return Listed(population, str(path), "", str(error), [], [])
+        return LedgerListing(population, str(path), "", str(error), [], [])
     try:
         found = runs(store)
-        return Listed(population, str(path), store.head(), "", totals(found), found)
+        return LedgerListing(population, str(path), store.head(), "", totals(found), found)
     finally:
         store.close()
 
@@ -154,9 +154,9 @@ def _summary(run: Run) -> dict[str, Any]:
         "trust": account.trust,
         "rounds": len(statuses),
         "lost": statuses.count("lost") + statuses.count("reserved"),
-        "epsilon": epsilon_of(run.spent, account.delta) if account.private else None,
+        "epsilon": compute_epsilon(run.spent, account.delta) if account.private else None,
         "delta": account.delta if account.private else None,
-        "beside": beside(run.spent, account.neighbouring, account.delta) if account.private else None,
+        "beside": interpret(run.spent, account.neighbouring, account.delta) if account.private else None,
     }
 
 
@@ -165,6 +165,6 @@ def _line(run: Run) -> str:
     lost = f", {told['lost']} lost or open" if told["lost"] else ""
     guarantee = "no privacy"
     if told["epsilon"] is not None:
-        more = clause(told["beside"], told["neighbouring"])
+        more = format_interpretation(told["beside"], told["neighbouring"])
         guarantee = f"epsilon {told['epsilon']:.2f}, delta {told['delta']:.1e} ({more})"
     return f"{told['run']}: {told['mechanism']}, {told['rounds']} rounds{lost}, {guarantee}"

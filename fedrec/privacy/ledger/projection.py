@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedrec.paths import ledger_path
-from fedrec.privacy.accounting.composition import Spent, composed, epsilon_of, spent
-from fedrec.privacy.accounting.interpretation import beside, clause
-from fedrec.privacy.ledger.account import Account, from_lists
+from fedrec.privacy.accounting.composition import Composition, compose, compose_events, compute_epsilon
+from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.ledger.account import Account, composition_from_json
 from fedrec.privacy.ledger.population import runs
 from fedrec.privacy.ledger.store import LedgerStore
-from fedrec.privacy.mechanisms.protocol import Mechanism, Plan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.wording import TRUST
 
 
@@ -52,7 +52,7 @@ class Projection:
             f"delta {self.delta:.1e}, noise multiplier {self.noise_multiplier:.3f}",
             *(
                 f"  after round {number:>{width}}: epsilon {epsilon:.2f} "
-                f"({clause(self.beside[number], self.neighbouring)})"
+                f"({format_interpretation(self.beside[number], self.neighbouring)})"
                 for number, epsilon in self.rounds.items()
             ),
             f"  all runs on {self.population}: {self.population_before:.2f} so far, {self.population_after:.2f} with "
@@ -60,21 +60,21 @@ class Projection:
         ]
 
 
-def projected(mechanism: Mechanism, plan: Plan, rounds: int) -> Spent:
+def projected(mechanism: Mechanism, plan: TrainingPlan, rounds: int) -> Composition:
     """Return what the first rounds of a calibrated mechanism cost; where devices spend, it is the busiest's."""
     account = Account.of(mechanism, plan, plan.population)
     if account.per_device:
-        times = mechanism.participations(replace(plan, rounds=rounds, shares=None))
-        return composed([(from_lists(account.event), times)])
-    return spent([(mechanism.event(plan, number), 1) for number in range(1, rounds + 1)])
+        times = mechanism.participation_limit(replace(plan, rounds=rounds, shares=None))
+        return compose([(composition_from_json(account.event), times)])
+    return compose_events([(mechanism.event(plan, number), 1) for number in range(1, rounds + 1)])
 
 
-def project(mechanism: Mechanism, plan: Plan, population: str, limit: float | None) -> Projection:
+def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: float | None) -> Projection:
     """Return the projection of a run that has not begun; nothing is written. The mechanism must be private."""
     account = Account.of(mechanism, plan, plan.population)
-    others = composed((part, 1) for part in _spent_by_others(population, account))
+    others = compose((part, 1) for part in _spent_by_others(population, account))
     parts = {number: projected(mechanism, plan, number) for number in milestones(plan.rounds)}
-    whole = composed([(others, 1), (parts[plan.rounds], 1)])
+    whole = compose([(others, 1), (parts[plan.rounds], 1)])
     return Projection(
         mechanism=account.mechanism,
         unit=account.unit,
@@ -82,11 +82,11 @@ def project(mechanism: Mechanism, plan: Plan, population: str, limit: float | No
         trust=account.trust,
         delta=account.delta,
         noise_multiplier=float(getattr(mechanism, "noise_multiplier", 0.0)),
-        rounds={number: epsilon_of(part, account.delta) for number, part in parts.items()},
-        beside={number: beside(part, account.neighbouring, account.delta) for number, part in parts.items()},
+        rounds={number: compute_epsilon(part, account.delta) for number, part in parts.items()},
+        beside={number: interpret(part, account.neighbouring, account.delta) for number, part in parts.items()},
         population=population,
-        population_before=epsilon_of(others, account.delta),
-        population_after=epsilon_of(whole, account.delta),
+        population_before=compute_epsilon(others, account.delta),
+        population_after=compute_epsilon(whole, account.delta),
         population_limit=limit,
     )
 
@@ -96,7 +96,7 @@ def milestones(rounds: int) -> list[int]:
     return sorted({1, *(max(1, round(rounds * share)) for share in (0.1, 0.25, 0.5, 0.75)), rounds})
 
 
-def _spent_by_others(population: str, account: Account) -> list[Spent]:
+def _spent_by_others(population: str, account: Account) -> list[Composition]:
     if not ledger_path(population).exists():
         return []
     store = LedgerStore(ledger_path(population))

@@ -48,7 +48,7 @@ class LedgerStore:
     """An open ledger file. What `append` and `set_counts` do becomes durable when their `transaction` ends.
 
     Opening verifies every entry, and that the ledger holds what its anchor knows to be the newest; a ledger that was
-    edited, cut, rolled back or deleted is `Refused`.
+    edited, cut, rolled back or deleted is `RefusedError`.
     """
 
     def __init__(self, path: Path, anchor: Path | None = None) -> None:

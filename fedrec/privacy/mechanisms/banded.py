@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.signal import lfilter
 
-from fedrec.errors import FedrecError, Refused
-from fedrec.privacy.mechanisms.base import Clipped, check_positive, multiplier_for
-from fedrec.privacy.mechanisms.protocol import Aggregate, Plan, Random, Shapes, Terms
-from fedrec.privacy.sampling import cyclic
-from fedrec.update import Arrays, Update
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.privacy.mechanisms.base import UserClippingMechanism, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, PrivacyGuarantee, Shapes, TrainingPlan
+from fedrec.privacy.sampling import cyclic_cohort
+from fedrec.update import Arrays, ModelUpdate
 
 Coefficients = NDArray[np.float64]
 
@@ -50,24 +50,24 @@ def squared_sensitivity(coefficients: Coefficients, rounds: int, separation: int
 
 def squared_error(coefficients: Coefficients, rounds: int) -> float:
     """Return the variance of the noise in the sum of all rounds so far, its mean over rounds, for unit white noise."""
-    running = filtered(coefficients, np.ones(rounds))  # the running sum's coefficients: 1 / ((1 - x) c(x))
+    running = correlate(coefficients, np.ones(rounds))  # the running sum's coefficients: 1 / ((1 - x) c(x))
     return float(np.square(running) @ np.arange(rounds, 0, -1)) / rounds
 
 
-def gain(coefficients: Coefficients, rounds: int, separation: int) -> float:
+def error_gain(coefficients: Coefficients, rounds: int, separation: int) -> float:
     """Return how many times smaller the error (standard deviation) is than with independent noise at the same cost."""
     alone = np.ones(1)
     cost = [squared_sensitivity(c, rounds, separation) * squared_error(c, rounds) for c in (alone, coefficients)]
     return float(np.sqrt(cost[0] / cost[1]))
 
 
-def filtered(coefficients: Coefficients, values: Coefficients) -> Coefficients:
+def correlate(coefficients: Coefficients, values: Coefficients) -> Coefficients:
     """Return C^-1 applied to values [rounds], by the recurrence that the bands define."""
     return np.asarray(lfilter([1.0], coefficients, values), np.float64)
 
 
 @lru_cache(maxsize=32)
-def best(rounds: int, bands: int, separation: int) -> tuple[float, ...]:
+def optimal_bands(rounds: int, bands: int, separation: int) -> tuple[float, ...]:
     """Return the coefficients with the least error at a given cost, found from those of the square root of the sums."""
     start = np.cumprod(np.concatenate([[1.0], (np.arange(1, bands) - 0.5) / np.arange(1, bands)]))
     if bands == 1:
@@ -77,10 +77,10 @@ def best(rounds: int, bands: int, separation: int) -> tuple[float, ...]:
 
     def logarithm(tail: Coefficients) -> tuple[float, Coefficients]:
         c = np.concatenate([[1.0], tail])
-        running = filtered(c, np.ones(rounds))
+        running = correlate(c, np.ones(rounds))
         error, cost = float(np.square(running) @ weights), float(touched @ np.square(c))
         # d error / d c_k: the adjoint of the recurrence, run backwards.
-        adjoint = filtered(c, (2 * weights * running)[::-1])[::-1]
+        adjoint = correlate(c, (2 * weights * running)[::-1])[::-1]
         slope = np.array([-(adjoint[k:] @ running[: rounds - k]) for k in range(1, bands)])
         return np.log(error) + np.log(cost), slope / error + 2 * (touched * c)[1:] / cost
 
@@ -88,7 +88,7 @@ def best(rounds: int, bands: int, separation: int) -> tuple[float, ...]:
     return (1.0, *(float(value) for value in found.x))
 
 
-BANDED_TERMS = Terms(
+BANDED_TERMS = PrivacyGuarantee(
     "user",
     "add-remove",
     "server",
@@ -99,7 +99,7 @@ BANDED_TERMS = Terms(
 
 
 @dataclass(frozen=True)
-class BandedUserLevel(Clipped):
+class BandedUserLevel(UserClippingMechanism):
     """Noises the sum of the clipped updates, by white noise of `noise_multiplier * clip` made to cancel over rounds.
 
     The cohort's rate decides the separation: with an expected cohort of a tenth of the devices, each takes part every
@@ -117,7 +117,7 @@ class BandedUserLevel(Clipped):
         check_positive("bands", self.bands)
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Unit user, add-remove, a trusted server, nothing assumed of sampling."""
         return BANDED_TERMS
 
@@ -126,49 +126,54 @@ class BandedUserLevel(Clipped):
         """A row of the matrix is noised once: a lost round is left out. In test mode it is played again, as it was."""
         return self.private
 
-    def planned(self, plan: Plan) -> Plan:
+    def with_sampling_rate(self, plan: TrainingPlan) -> TrainingPlan:
         """Return the plan with the rate of cohorts that take turns: one over a whole number of rounds."""
         return replace(plan, cohort_rate=1 / max(1, int(1 / plan.cohort_rate + 1e-9)))
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with the best coefficients and the noise that keeps epsilon over all rounds."""
         if not plan.trains and plan.rounds > 1:
-            raise Refused(
+            raise RefusedError(
                 "BandedUserLevel takes back noise of the same sum in later rounds: it has no argument for an algorithm "
                 "whose rounds release different statistics; use privacy=user"
             )
         bounded, separation = self.bounded_by(sensitivity), _separation(plan)
         if self.bands is not None and self.bands > min(separation, plan.rounds):
-            raise Refused(
+            raise RefusedError(
                 f"privacy.bands={self.bands}: at most {min(separation, plan.rounds)} here, the rounds between two "
                 "turns of a device (cohort.size decides) and the rounds in all"
             )
-        found = best(plan.rounds, self.bands or min(separation, plan.rounds), separation)
+        found = optimal_bands(plan.rounds, self.bands or min(separation, plan.rounds), separation)
         cost = squared_sensitivity(np.array(found), plan.rounds, separation)
         uses = ((1.0, cost**-0.5, 1),)
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(bounded, noise_multiplier=z, coefficients=found)
 
-    def draw(self, plan: Plan, round_number: int, random: Random) -> NDArray[np.int64]:
+    def sample_cohort(self, plan: TrainingPlan, round_number: int, random: NoiseSource) -> NDArray[np.int64]:
         """Return the group whose turn it is."""
-        return cyclic(plan, round_number, _separation(plan))
+        return cyclic_cohort(plan, round_number, _separation(plan))
 
-    def first_memory(self, shapes: Shapes) -> Arrays:
+    def init_state(self, shapes: Shapes) -> Arrays:
         """Return no noise: zeros [bands - 1, ...] for each array, the newest first."""
         reach = len(self._coefficients()) - 1
         return {name: np.zeros((reach, *shape), np.float32) for name, shape in shapes.items()}
 
-    def after_loss(self, memory: Arrays) -> Arrays:
+    def state_after_lost_round(self, state: Arrays) -> Arrays:
         """Return no noise: it starts afresh, because what a lost round would have added was never released."""
-        return {name: np.zeros_like(array) for name, array in memory.items()}
+        return {name: np.zeros_like(array) for name, array in state.items()}
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum with this round's noise on every coordinate, over the size of a group whoever arrived."""
         tail, std = self._coefficients()[1:], self.multiplier() * self.clip
         noised, kept = Arrays(), Arrays()
-        for name, past in (memory or self.first_memory({n: a.shape for n, a in total.arrays.items()})).items():
+        for name, past in (state or self.init_state({n: a.shape for n, a in total.arrays.items()})).items():
             array = total.arrays[name]
             white = random.gaussian(array.shape, std)
             noise = (white - np.tensordot(tail, past.astype(np.float64), axes=1)).astype(np.float32)
@@ -176,18 +181,18 @@ class BandedUserLevel(Clipped):
             kept[name] = np.concatenate([noise[None], past])[: len(tail)]
         return Aggregate(noised, plan.expected_cohort, kept)
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what this round adds to the cost of the rounds before it; all together are one Gaussian mechanism."""
         coefficients, separation = self._coefficients(), _separation(plan)
         so_far, before = (squared_sensitivity(coefficients, r, separation) for r in (round_number, round_number - 1))
         more = so_far - before
         return GaussianDpEvent(self.multiplier() / more**0.5) if more > 1e-12 else NoOpDpEvent()
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return how often a device has its turn."""
         return -(-plan.rounds // _separation(plan))
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return C'Cp / |Cp|^2 in units of the clip, for the turns p of a device that takes part from round 1 on.
 
         Whitened by C, what is released is Cp + white noise; no device shows more than one of the first group.
@@ -204,6 +209,6 @@ class BandedUserLevel(Clipped):
         return np.array(self.coefficients)
 
 
-def _separation(plan: Plan) -> int:
+def _separation(plan: TrainingPlan) -> int:
     """Return how many rounds lie between two turns of a device."""
     return round(1 / plan.cohort_rate)

@@ -15,23 +15,31 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, Refused, nearest
+from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.calibration import Use, composition, noise_multiplier
-from fedrec.privacy.accounting.composition import checked_delta, default_delta, epsilon_of
-from fedrec.privacy.clipping import ClipRule, group_of
-from fedrec.privacy.mechanisms.protocol import Changes, DpSgd, LocalSettings, Mechanism, Plan, Random, Shapes
-from fedrec.privacy.noise import source
-from fedrec.privacy.sampling import poisson
-from fedrec.training.local import PlainStep
-from fedrec.update import Arrays, Update, total
+from fedrec.privacy.accounting.composition import checked_delta, compute_epsilon, default_delta
+from fedrec.privacy.clipping import NormClipper, group_of
+from fedrec.privacy.mechanisms.protocol import (
+    CohortUpdates,
+    DPSGDConfig,
+    LocalTrainingConfig,
+    Mechanism,
+    NoiseSource,
+    Shapes,
+    TrainingPlan,
+)
+from fedrec.privacy.noise import make_noise_source
+from fedrec.privacy.sampling import poisson_cohort
+from fedrec.training.local import SGDStep
+from fedrec.update import Arrays, ModelUpdate, total
 
 
-class Ordinary:
+class BaseMechanism:
     """Base of mechanisms that differ in what they do to an update, to a sum, or while a device trains."""
 
     @property
-    def together(self) -> bool:
+    def pools_users(self) -> bool:
         """Devices of a node train one by one."""
         return False
 
@@ -40,27 +48,27 @@ class Ordinary:
         """A round that was lost is charged again and played again, with fresh draws."""
         return False
 
-    def planned(self, plan: Plan) -> Plan:
+    def with_sampling_rate(self, plan: TrainingPlan) -> TrainingPlan:
         """Return the plan as it is: cohorts are drawn at its rate."""
         return plan
 
-    def draw(self, plan: Plan, round_number: int, random: Random) -> NDArray[np.int64]:
+    def sample_cohort(self, plan: TrainingPlan, round_number: int, random: NoiseSource) -> NDArray[np.int64]:
         """Return a Poisson sample of the devices."""
-        return poisson(plan, random)
+        return poisson_cohort(plan, random)
 
-    def first_memory(self, shapes: Shapes) -> Arrays:
+    def init_state(self, shapes: Shapes) -> Arrays:
         """Return nothing: there is nothing to carry."""
         return {}
 
-    def after_loss(self, memory: Arrays) -> Arrays:
+    def state_after_lost_round(self, state: Arrays) -> Arrays:
         """Return the memory as it is."""
-        return memory
+        return state
 
-    def announced(self, memory: Arrays) -> dict[str, float]:
+    def round_params(self, state: Arrays) -> dict[str, float]:
         """Return nothing: devices know all from the experiment."""
         return {}
 
-    def in_round(self, announced: Mapping[str, float]) -> Self:
+    def with_round_params(self, params: Mapping[str, float]) -> Self:
         """Return the mechanism itself: it is the same in every round."""
         return self
 
@@ -68,24 +76,24 @@ class Ordinary:
         """Return the algorithm's arrays alone."""
         return shapes
 
-    def dp_sgd(self) -> DpSgd | None:
+    def dp_sgd(self) -> DPSGDConfig | None:
         """Return None: devices train on shuffled minibatches."""
         return None
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return what may leave one device."""
         raise NotImplementedError
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
         """Return the sum of what each device releases, one by one."""
-        each = (self.release(changes.one(place), random) for place in range(changes.count))
-        return total(each, changes.total(np.zeros(changes.count)).arrays)
+        each = (self.privatize_update(changes.update_of(place), random) for place in range(changes.count))
+        return total(each, changes.weighted_sum(np.zeros(changes.count)).arrays)
 
-    def at_node(self, total: Update, random: Random) -> Update:
+    def privatize_node_sum(self, total: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return the node's sum as it is."""
         return total
 
-    def admit(self, total: Update) -> Update:
+    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return the node's sum as it is."""
         return total
 
@@ -110,16 +118,16 @@ def check_common(epsilon: float, delta: float | None, multiplier: float | None, 
         raise FedrecError(f"privacy.delta={delta}: must lie in (0, 1), below one over the number of privacy units")
     check_positive("noise_multiplier", multiplier)
     if randomness not in RANDOMNESS:
-        raise FedrecError(f"privacy.randomness={randomness} does not exist.{nearest(randomness, RANDOMNESS)}")
+        raise FedrecError(f"privacy.randomness={randomness} does not exist.{suggest(randomness, RANDOMNESS)}")
 
 
 def multiplier_for(epsilon: float, delta: float, uses: tuple[Use, ...], given: float | None) -> float:
     """Return the smallest noise multiplier that keeps epsilon over `uses`, or the given one if it does so too."""
     if given is None:
         return noise_multiplier(epsilon, delta, uses)
-    if (cost := epsilon_of(composition(given, uses), delta)) > epsilon:
+    if (cost := compute_epsilon(composition(given, uses), delta)) > epsilon:
         enough = noise_multiplier(epsilon, delta, uses)
-        raise Refused(
+        raise RefusedError(
             f"privacy.noise_multiplier={given} costs epsilon {cost:.2f} over the run, more than "
             f"privacy.epsilon={epsilon}; {enough:.4f} is enough, and null finds it"
         )
@@ -127,7 +135,7 @@ def multiplier_for(epsilon: float, delta: float, uses: tuple[Use, ...], given: f
 
 
 @dataclass(frozen=True)
-class Clipped(Ordinary):
+class UserClippingMechanism(BaseMechanism):
     """`clip` bounds the L2 norm of a device's whole update, whatever it holds.
 
     For a statistic of known sensitivity, `calibrated` sets it to that. With `clipping` "split", item rows and dense
@@ -154,60 +162,60 @@ class Clipped(Ordinary):
         _ = self.rule
 
     @property
-    def rule(self) -> ClipRule:
+    def rule(self) -> NormClipper:
         """How one device's update is bounded."""
-        return ClipRule(self.clip, self.clipping, self.dense_share)
+        return NormClipper(self.clip, self.clipping, self.dense_share)
 
     @property
     def private(self) -> bool:
         """Whether an epsilon may be reported: not where the noise can be drawn again from a seed."""
         return self.randomness == "system"
 
-    def delta_for(self, plan: Plan) -> float:
+    def delta_for(self, plan: TrainingPlan) -> float:
         """Return delta, below one over the number of users."""
         return checked_delta(default_delta(plan.population) if self.delta is None else self.delta, plan.population)
 
     def bounded_by(self, sensitivity: float | None) -> Self:
         """Return the mechanism with the clip of a statistic of this sensitivity, whole; as it is for training."""
         if sensitivity is None:
-            raise Refused(
+            raise RefusedError(
                 f"nothing bounds what one user changes: {type(self).__name__} has no argument for this algorithm"
             )
         return replace(self, clip=sensitivity, clipping="whole") if math.isfinite(sensitivity) else self
 
-    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> PlainStep:
+    def on_device(self, model: TrainableRecommender, settings: LocalTrainingConfig, random: NoiseSource) -> SGDStep:
         """Return ordinary minibatch training: the clip and the noise come after it."""
-        return PlainStep(model, settings)
+        return SGDStep(model, settings)
 
-    def random(self, *key: int) -> Random:
+    def random(self, *key: int) -> NoiseSource:
         """Return the operating system's draws, or those of the key with randomness=seeded."""
-        return source(self.randomness, key)
+        return make_noise_source(self.randomness, key)
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return the update, of count 1, clipped; a non-finite one becomes zero."""
         return replace(self.rule.clipped(update), count=1)
 
-    def factors(self, changes: Changes) -> dict[str, NDArray[np.float64]]:
+    def factors(self, changes: CohortUpdates) -> dict[str, NDArray[np.float64]]:
         """Return by how much each array of each device [C] is shortened."""
-        squares = changes.squares()
+        squares = changes.squared_norms()
         groups = {name: group_of(name, self.clipping) for name in squares}
         sums = {g: np.sum([squares[name] for name in squares if groups[name] == g], axis=0) for g in self.rule.bounds}
         found = self.rule.factors({group: np.broadcast_to(square, changes.count) for group, square in sums.items()})
         return {name: found[group] for name, group in groups.items()}
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
         """Return the sum of the clipped updates."""
-        return changes.total(self.factors(changes))
+        return changes.weighted_sum(self.factors(changes))
 
-    def admit(self, total: Update) -> Update:
+    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return what the server counts of a node's sum: within `count` clips, so that no node can claim more."""
-        return self.rule.admitted(total)
+        return self.rule.clip_sum(total)
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return the number of rounds: each is charged to all users."""
         return plan.rounds
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return the mean over the rounds, in units of the clip: each round gets the same noise."""
         return np.full(plan.rounds, 1 / (plan.rounds * self.clip))
 
@@ -218,7 +226,7 @@ class Clipped(Ordinary):
         return self.noise_multiplier
 
 
-def noised(arrays: Arrays, std: float, random: Random) -> Arrays:
+def add_gaussian_noise(arrays: Arrays, std: float, random: NoiseSource) -> Arrays:
     """Return the arrays + N(0, std^2) on every coordinate, added in double precision."""
     return {name: (array + random.gaussian(array.shape, std)).astype(np.float32) for name, array in arrays.items()}
 
@@ -226,13 +234,13 @@ def noised(arrays: Arrays, std: float, random: Random) -> Arrays:
 INSTEAD = {"interaction": "privacy=user", "user": "privacy=interaction"}
 
 
-def check(algorithm_name: str, mechanism: Mechanism, sensitivity: float | None, unit: str) -> None:
-    """Raise `Refused`, naming both, where the algorithm has no sensitivity to one `unit`: noise would hide nothing.
+def check_compatible(algorithm_name: str, mechanism: Mechanism, sensitivity: float | None, unit: str) -> None:
+    """Raise `RefusedError`, naming both, if the algorithm has no sensitivity to one `unit`: noise would hide nothing.
 
     `sensitivity` is `math.inf` where the mechanism itself bounds the contribution (training), finite for a statistic.
     """
     if unit != "none" and sensitivity is None:
-        raise Refused(
+        raise RefusedError(
             f"{algorithm_name} and {type(mechanism).__name__} have no argument together: nothing bounds what one "
             f"{unit} changes. Try {INSTEAD.get(unit, 'another privacy=')} or privacy=none."
         )

@@ -17,13 +17,13 @@ import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, Refused
-from fedrec.privacy.mechanisms.base import Clipped, check_positive, multiplier_for, noised
-from fedrec.privacy.mechanisms.protocol import Aggregate, DpSgd, Plan, Random, Terms
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, PrivacyGuarantee, TrainingPlan
 from fedrec.privacy.sampling import most_participations
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
-GATEWAY_TERMS = Terms(
+GATEWAY_TERMS = PrivacyGuarantee(
     "user",
     "add-remove",
     "gateway",
@@ -33,7 +33,7 @@ GATEWAY_TERMS = Terms(
 
 
 @dataclass(frozen=True)
-class GatewayLevel(Clipped):
+class GatewayLevel(UserClippingMechanism):
     """Hides one user of a gateway from everyone but the gateway.
 
     Training: `local_steps` steps a round, each on a Poisson sample of rate `sample_rate` of the users that were asked,
@@ -59,46 +59,51 @@ class GatewayLevel(Clipped):
         if not 0 < self.sample_rate <= 1:
             raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")
         if self.clipping != "whole":
-            raise Refused("privacy.clipping=split: GatewayLevel clips each user's whole gradient; use whole")
+            raise RefusedError("privacy.clipping=split: GatewayLevel clips each user's whole gradient; use whole")
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Unit user, add-remove, the user's gateway is trusted."""
         return GATEWAY_TERMS
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with a statistic's clip and the noise that keeps epsilon over one user's rounds."""
-        bounded, times = self.bounded_by(sensitivity), self.participations(plan)
+        bounded, times = self.bounded_by(sensitivity), self.participation_limit(plan)
         uses = ((self.sample_rate, 1.0, times * self.local_steps),) if plan.trains else ((1.0, 1.0, times),)
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(bounded, noise_multiplier=z, sensitivity=None if plan.trains else sensitivity)
 
     @property
-    def together(self) -> bool:
+    def pools_users(self) -> bool:
         """Users of a node train as one."""
         return True
 
-    def dp_sgd(self) -> DpSgd:
+    def dp_sgd(self) -> DPSGDConfig:
         """Return the constants of DP-SGD with users as examples."""
-        return DpSgd(self.clip, self.multiplier(), self.sample_rate, self.local_steps, self.denominator)
+        return DPSGDConfig(self.clip, self.multiplier(), self.sample_rate, self.local_steps, self.denominator)
 
-    def at_node(self, total: Update, random: Random) -> Update:
+    def privatize_node_sum(self, total: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return a trained sum as it is (its steps were noised), a statistic's with N(0, (z * clip)^2)."""
         if self.sensitivity is None:
             return total
-        return Update(noised(total.arrays, self.multiplier() * self.clip, random), total.count)
+        return ModelUpdate(add_gaussian_noise(total.arrays, self.multiplier() * self.clip, random), total.count)
 
-    def admit(self, total: Update) -> Update:
+    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return the node's sum as it is: noise has no bound."""
         return total
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
         return Aggregate(total.arrays, plan.expected_cohort)
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one round costs a user who was asked."""
         gaussian = GaussianDpEvent(self.multiplier())
         if self.sensitivity is not None:
@@ -106,10 +111,10 @@ class GatewayLevel(Clipped):
         step = gaussian if self.sample_rate == 1 else PoissonSampledDpEvent(self.sample_rate, gaussian)
         return SelfComposedDpEvent(step, self.local_steps)
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return the mean over the rounds, in units of what one user moves in each."""
         return super().matched_filter(plan) / (self.local_steps if self.sensitivity is None else 1)
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return in how many rounds one user may be asked: public, and what the noise is calibrated for."""
         return most_participations(plan, self.max_participations)

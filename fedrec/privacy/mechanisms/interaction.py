@@ -13,19 +13,27 @@ import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
-from fedrec.privacy.mechanisms.base import Ordinary, check_common, check_positive, multiplier_for
-from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, DpSgd, LocalSettings, Plan, Random, Terms
-from fedrec.privacy.noise import source
+from fedrec.privacy.mechanisms.base import BaseMechanism, check_common, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import (
+    Aggregate,
+    CohortUpdates,
+    DPSGDConfig,
+    LocalTrainingConfig,
+    NoiseSource,
+    PrivacyGuarantee,
+    TrainingPlan,
+)
+from fedrec.privacy.noise import make_noise_source
 from fedrec.privacy.sampling import most_participations
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
 if TYPE_CHECKING:
-    from fedrec.training.dp_sgd import PrivateStep
+    from fedrec.training.dp_sgd import DPSGDStep
 
-INTERACTION_TERMS = Terms(
+INTERACTION_TERMS = PrivacyGuarantee(
     "interaction",
     "add-remove",
     "device",
@@ -35,7 +43,7 @@ INTERACTION_TERMS = Terms(
 
 
 @dataclass(frozen=True)
-class InteractionLevel(Ordinary):
+class InteractionLevel(BaseMechanism):
     """Hides one interaction of a device from everyone but the device.
 
     Training: `local_steps` steps, each on a Poisson sample of rate `sample_rate`, each example's gradient clipped to
@@ -73,7 +81,7 @@ class InteractionLevel(Ordinary):
             raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Unit interaction, add-remove, only the device is trusted."""
         return INTERACTION_TERMS
 
@@ -82,37 +90,37 @@ class InteractionLevel(Ordinary):
         """Whether an epsilon may be reported: not where the noise can be drawn again from a seed."""
         return self.randomness == "system"
 
-    def delta_for(self, plan: Plan) -> float:
+    def delta_for(self, plan: TrainingPlan) -> float:
         """Return delta, below one over the number of interactions."""
         return checked_delta(default_delta(plan.interactions) if self.delta is None else self.delta, plan.interactions)
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> "InteractionLevel":
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> "InteractionLevel":
         """Return the mechanism with the noise that keeps epsilon over the participations of one device."""
         if sensitivity is None or (math.isinf(sensitivity) and not plan.trains):
-            raise Refused(
+            raise RefusedError(
                 "nothing bounds what one interaction changes: InteractionLevel has no argument for this algorithm"
             )
         statistic = None if plan.trains else sensitivity
-        times = self.participations(plan)
+        times = self.participation_limit(plan)
         uses = ((1.0, 1.0, times),) if statistic else ((self.sample_rate, 1.0, times * self.local_steps),)
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(self, noise_multiplier=z, sensitivity=statistic)
 
-    def dp_sgd(self) -> DpSgd:
+    def dp_sgd(self) -> DPSGDConfig:
         """Return this mechanism's clip, noise, rate, steps and denominator."""
-        return DpSgd(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)
+        return DPSGDConfig(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)
 
-    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> "PrivateStep":
+    def on_device(self, model: TrainableRecommender, settings: LocalTrainingConfig, random: NoiseSource) -> "DPSGDStep":
         """Return DP-SGD, by Opacus."""
-        from fedrec.training.dp_sgd import PrivateStep  # Opacus takes 2 seconds to import
+        from fedrec.training.dp_sgd import DPSGDStep  # Opacus takes 2 seconds to import
 
-        return PrivateStep(model, settings, self.dp_sgd(), random)
+        return DPSGDStep(model, settings, self.dp_sgd(), random)
 
-    def random(self, *key: int) -> Random:
+    def random(self, *key: int) -> NoiseSource:
         """Return the operating system's draws, or those of the key with randomness=seeded."""
-        return source(self.randomness, key)
+        return make_noise_source(self.randomness, key)
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return a trained update as it is (it is noised already), a statistic with its noise; never non-finite."""
         arrays: Arrays = update.arrays
         if not update.finite():
@@ -120,24 +128,31 @@ class InteractionLevel(Ordinary):
         if self.sensitivity is not None:
             std = self._multiplier() * self.sensitivity
             arrays = {n: (a + random.gaussian(a.shape, std)).astype(np.float32) for n, a in arrays.items()}
-        return Update(arrays, 1)
+        return ModelUpdate(arrays, 1)
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
         """Return the sum of trained updates as they are (they are noised already); none that is not finite."""
         if self.sensitivity is not None:
-            return super().release_many(changes, random)
-        squares = changes.squares().values()
-        return changes.total(np.logical_and.reduce([np.isfinite(square) for square in squares]).astype(np.float64))
+            return super().privatize_cohort(changes, random)
+        squares = changes.squared_norms().values()
+        return changes.weighted_sum(
+            np.logical_and.reduce([np.isfinite(square) for square in squares]).astype(np.float64)
+        )
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
         statistic = self.sensitivity
         std = 0.0 if statistic is None else self._multiplier() * statistic * math.sqrt(plan.expected_cohort)
         return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs the device that takes part."""
         gaussian = GaussianDpEvent(self._multiplier())
         if self.sensitivity is not None:
@@ -145,16 +160,16 @@ class InteractionLevel(Ordinary):
         step = gaussian if self.sample_rate == 1 else PoissonSampledDpEvent(self.sample_rate, gaussian)
         return SelfComposedDpEvent(step, self.local_steps)
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return in how many rounds one device may take part: public, and what the noise is calibrated for."""
         return most_participations(plan, self.max_participations)
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return the mean over a device's participations, in units of what one interaction moves in each.
 
         With a learning rate of 1: that scales signal and noise alike.
         """
-        times = self.participations(plan)
+        times = self.participation_limit(plan)
         reach = self.sensitivity or self.local_steps * self.clip / self.denominator
         return np.full(plan.rounds, 1 / (times * reach))
 

@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.composition import default_delta
-from fedrec.privacy.mechanisms.base import Ordinary
-from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, LocalSettings, Plan, Random, Terms
-from fedrec.privacy.noise import source
-from fedrec.training.local import PlainStep
-from fedrec.update import Arrays, Update
+from fedrec.privacy.mechanisms.base import BaseMechanism
+from fedrec.privacy.mechanisms.protocol import (
+    Aggregate,
+    CohortUpdates,
+    LocalTrainingConfig,
+    NoiseSource,
+    PrivacyGuarantee,
+    TrainingPlan,
+)
+from fedrec.privacy.noise import make_noise_source
+from fedrec.training.local import SGDStep
+from fedrec.update import Arrays, ModelUpdate
 
-NO_TERMS = Terms("none", "none", "none", adversary="nobody", release_set="nothing is protected")
+NO_TERMS = PrivacyGuarantee("none", "none", "none", adversary="nobody", release_set="nothing is protected")
 
 
 @dataclass(frozen=True)
-class NoPrivacy(Ordinary):
+class NoPrivacy(BaseMechanism):
     """Devices train as they are, updates leave as they are, and the sum is divided by how many arrived.
 
     Everything is drawn from the seed, so that the same experiment gives the same result.
@@ -30,7 +37,7 @@ class NoPrivacy(Ordinary):
     name: ClassVar[str] = "none"
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Promise nothing."""
         return NO_TERMS
 
@@ -44,47 +51,52 @@ class NoPrivacy(Ordinary):
         """Whether an epsilon may be reported."""
         return False
 
-    def delta_for(self, plan: Plan) -> float:
+    def delta_for(self, plan: TrainingPlan) -> float:
         """Return the default delta for users; no claim uses it."""
         return default_delta(plan.population)
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> "NoPrivacy":
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> "NoPrivacy":
         """Return itself: there is no noise to find."""
         return self
 
-    def on_device(self, model: TrainableRecommender, settings: LocalSettings, random: Random) -> PlainStep:
+    def on_device(self, model: TrainableRecommender, settings: LocalTrainingConfig, random: NoiseSource) -> SGDStep:
         """Return ordinary minibatch training."""
-        return PlainStep(model, settings)
+        return SGDStep(model, settings)
 
-    def random(self, *key: int) -> Random:
+    def random(self, *key: int) -> NoiseSource:
         """Return the seeded draws of this key."""
-        return source("seeded", key)
+        return make_noise_source("seeded", key)
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return the update as it is; one that holds NaN or infinity is an error, for nothing here would bound it."""
         if not update.finite():
             raise FedrecError("an update holds NaN or infinity: training diverged; try a smaller learning rate")
         return update
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
         """Return the sum as it is; changes that hold NaN or infinity are an error."""
         # Never a device's own norm: what is summed in full may have been computed as a sum.
-        return self.release(changes.total(np.ones(changes.count)), random)
+        return self.privatize_update(changes.weighted_sum(np.ones(changes.count)), random)
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the number of devices that arrived."""
         return Aggregate(total.arrays, float(max(1, total.count)))
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what no epsilon covers."""
         return NonPrivateDpEvent()
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return the number of rounds: nothing limits them."""
         return plan.rounds
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return the mean over the rounds, of a unit that moves the sum by 1."""
         return np.full(plan.rounds, 1 / plan.rounds)

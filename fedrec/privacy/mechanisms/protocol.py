@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent
@@ -22,7 +22,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """What everybody may know of a run before it starts.
 
     `population` and `interactions` are nominal public sizes, never counted again on the data at run time;
@@ -45,7 +45,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalSettings:
+class LocalTrainingConfig:
     """How a device trains: `epochs` over batches of `batch_size`, `negatives` drawn per positive.
 
     A step follows the sum of the batch's gradients over `denominator`, or their mean where it is None.
@@ -60,7 +60,7 @@ class LocalSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class DpSgd:
+class DPSGDConfig:
     """The public constants of DP-SGD, the same for every device: noise of noise_multiplier * clip on every sum.
 
     Each of `local_steps` steps takes a Poisson sample of the device's interactions, drawn with `sample_rate`.
@@ -73,7 +73,7 @@ class DpSgd:
     denominator: float
 
 
-class Random(Protocol):
+class NoiseSource(Protocol):
     """Draws that a guarantee rests on: from the operating system, or seeded in test mode."""
 
     def gaussian(self, shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
@@ -93,7 +93,7 @@ class Random(Protocol):
         ...
 
 
-class Changes(Protocol):
+class CohortUpdates(Protocol):
     """What many devices contribute, before anything of it leaves: one mechanism bounds all of it at once."""
 
     @property
@@ -101,15 +101,15 @@ class Changes(Protocol):
         """How many devices: C."""
         ...
 
-    def squares(self) -> dict[str, NDArray[np.float64]]:
+    def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
         ...
 
-    def total(self, factors: Mapping[str, NDArray[np.float64]] | NDArray[np.float64]) -> Update:
+    def weighted_sum(self, factors: Mapping[str, NDArray[np.float64]] | NDArray[np.float64]) -> ModelUpdate:
         """Return the sum over devices, each array of device c times its `factors[c]`, for all arrays or by name."""
         ...
 
-    def one(self, device: int) -> Update:
+    def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes."""
         ...
 
@@ -132,7 +132,7 @@ class Aggregate:
 
     arrays: Arrays
     denominator: float
-    memory: Arrays = field(default_factory=dict[str, NDArray[np.float32]])
+    mechanism_state: Arrays = field(default_factory=dict[str, NDArray[np.float32]])
     noise_std: float = 0.0
 
     def mean(self) -> Arrays:
@@ -141,7 +141,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class PrivacyGuarantee:
     """What a mechanism promises, in the words that go with every epsilon."""
 
     unit: str  # "none", "interaction" or "user"
@@ -163,7 +163,7 @@ class Mechanism(Protocol):
     name: ClassVar[str]  # what results call it
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """What is promised, to whom."""
         ...
 
@@ -172,12 +172,12 @@ class Mechanism(Protocol):
         """Whether an epsilon may be reported: not where there is no noise, or noise that a seed can draw again."""
         ...
 
-    def delta_for(self, plan: Plan) -> float:
+    def delta_for(self, plan: TrainingPlan) -> float:
         """Return the delta of this run: the configured one, else min(1e-5, N^-1.1) over its privacy units."""
         ...
 
     @property
-    def together(self) -> bool:
+    def pools_users(self) -> bool:
         """Whether the devices of a node train as one (a gateway), by DP-SGD with one user as the example."""
         ...
 
@@ -186,34 +186,34 @@ class Mechanism(Protocol):
         """Whether a round that was charged and never committed is left out, instead of charged and played again."""
         ...
 
-    def planned(self, plan: Plan) -> Plan:
+    def with_sampling_rate(self, plan: TrainingPlan) -> TrainingPlan:
         """Return the plan with the cohort's rate that this mechanism's sampler really has."""
         ...
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> "Mechanism":
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> "Mechanism":
         """Return the mechanism with the noise that keeps `epsilon` over the plan.
 
-        `sensitivity` is the algorithm's for this unit, None where there is no argument: then `Refused` is raised.
+        `sensitivity` is the algorithm's for this unit, None where there is no argument: then `RefusedError` is raised.
         """
         ...
 
-    def draw(self, plan: Plan, round_number: int, random: Random) -> NDArray[np.int64]:
+    def sample_cohort(self, plan: TrainingPlan, round_number: int, random: NoiseSource) -> NDArray[np.int64]:
         """Return the rows of the devices that this round invites, ascending."""
         ...
 
-    def first_memory(self, shapes: Shapes) -> Arrays:
+    def init_state(self, shapes: Shapes) -> Arrays:
         """Return the memory before the first round, for updates of these shapes."""
         ...
 
-    def after_loss(self, memory: Arrays) -> Arrays:
+    def state_after_lost_round(self, state: Arrays) -> Arrays:
         """Return the memory after rounds that were charged and released nothing."""
         ...
 
-    def announced(self, memory: Arrays) -> dict[str, float]:
+    def round_params(self, state: Arrays) -> dict[str, float]:
         """Return what of the memory is public and devices have to know: part of what the round before released."""
         ...
 
-    def in_round(self, announced: Mapping[str, float]) -> Self:
+    def with_round_params(self, params: Mapping[str, float]) -> Self:
         """Return the mechanism as it is in the round of this announcement, on the server and on devices alike."""
         ...
 
@@ -221,53 +221,58 @@ class Mechanism(Protocol):
         """Return the shapes that a released update has, given those of the algorithm's."""
         ...
 
-    def dp_sgd(self) -> DpSgd | None:
+    def dp_sgd(self) -> DPSGDConfig | None:
         """Return the constants where devices train by DP-SGD on Poisson samples; None for shuffled minibatches.
 
         An example is one interaction: negatives are drawn without looking at the device's positives, and every draw is
-        the mechanism's. Where devices train `together`, an example is one user.
+        the mechanism's. Where devices train `pools_users`, an example is one user.
         """
         ...
 
-    def on_device(self, model: "TrainableRecommender", settings: LocalSettings, random: Random) -> LocalStep:
+    def on_device(self, model: "TrainableRecommender", settings: LocalTrainingConfig, random: NoiseSource) -> LocalStep:
         """Return how one device trains this model in one participation."""
         ...
 
-    def random(self, *key: int) -> Random:
+    def random(self, *key: int) -> NoiseSource:
         """Return the source of draws for this key: the operating system, or seeded by the key in test mode."""
         ...
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return what may leave the device of one device's update; a non-finite update becomes zero."""
         ...
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
-        """Return the sum of what may leave the devices: in law that of `release` on each of them."""
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
+        """Return the sum of what may leave the devices: in law that of `privatize_update` on each of them."""
         ...
 
-    def at_node(self, total: Update, random: Random) -> Update:
+    def privatize_node_sum(self, total: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return what may leave a node of the sum over its devices."""
         ...
 
-    def admit(self, total: Update) -> Update:
+    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return what counts of a node's sum at the server: as much as `total.count` devices may change."""
         ...
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum with the server's noise and its denominator, which never depends on who arrived."""
         ...
 
-    def event(self, plan: Plan, round_number: int) -> "DpEvent":
+    def event(self, plan: TrainingPlan, round_number: int) -> "DpEvent":
         """Return what one participation (device trust) or one round (server trust) costs, from the public plan."""
         ...
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return how many rounds one device may take part in."""
         ...
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return weights [rounds] under which what the adversary sees tells best whether one unit was there.
 
         The weighted sum over the rounds of what leaves (the released sums, or where devices add the noise their own

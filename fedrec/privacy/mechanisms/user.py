@@ -18,11 +18,11 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.mechanisms.base import Clipped, multiplier_for, noised
-from fedrec.privacy.mechanisms.protocol import Aggregate, Plan, Random, Terms
-from fedrec.update import Arrays, Update
+from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, PrivacyGuarantee, TrainingPlan
+from fedrec.update import Arrays, ModelUpdate
 
-USER_TERMS = Terms(
+USER_TERMS = PrivacyGuarantee(
     "user",
     "add-remove",
     "server",
@@ -32,7 +32,7 @@ USER_TERMS = Terms(
 
 
 @dataclass(frozen=True)
-class UserLevel(Clipped):
+class UserLevel(UserClippingMechanism):
     """Hides one user from everyone who sees the released models.
 
     The sum of the clipped updates is noised once, by `noise_multiplier * clip` on every coordinate.
@@ -41,11 +41,11 @@ class UserLevel(Clipped):
     name: ClassVar[str] = "user"
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Unit user, add-remove, a trusted server."""
         return USER_TERMS
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with the clip of a statistic and the noise that keeps epsilon over all rounds."""
         bounded = self.bounded_by(sensitivity)
         uses = ((plan.cohort_rate, 1.0, plan.rounds),)
@@ -54,28 +54,33 @@ class UserLevel(Clipped):
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(bounded, noise_multiplier=z)
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum + N(0, (z * clip)^2) on every coordinate, over the expected cohort whoever arrived."""
         std = self._round_multiplier(plan, round_number) * self.clip
-        return Aggregate(noised(total.arrays, std, random), plan.expected_cohort, noise_std=std)
+        return Aggregate(add_gaussian_noise(total.arrays, std, random), plan.expected_cohort, noise_std=std)
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one round costs: a Gaussian on a Poisson sample of the users."""
         gaussian = GaussianDpEvent(self._round_multiplier(plan, round_number))
         return gaussian if plan.cohort_rate == 1 else PoissonSampledDpEvent(plan.cohort_rate, gaussian)
 
-    def _round_multiplier(self, plan: Plan, round_number: int) -> float:
+    def _round_multiplier(self, plan: TrainingPlan, round_number: int) -> float:
         return self.multiplier() * share_factor(plan, round_number)
 
-    def matched_filter(self, plan: Plan) -> NDArray[np.float64]:
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
         """Return each round's precision over the sum of all, in units of the clip."""
         precision = np.array([self._round_multiplier(plan, number) ** -2.0 for number in range(1, plan.rounds + 1)])
         return precision / precision.sum() / self.clip
 
 
-def share_factor(plan: Plan, round_number: int) -> float:
+def share_factor(plan: TrainingPlan, round_number: int) -> float:
     """Return how much more noise round 1..rounds gets than with equal parts: 1 / sqrt(share * rounds)."""
     if plan.shares is None:
         return 1.0

@@ -17,12 +17,19 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.mechanisms.base import noised
-from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Plan, Random, Shapes, Terms
+from fedrec.privacy.mechanisms.base import add_gaussian_noise
+from fedrec.privacy.mechanisms.protocol import (
+    Aggregate,
+    CohortUpdates,
+    NoiseSource,
+    PrivacyGuarantee,
+    Shapes,
+    TrainingPlan,
+)
 from fedrec.privacy.mechanisms.user import USER_TERMS, UserLevel
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
-ADAPTIVE_TERMS = Terms(
+ADAPTIVE_TERMS = PrivacyGuarantee(
     USER_TERMS.unit,
     USER_TERMS.neighbouring,
     USER_TERMS.trust,
@@ -56,7 +63,7 @@ class UserAdaptive(UserLevel):
             raise FedrecError(f"privacy.clip_learning_rate={self.clip_learning_rate}: must lie in [0, 1]")
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Unit user, add-remove, a trusted server."""
         return ADAPTIVE_TERMS
 
@@ -70,63 +77,68 @@ class UserAdaptive(UserLevel):
         bounded = super().bounded_by(sensitivity)
         return bounded if sensitivity == math.inf else replace(bounded, clip_learning_rate=0.0)
 
-    def first_memory(self, shapes: Shapes) -> Arrays:
+    def init_state(self, shapes: Shapes) -> Arrays:
         """Return the clip [1] to start from."""
         return {"clip": np.array([self.clip], np.float32)} if self.adapts else {}
 
-    def announced(self, memory: Arrays) -> dict[str, float]:
+    def round_params(self, state: Arrays) -> dict[str, float]:
         """Return the clip of the round."""
-        return {"clip": float(memory["clip"][0])} if self.adapts else {}
+        return {"clip": float(state["clip"][0])} if self.adapts else {}
 
-    def in_round(self, announced: Mapping[str, float]) -> Self:
+    def with_round_params(self, params: Mapping[str, float]) -> Self:
         """Return the mechanism with the announced clip."""
-        return replace(self, clip=float(announced["clip"])) if "clip" in announced else self
+        return replace(self, clip=float(params["clip"])) if "clip" in params else self
 
     def shapes(self, shapes: Shapes) -> Shapes:
         """Return the shapes with the sum of bits [1] beside them."""
         return {**shapes, BIT: (1,)} if self.adapts else shapes
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return the clipped update and its bit: +1/2 where nothing was clipped, -1/2 elsewhere and for non-numbers."""
         clipped = self.rule.clipped(update)
         if not self.adapts:
             return replace(clipped, count=1)
         bit = np.array([0.5 if clipped is update else -0.5], np.float32)
-        return Update({**clipped.arrays, BIT: bit}, 1)
+        return ModelUpdate({**clipped.arrays, BIT: bit}, 1)
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
         """Return the sum of the clipped updates, and that of their bits."""
         factors = self.factors(changes)
-        total = changes.total(factors)
+        total = changes.weighted_sum(factors)
         if not self.adapts:
             return total
         whole = np.logical_and.reduce([factor == 1 for factor in factors.values()])
-        return Update({**total.arrays, BIT: np.array([whole.sum() - changes.count / 2], np.float32)}, total.count)
+        return ModelUpdate({**total.arrays, BIT: np.array([whole.sum() - changes.count / 2], np.float32)}, total.count)
 
-    def admit(self, total: Update) -> Update:
+    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return what counts of a node's sum: within `count` clips, its bits within half of `count`."""
         bit, rest = _apart(total)
-        admitted = self.rule.admitted(rest)
+        admitted = self.rule.clip_sum(rest)
         bounded = {BIT: np.clip(bit, -total.count / 2, total.count / 2)} if self.adapts else {}
-        return Update({**admitted.arrays, **bounded}, total.count)
+        return ModelUpdate({**admitted.arrays, **bounded}, total.count)
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the noised sum over the expected cohort, and the next clip."""
         if not self.adapts:
-            return super().finish(total, plan, round_number, random, memory)
+            return super().privatize_aggregate(total, plan, round_number, random, state)
         bit, rest = _apart(total)
         z = self.multiplier()
         std_update, std_bit = z / math.sqrt(1 - self.bit_share) * self.clip, z / (2 * math.sqrt(self.bit_share))
-        arrays = noised(rest.arrays, std_update, random)
+        arrays = add_gaussian_noise(rest.arrays, std_update, random)
         share = float(bit[0] + random.gaussian((1,), std_bit)[0]) / plan.expected_cohort + 0.5
         factor = math.exp(-self.clip_learning_rate * (min(max(share, 0.0), 1.0) - self.target))
         clip = np.array([min(max(self.clip * factor, 1e-12), 1e12)], np.float32)
         return Aggregate(arrays, plan.expected_cohort, {"clip": clip}, noise_std=std_update)
 
 
-def _apart(total: Update) -> tuple[np.ndarray, Update]:
+def _apart(total: ModelUpdate) -> tuple[np.ndarray, ModelUpdate]:
     """Return the sum of bits, and the rest."""
     rest = {name: array for name, array in total.arrays.items() if name != BIT}
-    return total.arrays.get(BIT, np.zeros(1, np.float32)), Update(rest, total.count)
+    return total.arrays.get(BIT, np.zeros(1, np.float32)), ModelUpdate(rest, total.count)

@@ -15,12 +15,12 @@ from typing import ClassVar, Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
-from fedrec.privacy.mechanisms.base import Clipped, check_positive, multiplier_for, noised
-from fedrec.privacy.mechanisms.protocol import Aggregate, Changes, Plan, Random, Terms
+from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, PrivacyGuarantee, TrainingPlan
 from fedrec.privacy.sampling import most_participations
-from fedrec.update import Arrays, Update
+from fedrec.update import Arrays, ModelUpdate
 
-LOCAL_TERMS = Terms(
+LOCAL_TERMS = PrivacyGuarantee(
     "user",
     "replace-one",
     "device",
@@ -30,7 +30,7 @@ LOCAL_TERMS = Terms(
 
 
 @dataclass(frozen=True)
-class UserLocal(Clipped):
+class UserLocal(UserClippingMechanism):
     """Noises each clipped update on its device, by `noise_multiplier * clip` on every coordinate.
 
     All rounds get the same noise, whatever parts of the budget an algorithm would like. `noise_multiplier` is found
@@ -47,42 +47,47 @@ class UserLocal(Clipped):
         check_positive("max_participations", self.max_participations)
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> PrivacyGuarantee:
         """Unit user, replace-one, only the device is trusted."""
         return LOCAL_TERMS
 
-    def calibrated(self, plan: Plan, sensitivity: float | None) -> Self:
+    def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with a statistic's clip and the noise that keeps epsilon over one device's rounds."""
-        bounded, uses = self.bounded_by(sensitivity), ((1.0, 0.5, self.participations(plan)),)
+        bounded, uses = self.bounded_by(sensitivity), ((1.0, 0.5, self.participation_limit(plan)),)
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(bounded, noise_multiplier=z)
 
-    def release(self, update: Update, random: Random) -> Update:
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
         """Return the clipped update + N(0, (z * clip)^2) on every coordinate; a non-finite one is noise alone."""
         clipped = self.rule.clipped(update)
-        return Update(noised(clipped.arrays, self.multiplier() * self.clip, random), 1)
+        return ModelUpdate(add_gaussian_noise(clipped.arrays, self.multiplier() * self.clip, random), 1)
 
-    def release_many(self, changes: Changes, random: Random) -> Update:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
         """Return the sum of the clipped updates, noised as much as each of them on its device would make it."""
-        total = super().release_many(changes, random)
+        total = super().privatize_cohort(changes, random)
         std = self.multiplier() * self.clip * math.sqrt(changes.count)
-        return Update(noised(total.arrays, std, random), total.count)
+        return ModelUpdate(add_gaussian_noise(total.arrays, std, random), total.count)
 
-    def admit(self, total: Update) -> Update:
+    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return the node's sum as it is: noise has no bound."""
         return total
 
-    def finish(
-        self, total: Update, plan: Plan, round_number: int, random: Random, memory: Arrays | None = None
+    def privatize_aggregate(
+        self,
+        total: ModelUpdate,
+        plan: TrainingPlan,
+        round_number: int,
+        random: NoiseSource,
+        state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
         std = self.multiplier() * self.clip * math.sqrt(plan.expected_cohort)
         return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
 
-    def event(self, plan: Plan, round_number: int) -> DpEvent:
+    def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs its device: replaced, an update moves by twice the clip."""
         return GaussianDpEvent(self.multiplier() / 2)
 
-    def participations(self, plan: Plan) -> int:
+    def participation_limit(self, plan: TrainingPlan) -> int:
         """Return in how many rounds one device may take part: public, and what the noise is calibrated for."""
         return most_participations(plan, self.max_participations)

@@ -21,24 +21,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrec.errors import FedrecError, Refused
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Mechanism
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, Mechanism
 from fedrec.training.batches import (
     TRAIN_STREAM,
-    Chosen,
+    CohortData,
+    Epoch,
     Histories,
-    Outside,
-    Pass,
+    NegativeSampler,
     Slots,
     epochs,
     first_private,
     open_draws,
     samples,
 )
-from fedrec.training.vectorized.stacked_model import Twin, check
-from fedrec.training.vectorized.steps import Gaussian, LateNoise, clipped_step, plain_step
-from fedrec.training.vectorized.updates import Contributions, Numbering, Stack, Tile, Tiled, joined
+from fedrec.training.vectorized.stacked_model import StackedModel, check
+from fedrec.training.vectorized.steps import LazyNoise, NoiseSampler, clipped_step, plain_step
+from fedrec.training.vectorized.updates import Contributions, RowIndex, StackedUpdates, Tile, TileUpdates, joined
 from fedrec.update import Arrays
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's numbers of what `mallopt` can set
@@ -68,19 +68,19 @@ PLACE_BYTES = 16  # of a row's item and device
 NOISE_STREAM = 8  # keeps the engine's noise apart from the draws of batches
 
 
-def why_not(model: Recommender, settings: LocalSettings, mechanism: Mechanism) -> str | None:
+def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechanism: Mechanism) -> str | None:
     """Return why devices can't train at once with this model and mechanism, or None where they can."""
     if not isinstance(model, TrainableRecommender):
         return f"{type(model).__name__} does not train"
-    if mechanism.together:
+    if mechanism.pools_users:
         return f"{type(mechanism).__name__} trains the users of a node as one"
     if (reason := own_noise(mechanism)) is not None:
         return reason
     if settings.optimiser != "sgd":
         return f"algorithm.optimiser={settings.optimiser} is not plain gradient descent"
     try:
-        check(Twin(model), model)
-    except Refused as reason:
+        check(StackedModel(model), model)
+    except RefusedError as reason:
         return str(reason)
     return None
 
@@ -92,16 +92,18 @@ def own_noise(mechanism: Mechanism) -> str | None:
     return None
 
 
-class CohortEngine:
+class VectorizedEngine:
     """Trains many devices of one model at once; its scratch memory stays with it."""
 
-    def __init__(self, model: TrainableRecommender, settings: LocalSettings, outside: Outside | None = None) -> None:
+    def __init__(
+        self, model: TrainableRecommender, settings: LocalTrainingConfig, outside: NegativeSampler | None = None
+    ) -> None:
         """Draw negatives by `outside`, where it is given, instead of outside of the train items: to study samplers."""
-        self._twin, self._settings, self._items = Twin(model), settings, model.items
+        self._stacked, self._settings, self._items = StackedModel(model), settings, model.items
         slots = Slots()  # of one use at a time: a tile's negatives are all drawn before its rows are numbered
-        self._outside, self._numbering = outside or Outside(model.items, slots), Numbering(slots)
+        self._outside, self._numbering = outside or NegativeSampler(model.items, slots), RowIndex(slots)
         self._negatives = settings.negatives if model.negatives_useful else 0
-        self._private = {name: shape for name, shape in self._twin.shapes.items() if name not in model.shared}
+        self._private = {name: shape for name, shape in self._stacked.shapes.items() if name not in model.shared}
         self._std = model.private_std
         keep_freed_memory()
 
@@ -109,9 +111,9 @@ class CohortEngine:
         """Return the private arrays [C, ...] that devices start from."""
         return first_private(self._private, self._std, seed, users)
 
-    def held(self, chosen: Chosen, mechanism: Mechanism) -> int:
+    def bytes_in_flight(self, chosen: CohortData, mechanism: Mechanism) -> int:
         """Return how many bytes the changes of these devices may take until they are summed: no item is met twice."""
-        public, twin, sizes = mechanism.dp_sgd(), self._twin, chosen.sizes
+        public, twin, sizes = mechanism.dp_sgd(), self._stacked, chosen.sizes
         passes = public.local_steps * public.sample_rate if public else self._settings.epochs
         rows = np.minimum(sizes * passes * (1 + self._negatives), self._items).sum() + len(sizes)
         numbers = {n: math.prod(shape[1:] if n in twin.by_item else shape) for n, shape in twin.shapes.items()}
@@ -121,47 +123,47 @@ class CohortEngine:
 
     @torch.no_grad()
     def train(
-        self, broadcast: Arrays, chosen: Chosen, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
-    ) -> Contributions[Stack]:
+        self, broadcast: Arrays, chosen: CohortData, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
+    ) -> Contributions[StackedUpdates]:
         """Return what the devices contribute after local training in the round of `key`: (seed, round).
 
         `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
         """
         self._check(broadcast)
-        shared = {name: torch.from_numpy(array).to(self._twin.device) for name, array in broadcast.items()}
+        shared = {name: torch.from_numpy(array).to(self._stacked.device) for name, array in broadcast.items()}
         late, sizes = self._late(mechanism, chosen, key), chosen.sizes
-        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[Stack]]()
+        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[StackedUpdates]]()
         for tile_ in self._tiles(sizes[order], mechanism.dp_sgd()):
             some = order[tile_]
             own = chosen.part(some)
             tile = self._numbering.tile(own, list(self._passes(own, mechanism, key)), self._items)
-            mine = {name: torch.from_numpy(array[some]).to(self._twin.device) for name, array in private.items()}
+            mine = {name: torch.from_numpy(array[some]).to(self._stacked.device) for name, array in private.items()}
             parts.append(self._train_tile(shared, mine, own, tile, (mechanism.dp_sgd(), late)))
-        return joined(parts, late.rest() if late else {})
+        return joined(parts, late.remaining() if late else {})
 
     def _check(self, broadcast: Arrays) -> None:
         for name, array in broadcast.items():
-            expected = self._twin.shapes.get(name, "no such array")
+            expected = self._stacked.shapes.get(name, "no such array")
             if expected != array.shape:
                 raise FedrecError(f"the model can't take {name} of shape {array.shape}: {expected} expected")
 
-    def _late(self, mechanism: Mechanism, chosen: Chosen, key: tuple[int, int]) -> LateNoise | None:
+    def _late(self, mechanism: Mechanism, chosen: CohortData, key: tuple[int, int]) -> LazyNoise | None:
         public = mechanism.dp_sgd()
         if public is None:
             return None
         random = mechanism.random(*key, *chosen.users[:1].tolist(), NOISE_STREAM)
         rate = self._settings.learning_rate / public.denominator
-        return LateNoise(self._twin, self._items, public, rate, Gaussian(random, self._twin.device))
+        return LazyNoise(self._stacked, self._items, public, rate, NoiseSampler(random, self._stacked.device))
 
-    def _passes(self, own: Histories, mechanism: Mechanism, key: tuple[int, int]) -> Iterator[Pass]:
+    def _passes(self, own: Histories, mechanism: Mechanism, key: tuple[int, int]) -> Iterator[Epoch]:
         public = mechanism.dp_sgd()
         if public is None:
             return epochs(own, self._settings, self._negatives, self._outside, open_draws(*key))
         return samples(own, public, self._negatives, self._items, mechanism.random(*key, TRAIN_STREAM))
 
-    def _tiles(self, sizes: NDArray[np.int64], public: DpSgd | None) -> Iterator[slice]:
+    def _tiles(self, sizes: NDArray[np.int64], public: DPSGDConfig | None) -> Iterator[slice]:
         """Yield slices of devices of similar size, so many that a step's activations stay in the cache."""
-        start, places = 0, (1 + self._negatives) * self._twin.width
+        start, places = 0, (1 + self._negatives) * self._stacked.width
         while start < len(sizes):
             longest = min(int(sizes[start]), self._settings.batch_size)
             if public:
@@ -177,10 +179,10 @@ class CohortEngine:
         private: dict[str, Tensor],
         own: Histories,
         tile: Tile,
-        clipping: tuple[DpSgd | None, LateNoise | None],
-    ) -> Contributions[Stack]:
+        clipping: tuple[DPSGDConfig | None, LazyNoise | None],
+    ) -> Contributions[StackedUpdates]:
         """Train C devices from their first step to their last."""
-        devices, twin = len(own.users), self._twin
+        devices, twin = len(own.users), self._stacked
         items, owner = (torch.from_numpy(a).to(twin.device) for a in (tile.items, tile.owner))
         stacked = {
             n: a.index_select(0, items) if n in twin.by_item else a.expand(devices, *a.shape).clone()
@@ -197,7 +199,7 @@ class CohortEngine:
             name: after[name].sub_(before.index_select(0, items) if name in twin.by_item else before)
             for name, before in shared.items()
         }
-        tiled = Tiled(
+        tiled = TileUpdates(
             catalogue=self._items,
             count=devices,
             items=items,
@@ -206,23 +208,29 @@ class CohortEngine:
             dense={name: change for name, change in changes.items() if name not in twin.by_item},
         )
         kept = {name: after[name].cpu().numpy() for name in self._private}
-        return Contributions(own.users, Stack((tiled,)), kept, loss, sum(tile.counts, np.zeros(devices, np.int64)))
+        return Contributions(
+            own.users, StackedUpdates((tiled,)), kept, loss, sum(tile.counts, np.zeros(devices, np.int64))
+        )
 
-    def _steps(self, tile: Tile, devices: int, public: DpSgd | None, late: LateNoise | None) -> NDArray[np.float64]:
+    def _steps(
+        self, tile: Tile, devices: int, public: DPSGDConfig | None, late: LazyNoise | None
+    ) -> NDArray[np.float64]:
         """Take all steps; return the devices' summed losses [C]."""
-        loss = torch.zeros(devices, dtype=torch.float64, device=self._twin.device)
+        loss = torch.zeros(devices, dtype=torch.float64, device=self._stacked.device)
         for number, (rows, values, counts) in enumerate(zip(tile.rows, tile.values, tile.counts, strict=True)):
-            x, y, real = (torch.from_numpy(a).to(self._twin.device) for a in (rows, values, counts))
+            x, y, real = (torch.from_numpy(a).to(self._stacked.device) for a in (rows, values, counts))
             if public and late:
                 late.read(x, number)
-                clipped_step(self._twin, (x, y, real), public, self._settings.learning_rate / public.denominator, loss)
-                for layer in self._twin.own_layers():
-                    layer.shake(late.std, late.gaussian)
+                clipped_step(
+                    self._stacked, (x, y, real), public, self._settings.learning_rate / public.denominator, loss
+                )
+                for layer in self._stacked.own_layers():
+                    layer.add_noise(late.std, late.gaussian)
             else:
                 for start in range(0, x.shape[1], self._settings.batch_size):
                     active = int((counts > start).sum())  # a prefix: devices come longest first
                     part = slice(start, start + self._settings.batch_size)
                     plain_step(
-                        self._twin, (x[:active, part], y[:active, part], real[:active] - start), self._settings, loss
+                        self._stacked, (x[:active, part], y[:active, part], real[:active] - start), self._settings, loss
                     )
         return loss.cpu().numpy()

@@ -1,7 +1,8 @@
 """Linear layers of many devices at once. Shapes as in `layers`.
 
-What goes into a layer may come in parts that lie side by side (`fedrec.models.base.joint`). A part that is the same for
-all examples of a device, its user's vector say, is multiplied once for the device and not once for each example.
+What goes into a layer may come in parts that lie side by side (`fedrec.models.base.linear_over_parts`). A part that is
+the same for all examples of a device, its user's vector say, is multiplied once for the device, not once for each
+example.
 """
 
 from typing import Any, NamedTuple, cast
@@ -9,22 +10,22 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from fedrec.errors import Refused
-from fedrec.training.vectorized.layers import Layer, assert_seen, cleared
+from fedrec.errors import RefusedError
+from fedrec.training.vectorized.layers import Layer, assert_backward_reached, cleared
 
 
 class _Multiplied(torch.autograd.Function):
     """Multiplies parts by a layer's weights, and shows the layer the slope that comes back."""
 
     @staticmethod
-    def forward(ctx: Any, layer: "Product", *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, layer: "StackedLinear", *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.layer = layer
         return layer.multiply()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        layer = cast(Product, ctx.layer)
-        layer.slopes = slopes[0]
+        layer = cast(StackedLinear, ctx.layer)
+        layer.grad_outputs = slopes[0]
         return None, *layer.below(slopes[0], ctx.needs_input_grad[1:])
 
 
@@ -36,7 +37,7 @@ class _Part(NamedTuple):
     same: bool
 
 
-class Product(Layer):
+class StackedLinear(Layer):
     """A linear layer: weight [C, o, i], bias [C, o]."""
 
     def __init__(self, name: str, module: nn.Linear) -> None:
@@ -46,14 +47,16 @@ class Product(Layer):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [c, b, ..., o] for inputs [c, b, ..., i]."""
-        return self.joint(inputs)
+        return self.forward_parts(inputs)
 
-    def joint(self, *parts: Tensor) -> Tensor:
+    def forward_parts(self, *parts: Tensor) -> Tensor:
         """Return [c, b, ..., o] for parts [c, b, ..., i1], [c, b, ..., i2], ... of the inputs that lie side by side."""
         if parts[0].dim() < 3:
-            raise Refused(f"{self.name} is given a tensor of shape {tuple(parts[0].shape)}, not [..., example, inputs]")
-        self.note(parts[0].detach())
-        weight, start = self.kept[f"{self.name}.weight"][: len(parts[0])], 0
+            raise RefusedError(
+                f"{self.name} is given a tensor of shape {tuple(parts[0].shape)}, not [..., example, inputs]"
+            )
+        self.record_inputs(parts[0].detach())
+        weight, start = self.arrays[f"{self.name}.weight"][: len(parts[0])], 0
         self.parts = []
         for part in parts:
             end = start + part.shape[-1]
@@ -65,7 +68,7 @@ class Product(Layer):
     def multiply(self) -> Tensor:
         """Return the product of the parts, bias included."""
         shape = self.parts[0].value.shape
-        out = self.kept[f"{self.name}.bias"][: shape[0]].unsqueeze(1) if self.biased else None
+        out = self.arrays[f"{self.name}.bias"][: shape[0]].unsqueeze(1) if self.biased else None
         for part in self.parts:
             if part.same:
                 out = _plus(out, _row(part.value), part.weight.mT)
@@ -95,14 +98,14 @@ class Product(Layer):
                 made[place] = one.view(*slopes.shape[:-1], -1)
         return made
 
-    def clear(self, each: bool) -> None:
+    def reset(self, each: bool) -> None:
         """Forget the last step."""
-        super().clear(each)
+        super().reset(each)
         self.parts = []
 
-    def squares(self) -> Tensor:
+    def squared_grad_norms(self) -> Tensor:
         """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
-        slopes = self._slopes()
+        slopes = self._grad_outputs()
         parts = [_by_example(part.value) for part in self.parts]
         places, inputs = slopes.shape[2], sum(part.shape[3] for part in parts)
         if places == 1:
@@ -116,9 +119,9 @@ class Product(Layer):
             found = sum(((slopes.mT @ part).square().sum((-1, -2)) for part in parts), torch.zeros(()))
         return found + slopes.sum(2).square().sum(-1) if self.biased else found
 
-    def move(self, factors: Tensor | None) -> None:
+    def apply_step(self, factors: Tensor | None) -> None:
         """Add slopes times inputs."""
-        slopes = self._slopes()
+        slopes = self._grad_outputs()
         if factors is not None:
             slopes = slopes * factors[..., None, None]
         slopes = slopes.flatten(1, 2)  # [c, b * n, o]
@@ -134,18 +137,18 @@ class Product(Layer):
             else:  # into a part of a wider array, `baddbmm_` would go device by device
                 part.weight.add_(torch.bmm(slopes.mT, value))
         if self.biased:
-            self.kept[f"{self.name}.bias"][: len(slopes)].add_(total.squeeze(1))
+            self.arrays[f"{self.name}.bias"][: len(slopes)].add_(total.squeeze(1))
 
-    def drop(self, broken: Tensor) -> None:
+    def mask_examples(self, broken: Tensor) -> None:
         """Clear what the examples [c, b] put in."""
-        assert_seen(self)
-        self.slopes = cleared(cast(Tensor, self.slopes), broken)
+        assert_backward_reached(self)
+        self.grad_outputs = cleared(cast(Tensor, self.grad_outputs), broken)
         self.parts = [_Part(cleared(part.value, broken), part.weight, False) for part in self.parts]
 
-    def _slopes(self) -> Tensor:
+    def _grad_outputs(self) -> Tensor:
         """Return each example's slopes [c, b, n, o]."""
-        assert_seen(self)
-        return _by_example(cast(Tensor, self.slopes))
+        assert_backward_reached(self)
+        return _by_example(cast(Tensor, self.grad_outputs))
 
 
 def same(part: Tensor) -> bool:

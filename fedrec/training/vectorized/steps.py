@@ -10,14 +10,14 @@ Shapes: V items, R rows of a tile, C devices.
 import torch
 from torch import Tensor
 
-from fedrec.privacy.mechanisms.protocol import DpSgd, LocalSettings, Random
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, NoiseSource
 from fedrec.training.vectorized.layers import CLIP_SLACK
-from fedrec.training.vectorized.stacked_model import Twin
+from fedrec.training.vectorized.stacked_model import StackedModel
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def plain_step(twin: Twin, batch: Batch, settings: LocalSettings, loss: Tensor) -> None:
+def plain_step(twin: StackedModel, batch: Batch, settings: LocalTrainingConfig, loss: Tensor) -> None:
     """Descend the mean of each device's losses, or their sum over the denominator; add the sums to `loss` [C]."""
     rows, values, real = batch
     losses = twin.losses(rows, values, each=False)
@@ -25,11 +25,11 @@ def plain_step(twin: Twin, batch: Batch, settings: LocalSettings, loss: Tensor) 
     share = there / (settings.denominator or there.sum(1, keepdim=True).clamp(min=1))
     losses.backward(share.mul_(-settings.learning_rate))  # slopes are then what is to be added
     for layer in twin.used():
-        layer.move(None)
+        layer.apply_step(None)
     loss[: len(rows)] += torch.where(there > 0, losses.detach(), 0.0).sum(1)
 
 
-def clipped_step(twin: Twin, batch: Batch, public: DpSgd, rate: float, loss: Tensor) -> None:
+def clipped_step(twin: StackedModel, batch: Batch, public: DPSGDConfig, rate: float, loss: Tensor) -> None:
     """Descend the sum of each device's clipped gradients by `rate`; add the sums of the losses to `loss` [C].
 
     An example whose gradient is not finite counts for nothing, and the others as if it had not been there.
@@ -41,15 +41,15 @@ def clipped_step(twin: Twin, batch: Batch, public: DpSgd, rate: float, loss: Ten
     there = _there(rows, real, losses)
     losses.backward(there)
     layers = twin.used()
-    norms = torch.stack([layer.squares() for layer in layers]).sum(0).sqrt()  # [c, b]
+    norms = torch.stack([layer.squared_grad_norms() for layer in layers]).sum(0).sqrt()  # [c, b]
     broken = ~torch.isfinite(norms)
     if bool(broken.any()):
         for layer in layers:
-            layer.drop(broken)
+            layer.mask_examples(broken)
         there = there.masked_fill(broken, 0.0)
     factors = torch.where(broken, 0.0, (public.clip / (norms + CLIP_SLACK)).clamp(max=1.0)) * there * -rate
     for layer in layers:
-        layer.move(factors)
+        layer.apply_step(factors)
     loss[: len(rows)] += torch.where(there > 0, losses.detach(), 0.0).sum(1)
 
 
@@ -58,10 +58,10 @@ def _there(rows: Tensor, real: Tensor, losses: Tensor) -> Tensor:
     return (torch.arange(rows.shape[1], device=rows.device) < real.unsqueeze(1)).to(losses.dtype)
 
 
-class Gaussian:
+class NoiseSampler:
     """Draws of a mechanism's source, as tensors where the model computes."""
 
-    def __init__(self, random: Random, device: torch.device) -> None:
+    def __init__(self, random: NoiseSource, device: torch.device) -> None:
         self._random, self._device = random, device
 
     def __call__(self, shape: tuple[int, ...], std: float) -> Tensor:
@@ -69,12 +69,14 @@ class Gaussian:
         return torch.from_numpy(self._random.gaussian(shape, std)).to(self._device, torch.float32)
 
 
-class LateNoise:
+class LazyNoise:
     """The noise of item rows over the `local_steps` of DP-SGD, `std` a step, for the devices of one sum."""
 
-    def __init__(self, twin: Twin, items: int, public: DpSgd, rate: float, gaussian: Gaussian) -> None:
+    def __init__(
+        self, twin: StackedModel, items: int, public: DPSGDConfig, rate: float, gaussian: NoiseSampler
+    ) -> None:
         self.std, self.gaussian = rate * public.noise_multiplier * public.clip, gaussian
-        self._twin, self._steps, self._devices = twin, public.local_steps, 0
+        self._stacked, self._steps, self._devices = twin, public.local_steps, 0
         self._done = torch.zeros(items, dtype=torch.float64, device=twin.device)  # steps whose noise was drawn, summed
 
     def tile(self, items: Tensor, devices: int) -> None:
@@ -89,7 +91,7 @@ class LateNoise:
         due = torch.nonzero(touched & (self._read < step)).squeeze(1)
         if len(due):
             scale = (step - self._read[due]).sqrt()
-            for table in self._twin.item_tables():
+            for table in self._stacked.item_tables():
                 drawn = self.gaussian((len(due), *table.shape[1:]), self.std)
                 table.index_add_(0, due, (drawn * scale.view(-1, *(1,) * (drawn.dim() - 1))).to(table))
             self._read[due] = step
@@ -98,11 +100,11 @@ class LateNoise:
         """Finish the tile."""
         self._done.index_add_(0, self._items, self._read.double())
 
-    def rest(self) -> dict[str, Tensor]:
+    def remaining(self) -> dict[str, Tensor]:
         """Return, for the sum over all devices, the noise that no row has got yet: [V, ...] by name."""
         std = self.std * (self._steps * self._devices - self._done).clamp(min=0).sqrt()  # [V]
         return {
             name: self.gaussian((len(std), *shape[1:]), 1.0).double() * std.view(-1, *(1,) * (len(shape) - 1))
-            for name, shape in self._twin.shapes.items()
-            if name in self._twin.by_item
+            for name, shape in self._stacked.shapes.items()
+            if name in self._stacked.by_item
         }

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrec.privacy.mechanisms.protocol import Changes
-from fedrec.training.batches import Histories, Pass, Slots
-from fedrec.update import Arrays, Update
+from fedrec.privacy.mechanisms.protocol import CohortUpdates
+from fedrec.training.batches import Epoch, Histories, Slots
+from fedrec.update import Arrays, ModelUpdate
 
-Kind = TypeVar("Kind", bound=Changes, covariant=True)
+Kind = TypeVar("Kind", bound=CohortUpdates, covariant=True)
 ROWS = 1 << 14  # taken at a time, so that what is made of them stays in the cache
 
 
@@ -26,7 +26,7 @@ Factors = Mapping[str, NDArray[np.float64]] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Tiled:
+class TileUpdates:
     """The changes of a tile of C devices. Row r is a change of item `items[r]` by device `owner[r]`, each pair once.
 
     `rows` holds changes [R, ...] of arrays with `catalogue` items, `dense` changes [C, ...] of the others.
@@ -39,7 +39,7 @@ class Tiled:
     rows: dict[str, Tensor]
     dense: dict[str, Tensor]
 
-    def squares(self) -> dict[str, NDArray[np.float64]]:
+    def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
         found = dict[str, NDArray[np.float64]]()
         for name, change in self.rows.items():
@@ -66,25 +66,25 @@ class Tiled:
         for name, change in self.dense.items():
             sums[name] += _times(change, there[name]).sum(0)
 
-    def one(self, device: int) -> Update:
+    def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes, dense."""
         own = self.owner == device
         arrays: Arrays = {}
         for name, change in self.rows.items():
             whole = change.new_zeros(self.catalogue, *change.shape[1:])
             arrays[name] = whole.index_add_(0, self.items[own], change[own]).cpu().numpy()
-        return Update({**arrays, **{name: change[device].cpu().numpy() for name, change in self.dense.items()}}, 1)
+        return ModelUpdate({**arrays, **{name: change[device].cpu().numpy() for name, change in self.dense.items()}}, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class StackedUpdates:
     """The changes of the C devices of some tiles, one after the other.
 
     `late` is what is to be added to the sum besides: noise that no device's own steps would ever have read, drawn once
     for all.
     """
 
-    tiles: tuple[Tiled, ...]
+    tiles: tuple[TileUpdates, ...]
     late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
@@ -97,12 +97,12 @@ class Stack:
         """How many devices: C."""
         return self.starts[-1]
 
-    def squares(self) -> dict[str, NDArray[np.float64]]:
+    def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
-        found = [tile.squares() for tile in self.tiles]
+        found = [tile.squared_norms() for tile in self.tiles]
         return {name: np.concatenate([squares[name] for squares in found]) for name in found[0]}
 
-    def total(self, factors: Factors) -> Update:
+    def weighted_sum(self, factors: Factors) -> ModelUpdate:
         """Return the sum over devices, each array of device c times its `factors[c]`, in double precision.
 
         `factors` [C] are for all arrays, or by name. What has factor 0 counts for nothing, be it finite or not.
@@ -114,12 +114,12 @@ class Stack:
         for tile, first, end in zip(self.tiles, starts, starts[1:], strict=False):
             own = {n: (factors[n] if isinstance(factors, Mapping) else factors)[first:end] for n in sums}
             tile.add_to(sums, {name: np.asarray(factor, np.float64) for name, factor in own.items()})
-        return Update({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
+        return ModelUpdate({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
 
-    def one(self, device: int) -> Update:
+    def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes, dense, without what is late."""
         tile = int(np.searchsorted(self.starts, device, side="right")) - 1
-        return self.tiles[tile].one(device - self.starts[tile])
+        return self.tiles[tile].update_of(device - self.starts[tile])
 
 
 def _times(change: Tensor, factor: Tensor) -> Tensor:
@@ -142,11 +142,11 @@ class Contributions(Generic[Kind]):
     examples: NDArray[np.int64]
 
 
-def joined(parts: Sequence[Contributions[Stack]], late: dict[str, Tensor]) -> Contributions[Stack]:
+def joined(parts: Sequence[Contributions[StackedUpdates]], late: dict[str, Tensor]) -> Contributions[StackedUpdates]:
     """Return the contributions of all parts as one, `late` the noise that their sum has still to get."""
     return Contributions(
         users=np.concatenate([part.users for part in parts]),
-        stack=Stack(tuple(tile for part in parts for tile in part.stack.tiles), late),
+        stack=StackedUpdates(tuple(tile for part in parts for tile in part.stack.tiles), late),
         private={name: np.concatenate([part.private[name] for part in parts]) for name in parts[0].private},
         loss=np.concatenate([part.loss for part in parts]),
         examples=np.concatenate([part.examples for part in parts]),
@@ -167,7 +167,7 @@ class Tile:
     counts: list[NDArray[np.int64]]
 
 
-class Numbering:
+class RowIndex:
     """Numbers (device, item) pairs in the order in which they first come up.
 
     Sort-free: each key writes its place into a slot, and is the first of its kind where it finds its own place there
@@ -186,7 +186,7 @@ class Numbering:
         number = np.cumsum(first) - 1
         return keys[first], number[found]
 
-    def tile(self, histories: Histories, passes: list[Pass], catalogue: int) -> Tile:
+    def tile(self, histories: Histories, passes: list[Epoch], catalogue: int) -> Tile:
         """Return the passes of these devices by row number; slots past a device's count read its first item."""
         c, n = histories.items.shape
         first = np.arange(c)[:, None] * catalogue

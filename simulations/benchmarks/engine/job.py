@@ -19,7 +19,7 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceTable
 from fedrec.data.interactions import Interactions
 from fedrec.errors import FedrecError
-from fedrec.models.base import TrainableRecommender, joint
+from fedrec.models.base import TrainableRecommender, linear_over_parts
 
 SCRIPTS = ("job.py", "net.py", "loop.py", "flower_ray.py", "pfl_loop.py")
 
@@ -102,8 +102,8 @@ class Network(TrainableRecommender):
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1] for items [..., 1]."""
         item = self.item(items)
-        user = self.user(self.rows(items)).unsqueeze(-2).expand_as(item)
-        return self.fc2(torch.relu(joint(self.fc1, user, item))).squeeze(-1)
+        user = self.user(self.user_rows(items)).unsqueeze(-2).expand_as(item)
+        return self.fc2(torch.relu(linear_over_parts(self.fc1, user, item))).squeeze(-1)
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item."""

@@ -8,17 +8,17 @@ import torch
 from client.app import app
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.federated.loop import play
-from fedrec.federated.state import first_standing, open_session
+from fedrec.federated.loop import run_round
+from fedrec.federated.state import initial_state, open_run_context
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerNodes
+from fedrec.flower.transport import FlowerTransport
 from fedrec.node import execution
 from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.storage.private_arrays import MappedStore
+from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder
-from fedrec.training.vectorized.engine import CohortEngine
+from fedrec.training.vectorized.engine import VectorizedEngine
 from simulations.benchmarks.engine.job import Network
 from simulations.benchmarks.engine.task import Play, Task
 
@@ -29,8 +29,8 @@ def engine(task: Task, folder: Path) -> Play:
     model, algorithm = experiment.build_model(load_dataset(experiment).catalogue), experiment.algorithm
     if not isinstance(model, Network) or not isinstance(algorithm, FedAvg):
         raise TypeError("the job is one network, trained by federated averaging")
-    nodes = execution.Groups(lambda: CohortEngine(model, algorithm), task.threads)
-    store, states = MappedStore(folder, len(table), model.private_arrays()), [model.shared_arrays()]
+    nodes = execution.ThreadedExecutor(lambda: VectorizedEngine(model, algorithm), task.threads)
+    store, states = MmapPrivateStore(folder, len(table), model.private_arrays()), [model.shared_arrays()]
     torch.set_num_threads(1)
 
     def one() -> int:
@@ -51,14 +51,14 @@ def flower(task: Task, folder: Path) -> Play:
     plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()
     run.create("{}\n")
     ledger = Ledger.open(dataset.population, "bench", experiment.mechanism, plan, plan.population)
-    session = open_session(experiment, dataset, FlowerNodes(InProcessGrid(app, 1)), run, ledger, "train")
-    at = [first_standing(session)]
+    context = open_run_context(experiment, dataset, FlowerTransport(InProcessGrid(app, 1)), run, ledger, "train")
+    at = [initial_state(context)]
     mean = (table.start[1:] - table.start[:-1]).mean()
 
     def one() -> int:
         number = len(at)
         ledger.reserve(number)
-        standing, report = play(session, at[-1], number)
+        standing, report = run_round(context, at[-1], number)
         at.append(standing)
         if report.answered != report.cohort:
             raise RuntimeError(f"{report.cohort - report.answered} devices did not answer: {report.rejected}")
