@@ -1,1 +1,1 @@
-"""What only a device does."""
+"""What Flower loads on a node: the ClientApp."""

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from fedrec.errors import FedrecError
+
 PROTOCOL = 1
 HEADER = "header/json"
 DECLINED = "the device declined: its own policy said no"
 
 
-class RejectedReplyError(ValueError):
+class RejectedReplyError(FedrecError):
     """A reply that does not count; its text holds a reason and no data of the sender."""
 
 

@@ -1,28 +1,25 @@
-"""Where the Flower apps and `conf/` lie, and how to import them; light, for devices too.
+"""Where the Flower apps, the settings, ledgers and their anchors lie; light, for devices too.
 
-Where ledgers and their anchors lie: outside the run folders, so that deleting a run refunds nothing.
+Ledgers and their anchors lie outside the run folders, so that deleting a run refunds nothing.
 """
 
 import os
-import sys
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from fedrec.errors import FedrecError
 
 
-def app_folder() -> Path:
-    """Return the folder with `conf/`, `server/` and `client/`: beside the package in a checkout, else inside it."""
+def app_dir() -> Path:
+    """Return the folder that `flwr run` takes, with conf/, server/ and client/: the checkout, else the wheel's."""
     package = Path(__file__).parent
     beside = package.parent
     return beside if (beside / "conf" / "config.yaml").exists() else package / "app"
 
 
-def put_app_on_path() -> None:
-    """Make `server`, `client` and `simulations` importable, as Flower does with an app bundle."""
-    folder = str(app_folder())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def conf_dir() -> Path:
+    """Return the folder of the settings' groups and defaults."""
+    return app_dir() / "conf"
 
 
 def state_dir() -> Path:

@@ -6,6 +6,7 @@ Lea & Flood, "Fast splittable pseudorandom number generators", 2014). Anybody wh
 guarantee may rest on them.
 """
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,25 @@ def splitmix64(words: Words) -> Words:
     words *= SECOND
     words ^= words >> np.uint64(31)
     return words
+
+
+class Stream(IntEnum):
+    """What a draw is for: a part of its key, so that no two kinds of draws share numbers.
+
+    The numbers are part of every seeded result: they never change. Draws of the evaluation have keys of their own,
+    (seed, user) for the sampled candidates and (seed, user, 1) for ties.
+    """
+
+    RELEASE = 1  # what a device draws for its release, apart from its training
+    NODE = 2  # a node's noise, apart from its devices'
+    DROPOUT = 3  # which devices of a simulated cohort stay away
+    COHORT = 4  # which devices take part in a round
+    SERVER = 5  # the server's noise
+    TRAIN = 6  # batches and negatives, apart from noise
+    PRIVATE = 7  # a device's first private parameters
+    NOISE = 8  # the noise of local steps in the vectorized engine
+    INIT = 11  # the first model
+    GROUPS = 12  # the partition of devices into groups that take turns
 
 
 class CounterRNG:

@@ -1,8 +1,9 @@
 """One job from configuration to run folder: the run, its test, its baselines, its verdict."""
 
+import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +15,14 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
-from fedrec.experiment.experiment import Experiment
-from fedrec.experiment.settings import Settings, read
+from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.experiment.settings import Settings, load, read
 from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
-from fedrec.federated.state import RunContext, open_run_context
+from fedrec.federated.state import TrainingOutcome, open_run_context
 from fedrec.federated.transport import Transport
-from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.report.console import Progress
+from fedrec.report.console import Progress, table, verdict
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
@@ -35,18 +35,6 @@ POPULARITY = {
     "algorithm": {"_target_": "fedrec.algorithms.item_counts.ItemCounts"},
     "rounds": 1,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOutcome:
-    """A finished run: its session, how long each part took, and the per-user rows of its test."""
-
-    context: RunContext
-    rounds: int  # the round whose model is released
-    played: int
-    evaluate_seconds: float
-    rows: PerUserResults
-    validation: PerUserResults | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +170,18 @@ def resumed_run(path: str) -> tuple[Settings, RunFolder]:
     """Return the settings and the folder of a run to go on with."""
     folder = RunFolder(Path(path))
     return read(folder.config), folder
+
+
+def run_job(overrides: Sequence[str], resume: str | None, nodes: Callable[[int], Transport], json_only: bool) -> None:
+    """Run or resume a simulation to its end; print the verdict, the table and the run folder, or the metrics as JSON.
+
+    `nodes(parts)` gives the transport; one whose number of nodes is its own ignores `parts`.
+    """
+    if resume is not None and overrides:
+        raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
+    settings, folder = new_run(validate(load(overrides))) if resume is None else resumed_run(resume)
+    values = Simulation(settings, folder, lambda: nodes(settings.document["nodes"]), Progress()).simulate()
+    if json_only:
+        print(json.dumps(values, indent=2))
+    else:
+        print(f"\n{verdict(values)}\n\n{table(values)}\n\nRun folder: {folder.path.resolve()}")

@@ -1,1 +1,1 @@
-"""What only the server does."""
+"""What Flower loads on the server: the ServerApp."""

@@ -1,45 +1,26 @@
-"""The Flower ServerApp: a run on simulated nodes, or on the devices of the server that started it."""
+"""The Flower ServerApp: one run, on simulated nodes or on real devices.
 
-import shlex
-import sys
+The round loop is `fedrec.federated.loop.run`: reserve the round's cost in the ledger, sample a cohort, send requests
+over Flower's grid, validate and sum the replies, add the server's noise, step the model, checkpoint, commit.
+Flower's own `Strategy.start` is not used: it can't resume, validate replies or account for privacy.
+"""
+
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrec.cli import main as cli
 from fedrec.flower.transport import FlowerTransport
-from fedrec.ops import processes
-from fedrec.report.console import Progress
+from fedrec.server.server_app import run_on_devices, run_on_simulated_nodes
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what `-c 'overrides="..."'` asks for, as `fedrec simulate` would; or the prepared run of `resume`."""
-    prepared = str(context.run_config.get("resume", ""))
-    if prepared:
-        deploy(FlowerTransport(grid), Path(prepared))
-        return
-    overrides = shlex.split(str(context.run_config.get("overrides", "")))
-    cli.run_job(overrides, None, lambda parts: FlowerTransport(grid), json_only=False)
-
-
-def deploy(nodes: FlowerTransport, path: Path) -> None:
-    """Carry out the run that `fedrec server start` prepared; what goes on is told in its folder."""
-    from fedrec.server.deployment import Deployment
-    from fedrec.server.home import ServerHome
-    from fedrec.server.runs import FAILED, TOLD
-    from fedrec.simulation import resumed_run
-
-    settings, folder = resumed_run(str(path))
-    with (path / TOLD).open("a") as told:
-        progress = Progress(told)
-        try:
-            with processes.only_one(folder.checkpoints, "this run"):
-                Deployment(settings, folder, ServerHome.at(None), nodes, progress).carry_out()
-        except Exception as error:
-            print(f"{FAILED}{error}", file=told, flush=True)
-            print(f"fedrec: {error}", file=sys.stderr)
-            raise
+    """Run what `flwr run . -c 'overrides="..."'` asks for, or the run on real devices that `resume` names."""
+    transport = FlowerTransport(grid)
+    if folder := str(context.run_config.get("resume", "")):
+        run_on_devices(transport, Path(folder))
+    else:
+        run_on_simulated_nodes(transport, str(context.run_config.get("overrides", "")))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from client.app import app
 from fedrec.cli.data import hand_out
 from fedrec.data.io.device_csv import read_device_file
+from fedrec.device.client_app import make_client_app
 from fedrec.device.home import Enrolment, Home, enroll
 from fedrec.device.store import Event
 from fedrec.experiment.settings import load
@@ -38,7 +38,7 @@ class Homes(InProcessGrid):
     """A grid whose nodes are real devices."""
 
     def __init__(self, homes: Sequence[Home]) -> None:
-        super().__init__(app, len(homes))
+        super().__init__(make_client_app(), len(homes))
         for number, home in enumerate(homes, 1):
             self._contexts[number] = Context(1, number, {"home": str(home.path)}, RecordDict(), {})
 

@@ -18,8 +18,8 @@ from fedrec.audit.trials import Errors, Finding, Trial, beats, epsilon_at_least,
 from fedrec.cli import audit as command
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
-from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
 from fedrec.privacy.ledger import ledger
 from fedrec.privacy.mechanisms import base
@@ -112,20 +112,17 @@ def test_what_is_reported_holds(privacy: str, model: str) -> None:
 
 
 def less_noise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    finish, on_device, dp_sgd = UserLevel.privatize_aggregate, InteractionLevel.on_device, GatewayLevel.dp_sgd
+    finish = UserLevel.privatize_aggregate
 
     def quiet_finish(self: Any, *arguments: Any) -> Any:
         return finish(replace(self, noise_multiplier=self.noise_multiplier * factor), *arguments)
 
-    def quiet_gateway(self: Any) -> Any:
-        return replace(dp_sgd(self), noise_multiplier=self.noise_multiplier * factor)
-
-    def quiet_device(self: Any, *arguments: Any) -> Any:
-        return on_device(replace(self, noise_multiplier=self.noise_multiplier * factor), *arguments)
+    def quiet_steps(dp_sgd: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda self: replace(dp_sgd(self), noise_multiplier=self.noise_multiplier * factor)
 
     monkeypatch.setattr(UserLevel, "privatize_aggregate", quiet_finish)
-    monkeypatch.setattr(GatewayLevel, "dp_sgd", quiet_gateway)
-    monkeypatch.setattr(InteractionLevel, "on_device", quiet_device)
+    for kind in (GatewayLevel, InteractionLevel):
+        monkeypatch.setattr(kind, "dp_sgd", quiet_steps(kind.dp_sgd))
 
 
 @pytest.mark.parametrize("privacy", ["user", "interaction"])

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from fedrec.evaluation.per_user import PerUserResults
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
 from fedrec.federated.transport import LocalTransport
-from fedrec.node.node import load_dataset
 from tests.tiny import session
 
 SEEDS = (0, 1, 2)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
-from fedrec.node.node import load_dataset
 from fedrec.privacy.clipping import NormClipper, check_groups, group_of
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.update import ModelUpdate

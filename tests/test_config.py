@@ -9,7 +9,7 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.instantiate import instantiate
 from fedrec.experiment.settings import load
-from fedrec.paths import app_folder
+from fedrec.paths import app_dir
 from tests.tiny import FREE
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -89,7 +89,7 @@ def test_the_hash_is_that_of_the_content() -> None:
 
 
 def test_the_conf_is_that_of_the_checkout() -> None:
-    assert app_folder() == CONF.parent
+    assert app_dir() == CONF.parent
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,18 @@ from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.app import app
+from fedrec.device.client_app import make_client_app
 from fedrec.device.consent.consent import Consent, DeclinedError
 from fedrec.device.consent.ledger import YEAR_SECONDS, DeviceLedger
 from fedrec.device.consent.policy import TEMPLATE, ConsentPolicy
 from fedrec.device.consent.request import KNOWN, parse_request
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.history import RoundReport, load_released_state
 from fedrec.federated.loop import run
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerTransport
-from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.composition import compose, compose_events, compute_epsilon
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from tests.tiny import SMALL, session, small
@@ -333,7 +333,7 @@ def test_a_device_decides_without_torch_or_numpy() -> None:
 def played(path: Path, **policies: str) -> tuple[list[RoundReport], dict[str, Any]]:
     """Run two rounds on three nodes; `n1="..."` gives node 1 a policy with these lines."""
     experiment, dataset = small("model=mf", "model.dim=2", "rounds=2", base=[*SMALL, "privacy=user"])
-    grid = InProcessGrid(app, 3)
+    grid = InProcessGrid(make_client_app(), 3)
     for name, text in policies.items():
         (path / name).mkdir(parents=True)
         (path / name / "policy.toml").write_text(f"[privacy]\n{text}\n")

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from fedrec.data.dataset import Dataset
 from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.experiment import Experiment, accelerator
+from fedrec.experiment.experiment import Experiment, accelerator, load_dataset
 from fedrec.experiment.settings import load
-from fedrec.node.node import load_dataset
 from tests.tiny import SMALL, catalogue
 
 MODELS = ["mf", "neumf", "content", "ease", "popularity"]

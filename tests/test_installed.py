@@ -10,8 +10,8 @@ import pytest
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 from flwr.supernode.runtime import run_clientapp
 
-from fedrec.device import pinned_app
-from fedrec.device.home import Home
+from fedrec.device import client_app
+from fedrec.flower import supernode
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,8 +22,8 @@ def test_flower_still_loads_the_app_by_the_two_names_that_are_replaced() -> None
 
 
 def test_every_program_that_a_task_could_start_is_replaced(tmp_path: Path) -> None:
-    assert set(TASK_TYPE_TO_COMMAND.values()) == {"flwr-clientapp", *pinned_app.REFUSED}
-    found = pinned_app.environment(Home(tmp_path), {"PATH": "/usr/bin"})
+    assert set(TASK_TYPE_TO_COMMAND.values()) == {"flwr-clientapp", *supernode.REFUSED}
+    found = supernode.environment(tmp_path, {"PATH": "/usr/bin"})
     first = Path(found["PATH"].split(":")[0])
     assert {path.name for path in first.iterdir()} == set(TASK_TYPE_TO_COMMAND.values())
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in first.iterdir())
@@ -32,8 +32,8 @@ def test_every_program_that_a_task_could_start_is_replaced(tmp_path: Path) -> No
 
 
 def test_the_installed_app_is_loaded_and_the_delivered_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    from client.app import app
-
+    app = client_app.make_client_app()
+    monkeypatch.setattr(client_app, "make_client_app", lambda: app)
     importlib.import_module("flwr.supernode.cli.flwr_clientapp")  # the package calls a function by its name too
 
     loaded = []
@@ -45,14 +45,14 @@ def test_the_installed_app_is_loaded_and_the_delivered_one_is_not(monkeypatch: p
     monkeypatch.setattr(sys.modules["flwr.supernode.cli.flwr_clientapp"], "flwr_clientapp", task)
     for name in ("install_from_fab", "get_load_client_app_fn"):
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
-    pinned_app.main()
-    assert loaded == [app] and "client.app" in sys.modules
+    client_app.run_pinned()
+    assert loaded == [app] and "client.app" not in sys.modules
 
 
 LEAN = """
 import sys
-from fedrec.device import pinned_app as installed
-program, run = installed.loaded()
+from fedrec.flower import supernode as installed
+program, run = installed.load_task_program()
 assert callable(program.flwr_clientapp) and {"install_from_fab", "get_load_client_app_fn"} <= vars(run).keys()
 sys.argv = ["flwr-clientapp", "--help"]
 try:
@@ -73,16 +73,25 @@ def test_a_flower_that_wants_more_gets_it() -> None:
     """Where something is taken from a module that was left out, all is loaded as Flower does."""
     broken = """
 import sys
-from fedrec.device import pinned_app as installed
+from fedrec.flower import supernode as installed
 real = installed.leave_out
 def too_much():
     real()
     del sys.modules["fastapi"].status
 installed.leave_out = too_much
-program, run = installed.loaded()
+program, run = installed.load_task_program()
 from fastapi import FastAPI
 from flwr.supercore.error import http_error_translator
 print(callable(program.flwr_clientapp), callable(run.run_clientapp), callable(http_error_translator))
 """
     done = subprocess.run([sys.executable, "-c", broken], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["True True True"], done.stderr
+
+
+def test_the_app_that_flower_loads_and_the_one_that_is_pinned_handle_the_same_messages_alike() -> None:
+    from client import app as module
+
+    loaded, pinned = module.app._registered_funcs, client_app.make_client_app()._registered_funcs
+    assert loaded.keys() == pinned.keys() and len(pinned) == 3 and set(pinned.values()) == {client_app.answer}
+    for function in loaded.values():
+        assert function.__code__.co_names == ("answer",) and module.answer is client_app.answer

@@ -136,12 +136,11 @@ sys.meta_path.insert(0, Blocker())
 
 TRAIN = """
 import json
-from client.app import app, node
-from fedrec.device.backend import chosen
+from fedrec.device.client_app import simulated_node
 from fedrec.messages import Message
 
 header, request = json.loads(sys.stdin.read()), None
-here = node(0, 4, "light")
+here = simulated_node(0, 4, "light")
 hello = here.answer(Message({**header, "kind": "hello", "devices": []}))
 model = here.answer
 from fedrec.numpy_engine.experiment import LightExperiment
@@ -177,8 +176,11 @@ def test_the_blocker_blocks() -> None:
 
 
 def test_without_torch_the_light_engine_is_chosen_and_torch_is_refused() -> None:
-    assert run_blocked("from fedrec.device.backend import chosen\nprint(chosen('auto'))").stdout.strip() == "light"
-    refused = run_blocked("from fedrec.device.backend import chosen\nchosen('torch')").stderr
+    assert (
+        run_blocked("from fedrec.device.backend import select_backend\nprint(select_backend('auto'))").stdout.strip()
+        == "light"
+    )
+    refused = run_blocked("from fedrec.device.backend import select_backend\nselect_backend('torch')").stderr
     assert "torch is not installed here; use engine=light" in refused
     assert select_backend("auto") == select_backend("torch") == "torch" and select_backend("light") == "light"
     with pytest.raises(FedrecError, match="Did you mean 'light'"):

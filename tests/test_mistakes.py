@@ -25,12 +25,13 @@ from fedrec.device.home import Enrolment, Home
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.experiment import settings
+from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.ops.prometheus import serve_metrics
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
-from fedrec.server import runs, superlink
+from fedrec.server import runs
 from fedrec.server.home import ServerHome
 from fedrec.study.plan import of
 
@@ -219,7 +220,7 @@ def test_what_flower_refuses_is_said_in_its_words(
     done = SimpleNamespace(returncode=status, stdout=out, stderr=err)
     monkeypatch.setattr(superlink.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(FedrecError) as error:
-        superlink.call(ServerHome(tmp_path), "list")
+        superlink.call(tmp_path, "list")
     assert str(error.value) == said
 
 
@@ -232,8 +233,8 @@ def test_what_flower_answers_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return SimpleNamespace(returncode=0, stdout="Loading...\n" + json.dumps(said), stderr="")
 
     monkeypatch.setattr(superlink.subprocess, "run", answer)
-    home = ServerHome(tmp_path)
-    assert superlink.start_run(home, "app", "/runs/a b") == "7" and superlink.run_status(home, "7") == "running"
+    assert superlink.start_run(tmp_path, "app", "/runs/a b") == "7"
+    assert superlink.run_status(tmp_path, "7") == "running"
     assert asked[0][:2] == ["run", "app"] and 'resume="/runs/a b"' in asked[0]
     assert asked[1][0] == "list" and asked[1][-4:] == ["--run-id", "7", "--format", "json"]
 
@@ -253,14 +254,14 @@ class Clock:
 
 
 def followed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, happens: dict[int, Callable[[], None]], status: str, supervisor: bool
+    folder: Path, monkeypatch: pytest.MonkeyPatch, happens: dict[int, Callable[[], None]], status: str, up: bool
 ) -> tuple[list[str], bool]:
     told, said = folder / "told", list[str]()
     told.write_text("")
-    home = SimpleNamespace(log=folder / "log", address=lambda: SimpleNamespace(port=1))
+    home = SimpleNamespace(log=folder / "log", flower=folder, address=lambda: SimpleNamespace(port=1))
     monkeypatch.setattr(runs, "time", Clock({**happens, 60: lambda: pytest.fail("it never ends")}))
-    monkeypatch.setattr(runs.flower, "run_status", lambda *_: status)
-    monkeypatch.setattr(runs.processes, "listens", lambda port: supervisor)
+    monkeypatch.setattr(runs.superlink, "run_status", lambda *_: status)
+    monkeypatch.setattr(runs.processes, "listens", lambda port: up)
     return said, runs.follow(home, "7", told, said.append)  # type: ignore[arg-type]
 
 
@@ -282,12 +283,12 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_a_run_that_fails_says_how_to_go_on(
-    status: str, supervisor: bool, wrote: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: str, up: bool, wrote: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = wrote.replace("{failed}", runs.FAILED)
     happens = {2: lambda: None if not text else (tmp_path / "told").write_text(text)}
     with pytest.raises(FedrecError, match=expected):
-        followed(tmp_path, monkeypatch, happens, status, supervisor)  # type: ignore[arg-type]
+        followed(tmp_path, monkeypatch, happens, status, up)  # type: ignore[arg-type]
 
 
 def test_a_refusal_is_an_error_of_ours() -> None:

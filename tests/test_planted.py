@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from fedrec.cli.main import main
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.loop import run
 from fedrec.federated.transport import LocalTransport
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerTransport
 from fedrec.messages import Message, pack
-from fedrec.node.node import load_dataset
 from fedrec.paths import state_dir
 from tests.tiny import session
 
@@ -80,7 +80,7 @@ def test_what_breaks_on_a_node_is_told_without_its_words(
     tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception may hold anything of the data; the server hears its kind (class 54 of notes/security.md)."""
-    from client.app import app
+    from fedrec.device.client_app import make_client_app
     from fedrec.node.node import Node
 
     def breaks(self: Node, *anything: object) -> Message:
@@ -92,7 +92,7 @@ def test_what_breaks_on_a_node_is_told_without_its_words(
     monkeypatch.setattr(Node, "_train", breaks)
     experiment = load([*settings, "privacy=user"]).experiment
     dataset = load_dataset(experiment)
-    nodes = FlowerTransport(InProcessGrid(app, 3, ("torch",)))
+    nodes = FlowerTransport(InProcessGrid(make_client_app(), 3, ("torch",)))
     with session(experiment.calibrated(dataset), dataset, tmp_path / "run", nodes) as opened:
         reports = list(run(opened))
     assert [set(report.rejected) for report in reports] == [{2}, {2}]

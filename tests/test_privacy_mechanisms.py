@@ -17,8 +17,9 @@ from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.base import check_compatible
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.local import SGDStep
 from fedrec.update import ModelUpdate
 

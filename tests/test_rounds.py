@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.app import app
+from fedrec.device.client_app import make_client_app
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
 from fedrec.federated.history import RoundReport, load_released_state
@@ -28,11 +28,11 @@ def played(
 
 
 GRIDS = {
-    "one device per node": lambda: FlowerTransport(InProcessGrid(app, 40)),
-    "shards": lambda: FlowerTransport(InProcessGrid(app, 3)),
+    "one device per node": lambda: FlowerTransport(InProcessGrid(make_client_app(), 40)),
+    "shards": lambda: FlowerTransport(InProcessGrid(make_client_app(), 3)),
     "plain loop": lambda: LocalTransport(1),
 }
-MIXED = {"some without torch": lambda: FlowerTransport(InProcessGrid(app, 3, ["torch", "light"]))}
+MIXED = {"some without torch": lambda: FlowerTransport(InProcessGrid(make_client_app(), 3, ["torch", "light"]))}
 
 
 @pytest.mark.parametrize("model", ["mf", "neumf", "content", "ease", "popularity"])
@@ -60,7 +60,7 @@ def test_seeded_mechanisms_do_not_depend_on_shards_either(tmp_path: Path, privac
     base = [*SMALL, f"privacy={privacy}", "privacy.randomness=seeded"]
     overrides = ["model=mf", "model.dim=4", "rounds=2"]
     one = played(tmp_path / "a", LocalTransport(1), *overrides, base=base)[1]
-    other = played(tmp_path / "b", FlowerTransport(InProcessGrid(app, 4)), *overrides, base=base)[1]
+    other = played(tmp_path / "b", FlowerTransport(InProcessGrid(make_client_app(), 4)), *overrides, base=base)[1]
     for name, array in one.items():
         np.testing.assert_allclose(other[name], array, rtol=1e-5, atol=1e-6 * max(1.0, np.abs(array).max()))
 

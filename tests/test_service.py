@@ -355,9 +355,9 @@ def test_the_service_needs_no_torch(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from fedrec.device.home import Home
-from fedrec.device.grpc_service import Service, wire
+from fedrec.device.grpc_service import Service, recommender_pb2
 service = Service(Home(Path({json.dumps(str(home.path))})))
-print(len(service.Recommend(wire.RecommendRequest(k=4, explain=True), None).items), "torch" in sys.modules)
+print(len(service.Recommend(recommender_pb2.RecommendRequest(k=4, explain=True), None).items), "torch" in sys.modules)
 service.close()
 """
     done = subprocess.run([sys.executable, "-c", BLOCKED + code], cwd=ROOT, capture_output=True, text=True, check=False)

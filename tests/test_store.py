@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.app import app
+from fedrec.device.client_app import make_client_app
 from fedrec.federated import loop
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerTransport
@@ -86,7 +86,7 @@ def test_private_arrays_are_on_disk_before_the_checkpoint_that_needs_them(
     monkeypatch.setattr(MmapPrivateStore, "flush", flushed)
     monkeypatch.setattr(loop, "save_checkpoint", lambda *a: (order.append("checkpoint"), save(*a))[1])
     experiment, dataset = small("model=mf", "rounds=2", "evaluation.every=9")
-    nodes = FlowerTransport(InProcessGrid(app, 1, (engine,)))
+    nodes = FlowerTransport(InProcessGrid(make_client_app(), 1, (engine,)))
     with session(experiment, dataset, tmp_path / "run", nodes) as opened:
         for _ in loop.run(opened):
             assert order[:2] == ["flush", "checkpoint"]

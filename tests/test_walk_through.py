@@ -158,7 +158,7 @@ def rounds_of(tmp_path: Path) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "what", [("fedrec.device.pinned_app",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
+    "what", [("fedrec.device.client_app",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
 )
 def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
     tmp_path: Path, place: dict[str, str], what: list[str]

@@ -8,11 +8,10 @@ import numpy as np
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.state import RunContext, open_run_context
 from fedrec.federated.transport import LocalTransport, Transport
-from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
 

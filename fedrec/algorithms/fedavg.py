@@ -12,7 +12,8 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import Aggregate, LocalTrainingConfig
+from fedrec.privacy.mechanisms.protocol import Aggregate
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.gateway import train_pooled
 from fedrec.training.local import first_of, train
 from fedrec.update import Arrays, ModelUpdate

@@ -18,11 +18,10 @@ from scipy.stats import rankdata
 from fedrec.audit.execution import EavesdroppedNode, durable, in_groups, own_state
 from fedrec.data.dataset import Dataset
 from fedrec.errors import RefusedError
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.federated.loop import run_round
 from fedrec.federated.state import initial_state, open_run_context
 from fedrec.messages import unpack
-from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.composition import ADD_REMOVE, REPLACE_ONE, Composition
 from fedrec.privacy.accounting.interpretation import trade_off
 from fedrec.privacy.ledger.ledger import Ledger

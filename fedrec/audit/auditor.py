@@ -15,15 +15,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from fedrec.audit.poisson_check import DRAWS
 from fedrec.audit.threat_model import threat_model_of
 from fedrec.audit.trials import Finding, Trial, shown
 from fedrec.errors import FedrecError
-from fedrec.experiment.experiment import Experiment
-from fedrec.node.node import load_dataset
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.privacy.accounting.composition import compose_events
 from fedrec.privacy.card import TRUST
 from fedrec.privacy.mechanisms.protocol import Mechanism, PrivacyGuarantee, TrainingPlan
@@ -144,8 +142,7 @@ def run(made: list[Trial], jobs: int) -> list[Finding]:
 
 def apart(trial: Trial) -> Finding:
     """Run a trial in a process of its own, on one thread."""
-    paths = [str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fedrec.audit.auditor"]
     text = json.dumps(trial.json())
     done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)

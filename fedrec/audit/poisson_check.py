@@ -11,9 +11,9 @@ from scipy.stats import chi2, norm
 
 from fedrec.audit.threat_model import Canaries
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.loop import COHORT_STREAM
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, TrainingPlan
-from fedrec.training.batches import TRAIN_STREAM, Histories, samples
+from fedrec.rng import Stream
+from fedrec.training.batches import Histories, samples
 
 UNITS, DRAWS = 400, 4000
 
@@ -42,7 +42,7 @@ def draw(experiment: Experiment, draws: int) -> tuple[float, Draws]:
     plan = TrainingPlan(UNITS, UNITS, experiment.cohort.rate(UNITS), draws, trains=True)
     for number in range(draws):
         drawn[
-            number, mechanism.sample_cohort(plan, number, mechanism.random(experiment.seed, number, COHORT_STREAM))
+            number, mechanism.sample_cohort(plan, number, mechanism.random(experiment.seed, number, Stream.COHORT))
         ] = True
     return plan.cohort_rate, drawn
 
@@ -51,7 +51,7 @@ def batches(mechanism: Mechanism, public: DPSGDConfig) -> Iterator[NDArray[np.in
     """Yield the rows that a device with UNITS examples draws, step by step, participation by participation."""
     histories = Histories.of(Canaries(1, UNITS, each=UNITS).load().devices[0])
     for number in count():
-        random = mechanism.random(0, number, TRAIN_STREAM)
+        random = mechanism.random(0, number, Stream.TRAIN)
         for drawn in samples(histories, public, 0, UNITS, random):
             yield drawn.order[0, : drawn.count[0]]
 

@@ -10,9 +10,8 @@ from fedrec.audit.attacks import lines as attack_lines
 from fedrec.audit.auditor import POINTS, Audit, audit, lines
 from fedrec.audit.records import load_record, save_record
 from fedrec.errors import FedrecError
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import Settings, load, read
-from fedrec.node.node import load_dataset
 from fedrec.report.html import write_page
 from fedrec.report.privacy_card import cite_audit
 from fedrec.storage.run_folder import RunFolder

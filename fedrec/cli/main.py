@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # Nothing calls home: set before anything of Flower or Ray is imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -17,9 +17,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from fedrec import __version__
 from fedrec.errors import FedrecError
-
-if TYPE_CHECKING:
-    from fedrec.federated.transport import Transport
 
 ROOMS = {
     "server": "real devices, the server: up, admit, start, status",
@@ -74,9 +71,13 @@ def parser() -> argparse.ArgumentParser:
 
 def simulate(overrides: Sequence[str], resume: str | None, json_only: bool) -> None:
     """Run or resume a simulation on the in-process grid."""
-    app, nodes = upward("client.app").app, upward("fedrec.flower.transport").FlowerTransport
-    grid = upward("fedrec.flower.grid").InProcessGrid
-    run_job(overrides, resume, lambda parts: nodes(grid(app, parts)), json_only)
+    from fedrec.device.client_app import make_client_app
+    from fedrec.flower.grid import InProcessGrid
+    from fedrec.flower.transport import FlowerTransport
+    from fedrec.simulation import run_job
+
+    app = make_client_app()
+    run_job(overrides, resume, lambda parts: FlowerTransport(InProcessGrid(app, parts)), json_only)
 
 
 def library(room: str, arguments: Sequence[str]) -> None:
@@ -90,33 +91,6 @@ def library(room: str, arguments: Sequence[str]) -> None:
     else:
         from fedrec.cli import study
     study.run(arguments)
-
-
-def upward(module: str) -> Any:
-    """Import a module of the apps: the only upward call, for the command brings the apps and the library together."""
-    from fedrec.paths import put_app_on_path
-
-    put_app_on_path()
-    return importlib.import_module(module)
-
-
-def run_job(overrides: Sequence[str], resume: str | None, nodes: "Callable[[int], Transport]", json_only: bool) -> None:
-    """Run a job to its end; print the verdict, the table and the run folder's path, or the metrics as JSON.
-
-    `nodes(parts)` gives the nodes; a grid of its own kind of size ignores `parts`.
-    """
-    from fedrec.experiment.settings import load
-    from fedrec.report.console import Progress, table, verdict
-    from fedrec.simulation import Simulation, new_run, resumed_run, validate
-
-    if resume is not None and overrides:
-        raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
-    settings, folder = new_run(validate(load(overrides))) if resume is None else resumed_run(resume)
-    values = Simulation(settings, folder, lambda: nodes(settings.document["nodes"]), Progress()).simulate()
-    if json_only:
-        print(json.dumps(values, indent=2))
-    else:
-        print(f"\n{verdict(values)}\n\n{table(values)}\n\nRun folder: {folder.path.resolve()}")
 
 
 def audit(options: argparse.Namespace) -> None:

@@ -96,8 +96,8 @@ def held_here(told: dict[str, Any]) -> bool:
 
 
 def _project(overrides: list[str], as_json: bool) -> None:
+    from fedrec.experiment.experiment import load_dataset
     from fedrec.experiment.settings import load
-    from fedrec.node.node import load_dataset
     from fedrec.privacy.ledger.projection import project
 
     settings = load(overrides)

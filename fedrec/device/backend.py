@@ -1,8 +1,13 @@
-"""Which engine trains on this machine: torch where it is installed, else the light one; or the one that was chosen."""
+"""What answers on this machine: the torch node where torch is installed, else the NumPy node; or the one chosen."""
 
+import logging
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from fedrec.device.consent.consent import Consent, DeclinedError
+from fedrec.device.consent.policy import ConsentPolicy
 from fedrec.errors import FedrecError, suggest
 from fedrec.messages import Message
 
@@ -44,3 +49,39 @@ def make_simulated_node(engine: str, index: int, parts: int) -> NodeProtocol:
     from fedrec.node.node import Node
 
     return Node(index, parts, exact=True)
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentGuard:
+    """A node whose devices share one policy and keep a ledger each, `device-<row>.sqlite` in `ledgers`."""
+
+    node: NodeProtocol
+    policy: ConsentPolicy
+    ledgers: Path
+
+    @classmethod
+    def of(cls, node: NodeProtocol, policy: str, ledgers: str | None) -> "ConsentGuard":
+        """Return the node under the policy in this file; the ledgers lie beside it unless a folder is named."""
+        path = Path(policy)
+        return cls(node, ConsentPolicy.load(path), Path(ledgers) if ledgers else path.parent / "ledgers")
+
+    def answer(self, request: Message) -> Message:
+        """Return the node's reply for the devices that agree; each is charged before it trains."""
+        if request.header["kind"] != "train":
+            return self.node.answer(request)
+        agreed = [device for device in request.header["devices"] if self._agrees(device, request.header)]
+        if request.header["devices"] and not agreed:
+            # Why is for the device's person alone: a reason tells what the device took part in before.
+            return Message({"error": "no device here takes part: its policy declines"})
+        return self.node.answer(replace(request, header={**request.header, "devices": agreed}))
+
+    def _agrees(self, device: int, header: dict[str, Any]) -> bool:
+        try:
+            Consent(self.policy, self.ledgers / f"device-{int(device)}.sqlite").charge(header)
+        except DeclinedError as reason:
+            log.warning("%s", reason)
+            return False
+        return True

@@ -1,26 +1,21 @@
 """`fedrec client up`: a SuperNode with our client app, started again whenever it ends, until it is told to stop."""
 
 import random
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy
 from fedrec.device.deletion import expire
 from fedrec.device.home import Home
-from fedrec.device.pinned_app import environment
 from fedrec.device.status import page
 from fedrec.errors import FedrecError
+from fedrec.flower import supernode
 from fedrec.ops import processes
 from fedrec.ops.prometheus import serve_metrics
 
-NOT_LET_IN = "305"  # Flower's code where a server does not admit a key, or takes it for one that is online still
-EXIT_CODE = re.compile(r"Exit Code: (\d+)")
-LOG_TAIL = 4000  # characters
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
 LOOK_SECONDS, EXPIRE_SECONDS, SETTLED_SECONDS = 1.0, 3600.0, 15.0
 
@@ -48,7 +43,7 @@ def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None
     wait = FIRST_WAIT_SECONDS
     while True:
         started, log = time.monotonic(), home.path / "flower.log"
-        variables = environment(home, processes.environment(home.path / "flower"))
+        variables = supernode.environment(home.path, processes.environment(home.path / "flower"))
         process = processes.start(command(home), variables, log)
         try:
             watch(home, process, say, tell)
@@ -57,17 +52,9 @@ def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None
         lasted = time.monotonic() - started
         wait = FIRST_WAIT_SECONDS if lasted > LONGEST_WAIT_SECONDS else min(2 * wait, LONGEST_WAIT_SECONDS)
         pause = wait * random.uniform(0.8, 1.2)
-        tell(why := why_ended(log, process.returncode))
+        tell(why := supernode.explain_exit(log, process.returncode))
         say(f"{why}; again in {pause:.0f} s")
         time.sleep(pause)
-
-
-def why_ended(log: Path, status: int) -> str:
-    """Return in words why the SuperNode ended: its status is always 1, its log says more."""
-    codes = EXIT_CODE.findall(log.read_text(errors="replace")[-LOG_TAIL:])
-    if status == 1 and codes and codes[-1] == NOT_LET_IN:
-        return "the server did not admit this key, or still holds its last session"
-    return f"the SuperNode ended with status {status}, Flower's code {codes[-1] if codes else 'none'}: see {log}"
 
 
 def watch(
@@ -111,21 +98,9 @@ def noted(store: "saved_state.DeviceStore") -> tuple[str, float] | None:
 
 
 def command(home: Home) -> list[str]:
-    """Return the SuperNode's command line; its own interface is on a free loopback port."""
+    """Return the SuperNode's command line."""
     enrolment = home.enrolment()
-    if '"' in str(home.path) or "\\" in str(home.path):
-        raise FedrecError(f"{home.path}: a home without quotes and backslashes in its path is needed")
-    line = [processes.program("flower-supernode"), "--superlink", enrolment.server, "--host", "127.0.0.1"]
-    line += ["--port", str(processes.free_port()), "--node-config", f'home="{home.path}"']
-    if enrolment.certificate is None:
-        return [*line, "--insecure"]
-    return [
-        *line,
-        "--root-certificates",
-        enrolment.certificate,
-        "--auth-supernode-private-key",
-        str(home.key),
-    ]
+    return supernode.command_line(enrolment.server, home.path, enrolment.certificate, home.key)
 
 
 def say_here(text: str) -> None:

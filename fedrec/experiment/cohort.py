@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
+from fedrec.rng import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,5 +42,5 @@ class CohortConfig:
         """Return those of the drawn devices that a simulation lets answer."""
         if self.dropout == 0:
             return drawn
-        generator = np.random.default_rng(np.random.SeedSequence((seed, round_number, 3)))
+        generator = np.random.default_rng(np.random.SeedSequence((seed, round_number, Stream.DROPOUT)))
         return drawn[generator.random(len(drawn)) >= self.dropout]

@@ -22,9 +22,9 @@ from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.mechanisms.base import check_compatible
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
+from fedrec.rng import Stream
 
 ENGINES = ("auto", "reference")  # all devices of a node at once where that is exact; or one by one, as a check
-INIT_STREAM = 11  # keeps the draw of the first model apart from every other
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Experiment:
 
     def build_model(self, catalogue: Catalogue) -> Recommender:
         """Return the model with its first values, which the seed alone decides."""
-        seed = np.random.SeedSequence((self.seed, INIT_STREAM)).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence((self.seed, Stream.INIT)).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed >> np.uint64(1)))
             return call_or_refuse("model", lambda: self.model(catalogue)).to(self.accelerator)
@@ -153,3 +153,15 @@ def accelerator(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise FedrecError("accelerator=cuda: torch finds no CUDA device here; use accelerator=cpu")
     return name
+
+
+_datasets: dict[str, Dataset] = {}
+
+
+def load_dataset(experiment: Experiment) -> Dataset:
+    """Return the data set of an experiment; the last one loaded is kept, since runs of one command share it."""
+    key = str(sorted(experiment.node()["dataset"].items(), key=str))
+    if key not in _datasets:
+        _datasets.clear()
+        _datasets[key] = experiment.dataset.load()
+    return _datasets[key]

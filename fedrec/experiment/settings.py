@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.experiment import Experiment
-from fedrec.paths import app_folder
+from fedrec.paths import conf_dir
 
 EXPERIMENT_KEYS = (
     "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
@@ -57,7 +57,7 @@ class Settings:
 def load(overrides: Sequence[str]) -> Settings:
     """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right."""
     overrides = [WORDS.get(text, text) for text in overrides]
-    with initialize_config_dir(str(app_folder() / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         check_keys(overrides)
         try:
             config = compose("config", overrides)
@@ -115,7 +115,7 @@ def check_keys(overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    conf = app_folder() / "conf"
+    conf = conf_dir()
     groups = {
         folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in conf.iterdir() if folder.is_dir()
     }

@@ -11,10 +11,9 @@ from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
 from fedrec.federated.exchange import GatherResult, gather_updates
 from fedrec.federated.history import RoundReport, epsilon_spent, record_round
 from fedrec.federated.state import RunContext, ServerState, check_unchanged, initial_state
+from fedrec.rng import Stream
 from fedrec.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedrec.update import ModelUpdate
-
-COHORT_STREAM, SERVER_STREAM = 4, 5  # keep the draw of cohorts and the server's noise apart from the devices' draws
 
 
 def run(context: RunContext) -> Iterator[RoundReport]:
@@ -66,7 +65,7 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     """Play one reserved round and make it durable; return what is then, and the report, still without validation."""
     start, experiment = time.monotonic(), context.experiment
     mechanism, seed = experiment.mechanism, experiment.seed
-    drawn = mechanism.sample_cohort(context.plan, number, mechanism.random(seed, number, COHORT_STREAM))
+    drawn = mechanism.sample_cohort(context.plan, number, mechanism.random(seed, number, Stream.COHORT))
     drawn = drawn[~context.ledger.exhausted()[drawn]]
     present = experiment.cohort.simulate_dropout(drawn, seed, number)
     got = _collect_updates(context, state, present, number)
@@ -105,7 +104,7 @@ def _server_step(context: RunContext, state: ServerState, total: ModelUpdate, nu
     """Return what the server makes of a round's sum."""
     mechanism = context.experiment.mechanism
     now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state))
-    random = mechanism.random(context.experiment.seed, number, SERVER_STREAM)
+    random = mechanism.random(context.experiment.seed, number, Stream.SERVER)
     aggregate = now.privatize_aggregate(total, context.plan, number, random, state.mechanism_state)
     algorithm = context.experiment.algorithm.with_catalogue(context.dataset.catalogue)
     return ServerState(algorithm.step(state.algorithm_state, aggregate), aggregate.mechanism_state)

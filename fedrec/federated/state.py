@@ -128,3 +128,15 @@ def check_unchanged(context: RunContext, saved: Checkpoint) -> None:
             f"{context.folder.config} was changed since round {saved.round}, or its data were: a run goes on with the "
             "settings it began with. Put back the old file, or start a new run"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """A finished run: its session, how long each part took, and the per-user rows of its test."""
+
+    context: RunContext
+    rounds: int  # the round whose model is released
+    played: int
+    evaluate_seconds: float
+    rows: PerUserResults
+    validation: PerUserResults | None

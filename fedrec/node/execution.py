@@ -21,6 +21,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.mechanisms.protocol import CohortUpdates, Mechanism
+from fedrec.rng import Stream
 from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.training.batches import CohortData
 from fedrec.training.sequences import PART, SequenceEngine
@@ -28,7 +29,6 @@ from fedrec.training.vectorized.engine import VectorizedEngine, own_noise, unsup
 from fedrec.training.vectorized.updates import Contributions
 from fedrec.update import Arrays, ModelUpdate, UpdateSum
 
-RELEASE_STREAM = 1  # keeps what a device draws for its release apart from the draws of its training
 MOST, HELD_BYTES = 512, 3 << 24  # devices of a group, and about what they changed, which is held together
 THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are
 Trained = tuple[ModelUpdate, float, int]
@@ -120,7 +120,7 @@ def train_group(
     for name, array in engine.first_private(context.seed, chosen.users[~found]).items():
         private[name][~found] = array
     made = engine.train(broadcast, chosen, private, context.mechanism, key)
-    random = context.mechanism.random(*key, int(chosen.users[0]), RELEASE_STREAM)
+    random = context.mechanism.random(*key, int(chosen.users[0]), Stream.RELEASE)
     update = context.mechanism.privatize_cohort(made.stack, random)
     store.save_many(made.users, made.private, context.round)
     chosen.table.release_pages()

@@ -14,15 +14,15 @@ from fedrec.algorithms.base import Algorithm, PooledContribution, RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.evaluation.candidates import CandidateBook
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.messages import PROTOCOL, Message
 from fedrec.models.base import Recommender
 from fedrec.node.evaluation import PrivateStateView, evaluate_devices
-from fedrec.node.execution import RELEASE_STREAM, ThreadedExecutor, make_executor
+from fedrec.node.execution import ThreadedExecutor, make_executor
+from fedrec.rng import Stream
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.update import Arrays, ModelUpdate, UpdateSum, total
 
-NODE_STREAM = 2  # keeps a node's noise apart from the draws of its devices
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
 CHUNK = 64  # devices whose contributions are held at once, one by one
 
@@ -34,19 +34,9 @@ def loaded(document: str) -> tuple[Experiment, Dataset]:
     return experiment, load_dataset(experiment)
 
 
-_datasets: dict[str, Dataset] = {}
 _groups: dict[
     str, ThreadedExecutor | None
 ] = {}  # of the last experiment; the nodes of a process share its scratch memory
-
-
-def load_dataset(experiment: Experiment) -> Dataset:
-    """Return the data set of an experiment; the last one loaded is kept, since runs of one command share it."""
-    key = str(sorted(experiment.node()["dataset"].items(), key=str))
-    if key not in _datasets:
-        _datasets.clear()
-        _datasets[key] = experiment.dataset.load()
-    return _datasets[key]
 
 
 class Node:
@@ -109,7 +99,7 @@ class Node:
         return self._answer(context, summed, loss, examples)
 
     def _answer(self, context: RoundContext, summed: UpdateSum, loss: float, examples: int) -> Message:
-        random = context.mechanism.random(context.seed, context.round, self.index, NODE_STREAM)
+        random = context.mechanism.random(context.seed, context.round, self.index, Stream.NODE)
         update = context.mechanism.privatize_node_sum(summed.update(), random)
         exact = {"loss": loss, "examples": examples} if self.exact else {}
         return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
@@ -161,7 +151,7 @@ def contribute_one_by_one(algorithm: Algorithm, asked: Asked) -> PooledContribut
     made, (_, _, devices, _, context) = algorithm.contribute_many(*asked), asked
     updates = list[ModelUpdate]()
     for device, contribution in zip(devices, made, strict=True):
-        random = context.mechanism.random(context.seed, context.round, device.user, RELEASE_STREAM)
+        random = context.mechanism.random(context.seed, context.round, device.user, Stream.RELEASE)
         updates.append(context.mechanism.privatize_update(contribution.update, random))
     loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
     return PooledContribution(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)

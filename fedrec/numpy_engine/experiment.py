@@ -17,7 +17,7 @@ from fedrec.experiment.instantiate import call_or_refuse, instantiate
 from fedrec.numpy_engine import models
 from fedrec.numpy_engine.models import LightModel
 from fedrec.privacy.clipping import NormClipper
-from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import ModelUpdate
 
 

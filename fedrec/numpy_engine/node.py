@@ -17,9 +17,9 @@ from fedrec.experiment.instantiate import instantiate
 from fedrec.messages import PROTOCOL, Message
 from fedrec.numpy_engine.experiment import LightExperiment
 from fedrec.numpy_engine.models import LightModel
-from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import Arrays, ModelUpdate, total
 
 

@@ -31,9 +31,7 @@ SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def environment(flower_home: Path) -> dict[str, str]:
-    """Return an environment in which Flower finds this fedrec, its own programs and its folder, and calls nobody."""
-    package = str(Path(__file__).parents[2])
-    paths = [package, *(p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != package)]
+    """Return an environment in which Flower finds its own programs and its folder, and calls nobody."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     flower_home.mkdir(parents=True, exist_ok=True, mode=0o700)
     return {
@@ -41,7 +39,6 @@ def environment(flower_home: Path) -> dict[str, str]:
         **OFFLINE,
         "FLWR_HOME": str(flower_home),
         "PATH": programs,
-        "PYTHONPATH": os.pathsep.join(paths),
     }
 
 

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from fedrec.privacy.mechanisms.protocol import NoiseSource, TrainingPlan
-
-GROUPS_KEY = 12  # keeps the partition into groups apart from every other draw
+from fedrec.rng import Stream
 
 
 def poisson_cohort(plan: TrainingPlan, random: NoiseSource) -> NDArray[np.int64]:
@@ -38,7 +37,7 @@ def cyclic_cohort(plan: TrainingPlan, round_number: int, separation: int) -> NDA
     Two rounds of one device lie `separation` apart, whatever was lost in between. The groups are public and follow
     from the size of the population alone, so that there is nothing to remember and nothing that a resume could change.
     """
-    order = np.random.default_rng(np.random.SeedSequence((plan.population, GROUPS_KEY))).permutation(plan.population)
+    order = np.random.default_rng(np.random.SeedSequence((plan.population, Stream.GROUPS))).permutation(plan.population)
     return np.sort(order[(round_number - 1) % separation :: separation])
 
 

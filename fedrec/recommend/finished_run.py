@@ -12,8 +12,8 @@ from safetensors import safe_open
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, suggest
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, read
-from fedrec.node.node import load_dataset
 from fedrec.numpy_engine.experiment import MODELS as LIGHT
 from fedrec.recommend.model_ranker import NOBODY, model_ranker
 from fedrec.recommend.numpy_ranker import RankerFactory

@@ -10,8 +10,7 @@ from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset
-    from fedrec.federated.state import RunContext
-    from fedrec.simulation import TrainingOutcome
+    from fedrec.federated.state import RunContext, TrainingOutcome
 
 CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
 

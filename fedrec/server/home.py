@@ -9,8 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from fedrec.errors import FedrecError
-
-CONNECTION = "fedrec"  # what Flower's configuration calls this server
+from fedrec.flower.superlink import CONNECTION, write_connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,4 @@ class ServerHome:
         """Write where the server listens, for our commands and for Flower's."""
         (self.path / "address.json").write_text(json.dumps(asdict(address)) + "\n")
         # The server's own commands come over loopback: its certificate names that too.
-        how = "insecure = true" if address.insecure else f'root-certificates = "{self.authority}"'
-        text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-        self.flower.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self.flower / "config.toml").write_text(f'{text}address = "127.0.0.1:{address.port}"\n{how}\n')
+        write_connection(self.flower, CONNECTION, address.port, None if address.insecure else self.authority)

@@ -8,9 +8,9 @@ from typing import Any
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import Settings, load
+from fedrec.flower import superlink
 from fedrec.ops import processes
-from fedrec.paths import app_folder
-from fedrec.server import superlink
+from fedrec.paths import app_dir
 from fedrec.server.home import ServerHome
 from fedrec.server.registry import count
 from fedrec.simulation import new_run, resumed_run, validate
@@ -63,14 +63,14 @@ def start(home: ServerHome, folder: RunFolder, say: Callable[[str], None]) -> No
     if '"' in str(path) or "\\" in str(path):
         raise FedrecError(f"{path}: a path without quotes and backslashes is needed; choose it with output=")
     (path / TOLD).write_text("")
-    run = superlink.start_run(home, str(app_folder()), str(path))
+    run = superlink.start_run(home.flower, str(app_dir()), str(path))
     say(f"Run {path.name} started; Ctrl-C stops it")
     ended = False
     with processes.stoppable():
         ended = follow(home, run, path / TOLD, say)
     if not ended:
         with contextlib.suppress(FedrecError):
-            superlink.stop_run(home, run)
+            superlink.stop_run(home.flower, run)
         say(f"Stopped; go on with fedrec server start --resume {path}")
         raise SystemExit(130)
 
@@ -106,6 +106,6 @@ def follow(home: ServerHome, run: str, told: Path, say: Callable[[str], None]) -
 def state_of(home: ServerHome, run: str) -> str:
     """Return what Flower says of a run; that the server is gone for now is no end of it."""
     try:
-        return superlink.run_status(home, run)
+        return superlink.run_status(home.flower, run)
     except FedrecError as error:
         return f"unknown: {error}"

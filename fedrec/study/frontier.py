@@ -28,12 +28,12 @@ import numpy as np
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
 from fedrec.federated.state import open_run_context
 from fedrec.federated.transport import LocalTransport
-from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.composition import compute_epsilon
 from fedrec.privacy.card import promised
 from fedrec.privacy.ledger.ledger import Ledger

@@ -87,8 +87,6 @@ class Pool:
 
     def _start(self) -> Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        root = str(Path(__file__).parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         with self.log.open("a") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fedrec.study.worker"],

@@ -16,8 +16,8 @@ from scipy import stats
 
 from fedrec.evaluation.per_user import PerUserResults, load, mean_over_seeds
 from fedrec.evaluation.summary import LEVEL, Interval, intervals
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings
-from fedrec.node.node import load_dataset
 from fedrec.privacy.accounting.composition import compose, compute_epsilon
 from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
 from fedrec.privacy.ledger.account import composition_from_json, composition_to_json

@@ -16,14 +16,12 @@ from fedrec.evaluation.per_user import load as load_table
 from fedrec.evaluation.summary import intervals, paired_interval
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.transport import LocalTransport
-from fedrec.paths import put_app_on_path
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 
 
 def study(overrides: list[str], seeds: list[int], name: str) -> dict[str, list[PerUserResults]]:
     """Run every seed and return the per-user rows of each method, "" being the model itself."""
-    put_app_on_path()
     rows: dict[str, list[PerUserResults]] = {}
     for seed in seeds:
         settings = load([*overrides, f"seed={seed}"])

@@ -19,9 +19,9 @@ from fedrec.data.dataset import Dataset
 from fedrec.errors import BudgetExceededError, FedrecError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import save
+from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, load, read
 from fedrec.federated.transport import LocalTransport
-from fedrec.node.node import load_dataset
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder

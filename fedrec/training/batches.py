@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, NoiseSource
-from fedrec.rng import CounterRNG, Words, normal, random_below, uniform
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
+from fedrec.rng import CounterRNG, Stream, Words, normal, random_below, uniform
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import Arrays
 
 ORDER, NEGATIVE = 0, 1  # what an index is for: its highest bit
@@ -207,13 +208,10 @@ def _index(purpose: int, number: int, place: NDArray[np.int64], attempt: int = 0
     return place + (((purpose << 14 | number) << 8 | attempt) << 40)
 
 
-TRAIN_STREAM = 6  # keeps the draw of batches and negatives apart from that of noise
-
-
 @lru_cache(maxsize=8)  # the devices of a round share one, and its key takes longer to derive than its draws
 def open_draws(seed: int, round_number: int) -> CounterRNG:
     """Return the source of the draws that no guarantee rests on: everybody may know them."""
-    return CounterRNG(seed, round_number, TRAIN_STREAM)
+    return CounterRNG(seed, round_number, Stream.TRAIN)
 
 
 def epochs(
@@ -241,9 +239,6 @@ def samples(
         yield Epoch(order, count, drawn, max(order.shape[1], 1))
 
 
-PRIVATE_STREAM = 7  # keeps a device's first private parameters apart from the draws of its rounds
-
-
 def first_private(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int, users: NDArray[np.int64]) -> Arrays:
     """Return what devices start from, as if they had never trained: N(0, std^2), arrays [C, ...] of these shapes."""
     if not shapes:
@@ -251,7 +246,7 @@ def first_private(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int, 
     sizes = {name: int(np.prod(shape)) for name, shape in sorted(shapes.items())}
     width = sum(sizes.values())
     if std:
-        flat = std * normal(CounterRNG(seed, PRIVATE_STREAM).keyed(users, np.arange(width + width % 2)[None]))
+        flat = std * normal(CounterRNG(seed, Stream.PRIVATE).keyed(users, np.arange(width + width % 2)[None]))
     else:
         flat = np.zeros((len(users), width))
     starts = np.cumsum([0, *sizes.values()])

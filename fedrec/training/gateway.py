@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, Mechanism
-from fedrec.training.batches import TRAIN_STREAM, Epoch, Histories, NegativeSampler, epochs, open_draws
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
+from fedrec.rng import Stream
+from fedrec.training.batches import Epoch, Histories, NegativeSampler, epochs, open_draws
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.local import optimiser
 from fedrec.update import Arrays
 
@@ -104,7 +106,7 @@ def train_pooled(
     public = mechanism.dp_sgd()
     if public is None or not mechanism.pools_users:
         raise FedrecError(f"{type(mechanism).__name__} does not train at a gateway")
-    random = mechanism.random(*key, int(devices[0].user), TRAIN_STREAM)
+    random = mechanism.random(*key, int(devices[0].user), Stream.TRAIN)
     users, histories = UsersAsExamples(model, private, settings.denominator), stacked(devices)
     shared = DPSGDStep(users, settings, public, random)
     own = optimiser(settings, users.tables.values()) if users.tables else None

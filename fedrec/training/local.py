@@ -4,7 +4,7 @@ The ordinary way for a device to train: shuffled minibatches, no noise.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,19 @@ from torch import Tensor
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, suggest
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig, Mechanism
-from fedrec.training.batches import TRAIN_STREAM, Histories, NegativeSampler, epochs, first_private, open_draws, samples
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, NoiseSource
+from fedrec.rng import Stream
+from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws, samples
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import Arrays
+
+
+class LocalStep(Protocol):
+    """One step of local training."""
+
+    def step(self, batch: Batch) -> float:
+        """Take one step on the model, and return the summed loss of the batch; an empty batch is a step too."""
+        ...
 
 
 def first_of(model: TrainableRecommender, seed: int, user: int) -> Arrays:
@@ -38,11 +48,12 @@ def train(
     """
     histories = Histories.of(device)
     negatives = settings.negatives if model.negatives_useful else 0
-    public, stepper = mechanism.dp_sgd(), mechanism.on_device(model, settings, mechanism.random(*key))
+    public = mechanism.dp_sgd()
+    stepper = make_step(model, settings, None if mechanism.pools_users else public, mechanism.random(*key))
     if public is None:
         passes = epochs(histories, settings, negatives, NegativeSampler(model.items), open_draws(*key[:2]))
     else:
-        passes = samples(histories, public, negatives, model.items, mechanism.random(*key[:2], TRAIN_STREAM))
+        passes = samples(histories, public, negatives, model.items, mechanism.random(*key[:2], Stream.TRAIN))
     place = next(model.parameters()).device
     values = torch.from_numpy(device.values.copy())
     loss, examples = 0.0, 0
@@ -102,3 +113,14 @@ class SGDStep:
             for parameter, gradient in zip(self._parameters, cast(Sequence[Tensor | None], gradients), strict=True):
                 if gradient is not None:
                     parameter.add_(gradient, alpha=-self._settings.learning_rate)
+
+
+def make_step(
+    model: TrainableRecommender, settings: LocalTrainingConfig, public: DPSGDConfig | None, noise: NoiseSource
+) -> LocalStep:
+    """Return how one device steps: DP-SGD by Opacus with these public constants, ordinary minibatches without."""
+    if public is None:
+        return SGDStep(model, settings)
+    from fedrec.training.dp_sgd import DPSGDStep  # Opacus takes 2 seconds to import
+
+    return DPSGDStep(model, settings, public, noise)

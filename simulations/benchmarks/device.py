@@ -25,7 +25,6 @@ from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
 from fedrec.experiment.settings import load
 from fedrec.messages import PROTOCOL, Message, pack
-from fedrec.paths import app_folder
 
 TRAINED_ITEMS, TRAINED_EVENTS, TRAINED_DIM = 3_706, 165, 32
 SERVED_ITEMS, SERVED_EVENTS, SERVED_DIM = 62_000, 200, 64
@@ -45,12 +44,12 @@ def clock():
 start = clock()
 import numpy, flwr.app, flwr.clientapp
 base, base_memory = clock(), memory("VmRSS")
-import client.app
+import fedrec.device.client_app
 {imports}
 end, loaded = clock(), memory("VmRSS")
 if len(sys.argv) > 1:
-    from fedrec.device import pinned_app as installed
-    installed.loaded()
+    from fedrec.flower import supernode
+    supernode.load_task_program()
     from fedrec.device.device import Device
     from fedrec.device.home import Home
     from fedrec.messages import unpack
@@ -99,7 +98,7 @@ def prepared(folder: Path, engine: str, items: int, dim: int, events: int) -> tu
 
 def environment() -> dict[str, str]:
     """Return an environment in which children find the apps and fedrec, on one thread."""
-    paths = [str(app_folder()), str(Path(__file__).parents[2])]
+    paths = [str(Path(__file__).parents[2])]
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
     return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
 
@@ -195,7 +194,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="processes a median is over (default: 5)")
     parser.add_argument("--calls", type=int, default=2000, help="calls timed (default: 2000)")
     options = parser.parse_args()
-    sys.path.insert(0, str(app_folder()))
     clients = {engine: client(engine, options.repeats) for engine in ENGINES}
     found = {"clients": clients, "service": service(options.calls), "load_average": os.getloadavg()[0]}
     print(json.dumps(found, indent=2))

@@ -53,7 +53,7 @@ def population(users: int, options: argparse.Namespace, folder: Path) -> list[st
 def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one population in this process and return what it cost."""
     os.environ["FEDREC_STATE"] = str(folder / "state")
-    from client.app import app
+    from fedrec.device.client_app import make_client_app
     from fedrec.experiment.settings import load
     from fedrec.federated.loop import RoundReport
     from fedrec.flower.grid import InProcessGrid
@@ -73,7 +73,7 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     _ = settings.experiment  # imports the classes that the settings name
     imported = resident("VmRSS")
     start = time.perf_counter()
-    values = Simulation(settings, run, lambda: FlowerTransport(InProcessGrid(app, 2)), Timed()).simulate()
+    values = Simulation(settings, run, lambda: FlowerTransport(InProcessGrid(make_client_app(), 2)), Timed()).simulate()
     whole = [round_.seconds * options.cohort / max(round_.cohort, 1) for round_ in rounds[1:]]
     # The last round's mark comes after its validation.
     cpu = [b[1] - a[1] for a, b in pairwise(marks[1:-1])]

@@ -23,12 +23,11 @@ from pathlib import Path
 import torch
 
 from fedrec.data.dataset import Dataset
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.loop import run
 from fedrec.federated.state import RunContext, open_run_context
 from fedrec.federated.transport import LocalTransport
-from fedrec.node.node import load_dataset
 from fedrec.paths import ledger_path
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.checkpoint import load_checkpoint

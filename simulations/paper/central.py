@@ -17,11 +17,10 @@ from fedrec.data.dataset import Dataset
 from fedrec.evaluation.batched import evaluate_many
 from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import Settings, load
 from fedrec.federated.transport import LocalTransport
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.node.node import load_dataset
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder

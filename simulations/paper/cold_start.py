@@ -22,10 +22,9 @@ from fedrec.data.devices import DeviceTable
 from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.evaluation.summary import intervals
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.models.sequential import SequentialRecommender
-from fedrec.node.node import load_dataset
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.training.batches import CohortData

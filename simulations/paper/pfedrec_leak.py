@@ -24,10 +24,9 @@ from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import intervals
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.models.pfedrec import PFedRec
-from fedrec.node.node import load_dataset
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.training.batches import CohortData, Histories, Keyed, NegativeSampler
 from fedrec.training.vectorized.engine import VectorizedEngine

@@ -17,8 +17,9 @@ from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import instantiate
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.accounting.composition import epsilon_of_events
-from fedrec.privacy.mechanisms.protocol import LocalTrainingConfig, Mechanism, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.local import train
 from fedrec.update import ModelUpdate, total
 

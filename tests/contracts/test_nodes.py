@@ -15,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from client.app import app
 from fedrec import __version__
 from fedrec.data.dataset import Dataset
+from fedrec.device.client_app import make_client_app
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import base_header, hosted_by
 from fedrec.federated.transport import LocalTransport, Transport
+from fedrec.flower.codec import decode_reply
 from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport, incoming
+from fedrec.flower.transport import FlowerTransport
 from fedrec.messages import PROTOCOL, Message, pack, validate_reply
 from fedrec.update import Arrays
 from tests.tiny import small
@@ -32,9 +33,9 @@ ROOT = Path(__file__).parents[2]
 MODEL = ["model=mf", "model.dim=2", "algorithm.epochs=1", "dataset.users=17"]
 KINDS: dict[str, Callable[[int], Transport]] = {
     "plain loop": LocalTransport,
-    "in-process grid": lambda parts: FlowerTransport(InProcessGrid(app, parts)),
-    "without torch": lambda parts: FlowerTransport(InProcessGrid(app, parts, ["light"])),
-    "some without torch": lambda parts: FlowerTransport(InProcessGrid(app, parts, ["light", "torch"])),
+    "in-process grid": lambda parts: FlowerTransport(InProcessGrid(make_client_app(), parts)),
+    "without torch": lambda parts: FlowerTransport(InProcessGrid(make_client_app(), parts, ["light"])),
+    "some without torch": lambda parts: FlowerTransport(InProcessGrid(make_client_app(), parts, ["light", "torch"])),
 }
 LONG = 600.0
 
@@ -203,7 +204,7 @@ def test_a_mistake_inside_a_node_is_raised_by_the_plain_loop(
 def test_a_mistake_inside_a_node_comes_over_the_grid_as_an_error(
     trial: tuple[Experiment, Dataset], header: dict[str, Any]
 ) -> None:
-    nodes = FlowerTransport(InProcessGrid(app, 2))
+    nodes = FlowerTransport(InProcessGrid(make_client_app(), 2))
     asked = requests("train", hosted(nodes, header), header, broken(trial), round=1)
     asked[2] = Message(asked[2].header, first(trial))
     replies = dict(nodes.request(asked, LONG))
@@ -212,7 +213,7 @@ def test_a_mistake_inside_a_node_comes_over_the_grid_as_an_error(
 
 
 def asked_by_flower() -> FlowerMessage:
-    InProcessGrid(app, 1)
+    InProcessGrid(make_client_app(), 1)
     return FlowerMessage(RecordDict(), dst_node_id=1, message_type="train")
 
 
@@ -246,14 +247,14 @@ GARBAGE: dict[str, Callable[[], FlowerMessage]] = {
 
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_what_is_no_message_of_ours_becomes_an_error_in_the_header(kind: str) -> None:
-    made = incoming(GARBAGE[kind]())
+    made = decode_reply(GARBAGE[kind]())
     assert list(made.header) == ["error"] and made.header["error"] and not made.arrays
     assert isinstance(made.header["error"], str) and len(made.header["error"]) < 200
 
 
 def test_what_flower_says_is_passed_on_and_a_message_of_ours_is_read() -> None:
-    assert "the app crashed" in incoming(GARBAGE["Flower's own error"]()).header["error"]
-    whole = incoming(carrying(WHOLE))
+    assert "the app crashed" in decode_reply(GARBAGE["Flower's own error"]()).header["error"]
+    whole = decode_reply(carrying(WHOLE))
     assert whole.header == {"count": 1, "error_free": True} and whole.arrays["a"].tolist() == [1, 1, 1]
 
 
@@ -262,7 +263,7 @@ def test_what_flower_says_is_passed_on_and_a_message_of_ours_is_read() -> None:
 def test_no_bytes_make_a_reply_raise(noise: bytes, place: int, value: int) -> None:
     damaged = WHOLE[:place] + bytes([value]) + WHOLE[place + 1 :]
     for data in (noise, WHOLE[:place] + noise, damaged):
-        assert isinstance(incoming(carrying(data)), Message)
+        assert isinstance(decode_reply(carrying(data)), Message)
 
 
 def test_garbage_from_one_node_leaves_the_others_answers(header: dict[str, Any]) -> None:
@@ -277,7 +278,7 @@ def test_garbage_from_one_node_leaves_the_others_answers(header: dict[str, Any])
             self.asked = next(m for m in kept if m.metadata.dst_node_id == 2)
             return names
 
-    nodes = FlowerTransport(Spoiled(app, 3))
+    nodes = FlowerTransport(Spoiled(make_client_app(), 3))
     hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in nodes.ids()}
     replies = dict(nodes.request(hello, LONG))
     assert replies.keys() == {1, 2, 3}
@@ -308,7 +309,7 @@ def test_the_installed_flower_still_asks_for_the_identity_that_the_grid_sets() -
 def test_the_installed_flower_still_keeps_a_messages_name_where_the_grid_writes_it() -> None:
     message = asked_by_flower()
     assert "_message_id" in message.metadata.__dict__ and message.metadata.message_id == ""
-    (name,) = InProcessGrid(app, 1).push_messages([message])
+    (name,) = InProcessGrid(make_client_app(), 1).push_messages([message])
     assert message.metadata.message_id == name
     assert FlowerMessage(RecordDict(), reply_to=message).metadata.reply_to_message_id == name
 

@@ -1,21 +1,15 @@
-"""The answer of a device to a request: taken part in and charged, or declined with a reason to read.
+"""The answer of a device to a request: taken part in and charged, or declined with a reason to read."""
 
-Devices that ask their policy first: those that decline a round are left out of what the node is asked for.
-"""
-
-import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrec.device.backend import NodeProtocol
 from fedrec.device.consent.ledger import DeviceLedger
 from fedrec.device.consent.policy import TRUST, ConsentPolicy
 from fedrec.device.consent.request import PrivacyRequest, parse_request
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.messages import Message
 
 
 class DeclinedError(RefusedError):
@@ -95,39 +89,3 @@ def check_budget(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceL
                 f"with it, the last 365 days would come to epsilon {total.epsilon:.2f} (unit {total.unit}, "
                 f"{total.neighbouring}, delta {policy.delta:.0e}); you allow {largest:g} a year"
             )
-
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ConsentGuard:
-    """A node whose devices share one policy and keep a ledger each, `device-<row>.sqlite` in `ledgers`."""
-
-    node: NodeProtocol
-    policy: ConsentPolicy
-    ledgers: Path
-
-    @classmethod
-    def of(cls, node: NodeProtocol, policy: str, ledgers: str | None) -> "ConsentGuard":
-        """Return the node under the policy in this file; the ledgers lie beside it unless a folder is named."""
-        path = Path(policy)
-        return cls(node, ConsentPolicy.load(path), Path(ledgers) if ledgers else path.parent / "ledgers")
-
-    def answer(self, request: Message) -> Message:
-        """Return the node's reply for the devices that agree; each is charged before it trains."""
-        if request.header["kind"] != "train":
-            return self.node.answer(request)
-        agreed = [device for device in request.header["devices"] if self._agrees(device, request.header)]
-        if request.header["devices"] and not agreed:
-            # Why is for the device's person alone: a reason tells what the device took part in before.
-            return Message({"error": "no device here takes part: its policy declines"})
-        return self.node.answer(replace(request, header={**request.header, "devices": agreed}))
-
-    def _agrees(self, device: int, header: dict[str, Any]) -> bool:
-        try:
-            Consent(self.policy, self.ledgers / f"device-{int(device)}.sqlite").charge(header)
-        except DeclinedError as reason:
-            log.warning("%s", reason)
-            return False
-        return True

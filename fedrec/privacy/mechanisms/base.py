@@ -16,22 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError, suggest
-from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.calibration import Use, composition, noise_multiplier
 from fedrec.privacy.accounting.composition import checked_delta, compute_epsilon, default_delta
 from fedrec.privacy.clipping import NormClipper, group_of
-from fedrec.privacy.mechanisms.protocol import (
-    CohortUpdates,
-    DPSGDConfig,
-    LocalTrainingConfig,
-    Mechanism,
-    NoiseSource,
-    Shapes,
-    TrainingPlan,
-)
+from fedrec.privacy.mechanisms.protocol import CohortUpdates, DPSGDConfig, Mechanism, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
 from fedrec.privacy.sampling import poisson_cohort
-from fedrec.training.local import SGDStep
 from fedrec.update import Arrays, ModelUpdate, total
 
 
@@ -182,10 +172,6 @@ class UserClippingMechanism(BaseMechanism):
                 f"nothing bounds what one user changes: {type(self).__name__} has no argument for this algorithm"
             )
         return replace(self, clip=sensitivity, clipping="whole") if math.isfinite(sensitivity) else self
-
-    def on_device(self, model: TrainableRecommender, settings: LocalTrainingConfig, random: NoiseSource) -> SGDStep:
-        """Return ordinary minibatch training: the clip and the noise come after it."""
-        return SGDStep(model, settings)
 
     def random(self, *key: int) -> NoiseSource:
         """Return the operating system's draws, or those of the key with randomness=seeded."""

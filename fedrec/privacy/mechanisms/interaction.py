@@ -7,21 +7,19 @@ it every gradient. A positive and its negatives are one example; negatives don't
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
 from fedrec.privacy.mechanisms.base import BaseMechanism, check_common, check_positive, multiplier_for
 from fedrec.privacy.mechanisms.protocol import (
     Aggregate,
     CohortUpdates,
     DPSGDConfig,
-    LocalTrainingConfig,
     NoiseSource,
     PrivacyGuarantee,
     TrainingPlan,
@@ -29,9 +27,6 @@ from fedrec.privacy.mechanisms.protocol import (
 from fedrec.privacy.noise import make_noise_source
 from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, ModelUpdate
-
-if TYPE_CHECKING:
-    from fedrec.training.dp_sgd import DPSGDStep
 
 INTERACTION_TERMS = PrivacyGuarantee(
     "interaction",
@@ -109,12 +104,6 @@ class InteractionLevel(BaseMechanism):
     def dp_sgd(self) -> DPSGDConfig:
         """Return this mechanism's clip, noise, rate, steps and denominator."""
         return DPSGDConfig(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)
-
-    def on_device(self, model: TrainableRecommender, settings: LocalTrainingConfig, random: NoiseSource) -> "DPSGDStep":
-        """Return DP-SGD, by Opacus."""
-        from fedrec.training.dp_sgd import DPSGDStep  # Opacus takes 2 seconds to import
-
-        return DPSGDStep(model, settings, self.dp_sgd(), random)
 
     def random(self, *key: int) -> NoiseSource:
         """Return the operating system's draws, or those of the key with randomness=seeded."""

@@ -9,19 +9,10 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.accounting.composition import default_delta
 from fedrec.privacy.mechanisms.base import BaseMechanism
-from fedrec.privacy.mechanisms.protocol import (
-    Aggregate,
-    CohortUpdates,
-    LocalTrainingConfig,
-    NoiseSource,
-    PrivacyGuarantee,
-    TrainingPlan,
-)
+from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, PrivacyGuarantee, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
-from fedrec.training.local import SGDStep
 from fedrec.update import Arrays, ModelUpdate
 
 NO_TERMS = PrivacyGuarantee("none", "none", "none", adversary="nobody", release_set="nothing is protected")
@@ -58,10 +49,6 @@ class NoPrivacy(BaseMechanism):
     def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> "NoPrivacy":
         """Return itself: there is no noise to find."""
         return self
-
-    def on_device(self, model: TrainableRecommender, settings: LocalTrainingConfig, random: NoiseSource) -> SGDStep:
-        """Return ordinary minibatch training."""
-        return SGDStep(model, settings)
 
     def random(self, *key: int) -> NoiseSource:
         """Return the seeded draws of this key."""

@@ -16,8 +16,6 @@ from fedrec.update import Arrays, ModelUpdate
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent
 
-    from fedrec.models.base import Batch, TrainableRecommender
-
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -42,21 +40,6 @@ class TrainingPlan:
     def expected_cohort(self) -> float:
         """How many devices a round expects: the public denominator."""
         return self.cohort_rate * self.population
-
-
-@dataclass(frozen=True, slots=True)
-class LocalTrainingConfig:
-    """How a device trains: `epochs` over batches of `batch_size`, `negatives` drawn per positive.
-
-    A step follows the sum of the batch's gradients over `denominator`, or their mean where it is None.
-    """
-
-    epochs: int = 1
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    optimiser: str = "sgd"
-    negatives: int = 4
-    denominator: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +94,6 @@ class CohortUpdates(Protocol):
 
     def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes."""
-        ...
-
-
-class LocalStep(Protocol):
-    """How a mechanism lets one device train."""
-
-    def step(self, batch: "Batch") -> float:
-        """Take one step on the model, and return the summed loss of the batch; an empty batch is a step too."""
         ...
 
 
@@ -227,10 +202,6 @@ class Mechanism(Protocol):
         An example is one interaction: negatives are drawn without looking at the device's positives, and every draw is
         the mechanism's. Where devices train `pools_users`, an example is one user.
         """
-        ...
-
-    def on_device(self, model: "TrainableRecommender", settings: LocalTrainingConfig, random: NoiseSource) -> LocalStep:
-        """Return how one device trains this model in one participation."""
         ...
 
     def random(self, *key: int) -> NoiseSource:

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, Mechanism
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
+from fedrec.rng import Stream
 from fedrec.training.batches import (
-    TRAIN_STREAM,
     CohortData,
     Epoch,
     Histories,
@@ -36,6 +36,7 @@ from fedrec.training.batches import (
     open_draws,
     samples,
 )
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.vectorized.stacked_model import StackedModel, check
 from fedrec.training.vectorized.steps import LazyNoise, NoiseSampler, clipped_step, plain_step
 from fedrec.training.vectorized.updates import Contributions, RowIndex, StackedUpdates, Tile, TileUpdates, joined
@@ -65,7 +66,6 @@ FLOATS = 1 << 19  # of one activation in a step: what a core keeps in its cache
 MOST_DEVICES = 512
 SLOTS = 1 << 22  # pairs of a device and an item that a tile may have: looking them up takes 32 MiB
 PLACE_BYTES = 16  # of a row's item and device
-NOISE_STREAM = 8  # keeps the engine's noise apart from the draws of batches
 
 
 def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechanism: Mechanism) -> str | None:
@@ -151,7 +151,7 @@ class VectorizedEngine:
         public = mechanism.dp_sgd()
         if public is None:
             return None
-        random = mechanism.random(*key, *chosen.users[:1].tolist(), NOISE_STREAM)
+        random = mechanism.random(*key, *chosen.users[:1].tolist(), Stream.NOISE)
         rate = self._settings.learning_rate / public.denominator
         return LazyNoise(self._stacked, self._items, public, rate, NoiseSampler(random, self._stacked.device))
 
@@ -159,7 +159,7 @@ class VectorizedEngine:
         public = mechanism.dp_sgd()
         if public is None:
             return epochs(own, self._settings, self._negatives, self._outside, open_draws(*key))
-        return samples(own, public, self._negatives, self._items, mechanism.random(*key, TRAIN_STREAM))
+        return samples(own, public, self._negatives, self._items, mechanism.random(*key, Stream.TRAIN))
 
     def _tiles(self, sizes: NDArray[np.int64], public: DPSGDConfig | None) -> Iterator[slice]:
         """Yield slices of devices of similar size, so many that a step's activations stay in the cache."""

@@ -10,7 +10,8 @@ Shapes: V items, R rows of a tile, C devices.
 import torch
 from torch import Tensor
 
-from fedrec.privacy.mechanisms.protocol import DPSGDConfig, LocalTrainingConfig, NoiseSource
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
+from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.vectorized.layers import CLIP_SLACK
 from fedrec.training.vectorized.stacked_model import StackedModel
 

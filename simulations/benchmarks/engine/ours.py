@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.app import app
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
+from fedrec.device.client_app import make_client_app
+from fedrec.experiment.experiment import load_dataset
 from fedrec.federated.loop import run_round
 from fedrec.federated.state import initial_state, open_run_context
 from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerTransport
 from fedrec.node import execution
-from fedrec.node.node import load_dataset
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.storage.private_arrays import MmapPrivateStore
@@ -51,7 +51,9 @@ def flower(task: Task, folder: Path) -> Play:
     plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()
     run.create("{}\n")
     ledger = Ledger.open(dataset.population, "bench", experiment.mechanism, plan, plan.population)
-    context = open_run_context(experiment, dataset, FlowerTransport(InProcessGrid(app, 1)), run, ledger, "train")
+    context = open_run_context(
+        experiment, dataset, FlowerTransport(InProcessGrid(make_client_app(), 1)), run, ledger, "train"
+    )
     at = [initial_state(context)]
     mean = (table.start[1:] - table.start[:-1]).mean()
 

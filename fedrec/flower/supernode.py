@@ -1,31 +1,57 @@
-"""`flwr-clientapp` on a device: runs the client app that is installed here, never one that a server sent.
+"""A SuperNode that runs the client app that is installed here, never one that a server sent.
 
 Flower delivers an app with each run and runs what it delivered. A device's own promises (its policy, one answer a
 round) would then hold as long as the server likes. `fedrec client up` therefore puts programs of its own before those
-of Flower in the SuperNode's path: this one, and for every other kind of task one that refuses.
+of Flower in the SuperNode's path: one for `flwr-clientapp`, and for every other kind of task one that refuses.
 """
 
 import importlib
 import os
+import re
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedrec.device.home import Home
+from fedrec.errors import FedrecError
+from fedrec.ops import processes
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
 
 LEFT_OUT = ("flwr.supernode.cli", "fastapi", "flwr.supercore.error.http", "flwr.supercore.error")
 REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
-RUN = "from fedrec.paths import put_app_on_path; put_app_on_path(); from fedrec.device.pinned_app import main; main()"
+RUN = "from fedrec.device.client_app import run_pinned; run_pinned()"
+NOT_ADMITTED = "305"  # Flower's code where a server does not admit a key, or takes it for one that is online still
+EXIT_CODE = re.compile(r"Exit Code: (\d+)")
+LOG_TAIL = 4000  # characters
 
 
-def main() -> None:
-    """Run one message's task, Flower's way but for where the app comes from."""
-    program, run_clientapp = loaded()
+def command_line(server: str, home: Path, certificate: str | None, key: Path) -> list[str]:
+    """Return the SuperNode's command line; its own interface is on a free loopback port."""
+    if '"' in str(home) or "\\" in str(home):
+        raise FedrecError(f"{home}: a home without quotes and backslashes in its path is needed")
+    line = [processes.program("flower-supernode"), "--superlink", server, "--host", "127.0.0.1"]
+    line += ["--port", str(processes.free_port()), "--node-config", f'home="{home}"']
+    if certificate is None:
+        return [*line, "--insecure"]
+    return [*line, "--root-certificates", certificate, "--auth-supernode-private-key", str(key)]
 
-    from client.app import app
+
+def explain_exit(log: Path, status: int) -> str:
+    """Return in words why a SuperNode ended: its status is always 1, its log says more."""
+    codes = EXIT_CODE.findall(log.read_text(errors="replace")[-LOG_TAIL:])
+    if status == 1 and codes and codes[-1] == NOT_ADMITTED:
+        return "the server did not admit this key, or still holds its last session"
+    return f"the SuperNode ended with status {status}, Flower's code {codes[-1] if codes else 'none'}: see {log}"
+
+
+def run_task(app: "ClientApp") -> None:
+    """Run one message's task with this app, Flower's way but for where the app comes from."""
+    program, run_clientapp = load_task_program()
 
     def nothing(*_: object, **__: object) -> None:
         """Leave the delivered app where it is."""
@@ -33,12 +59,12 @@ def main() -> None:
     def ours(*_: object, **__: object) -> object:
         return lambda *_: app
 
-    run_clientapp.install_from_fab = nothing  # type: ignore[assignment]
-    run_clientapp.get_load_client_app_fn = ours  # type: ignore[assignment]
+    run_clientapp.install_from_fab = nothing
+    run_clientapp.get_load_client_app_fn = ours
     program.flwr_clientapp()
 
 
-def loaded() -> tuple[Any, Any]:
+def load_task_program() -> tuple[Any, Any]:
     """Import Flower's program for one task and the module that carries it out, without the servers beside them.
 
     A device starts this process anew for every message. What a task never uses (the SuperNode with its data base, the
@@ -73,9 +99,9 @@ def leave_out() -> None:
         sys.modules[answers.__name__] = answers
 
 
-def write_programs(home: Home) -> Path:
+def write_programs(home: Path) -> Path:
     """Write the programs that the SuperNode finds first; return their folder."""
-    folder = home.path / "programs"
+    folder = home / "programs"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write(folder / "flwr-clientapp", f'exec {shlex.quote(sys.executable)} -c {shlex.quote(RUN)} "$@"')
     for name in REFUSED:
@@ -88,6 +114,6 @@ def _write(path: Path, line: str) -> None:
         file.write(f"#!/bin/sh\n{line}\n")
 
 
-def environment(home: Home, variables: dict[str, str]) -> dict[str, str]:
+def environment(home: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """Return the SuperNode's environment with our programs first."""
     return {**variables, "PATH": f"{write_programs(home)}{os.pathsep}{variables['PATH']}"}

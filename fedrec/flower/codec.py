@@ -1,0 +1,40 @@
+"""A fedrec message inside a Flower message: one array of bytes that Flower carries and never interprets."""
+
+from typing import Any, cast
+
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+
+from fedrec import messages
+
+RECORD, ARRAY = "fedrec", "message"
+MESSAGE_TYPES = {"hello": "query", "catalogue": "query", "train": "train", "evaluate": "evaluate"}
+
+
+def encode(message: messages.Message) -> RecordDict:
+    """Pack a fedrec message into the content of a Flower message."""
+    data = messages.pack(message)
+    array = Array(dtype="uint8", shape=(len(data),), stype="safetensors", data=data)
+    return RecordDict({RECORD: ArrayRecord({ARRAY: array})})
+
+
+def decode(content: RecordDict) -> messages.Message:
+    """Unpack the fedrec message; raise `RejectedReplyError` for content that holds none."""
+    try:
+        return messages.unpack(cast(Any, content[RECORD])[ARRAY].data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise messages.RejectedReplyError(f"not a fedrec message ({type(error).__name__})") from error
+
+
+def encode_request(node: int, request: messages.Message) -> Message:
+    """Address a request to a node."""
+    return Message(encode(request), dst_node_id=node, message_type=MESSAGE_TYPES[request.header["kind"]])
+
+
+def decode_reply(message: Message) -> messages.Message:
+    """Return what a reply holds; one that holds no message of ours becomes a header with an error."""
+    if message.has_error():
+        return messages.Message({"error": f"Flower says: {message.error.reason}"})
+    try:
+        return decode(message.content)
+    except messages.RejectedReplyError as error:
+        return messages.Message({"error": str(error)})
