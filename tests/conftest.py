@@ -10,16 +10,18 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from fedrec.models import text_embeddings
-from tests.chance import drawn_for
+from tests.support.chance import drawn_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 settings.load_profile("same")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Draw the same in every run of a test, fixtures of its module included."""
-    with drawn_for(item.nodeid, system_noise="system_noise" in item.keywords):
+    # By file and name, without the folders: a test that moves draws what it drew.
+    key = item.nodeid.rpartition("/")[2]
+    with drawn_for(key, system_noise="system_noise" in item.keywords):
         return (yield)
 
 

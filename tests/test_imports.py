@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 FILES = sorted(p for room in ("fedrec", "server", "client", "simulations") for p in (ROOT / room).rglob("*.py"))
 LAYERS = (
     "errors rng update messages paths ops", "data", "models", "evaluation storage", "privacy", "training", "algorithms",

@@ -16,7 +16,7 @@ import pytest
 from fedrec.experiment.cohort import CohortConfig
 from fedrec.privacy.ledger.ledger import Ledger
 from tests.contracts.test_mechanisms import PLANS, Case, flat, made, vector
-from tests.test_mechanism_invariants import PRIVATE, played
+from tests.properties.test_mechanism_invariants import PRIVATE, played
 
 OWN = {"interaction": "all, statistic", "gateway": "all, statistic"}  # trained, their noise falls inside the training
 ARRIVED = (0, 6, 30, 60)  # of 60 devices: drop-outs of 100, 90, 50 and 0 %

@@ -26,7 +26,7 @@ from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.update import Arrays, total
-from tests.tiny import catalogue
+from tests.support.tiny import catalogue
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(p.stem for p in (CONF / "algorithm").glob("*.yaml"))

@@ -11,9 +11,9 @@ from fedrec.audit.auditor import audit
 from fedrec.experiment.settings import load
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.update import ModelUpdate
-from tests.tiny import SMALL
+from tests.support.tiny import SMALL
 
-CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
+CONF = Path(__file__).parents[2] / "conf" / "privacy"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 CANARIES = {"none": 100, "interaction": 20_000, "user": 1600}
 

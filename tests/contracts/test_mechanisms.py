@@ -23,7 +23,7 @@ from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.local import train
 from fedrec.update import ModelUpdate, total
 
-CONF = Path(__file__).parent.parent.parent / "conf" / "privacy"
+CONF = Path(__file__).parents[2] / "conf" / "privacy"
 PLANS = {
     "all, trained": TrainingPlan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=True),
     "some, trained": TrainingPlan(population=60, interactions=900, cohort_rate=0.3, rounds=5, trains=True),
@@ -301,7 +301,7 @@ def test_system_noise_never_repeats(private: str, plan: str) -> None:
     mechanism: Any = calibrated(private, PLANS[plan])
     assert mechanism.private
     if mechanism.pools_users and PLANS[plan].trains:
-        pytest.skip("its noise falls inside the training of a gateway: tests/test_gateway.py")
+        pytest.skip("its noise falls inside the training of a gateway: tests/unit/privacy/test_gateway.py")
     case = Case(mechanism, mechanism.with_sampling_rate(PLANS[plan]))
     first, second = (released_sum(case, [trained(mechanism, [1, 2], 1, 2, 3)]) for _ in range(2))
     assert (first != second).all()

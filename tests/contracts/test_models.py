@@ -12,7 +12,7 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 from fedrec.models.base import Batch, Recommender, TrainableRecommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from tests.tiny import FREE, catalogue
+from tests.support.tiny import FREE, catalogue
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 TRAINED = ("content", "mf", "neumf", "pfedrec")

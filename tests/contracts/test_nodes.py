@@ -27,7 +27,7 @@ from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerTransport
 from fedrec.messages import PROTOCOL, Message, pack, validate_reply
 from fedrec.update import Arrays
-from tests.tiny import small
+from tests.support.tiny import small
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["model=mf", "model.dim=2", "algorithm.epochs=1", "dataset.users=17"]

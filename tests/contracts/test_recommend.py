@@ -12,7 +12,7 @@ from fedrec.recommend.finished_run import FinishedRun
 from fedrec.recommend.ranker import described, explain, recommend
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
-from tests.tiny import FREE
+from tests.support.tiny import FREE
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 SILENT = {"neumf"}  # models that say that they can't explain

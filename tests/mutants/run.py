@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 ROOMS = ("fedrec", "client", "server", "simulations", "conf", "tests", "pyproject.toml", "README.md", "Makefile")
 SECONDS = 900
 COLLECTED_NOTHING = (4, 5)  # pytest: a wrong argument, no test

@@ -1,0 +1,39 @@
+"""The same apps on Ray, by the README's command; offline, with the result of the in-process grid."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedrec.cli.main import main
+from tests.support.tiny import FREE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_flwr_run_gives_what_the_in_process_grid_gives(tmp_path: Path) -> None:
+    overrides = [*FREE, "model=mf", "rounds=3", "evaluation.baselines=[]", f"output={tmp_path}"]
+    command = [sys.executable, "-m", "fedrec.flower.ray", "--nodes", "2", *overrides, "name=ray"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    main(["simulate", *overrides, "name=here"])
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("here", "ray"))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_allclose(theirs[name], array, rtol=1e-6, atol=1e-6)
+    results = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("here", "ray")]
+    assert results[0]["test"] == results[1]["test"]

@@ -1,0 +1,281 @@
+"""Real devices: the same result as the simulation, one answer a round, and nobody who was not admitted."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedrec.cli.main import main
+from fedrec.cli.server import run as server_command
+from fedrec.device import saved_state
+from fedrec.device.device import Device
+from fedrec.device.status import status
+from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import PROTOCOL, Message
+from fedrec.ops.keys import device_id, new_key, sign, signed
+from fedrec.server import deployment as room
+from fedrec.server.runs import completed
+from fedrec.storage.checkpoint import load_checkpoint
+from tests.support.devices import WILLING, Village
+
+
+@pytest.fixture
+def village(tmp_path: Path) -> Village:
+    return Village(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "GATHER_SECONDS", 0.0)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    return load_file(path / "model.safetensors")
+
+
+def train(village: Village, number: int = 1, value: float = 0.0) -> Message:
+    """A train request for the first device, as a server would send it."""
+    folder = village.path / "runs" / "asked"
+    if not folder.exists():
+        village.prepare("name=asked")
+    session = village.deployment(room.RunFolder(folder)).context()
+    state = session.experiment.algorithm.broadcast(
+        {n: a + np.float32(value) for n, a in room.load_released_state(session)[1].items()}
+    )
+    return next(iter(session.directory.requests("train", np.array([0]), state, round=number, privacy={}).values()))
+
+
+@pytest.mark.parametrize("engine", ["torch", "light"])
+def test_devices_and_their_simulation_end_with_the_same_model(tmp_path: Path, engine: str) -> None:
+    village = Village(tmp_path, engine=engine)
+    folder = village.prepare("name=real")
+    village.deployment(folder).carry_out()
+    main(["simulate", *village.overrides("name=simulated", f"dataset.histories={village.files}", "nodes=3"),
+          "engine=reference", "evaluation.baselines=[]"])  # fmt: skip
+    real, simulated = arrays(folder.path), arrays(tmp_path / "runs" / "simulated")
+    assert real.keys() == simulated.keys()
+    for name, array in simulated.items():
+        np.testing.assert_allclose(real[name], array, atol=0 if engine == "torch" else 1e-5, rtol=0)
+    assert [json.loads(line)["loss"] for line in (folder.path / "rounds.jsonl").read_text().splitlines()] == [None] * 3
+    values = json.loads((folder.path / "metrics.json").read_text())
+    assert values["engine"] == "devices" and values["test"] == {"full": {}, "sampled": {}, "users": 0}
+
+
+def test_a_run_on_devices_names_no_item_and_no_loss_unless_allowed(village: Village) -> None:
+    village.homes[1].policy.write_text(WILLING + "[sharing]\nevaluation = true\n")
+    folder = village.prepare("name=real", "rounds=1")
+    village.deployment(folder).carry_out()
+    values = json.loads((folder.path / "metrics.json").read_text())
+    assert values["test"]["users"] == 1 and 0 <= values["test"]["full"]["hr@10"] <= 1
+    assert not list((folder.path / "exact").glob("users*"))
+
+
+def test_a_message_twice_is_answered_by_the_same_bytes(village: Village) -> None:
+    device, request = Device(village.homes[0]), train(village)
+    first, second = device.answer(request), device.answer(request)
+    assert first.header == second.header and first.header["count"] == 1
+    assert all(np.array_equal(first.arrays[name], second.arrays[name]) for name in first.arrays)
+    store = village.homes[0].store()
+    assert saved_state.count_answers(store) == 1
+
+
+def test_a_round_asked_again_for_another_model_is_refused(village: Village) -> None:
+    device = Device(village.homes[0])
+    device.answer(train(village))
+    with pytest.raises(RefusedError, match="answered already, for another model"):
+        device.answer(train(village, value=1.0))
+
+
+def test_killed_between_training_and_writing_it_sends_nothing_for_that_round(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round was charged: it is lost to this device rather than trained twice for one charge."""
+    device, request = Device(village.homes[0]), train(village)
+    with monkeypatch.context() as patched:
+        patched.setattr(saved_state, "save_reply", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            device.answer(request)
+    store = village.homes[0].store()
+    assert (
+        saved_state.count_answers(store) == 0
+        and saved_state.newest_private(store) == {}
+        and saved_state.model(store) is None
+    )
+    assert device.answer(request).header["declined"] is True and saved_state.count_answers(store) == 0
+    assert device.answer(train(village, number=2)).header["count"] == 1
+
+
+def test_what_the_policy_forbids_is_declined_and_not_charged(village: Village) -> None:
+    home = village.homes[0]
+    home.policy.write_text(WILLING.replace(', "none"', ""))
+    assert Device(home).answer(train(village)).header["declined"] is True
+    values = status(home)
+    assert "nothing is protected" in values["last"]["text"] and values["answered"] == 0
+    assert len(values["privacy"]["declined"]) == 1
+
+
+def test_what_was_forgotten_meanwhile_does_not_come_back(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, request, home = Device(village.homes[0]), train(village), village.homes[0]
+    real = saved_state.DevicePrivate.load
+
+    def forgetful(self: saved_state.DevicePrivate, user: int, before: int) -> dict:
+        store = home.store()
+        store.forget(store.history()[0].item)
+        store.close()
+        return real(self, user, before)
+
+    monkeypatch.setattr(saved_state.DevicePrivate, "load", forgetful)
+    with pytest.raises(RefusedError, match="forgotten while"):
+        device.answer(request)
+    assert saved_state.count_answers(home.store()) == 0 and saved_state.newest_private(home.store()) == {}
+
+
+def test_after_forgetting_a_round_is_not_answered_again(village: Village) -> None:
+    device, request = Device(village.homes[0]), train(village)
+    device.answer(request)
+    store = village.homes[0].store()
+    store.forget()
+    with pytest.raises(RefusedError, match="has been forgotten"):
+        device.answer(request)
+
+
+def test_a_device_whose_policy_says_no_declines_and_says_why_at_home_only(village: Village) -> None:
+    village.homes[0].policy.write_text('[participation]\nidle=false\ncharging=false\nunmetered=false\nhours="3-3"\n')
+    village.homes[0].policy.write_text(never())
+    reply = Device(village.homes[0]).answer(train(village))
+    assert reply.header["declined"] is True and "outside" not in json.dumps(reply.header)
+    note = saved_state.load(village.homes[0].store(), "note")
+    assert note is not None and "outside" in note.header["text"]
+
+
+def never() -> str:
+    from datetime import datetime
+
+    hour = (datetime.now().hour + 12) % 24
+    return WILLING + f'hours = "{hour}-{hour + 1}"\n'
+
+
+def test_a_round_goes_on_without_those_that_decline(village: Village) -> None:
+    village.homes[0].policy.write_text(never())
+    folder = village.prepare("name=real", "rounds=1")
+    village.deployment(folder).carry_out()
+    (line,) = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert line["answered"] == 2 and list(line["rejected"].values()) == ["the device declined: its own policy said no"]
+    status = json.loads(village.server.status.read_text())
+    assert (status["asked"], status["answered"], status["declined"], status["late"]) == (3, 2, 1, 0)
+
+
+def test_nobody_answering_stops_the_run_instead_of_spending_for_ever(village: Village) -> None:
+    for home in village.homes:
+        home.policy.write_text(never())
+    folder = village.prepare("name=real", "rounds=9")
+    with pytest.raises(FedrecError, match="no device answered in 3 rounds"):
+        village.deployment(folder).carry_out()
+    for home in village.homes:
+        home.policy.write_text(WILLING)
+    village.deployment(folder).carry_out()
+    saved = load_checkpoint(folder.checkpoints)
+    assert saved is not None and saved.round == 9
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(village: Village, tmp_path: Path) -> None:
+    other = Village(tmp_path / "other")
+    whole = other.prepare("name=real")
+    other.deployment(whole).carry_out()
+    folder = village.prepare("name=real")
+    deployment = village.deployment(folder)
+    session = deployment.context()
+    playing = deployment.rounds(session)
+    next(playing)
+    session.ledger.reserve(2)  # killed in round 2, after devices had answered it
+    state = session.experiment.algorithm.broadcast(load_checkpoint(folder.checkpoints).state)  # type: ignore[union-attr]
+    asked = session.directory.requests("train", np.arange(3), state, round=2, privacy={})
+    assert len(list(session.directory.nodes.request(asked, 60.0))) == 3
+    session.ledger.close()  # type: ignore[attr-defined]
+    village.deployment(folder).carry_out()
+    assert all(np.array_equal(a, arrays(whole.path)[n]) for n, a in arrays(folder.path).items())
+    store = village.homes[0].store()
+    assert saved_state.count_answers(store) == 3
+
+
+def test_who_was_not_admitted_or_lies_is_turned_away_and_the_run_goes_on(village: Village, tmp_path: Path) -> None:
+    stranger = Village(tmp_path / "stranger", devices=1).homes[0]
+    thief = Village(tmp_path / "thief", devices=1).homes[0]
+    thief.public_key.write_bytes(village.homes[0].public_key.read_bytes())
+    folder = village.prepare("name=real", "rounds=1")
+    village.deployment(folder, [*village.homes, stranger, thief]).carry_out()
+    assert "is not admitted" in village.told.getvalue() and "its signature is wrong" in village.told.getvalue()
+    (line,) = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert line["answered"] == 3
+
+
+def test_a_signature_is_good_for_its_text_and_key_alone() -> None:
+    private, public = new_key()
+    signature = sign(private, "run nonce device")
+    assert signed(public, "run nonce device", signature)
+    assert not signed(public, "run other device", signature) and not signed(new_key()[1], "run nonce device", signature)
+    assert not signed(public, "run nonce device", "zz") and len(device_id(public)) == 32
+    with pytest.raises(FedrecError, match="not a public key"):
+        device_id(b"nonsense")
+
+
+def test_another_protocol_is_refused(village: Village) -> None:
+    with pytest.raises(RefusedError, match="protocol"):
+        Device(village.homes[0]).answer(Message({"protocol": PROTOCOL + 1, "kind": "hello"}))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["dataset.histories=/tmp"], "stay where they are"),
+        (["privacy=user"], "population_epsilon"),
+        (["cohort.dropout=0.5"], "real ones do so themselves"),
+        (["dataset=synthetic"], "fedrec simulate"),
+    ],
+)
+def test_what_is_no_run_on_real_devices_is_refused_by_name(village: Village, more: list[str], said: str) -> None:
+    from fedrec.experiment.settings import load
+
+    base = village.overrides() if "dataset=synthetic" not in more else ["privacy=none"]
+    with pytest.raises(FedrecError, match=said):
+        completed(village.server, load([*base, *more]).document)
+
+
+def test_a_private_run_on_devices_is_charged_and_hides_who_answered(village: Village) -> None:
+    more = ["privacy=user", "privacy.population_epsilon=8", "rounds=2", "privacy.epsilon=4", "cohort.size=2"]
+    folder = village.prepare("name=real", *more)
+    village.deployment(folder).carry_out()
+    card = json.loads((folder.path / "privacy_card.json").read_text())
+    lines = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert 0 < lines[-1]["epsilon"] <= 4.0 + 1e-6 and card
+    spent = [part for home in village.homes for part in status(home)["privacy"]["spent"]]
+    assert all(part["unit"] == "user" and part["promised"] for part in spent)
+    assert all(line["answered"] is None and line["bytes_up"] is None for line in lines)
+
+
+@pytest.mark.parametrize("privacy", ["user_adaptive", "user_local", "gateway", "banded", "interaction"])
+def test_every_mechanism_works_on_devices(village: Village, privacy: str) -> None:
+    """Each round is charged, answered through the client app and released; a device is a gateway of one."""
+    more = [f"privacy={privacy}", "privacy.population_epsilon=8", "rounds=2", "privacy.epsilon=4", "cohort.size=2"]
+    for home in village.homes:
+        home.policy.write_text(WILLING.replace('["server", "none"]', '["device", "gateway", "server"]'))
+    folder = village.prepare("name=real", *more)
+    village.deployment(folder).carry_out()
+    lines = [json.loads(text) for text in (folder.path / "exact" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2] and sum(line["answered"] for line in lines) > 0
+    assert all(line["released"] == (line["answered"] > 0) and line["epsilon"] <= 4.0 + 1e-6 for line in lines)
+    # At interaction level a device is charged for the rounds that drew it: before one was, nothing is spent.
+    drawn = np.cumsum([line["cohort"] for line in lines])
+    charged = [privacy != "interaction" or count > 0 for count in drawn]
+    assert [line["epsilon"] > 0 for line in lines] == charged and charged[-1]
+    spent = [part for home in village.homes for part in status(home)["privacy"]["spent"]]
+    assert spent and {part["unit"] for part in spent} == {"interaction" if privacy == "interaction" else "user"}
+
+
+def test_without_devices_the_server_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FedrecError, match="server up"):
+        server_command(["start", "--home", str(tmp_path / "none")])
+    with pytest.raises(FedrecError, match=r"device\.pub"):
+        server_command(["admit", str(tmp_path / "none.pub"), "--home", str(tmp_path / "s")])

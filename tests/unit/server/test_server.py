@@ -1,0 +1,225 @@
+"""Certificates, the registry, processes that stop with all they started, and what Prometheus reads."""
+
+import contextlib
+import os
+import signal
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedrec.cli.server import run
+from fedrec.device.home import Home
+from fedrec.device.status import page as device_page
+from fedrec.errors import FedrecError
+from fedrec.flower.supernode import explain_exit
+from fedrec.ops import processes
+from fedrec.ops.keys import new_key
+from fedrec.ops.prometheus import Metric, serve_metrics, text
+from fedrec.server import certificates
+from fedrec.server.home import Address, ServerHome
+from fedrec.server.registry import Registry
+from fedrec.server.status import page
+from fedrec.server.supervisor import up
+from tests.support.devices import Village
+
+ROOT = Path(__file__).parents[3]
+
+
+def handshake(folder: Path, name: str, authority: Path) -> None:
+    """Shake hands with a server of these certificates under this name; raises what a device would."""
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(folder / "server.crt", folder / "server.key")
+    ends = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = serving.wrap_bio(ends[0], ends[1], server_side=True)
+    client = ssl.create_default_context(cafile=str(authority)).wrap_bio(ends[1], ends[0], server_hostname=name)
+    for _ in range(4):
+        for end in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+
+
+def test_certificates_are_trusted_by_their_names_and_no_other(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    certificates.ensure(mine, ["gateway.local", "10.1.2.3"])
+    certificates.ensure(other, [])
+    for name in ("localhost", "127.0.0.1", "gateway.local", "10.1.2.3"):
+        handshake(mine, name, mine / "ca.crt")
+    for name, authority in (("elsewhere.local", mine), ("localhost", other)):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            handshake(mine, name, authority / "ca.crt")
+    for secret in ("ca.key", "server.key"):
+        assert stat.S_IMODE((mine / secret).stat().st_mode) == 0o600
+
+
+def test_certificates_are_made_once_and_renewed_for_a_new_name(tmp_path: Path) -> None:
+    assert len(certificates.ensure(tmp_path, ["a.local"])) == 2
+    authority, server = (tmp_path / "ca.crt").read_bytes(), (tmp_path / "server.crt").read_bytes()
+    assert certificates.ensure(tmp_path, ["a.local"]) == []
+    assert (tmp_path / "server.crt").read_bytes() == server
+    assert len(certificates.ensure(tmp_path, ["b.local"])) == 1
+    assert (tmp_path / "ca.crt").read_bytes() == authority and (tmp_path / "server.crt").read_bytes() != server
+
+
+def test_a_certificate_that_runs_out_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "SERVER_DAYS", 5)
+        certificates.ensure(tmp_path, [])
+    assert len(certificates.ensure(tmp_path, [])) == 1 and certificates.ensure(tmp_path, []) == []
+
+
+def test_rows_are_in_the_order_of_admission_and_for_ever(tmp_path: Path) -> None:
+    registry, keys = Registry(ServerHome(tmp_path)), [new_key()[1] for _ in range(4)]
+    assert [registry.admit(key)[0].row for key in keys] == [0, 1, 2, 3]
+    again, new = registry.admit(keys[2] + b" a comment\n")
+    assert again.row == 2 and not new
+    assert [device.row for device in Registry(ServerHome(tmp_path)).devices().values()] == [0, 1, 2, 3]
+    assert stat.S_IMODE((tmp_path / "devices.sqlite").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "gateway.local", "192.168.1.10"])
+def test_without_tls_the_server_stays_on_loopback(tmp_path: Path, host: str) -> None:
+    with pytest.raises(FedrecError, match="--insecure"):
+        up(ServerHome(tmp_path), Address(host, processes.free_port(), True), print)
+
+
+def test_a_port_that_is_taken_and_a_home_that_is_none_are_named(tmp_path: Path) -> None:
+    with serve_metrics(port := processes.free_port(), lambda: ""), pytest.raises(FedrecError, match="taken"):
+        up(ServerHome(tmp_path), Address("127.0.0.1", port, True), print)
+    for command in (["status"], ["down"], ["start"]):
+        with pytest.raises(FedrecError, match="up"):
+            run([*command, "--home", str(tmp_path / "none")])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def soon(holds: Callable[[], bool], seconds: float = 60) -> bool:
+    """Wait until something holds; say whether it came to that."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
+
+
+FAMILY = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(0, flush=True); time.sleep(600)"
+
+
+@pytest.mark.parametrize("code", [FAMILY, STUBBORN])
+def test_stopping_stops_all_that_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
+    process = processes.start([sys.executable, "-c", code], os.environ, tmp_path / "log")
+    while not (text_ := (tmp_path / "log").read_text()).strip():
+        time.sleep(0.02)
+    processes.stop(process)
+    child = int(text_)
+    assert process.returncode is not None and not alive(process.pid)
+    assert not child or soon(lambda: not alive(child))
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from fedrec.ops import processes
+with processes.stoppable():
+    p = processes.start(["sleep", "600"], {"PATH": "/usr/bin:/bin"}, Path(sys.argv[1]) / "log")
+    try:
+        print(p.pid, flush=True)
+        p.wait()
+    finally:
+        processes.stop(p)
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_whatever_stops_us_leaves_no_orphan(tmp_path: Path, number: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    os.kill(parent.pid, number)
+    rest, _ = parent.communicate(timeout=120)
+    assert soon(lambda: not alive(child)) and (number == signal.SIGKILL or "ended" in rest)
+
+
+def test_one_process_a_home(tmp_path: Path) -> None:
+    with processes.only_one(tmp_path, "this device"):
+        processes.say_up(tmp_path, only_when=None)
+        assert processes.running(tmp_path)["pid"] == os.getpid()
+        with pytest.raises(FedrecError, match="up already"), processes.only_one(tmp_path, "this device"):
+            pass
+    assert processes.running(tmp_path) == {}, "a file that a killed process left is no sign of life"
+
+
+def test_a_device_says_why_it_was_not_let_in(tmp_path: Path) -> None:
+    log = tmp_path / "flower.log"
+    log.write_text("ERROR: Exit Code: 1\n... ERROR : Exit Code: 305\nFailed\n")
+    assert "did not admit" in explain_exit(log, 1)
+    log.write_text("killed")
+    assert "status -9" in explain_exit(log, -9)
+
+
+def test_prometheus_reads_text() -> None:
+    figures = [
+        Metric("a_seconds", "Time.", 1.5),
+        Metric("b", "Nothing now.", None),
+        Metric("c_total", "C.", 2, "counter"),
+    ]
+    said = text(figures, {"run": 'x"y\n'})
+    assert said.splitlines() == [
+        "# HELP a_seconds Time.",
+        "# TYPE a_seconds gauge",
+        'a_seconds{run="x\\"y\\n"} 1.5',
+        "# HELP c_total C.",
+        "# TYPE c_total counter",
+        'c_total{run="x\\"y\\n"} 2',
+    ]
+
+
+def test_metrics_are_served_while_inside_and_on_loopback_only() -> None:
+    port = processes.free_port()
+    place = f"http://127.0.0.1:{port}"
+    before = threading.active_count()
+    with serve_metrics(port, lambda: "a 1\n"):
+        assert urllib.request.urlopen(f"{place}/metrics").read() == b"a 1\n"
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{place}/other")
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{place}/metrics")
+    assert soon(lambda: threading.active_count() <= before)
+
+
+def test_a_run_is_seen_in_the_servers_metrics_and_no_item_in_a_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedrec.server import deployment
+
+    monkeypatch.setattr(deployment, "GATHER_SECONDS", 0.0)
+    village = Village(tmp_path, devices=2)
+    assert "fedrec_devices_admitted 2.0" in page(village.server)
+    village.deployment(village.prepare("name=real", "rounds=2")).carry_out()
+    said = page(village.server)
+    for line in ('fedrec_answered{run="real"} 4.0', 'fedrec_declined{run="real"} 0.0', 'fedrec_round{run="real"} 2.0'):
+        assert line in said
+    assert "epsilon" not in said and "fedrec_round_seconds" in said
+    own = device_page(Home(village.homes[0].path))
+    store = village.homes[0].store()
+    assert "fedrec_device_rounds_answered 2.0" in own
+    names = [line.split()[0] for line in own.splitlines() if not line.startswith("#")]
+    assert len(names) == 4 and not {event.item for event in store.history()} & set(own.split())
