@@ -16,6 +16,7 @@ from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.experiment.instantiate import canonical_document
 from fedrec.experiment.settings import Settings, load, read
 from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
@@ -114,9 +115,21 @@ class Simulation:
 
     def _run_baseline(self, experiment: Experiment, dataset: Dataset, name: str) -> TrainingOutcome:
         folder = RunFolder(self.folder.path / "baselines" / name)
-        if not folder.config.exists():
+        if folder.config.exists():
+            experiment = begun_as(experiment, folder)
+        else:
             folder.create(f"# {name} beside {self.folder.path.name}\n{experiment.document}\n")
         return self.train(experiment.calibrated(dataset), dataset, folder, name)
+
+
+def begun_as(experiment: Experiment, folder: RunFolder) -> Experiment:
+    """Return a baseline's experiment as its folder has it: the same one, under the names of classes it began with."""
+    try:
+        kept = json.loads(folder.config.read_text().partition("\n")[2])
+    except ValueError:
+        return experiment
+    same = canonical_document(kept) == canonical_document(experiment.node())
+    return experiment.varied(kept) if same else experiment
 
 
 def open_ledger(

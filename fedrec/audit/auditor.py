@@ -22,6 +22,7 @@ from fedrec.audit.threat_model import threat_model_of
 from fedrec.audit.trials import Finding, Trial, shown
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.experiment.instantiate import environment as allowed_environment
 from fedrec.privacy.accounting.composition import compose_events
 from fedrec.privacy.card import TRUST
 from fedrec.privacy.mechanisms.protocol import Mechanism, PrivacyGuarantee, TrainingPlan
@@ -142,7 +143,7 @@ def run(made: list[Trial], jobs: int) -> list[Finding]:
 
 def apart(trial: Trial) -> Finding:
     """Run a trial in a process of its own, on one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **allowed_environment(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fedrec.audit.auditor"]
     text = json.dumps(trial.json())
     done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)

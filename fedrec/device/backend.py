@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedrec.device.consent.consent import Consent, DeclinedError
-from fedrec.device.consent.policy import ConsentPolicy
+from fedrec.device.consent.policy import ConsentPolicy, packages_of, read_table
+from fedrec.device.consent.request import check_packages
 from fedrec.errors import FedrecError, suggest
+from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import Message
 
 ENGINES = ("auto", "torch", "light")
@@ -61,15 +63,22 @@ class ConsentGuard:
     node: NodeProtocol
     policy: ConsentPolicy
     ledgers: Path
+    packages: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, node: NodeProtocol, policy: str, ledgers: str | None) -> "ConsentGuard":
         """Return the node under the policy in this file; the ledgers lie beside it unless a folder is named."""
         path = Path(policy)
-        return cls(node, ConsentPolicy.load(path), Path(ledgers) if ledgers else path.parent / "ledgers")
+        kept, packages = Path(ledgers) if ledgers else path.parent / "ledgers", read_table(path, "packages")
+        return cls(node, ConsentPolicy.load(path), kept, packages_of(packages, policy))
 
     def answer(self, request: Message) -> Message:
         """Return the node's reply for the devices that agree; each is charged before it trains."""
+        with allow_only(self.packages):
+            check_packages(request.header)
+            return self._answer(request)
+
+    def _answer(self, request: Message) -> Message:
         if request.header["kind"] != "train":
             return self.node.answer(request)
         agreed = [device for device in request.header["devices"] if self._agrees(device, request.header)]

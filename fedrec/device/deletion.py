@@ -10,8 +10,9 @@ from fedrec.device.consent.request import unit_of
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
+from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import Message
-from fedrec.numpy_engine.experiment import MODELS
+from fedrec.numpy_engine.experiment import has_light_model
 from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.update import Arrays
 
@@ -49,7 +50,8 @@ def rebuild(store: DeviceStore) -> bool:
     )
     if unit_of(node["privacy"]) not in ("none", "user") or not len(device.history):
         return False
-    arrays = _found(node, message, catalogue, device)
+    with allow_only(Home(store.path.parent).packages()):
+        arrays = _found(node, message, catalogue, device)
     with store.transaction():
         if store.generation() != seen:  # whoever forgot meanwhile finds them again
             return False
@@ -58,7 +60,7 @@ def rebuild(store: DeviceStore) -> bool:
 
 
 def _found(node: dict[str, Any], message: Message, catalogue: Catalogue, device: DeviceData) -> Arrays:
-    if str(node["model"]["_target_"]).split(".")[-2] in MODELS:
+    if has_light_model(node["model"]):
         return RankerFactory(node["model"], len(catalogue), message.arrays).private(device.history, device.values)
     try:
         from fedrec.experiment.experiment import Experiment

@@ -1,5 +1,6 @@
 """What one real device answers: who it is, whether it takes part, and each round at most once."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -10,11 +11,13 @@ from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
 from fedrec.device.backend import select_backend
 from fedrec.device.consent.consent import Consent, DeclinedError
 from fedrec.device.consent.policy import ConsentPolicy
+from fedrec.device.consent.request import check_packages
 from fedrec.device.dataset import BufferedPrivateStore, local_dataset, train_on
 from fedrec.device.deletion import expire
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore
 from fedrec.errors import RefusedError
+from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import PROTOCOL, Message, unpack
 from fedrec.ops.keys import device_id, sign
 
@@ -28,7 +31,11 @@ class Device:
         self.home = home
 
     def answer(self, request: Message) -> Message:
-        """Return the reply to a hello, catalogue, train or evaluate message."""
+        """Return the reply to a hello, catalogue, train or evaluate message.
+
+        Classes are built of fedrec and of the packages in this device's policy, whatever its process allows; a run that
+        needs another is refused by name, before anything of it is imported or charged.
+        """
         kinds = {
             "hello": self._hello,
             "catalogue": self._catalogue,
@@ -37,11 +44,9 @@ class Device:
         }
         if request.header.get("protocol") != PROTOCOL:
             raise RefusedError(f"the server speaks protocol {request.header.get('protocol')}, this device {PROTOCOL}")
-        store = self.home.store()
-        try:
+        with allow_only(self.home.packages()), contextlib.closing(self.home.store()) as store:
+            check_packages(request.header)
             reply = kinds[request.header["kind"]](store, request)
-        finally:
-            store.close()
         return Message({**{key: request.header[key] for key in ECHO}, **reply.header}, reply.arrays)
 
     def _hello(self, store: DeviceStore, request: Message) -> Message:

@@ -6,15 +6,14 @@
 import json
 import os
 import shutil
-import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import platformdirs
 
 from fedrec.device.backend import select_backend
-from fedrec.device.consent.policy import TEMPLATE
+from fedrec.device.consent.policy import TEMPLATE, packages_of, read_table
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError, suggest
 from fedrec.ops.keys import device_id, new_key
@@ -94,14 +93,11 @@ class Home:
         """Return one table of policy.toml; empty where there is none."""
         if not self.policy.exists():
             return {}
-        try:
-            document = tomllib.loads(self.policy.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise FedrecError(f"{self.policy}: {error}") from error
-        found = document.get(name, {})
-        if not isinstance(found, dict):
-            raise FedrecError(f"{self.policy}: {name} must be a table, [{name}]")
-        return cast(dict[str, Any], found)
+        return read_table(self.policy, name)
+
+    def packages(self) -> tuple[str, ...]:
+        """Return the packages whose classes this device's person lets be built here, beside fedrec's own."""
+        return packages_of(self.table("packages"), str(self.policy))
 
 
 def checked_table(kind: type[Any], values: dict[str, Any], where: str) -> Any:

@@ -18,8 +18,9 @@ from fedrec.device.deletion import expire, forget
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore, Event
 from fedrec.errors import FedrecError
+from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import Message
-from fedrec.numpy_engine.experiment import MODELS
+from fedrec.numpy_engine.experiment import has_light_model
 from fedrec.recommend.item_search import ItemSearch
 from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.recommend.ranker import Explanation, Recommendation, UserRanker, explain, recommend
@@ -172,9 +173,8 @@ class DeviceRecommender:
 
     def _ranker_factory(self, message: Message, catalogue: Catalogue) -> RankerFactory | None:
         node = json.loads(message.header["experiment"])["model"]
-        light = str(node["_target_"]).split(".")[-2] in MODELS
         private = saved_state.newest_private(self.store)
-        return RankerFactory(node, len(catalogue), message.arrays, private) if light else None
+        return RankerFactory(node, len(catalogue), message.arrays, private) if has_light_model(node) else None
 
     def _make_ranker(self, served: ServedModel) -> UserRanker:
         events = self.events()
@@ -184,7 +184,8 @@ class DeviceRecommender:
         self._used = np.array(sorted({served.rows[e.item] for e in events if e.item in served.rows}), np.int64)
         if served.ranker_factory is not None:
             return served.ranker_factory.ranker(device.history, device.values)
-        return torch_ranker(served, device.history, saved_state.newest_private(self.store))
+        with allow_only(Home(self.store.path.parent).packages()):
+            return torch_ranker(served, device.history, saved_state.newest_private(self.store))
 
 
 def torch_ranker(

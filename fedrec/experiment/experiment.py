@@ -16,7 +16,7 @@ from fedrec.data.dataset import Dataset, DataSource
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.experiment.cohort import CohortConfig
-from fedrec.experiment.instantiate import call_or_refuse, instantiate
+from fedrec.experiment.instantiate import call_or_refuse, check_allowed, instantiate
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.clipping import check_groups
@@ -45,8 +45,12 @@ class Experiment:
 
     @classmethod
     def from_json(cls, text: str) -> "Experiment":
-        """Build an experiment from its document, over the allow-list of our own classes."""
+        """Build an experiment from its document, over the allow-list of this process.
+
+        `allow` in the document records whose packages it was made with; it grants nothing here.
+        """
         node = json.loads(text)
+        check_allowed(node)
         algorithm: Algorithm = instantiate(node["algorithm"], "algorithm")
         return cls(
             document=json.dumps(node, sort_keys=True),

@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.instantiate import call_or_refuse, instantiate
-from fedrec.numpy_engine import models
+from fedrec.experiment.instantiate import call_or_refuse, canonical, instantiate
 from fedrec.numpy_engine.models import LightModel
 from fedrec.privacy.clipping import NormClipper
 from fedrec.training.config import LocalTrainingConfig
@@ -53,7 +52,7 @@ class UserLevel:
 
 def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
     """Return the light side of the mechanism that an experiment's document describes; others are refused by name."""
-    name = str(node["_target_"])
+    name = canonical(str(node["_target_"]))
     if name == "fedrec.privacy.mechanisms.none.NoPrivacy":
         return NoPrivacy()
     if name == "fedrec.privacy.mechanisms.user.UserLevel":
@@ -65,7 +64,7 @@ def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
 
 
 TRAINING = tuple(f"fedrec.algorithms.{name}" for name in ("fedavg.FedAvg", "fedopt.FedAdam", "fedopt.FedAdagrad"))
-MODELS = ("mf", "neumf")
+MODELS = ("fedrec.models.mf.MatrixFactorization", "fedrec.models.neumf.NeuMF")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +95,17 @@ class LightExperiment:
         return light_model(self.document["model"], items)
 
 
+def has_light_model(node: Mapping[str, Any]) -> bool:
+    """Return whether the model that a document describes has a NumPy twin."""
+    return canonical(str(node["_target_"])) in MODELS
+
+
 def light_model(node: Mapping[str, Any], items: int) -> LightModel:
     """Return the NumPy twin of the model that a document describes; one that has none is refused by name."""
-    module, _, name = str(node["_target_"]).removeprefix("fedrec.models.").rpartition(".")
-    if module not in MODELS:
-        raise RefusedError(f"the light engine has {', '.join(MODELS)}, not {name}: run this device with torch")
-    found = getattr(models, name, None)
-    if found is None:
-        raise FedrecError(f"model._target_={node['_target_']} is no class of fedrec.models.{module}")
+    name = canonical(str(node["_target_"])).rpartition(".")[2]
+    if not has_light_model(node):
+        known = ", ".join(target.rpartition(".")[2] for target in MODELS)
+        raise RefusedError(f"the light engine has {known}, not {name}: run this device with torch")
     return call_or_refuse(
         "model",
         partial(
@@ -114,7 +116,7 @@ def light_model(node: Mapping[str, Any], items: int) -> LightModel:
 
 def local_training_config(node: Mapping[str, Any]) -> LocalTrainingConfig:
     """Return how a device trains; an algorithm that asks for anything but gradient descent is refused by name."""
-    name = str(node["_target_"])
+    name = canonical(str(node["_target_"]))
     if name not in TRAINING:
         raise RefusedError(f"the light engine trains for fedavg, fedadam and fedadagrad, not {name.rpartition('.')[2]}")
     if node["optimiser"] != "sgd":

@@ -14,7 +14,7 @@ from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, suggest
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, read
-from fedrec.numpy_engine.experiment import MODELS as LIGHT
+from fedrec.numpy_engine.experiment import has_light_model
 from fedrec.recommend.model_ranker import NOBODY, model_ranker
 from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.recommend.ranker import UserRanker
@@ -74,7 +74,7 @@ class FinishedRun:
         """Return how the model ranks for a history; one who was not there when it was trained is folded in."""
         rows = history.astype(np.int32)
         node = self.settings.document["model"]
-        if str(node["_target_"]).split(".")[-2] in LIGHT:
+        if has_light_model(node):
             private = self._kept(RankerFactory(node, len(self.catalogue), self.arrays).model.private_arrays(), user)
             return RankerFactory(node, len(self.catalogue), self.arrays, private).ranker(rows, values)
         return self._of_model(rows, user)

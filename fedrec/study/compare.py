@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, load, mean_over_seeds
 from fedrec.evaluation.summary import Interval, paired_interval
+from fedrec.experiment.instantiate import canonical_document
 from fedrec.experiment.settings import read
 from fedrec.study.plan import METRICS, of
 from fedrec.study.results import finished, over_seeds
@@ -51,7 +52,8 @@ def groups_of(paths: Sequence[str]) -> list[Group]:
     found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for path in [run for given in paths for run in _runs(Path(given))]:
         document = read(path / "config.yaml").document
-        settings = {key: value for key, value in flat(document).items() if key not in APART}
+        known = canonical_document(document)  # a run of an older fedrec has other names for the same classes
+        settings = {key: value for key, value in flat(known).items() if key not in APART}
         found.setdefault(json.dumps(settings, sort_keys=True), []).append((path, document))
     groups = [_group(json.loads(key), runs) for key, runs in found.items()]
     if len(groups) < 2:

@@ -1,4 +1,4 @@
-"""What the person of a device allows, in the table [privacy] of the device's policy.toml."""
+"""What the person of a device allows, in the tables [privacy] and [packages] of the device's policy.toml."""
 
 import math
 import tomllib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedrec.errors import FedrecError, suggest
+from fedrec.experiment.instantiate import check_package
 
 TRUST = {
     "device": "nobody but this device",
@@ -22,6 +23,9 @@ delta = 1e-5
 least_noise_multiplier = 0.3     # noise over clip, each time that this device's data are used
 largest_clip = 10.0              # how much this device may move the model at once
 trust = ["device", "gateway", "server"]  # who may be trusted with what this device sends; "none": no protection at all
+
+[packages]
+# allow = ["my_package"]         # installed here by you beside fedrec: a server may ask for its models and algorithms
 """
 
 
@@ -51,14 +55,29 @@ class ConsentPolicy:
     @classmethod
     def load(cls, path: Path) -> "ConsentPolicy":
         """Return the policy of a file; one that can't be read is an error, never a policy that allows more."""
-        try:
-            document = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise FedrecError(f"{path}: {error}") from error
-        table = document.get("privacy", {})
-        if not isinstance(table, dict):
-            raise FedrecError(f"{path}: privacy must be a table, [privacy]")
-        return cls.of(cast(dict[str, Any], table), str(path))
+        return cls.of(read_table(path, "privacy"), str(path))
+
+
+def read_table(path: Path, name: str) -> dict[str, Any]:
+    """Return one table of a policy's file, empty where it has none; a file that can't be read is an error."""
+    try:
+        table = tomllib.loads(path.read_text()).get(name, {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FedrecError(f"{path}: {error}") from error
+    if not isinstance(table, dict):
+        raise FedrecError(f"{path}: {name} must be a table, [{name}]")
+    return cast(dict[str, Any], table)
+
+
+def packages_of(table: Mapping[str, Any], where: str = "policy.toml") -> tuple[str, ...]:
+    """Return the packages that a [packages] table allows by name; none where it says nothing."""
+    for key in table:
+        if key != "allow":
+            raise FedrecError(f"{where}: packages.{key} does not exist.{suggest(key, ('allow',))}")
+    names = table.get("allow", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in cast(list[Any], names)):
+        raise FedrecError(f'{where}: packages.allow={names}: a list of names is expected, such as ["my_package"]')
+    return tuple(check_package(name, f"{where}: packages.allow:") for name in cast(list[str], names))
 
 
 def _number(value: Any, where: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fedrec.errors import RefusedError
+from fedrec.experiment.instantiate import canonical, check_allowed, is_ours
 from fedrec.privacy.accounting.rdp import Part
 
 # (unit, neighbouring relation, who is trusted) of each mechanism that a device knows.
@@ -19,6 +20,8 @@ KNOWN = {
     "banded.BandedUserLevel": ("user", "add-remove", "server"),
     "gateway.GatewayLevel": ("user", "add-remove", "gateway"),
 }
+
+UNPROTECTED = ("none", "none", "none")
 
 # Algorithms whose rounds all get the same part of the budget.
 EQUAL_SHARE = (
@@ -66,28 +69,45 @@ def parse_request(header: Mapping[str, Any]) -> PrivacyRequest:
         raise RefusedError(f"the request does not say how it protects this device ({type(error).__name__})") from error
 
 
+def check_packages(header: Mapping[str, Any]) -> None:
+    """Raise `RefusedError` where a request needs classes of a package that is not allowed here; nothing is imported.
+
+    A request that says nothing to be understood needs none: it is declined, or fails, for what it lacks.
+    """
+    try:
+        document = json.loads(header["experiment"])
+    except (KeyError, TypeError, ValueError):
+        return
+    check_allowed(document)
+
+
 def rounds_worth(document: Mapping[str, Any]) -> int:
     """Return how many equal rounds one round may be worth: all of them, where the rounds may share unequally."""
-    name = str(document["algorithm"]["_target_"]).removeprefix("fedrec.algorithms.")
+    name = canonical(str(document["algorithm"]["_target_"])).removeprefix("fedrec.algorithms.")
     return 1 if name in EQUAL_SHARE else max(2, int(document["rounds"]))
 
 
 def unit_of(node: Mapping[str, Any]) -> str | None:
     """Return the unit of the mechanism that a document describes; None for one that a device does not know."""
-    known = KNOWN.get(str(node["_target_"]).removeprefix("fedrec.privacy.mechanisms."))
+    known = KNOWN.get(_mechanism_name(node))
     return None if known is None else known[0]
 
 
 def _parse_mechanism(node: Mapping[str, Any], worth: int) -> PrivacyRequest:
-    name = str(node["_target_"]).removeprefix("fedrec.privacy.mechanisms.")
-    if name not in KNOWN:
+    name = _mechanism_name(node)
+    if name not in KNOWN and is_ours(canonical(str(node["_target_"]))):
         raise RefusedError(f"the server uses {name.rpartition('.')[2]}, a mechanism that this device does not know")
-    unit, neighbouring, trust = KNOWN[name]
+    # What a mechanism of somebody's own promises is its author's claim: here it counts as no protection.
+    unit, neighbouring, trust = KNOWN.get(name, UNPROTECTED)
     if trust == "none" or node.get("randomness", "system") != "system":
-        return PrivacyRequest("none", "none", "none", 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
+        return PrivacyRequest(*UNPROTECTED, 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
     z = positive(node, "noise_multiplier")
     clip = positive(node, "clip") if node.get("sensitivity") is None else positive(node, "sensitivity")
     return PrivacyRequest(unit, neighbouring, trust, z, clip, _parts(name, node, z, worth), positive(node, "epsilon"))
+
+
+def _mechanism_name(node: Mapping[str, Any]) -> str:
+    return canonical(str(node["_target_"])).removeprefix("fedrec.privacy.mechanisms.")
 
 
 def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
 from simulations.benchmarks.engine.job import arrays
 
-instantiate.ALLOWED = (*instantiate.ALLOWED, "simulations.benchmarks.engine.job.")
+instantiate.allow("simulations")
 Play = Callable[[], int]  # plays a round and returns how many examples its devices have
 
 
