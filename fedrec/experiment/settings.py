@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.extensions import Extensions, check_choice, choices, search_path, split_overrides
+from fedrec.experiment.instantiate import allow, allowed, foreign_targets, package_of
 from fedrec.paths import conf_dir
 
 EXPERIMENT_KEYS = (
@@ -46,8 +48,13 @@ class Settings:
 
     @property
     def experiment(self) -> Experiment:
-        """Build the experiment that the settings describe."""
-        return Experiment.from_json(json.dumps({key: self.document[key] for key in EXPERIMENT_KEYS}))
+        """Build the experiment that the settings describe, with the packages that they allow.
+
+        They are what a person typed, or the folder of a run that a person named: they may allow, a message may not.
+        """
+        allow(*self.document.get("allow", ()))
+        own = {"allow": self.document["allow"]} if self.document.get("allow") else {}
+        return Experiment.from_json(json.dumps({**{key: self.document[key] for key in EXPERIMENT_KEYS}, **own}))
 
     def yaml(self) -> str:
         """Return the settings as YAML."""
@@ -55,15 +62,29 @@ class Settings:
 
 
 def load(overrides: Sequence[str]) -> Settings:
-    """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right."""
-    overrides = [WORDS.get(text, text) for text in overrides]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        check_keys(overrides)
+    """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right.
+
+    `allow=PACKAGE` and `config_dir=FOLDER` among them, as often as needed, bring parts of the user's own.
+    """
+    overrides, extensions = split_overrides([WORDS.get(text, text) for text in overrides])
+    with search_path(extensions) as folders, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        places = ", ".join(f"'file://{folder}'" for folder in folders)
+        search = [f"hydra.searchpath=[{places}]"] if folders else []
+        check_keys(overrides, extensions, search)
         try:
-            config = compose("config", overrides)
+            config = compose("config", [*overrides, *search])
         except (HydraException, OmegaConfBaseException) as error:
             raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    return resolved(config)
+    if "allow" in config:
+        raise RefusedError("allow stands in a yaml file: only a person allows a package, on the command line: --allow")
+    return with_packages(resolved(config), extensions)
+
+
+def with_packages(settings: Settings, extensions: Extensions) -> Settings:
+    """Return the settings with `allow`: the packages that a person named, and those that the settings build from."""
+    used = (package_of(target, allowed()) for _, target in foreign_targets(settings.document))
+    packages = sorted({*extensions.allow, *(name for name in used if name is not None)})
+    return Settings({**settings.document, "allow": packages}) if packages else settings
 
 
 def read(path: Path) -> Settings:
@@ -76,6 +97,9 @@ def read(path: Path) -> Settings:
         raise FedrecError(f"{path} is not the configuration of a run: {str(error).splitlines()[0]}") from error
     if not isinstance(document, dict) or not {"run", *EXPERIMENT_KEYS} <= cast(dict[str, Any], document).keys():
         raise FedrecError(f"{path} is not the configuration of a run: --resume takes the folder that a run printed")
+    packages = cast("dict[str, Any]", document).get("allow", [])
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in cast("list[Any]", packages)):
+        raise FedrecError(f"{path}: allow={packages}: a list of packages is expected, such as [my_package]")
     return Settings(cast(dict[str, Any], document))
 
 
@@ -109,25 +133,28 @@ def resolved(config: DictConfig) -> Settings:
     return Settings(plain)
 
 
-def check_keys(overrides: Sequence[str]) -> None:
-    """Name the nearest valid key or group choice for every override that does not exist."""
+def check_keys(overrides: Sequence[str], extensions: Extensions, search: Sequence[str]) -> None:
+    """Name the nearest valid key or group choice for every override that does not exist.
+
+    `search` are the overrides that make Hydra look into the folders of `extensions` too.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    conf = conf_dir()
-    groups = {
-        folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in conf.iterdir() if folder.is_dir()
-    }
-    choices = list[str]()
+    folders = (conf_dir(), *extensions.config_dirs)
+    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    groups = {name: sorted(choices(name, extensions.config_dirs)) for name in names}
+    chosen = list[str]()
     for text, override in zip(overrides, parsed, strict=True):
         key, value = override.key_or_group, override.value()
         if key not in groups:
             continue
         if value not in groups[key]:
             raise FedrecError(f"{key}={value} does not exist.{suggest(str(value), groups[key])}")
-        choices.append(text)
-    config = compose("config", choices)
+        check_choice(key, str(value), extensions)
+        chosen.append(text)
+    config = compose("config", [*chosen, *search])
     known = flat(cast(Mapping[str, Any], OmegaConf.to_container(config)))
     for override in parsed:
         key = override.key_or_group

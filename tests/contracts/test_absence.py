@@ -15,7 +15,8 @@ import pytest
 
 from fedrec.experiment.cohort import CohortConfig
 from fedrec.privacy.ledger.ledger import Ledger
-from tests.contracts.test_mechanisms import PLANS, Case, flat, made, vector
+from fedrec.testing.mechanisms import PLANS, MechanismCase, flat, vector
+from tests.contracts.test_mechanisms import made
 from tests.properties.test_mechanism_invariants import PRIVATE, played
 
 OWN = {"interaction": "all, statistic", "gateway": "all, statistic"}  # trained, their noise falls inside the training
@@ -23,7 +24,7 @@ ARRIVED = (0, 6, 30, 60)  # of 60 devices: drop-outs of 100, 90, 50 and 0 %
 DRAWS = 600
 
 
-def noise_std(case: Case, arrived: int) -> float:
+def noise_std(case: MechanismCase, arrived: int) -> float:
     """Return the standard deviation of the noise that the adversary sees where so many of the invited answered."""
     mechanism, plan = case.mechanism, case.plan
 
@@ -41,13 +42,13 @@ def noise_std(case: Case, arrived: int) -> float:
     return float(np.stack([seen() for _ in range(DRAWS)]).std())
 
 
-def calibrated_std(case: Case) -> float:
+def calibrated_std(case: MechanismCase) -> float:
     mechanism: Any = case.mechanism
     bound = getattr(mechanism, "sensitivity", None) or mechanism.clip
     return mechanism.noise_multiplier * bound
 
 
-def holds(case: Case) -> bool:
+def holds(case: MechanismCase) -> bool:
     """Say whether the noise is at least the calibrated one at every rate of absence."""
     return all(noise_std(case, arrived) > 0.94 * calibrated_std(case) for arrived in ARRIVED)
 
@@ -56,7 +57,7 @@ def quieter(mechanism: Any, share: float) -> Any:
     return replace(mechanism, noise_multiplier=mechanism.noise_multiplier * math.sqrt(max(share, 1e-9)))
 
 
-def plant(patch: pytest.MonkeyPatch, case: Case) -> None:
+def plant(patch: pytest.MonkeyPatch, case: MechanismCase) -> None:
     """Let the noise follow who arrived; where devices or gateways add it, let each add its share of one noise."""
     kind, expected = type(case.mechanism), case.plan.expected_cohort
     name = {"device": "privatize_update", "gateway": "privatize_node_sum", "server": "privatize_aggregate"}[

@@ -4,9 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
@@ -14,16 +11,12 @@ from fedrec.federated.state import RunContext, open_run_context
 from fedrec.federated.transport import LocalTransport, Transport
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
+from fedrec.testing.models import catalogue
+
+__all__ = ["FREE", "SMALL", "catalogue", "session", "small"]
 
 SMALL = ["dataset=synthetic", "dataset.users=40", "dataset.items=60", "dataset.interactions=900"]
 FREE = [*SMALL, "privacy=none"]
-
-
-def catalogue(items: int = 12) -> Catalogue:
-    rng = np.random.default_rng(0)
-    features = np.stack([rng.integers(0, 2, items), 1 - rng.integers(0, 2, items), np.arange(items) / items], axis=1)
-    names = np.array([f"i{n}" for n in range(items)])
-    return Catalogue(names, names, features.astype(np.float32), ("genre:a", "genre:b", "position"), "item file")
 
 
 def small(*overrides: str, base: list[str] | None = None) -> tuple[Experiment, Dataset]:
