@@ -27,6 +27,7 @@ LIBRARY = {
     "study": "many runs of one plan: privacy-accuracy, or a yaml file of yours; compare RUN RUN...",
     "recommend": "what a finished run recommends to a user, or to somebody who likes some titles, and why",
     "privacy": "what was spent, claimed, and would be: ledger, card RUN, project, device",
+    "new": "start a part of your own: model NAME writes a package with a model, its yaml and a test",
 }
 LEFT_OUT = {"torch", "hydra", "omegaconf", "scipy", "dp_accounting", "opacus", "pyarrow", "yaml"}  # by install-edge
 
@@ -93,6 +94,13 @@ def library(room: str, arguments: Sequence[str]) -> None:
     study.run(arguments)
 
 
+def start_own(arguments: Sequence[str]) -> None:
+    """Write a package for a part of the user's own."""
+    from fedrec.cli.new import app
+
+    app(list(arguments), standalone_mode=False)
+
+
 def audit(options: argparse.Namespace) -> None:
     """Audit a run or a configuration; a claim that is contradicted gives a status of its own."""
     from fedrec.cli.audit import attack_command, audit_command
@@ -127,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ROOMS:
         guarded(lambda: importlib.import_module(f"fedrec.cli.{given[0]}").run(given[1:]))
+        return
+    if given and given[0] == "new":
+        guarded(lambda: start_own(given[1:]))
         return
     if given and given[0] in LIBRARY:
         guarded(lambda: library(given[0], given[1:]))

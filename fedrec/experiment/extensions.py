@@ -1,9 +1,9 @@
 """Parts of the user's own: packages allowed by name, folders laid out like conf/, and entry points of packages.
 
-An entry point of the group `fedrec.models`, `fedrec.algorithms`, `fedrec.datasets` or `fedrec.mechanisms` offers a choice
-of that name: `my_package.models:MyModel` names a class, `my_package:my_model.yaml` a yaml beside the package's code. To
-be installed is not to be allowed: a choice is listed without its package being imported, and refused until somebody
-allows the package by name. All of it travels as overrides, `allow=PACKAGE` and `config_dir=FOLDER`, so that it reaches
+An entry point of the group `fedrec.models`, `fedrec.algorithms`, `fedrec.datasets` or `fedrec.mechanisms` offers a
+choice of that name: `my_package.models:MyModel` names a class, `my_package.conf.model:my_model.yaml` a yaml beside the
+package's code. To be installed is not to be allowed: a choice is listed without its package being imported, and refused
+until somebody allows the package by name. All of it travels as overrides, `allow=PACKAGE` and `config_dir=FOLDER`, so that it reaches
 the workers of a study and the apps of `flwr run` too.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,29 @@ def check_folder(folder: Path) -> Path:
 
 
 @cache
+def installed() -> EntryPoints:
+    """Return the entry points of all installed packages; none is loaded. To look again, clear this cache."""
+    return entry_points()
+
+
 def entry_points_of(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points that installed packages offer for a group of conf/, by name; none is loaded."""
-    return {point.name: point for point in entry_points(group=GROUPS[group])} if group in GROUPS else {}
+    """Return the entry points that installed packages offer for a group of conf/, by name."""
+    return {point.name: point for point in installed().select(group=GROUPS[group])} if group in GROUPS else {}
+
+
+def package_name(point: EntryPoint) -> str:
+    """Return the package that an entry point belongs to, which is what a person allows."""
+    return point.module.partition(".")[0]
+
+
+def is_allowed(point: EntryPoint) -> bool:
+    """Return whether the code of an entry point may be loaded here."""
+    return package_of(f"{point.module}._", allowed()) is not None
 
 
 def choices(group: str, folders: Iterable[Path] = ()) -> dict[str, str]:
     """Return what can be chosen in a group, and where it comes from: "fedrec", a folder, or a package by its name."""
-    found = {name: point.module.partition(".")[0] for name, point in entry_points_of(group).items()}
+    found = {name: package_name(point) for name, point in entry_points_of(group).items()}
     for folder in (*reversed(list(folders)), conf_dir()):
         origin = OURS if folder == conf_dir() else str(folder)
         found |= dict.fromkeys(sorted(path.stem for path in (folder / group).glob("*.yaml")), origin)
@@ -134,7 +149,7 @@ def write_entry_points(group: str, folder: Path) -> bool:
     """Write a yaml for every choice of this group that an allowed package offers; return whether there was one."""
     written = False
     for name, point in entry_points_of(group).items():
-        if package_of(f"{point.module}._", allowed()) is None:
+        if not is_allowed(point):
             continue
         path = folder / group / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)

@@ -12,11 +12,11 @@ fedrec's own models, algorithms and mechanisms are held to the same suites. Need
 import pytest
 
 for _name in ("models", "algorithms", "mechanisms", "datasets"):
-    pytest.register_assert_rewrite(f"{__name__}.{_name}")  # so that a failed check shows the values
+    pytest.register_assert_rewrite(f"{__name__}.{_name}")  # before they are imported: a failed check shows its values
 
-from fedrec.testing.algorithms import AlgorithmContract
-from fedrec.testing.datasets import DatasetContract, run_small
-from fedrec.testing.mechanisms import MechanismContract
-from fedrec.testing.models import ModelContract
+from fedrec.testing.algorithms import AlgorithmContract  # noqa: E402
+from fedrec.testing.datasets import DatasetContract, run_small  # noqa: E402
+from fedrec.testing.mechanisms import MechanismContract  # noqa: E402
+from fedrec.testing.models import ModelContract  # noqa: E402
 
 __all__ = ["AlgorithmContract", "DatasetContract", "MechanismContract", "ModelContract", "run_small"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -148,7 +148,7 @@ def check_release_bound(case: AlgorithmCase, history: np.ndarray) -> None:
 
 
 class AlgorithmContract:
-    """Checks of one algorithm: `make()` builds it, `model(catalogue)` a model that it is for, small enough for 12 items.
+    """Checks of one algorithm: `make()` builds it, `model(catalogue)` a model that it is for, in a size for 12 items.
 
     Contributions, states and bounds are those of five devices over two rounds, under no privacy, user and interaction
     level.
@@ -305,7 +305,7 @@ class AlgorithmContract:
         check_release_bound(case, history)
 
 
-def bounded(case: AlgorithmCase, unit: str) -> Any:
+def bounded(case: AlgorithmCase, unit: str) -> None:
     """Skip what has no finite bound at this unit."""
     limit = case.algorithm.sensitivity(unit)
     if limit is None or math.isinf(limit):

@@ -15,7 +15,6 @@ from fedrec.testing.models import catalogue, device
 from tests.support.tiny import FREE
 
 NAMES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-TRAINED = ("content", "mf", "neumf", "pfedrec")
 PRIVATE = {"mf": {"user.weight"}, "neumf": {"user_gmf.weight", "user_mlp.weight"}, "content": {"user.weight"}}
 PRIVATE["pfedrec"] = {"score.weight", "score_bias.weight"}
 ITEMS = 12
@@ -33,12 +32,6 @@ class TestModels(ModelContract):
     @pytest.fixture
     def fitted_by(self, name: str, model: Recommender) -> Algorithm:
         return load([*FREE, f"model={name}"]).experiment.algorithm
-
-    @pytest.fixture
-    def trained(self, name: str, model: Recommender) -> TrainableRecommender:
-        if name not in TRAINED:
-            pytest.skip(f"{name} is trained on sequences, or is a statistic")
-        return super().trained.__wrapped__(self, model)  # type: ignore[attr-defined]
 
     def test_what_stays_on_a_device_is_the_users_own(self, name: str, model: Recommender, fitted_by: Algorithm) -> None:
         state = fitted_by.init(model, catalogue(ITEMS))
