@@ -3,8 +3,8 @@
 An entry point of the group `fedrec.models`, `fedrec.algorithms`, `fedrec.datasets` or `fedrec.mechanisms` offers a
 choice of that name: `my_package.models:MyModel` names a class, `my_package.conf.model:my_model.yaml` a yaml beside the
 package's code. To be installed is not to be allowed: a choice is listed without its package being imported, and refused
-until somebody allows the package by name. All of it travels as overrides, `allow=PACKAGE` and `config_dir=FOLDER`, so that it reaches
-the workers of a study and the apps of `flwr run` too.
+until somebody allows the package by name. All of it travels as overrides, `allow=PACKAGE` and `config_dir=FOLDER`, so
+that it reaches the workers of a study and the apps of `flwr run` too.
 """
 
 import inspect
@@ -121,11 +121,7 @@ def check_choice(group: str, name: str, extensions: Extensions) -> None:
     if origin == OURS and hidden:
         raise FedrecError(f"{group}={name} is fedrec's own, and {hidden[0]} would never be read: give it another name")
     point = entry_points_of(group).get(name)
-    if (
-        point is not None
-        and origin == point.module.partition(".")[0]
-        and package_of(f"{point.module}._", allowed()) is None
-    ):
+    if point is not None and origin == package_name(point) and not is_allowed(point):
         raise RefusedError(
             f"{group}={name} comes with the package {origin}, whose code you have not allowed: --allow {origin}"
         )

@@ -172,19 +172,21 @@ def check_allowed(document: Mapping[str, Any]) -> None:
 
 def _check_one(target: str, where: str, packages: Iterable[str]) -> None:
     parts = target.split(".")
-    if package_of(target, packages) is not None and not any(part.startswith("__") for part in parts[1:]):
+    sound = PACKAGE.fullmatch(target) and not any(part.startswith("__") for part in parts[1:])
+    if sound and package_of(target, packages) is not None:
         return
-    said = f"{where}._target_={target} is not one of fedrec's own classes ({', '.join(ALLOWED)}*)"
+    said = f"{where}._target_={target} is not one of fedrec's own classes"
     first = parts[0]
-    if len(parts) == 1 or first == "fedrec" or first in sys.stdlib_module_names or not PACKAGE.fullmatch(target):
-        raise RefusedError(said)
+    if not sound or len(parts) == 1 or first == "fedrec" or first in sys.stdlib_module_names:
+        raise RefusedError(f"{said} that a configuration may build")
     if _only.get() is not None:
         raise RefusedError(
             f"{where}._target_={target}: this device does not allow {first}; its person can, in policy.toml: "
             f'[packages] allow = ["{first}"]'
         )
     raise RefusedError(
-        f"{said}. If {first} is yours, allow it by name: --allow {first} (in other processes, {VARIABLE}={first})"
+        f"{said}; if you trust the code of {first}, allow it by name: --allow {first}, or {VARIABLE}={first} where the "
+        "nodes are processes of their own"
     )
 
 

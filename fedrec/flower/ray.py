@@ -8,6 +8,7 @@ workers of a Ray cluster that runs already, on one machine or several. Needs `pi
 
 import argparse
 import contextlib
+import json
 import subprocess
 import tempfile
 import time
@@ -15,11 +16,14 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from fedrec.errors import FedrecError
+from fedrec.experiment.instantiate import environment as allowed_environment
 from fedrec.experiment.settings import load
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.paths import app_dir
 from fedrec.simulation import validate
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # where ray.init looks for the configuration of a job
 
 
 @contextlib.contextmanager
@@ -59,11 +63,13 @@ def main() -> None:
     name, output = document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S"), Path(document["output"]).resolve()
     overrides += [f"name={name}", f"output={output}"]
     with tempfile.TemporaryDirectory() as folder:
-        environment = processes.environment(Path(folder))
+        environment = {**processes.environment(Path(folder)), **allowed_environment()}
         with simulation_superlink(environment, Path(folder)):
             size = f"--num-supernodes {options.nodes} --client-resources-num-cpus 1"
             if options.cluster:
                 environment["RAY_ADDRESS"] = options.cluster  # where Ray itself looks for a cluster that runs already
+                # A cluster's workers don't inherit from this process; Ray gives them what a job's own environment says.
+                environment[JOB_CONFIG] = json.dumps({"runtime_env": {"env_vars": allowed_environment()}})
             else:
                 size += f" --init-args-num-cpus {options.nodes}"
             status = flower(f"federation simulation-config @none/default sim {size}", environment)
