@@ -55,7 +55,9 @@ def format_block(file: str, name: str) -> str:
     command = "```sh\n" + "\n".join(table["commands"]) + "\n```\n\n" if table["commands"] else ""
     recorded = ", ".join(f"`{entry['commit']}` ({entry['date']})" for entry in table["recorded"])
     machine = table.get("machine", document["machine"])
-    return f"\n{command}{format_table(table)}\n\n*Recorded in {recorded}; {machine}. `results/{file}.json`: `{name}`.*\n\n"
+    return (
+        f"\n{command}{format_table(table)}\n\n*Recorded in {recorded}; {machine}. `results/{file}.json`: `{name}`.*\n\n"
+    )
 
 
 def render(page: str) -> str:
@@ -68,7 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
-    stale = {path: made for path in sorted(PAGES.glob("*.md")) if (made := render(path.read_text())) != path.read_text()}
+    stale = {
+        path: made for path in sorted(PAGES.glob("*.md")) if (made := render(path.read_text())) != path.read_text()
+    }
     for path, made in stale.items():
         print(f"{path.relative_to(ROOT)}: {'differs from results/*.json' if options.check else 'written'}")
         if not options.check:
