@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run install install-edge stubs test test-slow mutants check clean
+.PHONY: run install install-dev install-edge stubs test test-slow mutants check clean
 
 run: $(VENV)/installed
 	$(BIN)/fedrec simulate $(ARGS)
 
 install: $(VENV)/installed
+
+install-dev: $(VENV)/installed-dev
 
 # A device without torch: fedrec itself comes without its dependencies, which would bring torch.
 install-edge:
