@@ -40,8 +40,8 @@ class FedAvg(LocalTrainingConfig, TrainingAlgorithm):
             raise FedrecError(
                 f"algorithm.denominator={self.denominator} must be a positive number, or null for the mean"
             )
-        if self.optimiser not in ("sgd", "adam"):
-            raise FedrecError(f"algorithm.optimiser={self.optimiser} must be sgd or adam")
+        if self.optimizer not in ("sgd", "adam"):
+            raise FedrecError(f"algorithm.optimizer={self.optimizer} must be sgd or adam")
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from the model's own first values."""

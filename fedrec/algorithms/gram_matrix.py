@@ -53,16 +53,16 @@ def unfolded_gram(flat: NDArray[np.floating], size: int) -> NDArray[np.float64]:
     return gram + np.triu(gram, 1).T
 
 
-def solve(flat: NDArray[np.floating], size: int, regularisation: float) -> NDArray[np.float64]:
+def solve(flat: NDArray[np.floating], size: int, regularization: float) -> NDArray[np.float64]:
     """Return EASE's weights [H, H] from the flat upper triangle of the Gram matrix.
 
     Noise can leave the matrix without a positive direction; it is brought back to the nearest positive semi-definite
-    one first. `regularisation` is in units of the mean diagonal.
+    one first. `regularization` is in units of the mean diagonal.
     """
     gram = unfolded_gram(flat, size)
     value, vector = linalg.eigh(gram)
     value = np.maximum(value, 0.0)
-    ridge = regularisation * max(float(value.mean()), 1e-12)
+    ridge = regularization * max(float(value.mean()), 1e-12)
     inverse = (vector / (value + ridge)) @ vector.T
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
@@ -79,7 +79,7 @@ class GramMatrix(StatisticAlgorithm):
 
     name: ClassVar[str] = "gram"
     head: int = 1500
-    regularisation: float = 1.0
+    regularization: float = 1.0
     count_share: float = 0.1
     user_exponent: float = 1.0
 
@@ -87,8 +87,8 @@ class GramMatrix(StatisticAlgorithm):
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.regularisation) and self.regularisation > 0):
-            raise FedrecError(f"algorithm.regularisation={self.regularisation} must be a positive number")
+        if not (math.isfinite(self.regularization) and self.regularization > 0):
+            raise FedrecError(f"algorithm.regularization={self.regularization} must be a positive number")
         if not 0 < self.count_share < 1:
             raise FedrecError(f"algorithm.count_share={self.count_share} must lie between 0 and 1")
         if not 0 <= self.user_exponent <= 2:
@@ -121,7 +121,7 @@ class GramMatrix(StatisticAlgorithm):
 
     def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
         """Return what the model scores by [H, H], from the flat (noised) Gram matrix."""
-        return solve(flat, size, self.regularisation).astype(np.float32)
+        return solve(flat, size, self.regularization).astype(np.float32)
 
     def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
         """Expect counts [V] in the first round, a flat triangle [H (H + 1) / 2] in the second."""

@@ -1,6 +1,6 @@
 """Federated training of sequential models: one gradient a round from each device, followed by Adam on the server.
 
-FedSGD (McMahan et al. 2017) with the server optimiser of Kingma & Ba, "Adam: a method for stochastic optimization",
+FedSGD (McMahan et al. 2017) with the server optimizer of Kingma & Ba, "Adam: a method for stochastic optimization",
 2015, bias correction included, and a learning rate that rises linearly and falls along a half cosine.
 """
 

@@ -117,8 +117,8 @@ def local_training_config(node: Mapping[str, Any]) -> LocalTrainingConfig:
     name = str(node["_target_"])
     if name not in TRAINING:
         raise RefusedError(f"the light engine trains for fedavg, fedadam and fedadagrad, not {name.rpartition('.')[2]}")
-    if node["optimiser"] != "sgd":
+    if node["optimizer"] != "sgd":
         raise RefusedError(
-            f"algorithm.optimiser={node['optimiser']}: the light engine has sgd; run this device with torch"
+            f"algorithm.optimizer={node['optimizer']}: the light engine has sgd; run this device with torch"
         )
     return LocalTrainingConfig(**{field.name: node[field.name] for field in fields(LocalTrainingConfig)})

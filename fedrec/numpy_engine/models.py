@@ -85,8 +85,8 @@ class LightModel(ABC):
 
     shared: frozenset[str]
 
-    def __init__(self, items: int, shapes: Mapping[str, tuple[int, ...]], loss: str, scale: float) -> None:
-        self.items, self.scale, self.ratings = items, scale, loss == "mse"
+    def __init__(self, items: int, shapes: Mapping[str, tuple[int, ...]], loss: str, init_std: float) -> None:
+        self.items, self.init_std, self.ratings = items, init_std, loss == "mse"
         self.criterion = get_loss(loss)
         self.arrays: dict[str, Floats] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
@@ -145,11 +145,11 @@ class MatrixFactorization(LightModel):
         dim: int = 32,
         loss: str = "bce",
         offset: float = 0.0,
-        scale: float = 0.1,
+        init_std: float = 0.1,
         warm_start: str | None = None,  # what the server's first item vectors come from: devices receive them anyway
     ) -> None:
         shapes = {"user.weight": (1, dim), "item.weight": (items, dim), "item_bias.weight": (items, 1)}
-        super().__init__(items, shapes, loss, scale)
+        super().__init__(items, shapes, loss, init_std)
         self.offset = offset
 
     def gradients(self, items: Items, values: Floats) -> tuple[Floats, Gradients]:
@@ -181,7 +181,7 @@ class NeuMF(LightModel):
         layers: Sequence[int] = (32, 16),
         loss: str = "bce",
         offset: float = 0.0,
-        scale: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
         sizes = [2 * dim, *layers]
         shapes: dict[str, tuple[int, ...]] = {"user_gmf.weight": (1, dim), "user_mlp.weight": (1, dim)}
@@ -189,7 +189,7 @@ class NeuMF(LightModel):
         for place, (inputs, outputs) in enumerate(pairwise(sizes)):
             shapes |= {f"layers.{place}.weight": (outputs, inputs), f"layers.{place}.bias": (outputs,)}
         shapes |= {"output.weight": (1, dim + sizes[-1]), "output.bias": (1,)}
-        super().__init__(items, shapes, loss, scale)
+        super().__init__(items, shapes, loss, init_std)
         self.shared = frozenset(name for name in shapes if not name.startswith("user_"))
         self.offset, self.dim, self.depth = offset, dim, len(layers)
 

@@ -127,7 +127,7 @@ def restore(model: LightModel, private: Arrays, seed: int, user: int) -> None:
     """Give the model a device's private arrays, or on a device that never trained the first ones of its seed."""
     if not private:
         shapes = {name: array.shape for name, array in model.private_arrays().items()}
-        many = first_private(shapes, model.scale, seed, np.array([user]))
+        many = first_private(shapes, model.init_std, seed, np.array([user]))
         private = {name: array[0] for name, array in many.items()}
     model.load(private)
 

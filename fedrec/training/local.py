@@ -68,16 +68,16 @@ def train(
     return loss, examples
 
 
-OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
-def optimiser(settings: LocalTrainingConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the fresh optimiser that the settings name."""
-    if settings.optimiser not in OPTIMISERS:
+def optimizer(settings: LocalTrainingConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the fresh optimizer that the settings name."""
+    if settings.optimizer not in OPTIMIZERS:
         raise FedrecError(
-            f"algorithm.optimiser={settings.optimiser} does not exist.{suggest(settings.optimiser, OPTIMISERS)}"
+            f"algorithm.optimizer={settings.optimizer} does not exist.{suggest(settings.optimizer, OPTIMIZERS)}"
         )
-    return OPTIMISERS[settings.optimiser](parameters, lr=settings.learning_rate)  # pyright: ignore[reportCallIssue]
+    return OPTIMIZERS[settings.optimizer](parameters, lr=settings.learning_rate)  # pyright: ignore[reportCallIssue]
 
 
 class SGDStep:
@@ -89,8 +89,8 @@ class SGDStep:
     def __init__(self, model: TrainableRecommender, settings: LocalTrainingConfig) -> None:
         self._model, self._settings = model.train(), settings
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # Plain descent needs no optimiser, and to build one for each device took longer than its step.
-        self._optimiser = None if settings.optimiser == "sgd" else optimiser(settings, self._parameters)
+        # Plain descent needs no optimizer, and to build one for each device took longer than its step.
+        self._optimizer = None if settings.optimizer == "sgd" else optimizer(settings, self._parameters)
 
     def step(self, batch: Batch) -> float:
         """Take one step; return the summed loss. A batch without examples changes nothing."""
@@ -98,12 +98,12 @@ class SGDStep:
             return 0.0
         loss = self._model.loss(batch).sum()
         mean = loss / (self._settings.denominator or len(batch.items))
-        if self._optimiser is None:
+        if self._optimizer is None:
             self._descend(mean)
         else:
-            self._optimiser.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad(set_to_none=True)
             mean.backward()
-            self._optimiser.step()
+            self._optimizer.step()
         return float(loss.detach())
 
     def _descend(self, mean: Tensor) -> None:

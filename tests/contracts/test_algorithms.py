@@ -44,7 +44,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "two_tower": {"dim": 4, "rank": 2, "window": 3},
     "text_sasrec": {"shape": {"_target_": "fedrec.models.sasrec.Shape", "dim": 4, "window": 3, "blocks": 1}, "rank": 2},
     "mf": {"dim": 3},
-    "ials": {"dim": 3, "unobserved": 0.3, "regulariser": 0.01},
+    "ials": {"dim": 3, "unobserved_weight": 0.3, "regularization": 0.01},
     **{model: {"head": 5} for model in ("ease", "hybrid", "item_knn")},
     "order": {"head": 5, "encoder": None},
 }

@@ -100,7 +100,7 @@ def test_layers_that_no_loss_reaches_are_noised_too() -> None:
 def test_noise_is_there_when_a_row_is_read() -> None:
     """With losses that bend, what a step does depends on the noise before it: the law is that of Opacus' steps."""
     torch.manual_seed(2)
-    model = MatrixFactorization(catalogue(ITEMS), dim=2, loss="mse", scale=1.0)
+    model = MatrixFactorization(catalogue(ITEMS), dim=2, loss="mse", init_std=1.0)
     own, times = devices([0, 1, 1, 2, 3]), 250
     fast = sums(model, own, times)["item.weight"]
     slow = np.empty_like(fast)

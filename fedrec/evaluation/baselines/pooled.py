@@ -93,10 +93,10 @@ CHUNK = 1024  # rows whose [d, d] systems are solved together
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`unobserved` weight w0 of every pair, and `regulariser` per observation."""
+    """`unobserved` weight w0 of every pair, and `regularization` per observation."""
 
     unobserved: float = 0.3
-    regulariser: float = 0.01
+    regularization: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _solve(matrix: Sparse, other: Floats, weights: Weights) -> Floats:
     every = weights.unobserved * (other.T @ other)
     wanted = matrix @ other
     counts = np.diff(matrix.indptr)
-    ridge = weights.regulariser * (counts + weights.unobserved * len(other))
+    ridge = weights.regularization * (counts + weights.unobserved * len(other))
     solved = np.empty_like(wanted)
     for first in range(0, len(wanted), CHUNK):
         rows = slice(first, first + CHUNK)

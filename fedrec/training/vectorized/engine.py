@@ -76,8 +76,8 @@ def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechan
         return f"{type(mechanism).__name__} trains the users of a node as one"
     if (reason := own_noise(mechanism)) is not None:
         return reason
-    if settings.optimiser != "sgd":
-        return f"algorithm.optimiser={settings.optimiser} is not plain gradient descent"
+    if settings.optimizer != "sgd":
+        return f"algorithm.optimizer={settings.optimizer} is not plain gradient descent"
     try:
         check(StackedModel(model), model)
     except RefusedError as reason:

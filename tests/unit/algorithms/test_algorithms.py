@@ -46,7 +46,7 @@ def test_what_the_server_keeps_is_not_broadcast() -> None:
     assert FedAdam().broadcast({**STATE, **MOMENTS}).keys() == {"w"}
 
 
-@pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": 0.0}, {"optimiser": "lamb"}, {"negatives": -1}])
+@pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": 0.0}, {"optimizer": "lamb"}, {"negatives": -1}])
 def test_nonsense_is_refused_by_name(fields: dict[str, float]) -> None:
     with pytest.raises(FedrecError, match=f"algorithm.{next(iter(fields))}="):
         FedAvg(**fields)  # type: ignore[arg-type]

@@ -242,7 +242,7 @@ def test_plain_descent_is_that_of_torch_to_the_bit(idle: bool) -> None:
 
 def test_optimisers_by_name() -> None:
     model = Line()
-    SGDStep(model, LocalTrainingConfig(optimiser="adam", learning_rate=0.01)).step(batch(7))
+    SGDStep(model, LocalTrainingConfig(optimizer="adam", learning_rate=0.01)).step(batch(7))
     assert float(model.w.weight.detach()) == pytest.approx(-0.01, rel=1e-3)
-    with pytest.raises(FedrecError, match=r"algorithm\.optimiser=sdg does not exist\. Did you mean 'sgd'"):
-        SGDStep(Line(), LocalTrainingConfig(optimiser="sdg"))
+    with pytest.raises(FedrecError, match=r"algorithm\.optimizer=sdg does not exist\. Did you mean 'sgd'"):
+        SGDStep(Line(), LocalTrainingConfig(optimizer="sdg"))

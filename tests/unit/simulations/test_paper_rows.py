@@ -174,8 +174,8 @@ def test_an_epoch_on_the_pool_moves_every_used_row_once_and_draws_no_own_item(mo
 
     monkeypatch.setattr(model, "loss", noted)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    central.epoch(model, optimiser, dataset, np.random.default_rng(0), 3)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    central.epoch(model, optimizer, dataset, np.random.default_rng(0), 3)  # type: ignore[arg-type]
     assert sorted(asked) == sorted(seen)
     assert all(not torch.equal(before[name], value) for name, value in model.named_parameters())
 

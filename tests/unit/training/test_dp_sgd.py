@@ -133,9 +133,9 @@ def by_opacus_hooks(model: Base, batch: Batch, clip: float) -> dict[str, Tensor]
         parameter.requires_grad_(False)  # hooks mode can't leave a parameter out
     module = GradSampleModule(Wrapped(model), loss_reduction="sum", strict=False)
     inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], RATE)
-    optimiser = DPOptimizer(inner, noise_multiplier=0, max_grad_norm=clip, expected_batch_size=5, loss_reduction="mean")
+    optimizer = DPOptimizer(inner, noise_multiplier=0, max_grad_norm=clip, expected_batch_size=5, loss_reduction="mean")
     module(batch.items, batch.values).sum().backward()
-    optimiser.step()
+    optimizer.step()
     return changes(model, before)
 
 
@@ -277,7 +277,7 @@ def test_adam_follows_the_noised_sum() -> None:
     model = make(Base)
     before = state(model)
     DPSGDStep(
-        model, LocalTrainingConfig(optimiser="adam", learning_rate=0.01), constants(1.0, 1.0), SystemNoise()
+        model, LocalTrainingConfig(optimizer="adam", learning_rate=0.01), constants(1.0, 1.0), SystemNoise()
     ).step(batch_of(4))
     for change in changes(model, before).values():
         assert torch.allclose(change.abs(), torch.full_like(change, 0.01), rtol=1e-2)

@@ -39,13 +39,13 @@ def table(sizes: tuple[int, ...] = SIZES, items: int = ITEMS) -> DeviceTable:
 
 
 MODELS: dict[str, Any] = {
-    "mf bce": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, scale=0.5),
-    "mf bpr": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, loss="bpr", scale=0.5),
+    "mf bce": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, init_std=0.5),
+    "mf bpr": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, loss="bpr", init_std=0.5),
     "mf mse": lambda: MatrixFactorization(catalogue(ITEMS), dim=3, loss="mse", offset=3.5),
-    "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), scale=0.5),
-    "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", scale=0.5),
+    "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), init_std=0.5),
+    "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", init_std=0.5),
     "neumf mse": lambda: NeuMF(catalogue(ITEMS), dim=2, layers=(), loss="mse", offset=3.5),
-    "pfedrec": lambda: PFedRec(catalogue(ITEMS), dim=4, scale=0.5, item_rate=9.0),
+    "pfedrec": lambda: PFedRec(catalogue(ITEMS), dim=4, init_std=0.5, item_rate=9.0),
     "content": lambda: ContentRecommender(catalogue(ITEMS)),
 }
 TRAININGS = {
@@ -200,7 +200,7 @@ class Odd(MatrixFactorization):
 
 
 REASONS: dict[str, tuple[Any, FedAvg, Mechanism]] = {
-    "plain gradient descent": (MODELS["mf bce"], FedAvg(optimiser="adam"), NoPrivacy()),
+    "plain gradient descent": (MODELS["mf bce"], FedAvg(optimizer="adam"), NoPrivacy()),
     "as one": (MODELS["mf bce"], FedAvg(), GatewayLevel(noise_multiplier=1.0)),
     "seeded noise": (MODELS["mf bce"], FedAvg(), InteractionLevel(noise_multiplier=1.0, randomness="seeded")),
 }
