@@ -1,6 +1,7 @@
-"""The protocol of an algorithm: local training is one way to contribute, a bounded statistic another.
+"""The protocol of an algorithm, and what the two kinds have in common.
 
-What statistic algorithms have in common: devices release one bounded vector a round and keep nothing.
+A training algorithm lets devices change the model itself; a statistic algorithm lets them release one bounded vector a
+round and keep nothing.
 """
 
 from collections.abc import Sequence

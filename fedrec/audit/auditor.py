@@ -1,8 +1,6 @@
-"""An audit: the trials that a configuration calls for, where they run, and what they say together.
+"""An audit: the trials that a configuration calls for, run in processes of their own, and what they say together.
 
-What a person reads of an audit.
-
-One trial in a process of its own: `python -m fedrec.audit.auditor`, the trial on standard input, both as JSON.
+`python -m fedrec.audit.auditor` runs one trial, read from standard input, and prints its finding; both are JSON.
 """
 
 import json

@@ -1,8 +1,7 @@
-"""The game that a mechanism's own terms define: what a canary is, which two worlds are compared, whose bytes are seen.
+"""The game that a mechanism's own guarantee defines: what a canary is, which worlds are compared, what is observed.
 
-Nothing here names a mechanism: a new one is audited by what it promises.
-
-The worst case as data and a model: each canary pulls on one number of its own, as hard as it is allowed to.
+Nothing here names a mechanism: a new one is audited by what it promises. Canaries are the worst case as data and as a
+model: each pulls on one number of its own, as hard as it is allowed to.
 """
 
 from dataclasses import dataclass

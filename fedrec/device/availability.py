@@ -1,6 +1,6 @@
 """When a device takes part, and why it does not, in words.
 
-What the machine says of itself: power, load, network. Each answer is yes, no, or None where it can't be told.
+The machine says of itself: power, load, network; each answer is yes, no, or None where it can't be told.
 """
 
 import re

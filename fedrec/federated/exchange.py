@@ -1,6 +1,6 @@
-"""One exchange with all nodes: who hosts whom, the requests, and the replies that count.
+"""One exchange with all nodes: who hosts which devices, the requests, and the replies that count.
 
-Which devices a node hosts: every so-manieth row of a population, or rows that it lists.
+A node hosts every n-th row of a population, or rows that it lists.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,8 +1,7 @@
 """What a recommender is: what it may share, how it learns from examples, how it scores on the device.
 
-Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its k negatives), n items of a history.
-
-Losses on logits [..., 1+k], positive first: one value per interaction [...].
+Losses are on logits [..., 1+k], positive first: one value per interaction [...]. Shapes: V items of the catalogue,
+B examples, 1+k columns (a positive, then its k negatives), n items of a history.
 """
 
 import math

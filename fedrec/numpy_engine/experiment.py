@@ -1,8 +1,7 @@
-"""What a light device needs of an experiment, built from the same JSON document that every message carries.
+"""What a device without torch needs of an experiment, built from the JSON document that every message carries.
 
-What a mechanism does on a light device: none, and user level, whose noise falls at the trusted server.
-
-Interaction level is not among them: its noise falls on the device, inside the training of every example.
+Its mechanisms are none and user level, whose noise falls at the trusted server. Interaction level is not among them:
+its noise falls on the device, inside the training of every example.
 """
 
 import hashlib

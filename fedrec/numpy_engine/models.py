@@ -1,14 +1,7 @@
-"""A model of one device in NumPy: named arrays, gradients by back-propagation, steps of gradient descent.
+"""MF and NeuMF of one device in NumPy: named arrays, gradients by back-propagation, steps of gradient descent.
 
-Losses on logits [B, 1+k], positive first, and their derivatives: the NumPy side of `fedrec.models.base`.
-
-Matrix factorisation in NumPy: the twin of `fedrec.models.mf`.
-
-Shapes: B examples, 1+k items of each, V items, d dimensions.
-
-NeuMF in NumPy: the twin of `fedrec.models.neumf`.
-
-Shapes: N items one after the other, V items of the catalogue, d dimensions of each half, h of the last layer.
+The twins of `fedrec.models.mf`, `fedrec.models.neumf` and the losses of `fedrec.models.base`. Shapes: B examples, 1+k
+items of each, N items one after the other, V items of the catalogue, d dimensions (of each half), h of the last layer.
 """
 
 from abc import ABC, abstractmethod

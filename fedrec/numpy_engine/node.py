@@ -1,6 +1,6 @@
-"""What a node without torch does for the devices that it hosts: the twin of `fedrec.node.node.Node`.
+"""What a node without torch does for the devices that it hosts, local training included.
 
-Local training in NumPy: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`.
+The twin of `fedrec.node.node.Node`: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`.
 """
 
 from functools import lru_cache

@@ -1,7 +1,4 @@
-"""How a run goes, for the operator: a file that `fedrec server up` turns into Prometheus metrics.
-
-`fedrec server status`: the address, the devices admitted, and how the last run goes.
-"""
+"""How the server and its run go: `fedrec server status`, and the file behind the Prometheus metrics."""
 
 import json
 import time

@@ -1,6 +1,6 @@
-"""From finished trials to one row for each method and value, with intervals over seeds and over users.
+"""From finished trials to one row for each method and value, and what the study cost.
 
-What a study costs: each trial was charged to the ledger of its users, and all of them add up.
+Intervals are over seeds and over users. Each trial was charged to the ledger of its users; all of them add up.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""A study from its plan to its table and picture, from wherever it stands.
-
-What a person sees while a study goes on.
-"""
+"""A study from its plan to its table and picture, from wherever it stands; and what a person sees meanwhile."""
 
 import fcntl
 import json

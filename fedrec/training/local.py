@@ -1,6 +1,6 @@
 """Local training, the reference: one device at a time, exactly as it would run on that device.
 
-The ordinary way for a device to train: shuffled minibatches, no noise.
+A step is minibatch descent without noise, or DP-SGD.
 """
 
 from collections.abc import Iterable, Sequence

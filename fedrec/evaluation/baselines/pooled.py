@@ -1,13 +1,9 @@
-"""EASE: the linear item-item model with a closed form (Steck 2019).
+"""Centralised baselines on pooled data: EASE, iALS and item-kNN.
 
-With P = (X'X + lambda I)^-1 the weights are B = I - P diag(P)^-1, whose diagonal is 0, and scores are x B.
-
-iALS: matrix factorisation for implicit feedback by alternating least squares (Rendle et al. 2022).
-
-Minimises the sum over observed (1 - p.q)^2 + w0 * that over all (p.q)^2 + that over rows reg * (n_row + w0 * n_other)
-|row|^2, n_row the row's observations and n_other the number of rows on the other side (their nu = 1).
-
-Item-kNN: cosine between items, shrunk, the nearest neighbours only.
+EASE (Steck 2019): with P = (X'X + lambda I)^-1 the weights are B = I - P diag(P)^-1, whose diagonal is 0; scores are
+x B. iALS (Rendle et al. 2022) minimises the sum over observed (1 - p.q)^2 + w0 * that over all (p.q)^2 + that over rows
+reg * (n_row + w0 * n_other) |row|^2, n_row the row's observations and n_other the number of rows on the other side
+(their nu = 1). Item-kNN: cosine between items, shrunk, the nearest neighbours only.
 """
 
 from collections.abc import Sequence

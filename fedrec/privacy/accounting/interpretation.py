@@ -1,10 +1,9 @@
-"""What an epsilon means to somebody: under either neighbouring relation, and as what an attacker can do with it.
+"""What an epsilon means: under either neighbouring relation, and as what the best attacker gains.
 
-What the best attacker gains, read from the accounted curve (epsilon, delta(epsilon)) and not from one point of it.
-
-Any test of "was this unit there?" obeys TPR <= e^epsilon FPR + delta and 1 - FPR <= e^epsilon (1 - TPR) + delta for
-every epsilon (Kairouz, Oh & Viswanath, "The composition theorem for differential privacy", 2015; Dong, Roth & Su,
-"Gaussian differential privacy", 2022).
+An attacker's gain is read from the whole accounted curve (epsilon, delta(epsilon)). Any test of "was this unit there?"
+obeys TPR <= e^epsilon FPR + delta and 1 - FPR <= e^epsilon (1 - TPR) + delta for every epsilon (Kairouz, Oh &
+Viswanath, "The composition theorem for differential privacy", 2015; Dong, Roth & Su, "Gaussian differential privacy",
+2022).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""All runs on one population of users, as its ledger tells them.
-
-What the ledgers of this machine hold, one table each.
-"""
+"""All runs on one population of users, as its ledger tells them, and all ledgers of this machine."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

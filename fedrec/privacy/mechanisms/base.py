@@ -1,10 +1,6 @@
-"""What most mechanisms have in common: Poisson cohorts, nothing carried from round to round, nodes that only sum.
+"""What mechanisms share: settings and their checks, Poisson cohorts, nodes that only sum, the user-level clip.
 
-What a configuration can get wrong about privacy, named by its key.
-
-What all mechanisms at user level share: settings, the clip of a device's whole update, ordinary local training.
-
-Which algorithm may go with which mechanism: only pairs for which there is an argument.
+`check_compatible` lets only pairs of algorithm and mechanism pass for which there is an argument.
 """
 
 import math
