@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run install install-dev install-edge stubs test test-slow mutants check clean
+.PHONY: run install install-dev install-edge stubs test test-slow mutants check docs clean
 
 run: $(VENV)/installed
 	$(BIN)/fedrec simulate $(ARGS)
@@ -34,6 +34,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +47,10 @@ test: check
 	$(BIN)/python -m pytest tests/test_imports.py
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_imports.py
 
+# The site, in site/: a broken link, or a page that is in no menu, ends it.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 
@@ -51,4 +59,4 @@ mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs dist build .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs dist build site .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 from fedrec.storage.checkpoint import atomic_write
 from fedrec.study.plan import Study, of
-from fedrec.study.plot import draw
+from fedrec.study.plot import caption, draw, draw_bare
 from fedrec.study.pool import Pool, Task
 from fedrec.study.results import SPENT, Cost, collect, costs, finished, read_spent
 from fedrec.study.tables import to_csv, to_markdown
@@ -122,7 +122,8 @@ def carry_out(study: Study, folder: Path, workers: int, watch: TextIO | None = N
 
 
 def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, command: str) -> str:
-    """Write table.csv, table.md, cost.json and, if wanted, picture.png and picture.svg; return table.md."""
+    """Write table.csv, table.md, cost.json and, if wanted, picture.png, picture.svg, figure.svg and
+    caption.txt; return table.md."""
     results = collect(study, folder)
     spent = costs(read_spent((folder / "trials").iterdir()))
     atomic_write(folder / "table.csv", to_csv(results).encode())
@@ -132,6 +133,8 @@ def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, com
     atomic_write(folder / "cost.json", (json.dumps(plain, indent=2) + "\n").encode())
     if picture and results.lines and results.dataset:
         draw(results, spent, [folder / "picture.png", folder / "picture.svg"])
+        draw_bare(results, folder / "figure.svg")
+        atomic_write(folder / "caption.txt", f"{study.title}. {caption(results, spent)}\n".encode())
     return text
 
 

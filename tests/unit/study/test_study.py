@@ -126,13 +126,20 @@ def test_the_picture_says_everything_that_is_needed_to_read_it(finished: Path) -
     for said in (
         "Toy",
         "epsilon (unit user)",
-        "ease, no privacy",
+        "no privacy",
         "a device alone",
         "excludes selection",
         "delta 1e-05",
     ):
         assert said in comments
     assert "http://www.w3.org" in comments and "<image" not in comments
+
+
+def test_the_bare_picture_leaves_title_and_caption_to_the_text_around_it(finished: Path) -> None:
+    figure, said = (finished / "figure.svg").read_text(), (finished / "caption.txt").read_text()
+    ElementTree.fromstring(figure)
+    assert "Toy" not in figure and "excludes selection" not in figure and "prefers-color-scheme: dark" in figure
+    assert said.startswith("Toy") and "excludes selection" in said
 
 
 def test_names_are_kept_apart_and_in_order() -> None:
