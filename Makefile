@@ -21,7 +21,7 @@ install-edge:
 
 # Makes the gRPC stubs again after a change of fedrec/device/recommender.proto.
 stubs: $(VENV)/installed-dev
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. fedrec/device/recommender.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedrec/device/recommender.proto
 
 # torch comes first, pinned: left to a resolver, it would bring gigabytes of CUDA packages.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -38,10 +38,12 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
+# Types: strict in fedrec (pyproject.toml), standard everywhere else (tests/pyrightconfig.json).
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project tests --pythonpath $(BIN)/python
 
 test: check
 	$(BIN)/python -m pytest tests/test_imports.py

@@ -11,7 +11,7 @@ import pickle
 from importlib.resources import files
 from pathlib import Path
 
-import pandas as pd
+import pandas as pd  # pyright: ignore[reportMissingImports] - whoever converts installs it
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -59,7 +59,7 @@ def _write(table: pa.Table, name: str) -> None:
         TARGET / name,
         compression="zstd",
         compression_level=19,
-        use_dictionary=plain,
+        use_dictionary=plain,  # pyright: ignore[reportArgumentType] - names do too
         column_encoding=encoded,
         store_schema=False,
     )

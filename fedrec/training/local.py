@@ -23,7 +23,7 @@ from fedrec.update import Arrays
 class LocalStep(Protocol):
     """One step of local training."""
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Batch, /) -> float:
         """Take one step on the model, and return the summed loss of the batch; an empty batch is a step too."""
         ...
 

@@ -105,7 +105,8 @@ def trained(mechanism: Mechanism, history: list[int], *key: int) -> ModelUpdate:
     before = model.shared_arrays()
     none, ones = np.empty(0, np.int32), np.ones(len(history), np.float32)
     device = DeviceData(7, np.array(history, np.int32), ones, none, none, np.empty(0, np.float32))
-    train(model, device, settings, mechanism, (*key, 0, 0, 0)[:3])
+    first, second, third, *_ = (*key, 0, 0, 0)
+    train(model, device, settings, mechanism, (first, second, third))
     return ModelUpdate({n: a - before[n] for n, a in model.shared_arrays().items()}, 1)
 
 

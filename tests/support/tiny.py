@@ -8,6 +8,7 @@ import numpy as np
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
+from fedrec.data.interactions import Interactions
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.state import RunContext, open_run_context
@@ -24,6 +25,12 @@ def catalogue(items: int = 12) -> Catalogue:
     features = np.stack([rng.integers(0, 2, items), 1 - rng.integers(0, 2, items), np.arange(items) / items], axis=1)
     names = np.array([f"i{n}" for n in range(items)])
     return Catalogue(names, names, features.astype(np.float32), ("genre:a", "genre:b", "position"), "item file")
+
+
+def interactions_of(dataset: Dataset) -> Interactions:
+    """Return the interactions of a data set small enough to keep time and value."""
+    assert isinstance(dataset.interactions, Interactions)
+    return dataset.interactions
 
 
 def small(*overrides: str, base: list[str] | None = None) -> tuple[Experiment, Dataset]:

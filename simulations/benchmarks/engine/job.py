@@ -26,12 +26,12 @@ SCRIPTS = ("job.py", "net.py", "loop.py", "flower_ray.py", "pfl_loop.py")
 
 def prepare(bench: Path, data: Path, work: Path, names: list[str]) -> None:
     """Copy the bench's scripts to `work/bench`, beside a link to the data, and let them make the job's arrays once."""
-    for script in SCRIPTS:
-        if not (bench / script).exists():
-            raise FedrecError(f"{bench / script} does not exist: --bench is the folder with {', '.join(SCRIPTS)}")
+    for file in SCRIPTS:
+        if not (bench / file).exists():
+            raise FedrecError(f"{bench / file} does not exist: --bench is the folder with {', '.join(SCRIPTS)}")
     (work / "bench").mkdir(parents=True, exist_ok=True)
-    for script in SCRIPTS:
-        shutil.copy(bench / script, work / "bench" / script)
+    for file in SCRIPTS:
+        shutil.copy(bench / file, work / "bench" / file)
     if not (work / "data").exists():
         (work / "data").symlink_to(data.resolve())
     for name in names:

@@ -85,7 +85,7 @@ def test_gram_matrices_are_bounded_whatever_repeats(history: np.ndarray) -> None
 def test_the_weights_are_those_of_the_closed_form() -> None:
     rng = np.random.default_rng(0)
     histories = [np.flatnonzero(rng.random(8) < 0.5) for _ in range(30)]
-    flat = sum(bounded_gram(h.astype(np.int32), np.arange(8), 8).astype(float) for h in histories)
+    flat = np.sum([bounded_gram(h.astype(np.int32), np.arange(8), 8) for h in histories], axis=0, dtype=float)
     x = np.stack([np.isin(np.arange(8), h) / np.sqrt(max(len(h), 1)) for h in histories])
     gram = x.T @ x
     inverse = np.linalg.inv(gram + 0.5 * np.trace(gram) / 8 * np.eye(8))

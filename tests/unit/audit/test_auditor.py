@@ -83,8 +83,8 @@ def test_the_curve_is_that_of_the_gaussian() -> None:
         mu = gaussian(epsilon)
         curve = trade_off(frozenset({(1 / mu, 1.0, 1)}))
         exact = norm.cdf(norm.ppf([0.01, 0.3]) + mu)
-        np.testing.assert_allclose(curve.largest_tpr([0.01, 0.3]), exact, rtol=2e-3)
-        assert (curve.largest_tpr([0.01, 0.3]) >= exact).all()
+        np.testing.assert_allclose(curve.largest_tpr(np.array([0.01, 0.3])), exact, rtol=2e-3)
+        assert (curve.largest_tpr(np.array([0.01, 0.3])) >= exact).all()
         assert curve.largest_tpr(0.01)[0] == pytest.approx(tpr, abs=5e-4)
         assert curve.largest_auc() == pytest.approx(auc, abs=6e-3) and curve.largest_auc() >= norm.cdf(mu / 2**0.5)
 

@@ -69,7 +69,7 @@ def test_what_is_elsewhere_can_not_be_mixed_or_read_as_an_array() -> None:
         assert isinstance(there, There) and there.cpu().tolist() == [1, 1, 1]
         assert isinstance(torch.nn.Linear(3, 2).to(NAME)(there), There)
         with pytest.raises(RuntimeError, match="same device"):
-            there + torch.ones(3)
+            _ = there + torch.ones(3)
         with pytest.raises(RuntimeError, match="same device"):
             torch.nn.functional.embedding(torch.zeros(2, dtype=torch.long), torch.ones(2, 2).to(NAME))
         with pytest.raises(RuntimeError, match="numpy"):

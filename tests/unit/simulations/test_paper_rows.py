@@ -297,7 +297,7 @@ def test_the_leak_is_that_held_out_items_are_never_trained_down(setting: pfedrec
         moved[leaky] = 0
         for place, user in enumerate(made.users.tolist()):
             device, change = setting.devices[user], made.stack.update_of(place).arrays["item.weight"]
-            moved[leaky] += np.count_nonzero(change[[*device.validation, *device.test]].any(axis=1))
+            moved[leaky] += int(np.count_nonzero(change[[*device.validation, *device.test]].any(axis=1)))
     assert moved[True] == 0 < moved[False]
 
 

@@ -46,6 +46,7 @@ class Factors(Base):
     def __init__(self) -> None:
         super().__init__()
         self.bias, self.idle = nn.Embedding(ITEMS, 1), nn.Linear(4, 2)
+        self.features: Tensor
         self.register_buffer("features", torch.randn(ITEMS, 4), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -200,7 +201,7 @@ def test_noise_reaches_every_coordinate_with_the_calibrated_deviation(size: int)
     assert (noise.std(0) > 0.8 * z * clip).all()
     assert noise.std() == pytest.approx(z * clip, rel=0.02)
     assert abs(noise.mean()) < 6 * z * clip / noise.size**0.5
-    off = np.corrcoef(noise.T)[np.triu_indices(noise.shape[1], 1)]
+    off = np.asarray(np.corrcoef(noise.T))[np.triu_indices(noise.shape[1], 1)]
     assert np.abs(off).max() < 8 / 600**0.5
 
 

@@ -163,7 +163,7 @@ def test_company_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     engine, sent = VectorizedEngine(model, settings), model.shared_arrays()
 
     def contributed(users: np.ndarray) -> dict[int, Arrays]:
-        private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
+        private: Any = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
         got = engine.train(sent, CohortData(devices, users), private, NoPrivacy(), (SEED, ROUND))
         return {user: got.stack.update_of(place).arrays for place, user in enumerate(got.users.tolist())}
 
@@ -183,7 +183,7 @@ def test_one_broken_example_counts_for_nothing() -> None:
     sent = model.shared_arrays()
     sent["item_mlp.weight"][devices[0].history[0]] = np.nan
     engine, users = VectorizedEngine(model, settings), np.arange(2)
-    private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
+    private: Any = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
     got = engine.train(sent, CohortData(devices, users), private, mechanism, (SEED, ROUND))
     for place, user in enumerate(got.users.tolist()):
         mine = {name: array[user] for name, array in private.items()}
