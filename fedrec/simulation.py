@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, open_run_context
 from fedrec.federated.transport import Transport
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.report.console import Progress, table, verdict
+from fedrec.report.console import Progress, result
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
@@ -184,4 +185,4 @@ def run_job(overrides: Sequence[str], resume: str | None, nodes: Callable[[int],
     if json_only:
         print(json.dumps(values, indent=2))
     else:
-        print(f"\n{verdict(values)}\n\n{table(values)}\n\nRun folder: {folder.path.resolve()}")
+        print(result(values, folder.path, sys.stdout))

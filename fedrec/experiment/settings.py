@@ -1,27 +1,27 @@
 """The only file that knows Hydra: from overrides to a resolved document, with errors that name what would be right."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedrec.errors import FedrecError, RefusedError, suggest
-from fedrec.experiment.experiment import Experiment
+from fedrec.errors import FedrecError, suggest
+from fedrec.experiment.overrides import Conf
 from fedrec.paths import conf_dir
+
+if TYPE_CHECKING:
+    from fedrec.experiment.experiment import Experiment
 
 EXPERIMENT_KEYS = (
     "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
 )  # fmt: skip
-# `privacy.clip` is a number, the norm; said with a word, it means how to clip.
-WORDS = {f"privacy.clip={way}": f"privacy.clipping={way}" for way in ("whole", "split")}
 
 
 @dataclass
@@ -45,8 +45,10 @@ class Settings:
     document: dict[str, Any]
 
     @property
-    def experiment(self) -> Experiment:
+    def experiment(self) -> "Experiment":
         """Build the experiment that the settings describe."""
+        from fedrec.experiment.experiment import Experiment  # torch takes seconds to import
+
         return Experiment.from_json(json.dumps({key: self.document[key] for key in EXPERIMENT_KEYS}))
 
     def yaml(self) -> str:
@@ -56,11 +58,10 @@ class Settings:
 
 def load(overrides: Sequence[str]) -> Settings:
     """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right."""
-    overrides = [WORDS.get(text, text) for text in overrides]
+    Conf.of().check(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        check_keys(overrides)
         try:
-            config = compose("config", overrides)
+            config = compose("config", list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
     return resolved(config)
@@ -107,44 +108,3 @@ def resolved(config: DictConfig) -> Settings:
         if plain[key] < least[key]:
             raise FedrecError(f"{key}={plain[key]}: at least {least[key]} expected")
     return Settings(plain)
-
-
-def check_keys(overrides: Sequence[str]) -> None:
-    """Name the nearest valid key or group choice for every override that does not exist."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    conf = conf_dir()
-    groups = {
-        folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in conf.iterdir() if folder.is_dir()
-    }
-    choices = list[str]()
-    for text, override in zip(overrides, parsed, strict=True):
-        key, value = override.key_or_group, override.value()
-        if key not in groups:
-            continue
-        if value not in groups[key]:
-            raise FedrecError(f"{key}={value} does not exist.{suggest(str(value), groups[key])}")
-        choices.append(text)
-    config = compose("config", choices)
-    known = flat(cast(Mapping[str, Any], OmegaConf.to_container(config)))
-    for override in parsed:
-        key = override.key_or_group
-        if key == "privacy.clipping" and key not in known:
-            raise RefusedError(
-                f"{key}={override.value()}: {config.privacy._target_.rsplit('.', 1)[-1]} bounds an example's "
-                "gradient as a whole, or nothing; clips apart go with privacy=user, user_adaptive, user_local or banded"
-            )
-        if key not in known and key not in groups and not key.startswith("hydra") and not override.is_add():
-            raise FedrecError(f"{key} does not exist.{suggest(key, known)}")
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Return the dotted names of everything in a configuration, branches included."""
-    names = set[str]()
-    for key, value in node.items():
-        names.add(prefix + key)
-        if isinstance(value, dict):
-            names |= flat(cast(dict[str, Any], value), f"{prefix}{key}.")
-    return names
