@@ -24,11 +24,29 @@ ALLOWED = (
 )
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
+_packages: set[str] = set()  # of the user's own, allowed in this process
+_classes: dict[str, type] = {}  # that were handed over as such, by their full names
+
+
+def allow(part: str | type) -> str:
+    """Let configurations in this process name the classes of a package, or one class as it is here; return its name.
+
+    A class may be defined anywhere, in a notebook or in a function: it is known by the name that it has there.
+    """
+    if isinstance(part, str):
+        _packages.add(part)
+        return part
+    name = f"{part.__module__}.{part.__qualname__}"
+    _classes[name] = part
+    return name
+
 
 def resolve_class(target: str, where: str) -> Callable[..., Any]:
-    """Return the class that `target` names; refuse everything outside fedrec's own rooms."""
+    """Return the class that `target` names; refuse what is neither in fedrec's own rooms nor allowed by the user."""
+    if target in _classes:
+        return _classes[target]
     module_name, _, name = target.rpartition(".")
-    if not f"{module_name}.".startswith(ALLOWED):
+    if not f"{module_name}.".startswith((*ALLOWED, *(f"{package}." for package in _packages))):
         raise FedrecError(f"{where}._target_={target} is not one of fedrec's own classes ({', '.join(ALLOWED)}*)")
     try:
         module = importlib.import_module(module_name)
