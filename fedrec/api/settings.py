@@ -18,13 +18,13 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.frame import HeldRows, hold, is_column, is_frame, read_frame
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import load_dataset as loaded_dataset
-from fedrec.experiment.instantiate import allow, call_or_refuse
+from fedrec.experiment.instantiate import allow_class, call_or_refuse
 from fedrec.experiment.settings import EXPERIMENT_KEYS, Schema, Settings, load
 from fedrec.paths import conf_dir
 
 COLUMNS = ("user", "item", "time", "value")
 GROUPS = EXPERIMENT_KEYS[:6]
-PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./@-]*")
+PLAIN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*")
 WORDS = ("true", "false", "null", "none", "nan", "inf")
 # What a model of one's own takes its algorithm and its rounds from, where it is no kin of a model in conf/.
 KIN = {
@@ -53,7 +53,7 @@ class Part:
         taken = {key: value for key, value in base.items() if not own or str(raw.get(key)).startswith("${")}
         kept = {key: value for key, value in taken.items() if key in parameters}
         partial_ = {"_partial_": True} if "_partial_" in base else {}
-        return {**kept, **self.fields, "_target_": allow(self.kind), **partial_}
+        return {**kept, **self.fields, "_target_": allow_class(self.kind), **partial_}
 
 
 Parts = Mapping[tuple[str, str], Part]
@@ -202,7 +202,7 @@ def plain(value: Any) -> Any:
     """Return a field's value as JSON has it; an object of settings becomes a node of its own."""
     if is_dataclass(value) and not isinstance(value, type):
         inner = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init}
-        return {"_target_": allow(type(value)), **inner}
+        return {"_target_": allow_class(type(value)), **inner}
     return [plain(one) for one in cast(Sequence[Any], value)] if isinstance(value, tuple | list) else value
 
 
@@ -210,7 +210,11 @@ def find_kin(group: str, kind: type) -> str:
     """Return the choice of conf/ whose class is the nearest ancestor, or where there is none, what stands for it."""
     lineage = [f"{one.__module__}.{one.__qualname__}" for one in inspect.getmro(kind)]
     for name in lineage:
-        found = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml")) if raw_node(group, path)["_target_"] == name]
+        found = [
+            path.stem
+            for path in sorted((conf_dir() / group).glob("*.yaml"))
+            if raw_node(group, path)["_target_"] == name
+        ]
         if found:
             return getattr(kind, "name", "") if getattr(kind, "name", "") in found else found[0]
     if group == "model":
@@ -224,7 +228,7 @@ def find_kin(group: str, kind: type) -> str:
 def raw_node(group: str, path: Path) -> dict[str, Any]:
     """Return a choice's node as its file has it."""
     read = cast(dict[str, Any], yaml.safe_load(path.read_text()))
-    return read[group] if group in read else read
+    return read.get(group, read)
 
 
 def compose(overrides: Sequence[str], parts: Parts) -> Settings:

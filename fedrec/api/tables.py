@@ -54,7 +54,7 @@ class Table:
         return [row for row, _ in zip(self, range(SHOWN_ROWS), strict=False)]
 
 
-def make_table(columns: Mapping[str, Sequence[Any]]) -> Any:
+def make_table(columns: Mapping[str, Any]) -> Any:
     """Return the columns as a pandas DataFrame where pandas is installed, else as a `Table`."""
     if find_spec("pandas") is None:
         return Table(columns)
@@ -107,7 +107,9 @@ def draw_rounds(rounds: Mapping[str, Sequence[Any]], title: str) -> Picture:
     """Draw one panel for each figure that the rounds hold, against the round."""
     from matplotlib.figure import Figure
 
-    lines = {name: [(n, y) for n, y in zip(rounds["round"], rounds[name], strict=True) if y is not None] for name in PANELS}
+    lines = {
+        name: [(n, y) for n, y in zip(rounds["round"], rounds[name], strict=True) if y is not None] for name in PANELS
+    }
     panels = {name: points for name, points in lines.items() if points}
     figure = Figure(figsize=(3.2 * max(len(panels), 1), 2.6), layout="constrained")
     for place, (name, points) in enumerate(panels.items(), 1):

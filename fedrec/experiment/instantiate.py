@@ -25,19 +25,21 @@ ALLOWED = (
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 _packages: set[str] = set()  # of the user's own, allowed in this process
-_classes: dict[str, type] = {}  # that were handed over as such, by their full names
+_classes: dict[str, type] = {}  # that this process was handed as such, by their full names
 
 
-def allow(part: str | type) -> str:
-    """Let configurations in this process name the classes of a package, or one class as it is here; return its name.
+def allow(*packages: str) -> None:
+    """Let classes of these packages be built in this process from now on."""
+    _packages.update(packages)
 
-    A class may be defined anywhere, in a notebook or in a function: it is known by the name that it has there.
+
+def allow_class(kind: type) -> str:
+    """Let this one class be built in this process, and return the name that documents call it by.
+
+    It may be defined anywhere, in a notebook or in a function. Another class of the same name takes its place.
     """
-    if isinstance(part, str):
-        _packages.add(part)
-        return part
-    name = f"{part.__module__}.{part.__qualname__}"
-    _classes[name] = part
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    _classes[name] = kind
     return name
 
 

@@ -30,6 +30,13 @@ def check_installed() -> None:
 
 def draw(results: Results, costs: Sequence[Cost], paths: Sequence[Path]) -> None:
     """Draw the picture into every path; its ending decides the format."""
+    figure = make_figure(results, costs)
+    for path in paths:
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def make_figure(results: Results, costs: Sequence[Cost]) -> Any:
+    """Return the picture as a matplotlib figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")
@@ -45,8 +52,7 @@ def draw(results: Results, costs: Sequence[Cost], paths: Sequence[Path]) -> None
     _axes(axes, results)
     _label(axes, names)
     figure.supxlabel(caption(results, costs), fontsize=8, ha="left", x=0.01, color="#333333")
-    for path in paths:
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return figure
 
 
 def caption(results: Results, costs: Sequence[Cost]) -> str:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -138,14 +139,13 @@ def columns_of(frame: Any) -> Columns:
     """Return the columns of a frame by name, each to be read when it is called for; other things are refused."""
     if type(frame).__name__ == "LazyFrame":
         frame = frame.collect()
-    if isinstance(frame, np.ndarray) and frame.dtype.names:
-        return {name: (lambda name=name: frame[name]) for name in frame.dtype.names}
     if isinstance(frame, Mapping):
         columns = cast("Mapping[Any, Any]", frame)
-        return {str(name): (lambda column=column: column) for name, column in columns.items()}
-    names = getattr(frame, "column_names", None) or getattr(frame, "columns", None)
+        return {str(name): partial(columns.__getitem__, name) for name in columns}
+    fields = frame.dtype.names if isinstance(frame, np.ndarray) else getattr(frame, "column_names", None)
+    names = fields or getattr(frame, "columns", None)
     if is_frame(frame) and names is not None:
-        return {str(name): (lambda name=name: frame[name]) for name in names}
+        return {str(name): partial(frame.__getitem__, name) for name in names}
     raise FedrecError(f"a {type(frame).__name__} is no data frame: {HANDED} is expected")
 
 
@@ -162,7 +162,9 @@ def is_frame(value: Any) -> bool:
 
 def is_column(value: Any) -> bool:
     """Say whether a value is a column: a list, an array, a series."""
-    return isinstance(value, list | tuple) or hasattr(value, "__array__") or hasattr(value, "__arrow_c_stream__")
+    return (
+        isinstance(value, list | tuple | range) or hasattr(value, "__array__") or hasattr(value, "__arrow_c_stream__")
+    )
 
 
 def to_arrow(column: Any, name: str) -> Any:
@@ -173,7 +175,10 @@ def to_arrow(column: Any, name: str) -> Any:
         found = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError):
         found = as_text(column, name)
-    return decode_dictionary(found)
+    found = decode_dictionary(found)
+    if pa.types.is_nested(found.type):
+        raise FedrecError(f"column '{name}' holds lists: one value a row is expected")
+    return found
 
 
 def as_text(column: Any, name: str) -> Any:
@@ -181,9 +186,9 @@ def as_text(column: Any, name: str) -> Any:
     try:
         values = list(column)
     except TypeError as error:
-        raise FedrecError(f"column '{name}' is a {type(column).__name__}: an array, a series or a list expected") from error
-    if any(isinstance(value, list | tuple | dict | np.ndarray) for value in values):
-        raise FedrecError(f"column '{name}' holds lists: one value a row is expected")
+        raise FedrecError(
+            f"column '{name}' is a {type(column).__name__}: an array, a series or a list expected"
+        ) from error
     return pa.array([None if value is None or value != value else str(value) for value in values], pa.string())
 
 
@@ -200,21 +205,19 @@ def to_seconds(column: Any) -> Any:
         return pa.array(whole / UNITS[kind.unit])
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         texts = column.dictionary_encode()
-        moments = pa.array([_moment(text) for text in texts.dictionary.to_pylist()])
-        return moments.take(texts.indices) if pa.types.is_floating(moments.type) else column
+        return pa.array([_moment(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
     return column
 
 
-def _moment(text: str) -> float | str:
+def _moment(text: str) -> str:
+    """Return an ISO 8601 moment as seconds; any other text as it is."""
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text.strip())
+        found = datetime.fromisoformat(text.strip()) if not text.strip().isdigit() else None
     except ValueError:
         return text
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    if found is None:
+        return text
+    return repr((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
 def titles_of(table: Table, rows: Rows, title: str) -> dict[str, str]:

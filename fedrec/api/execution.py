@@ -1,18 +1,34 @@
-"""Progress where a program runs: as in the shell, as one bar in a notebook, or not at all."""
+"""Runs in this process, and their progress: as in the shell, as one bar in a notebook, or not at all."""
 
+import os
 import sys
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fedrec.data.dataset import Dataset
+from fedrec.data.datasets.frame import HeldRows, hold
+from fedrec.experiment.settings import read
+from fedrec.federated.transport import Transport
 from fedrec.report.console import Progress
+from fedrec.simulation import Simulation
+from fedrec.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from fedrec.federated.history import RoundReport
     from fedrec.federated.state import RunContext
 
+QUIET = {  # nothing calls home
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
 REDRAWN = 0.2  # seconds between two drawings of the bar
 
 
@@ -99,3 +115,40 @@ def make_progress(wanted: bool) -> Progress:
     if not wanted:
         return SilentProgress()
     return NotebookProgress() if in_notebook() else Progress()
+
+
+@contextmanager
+def on_this_machine() -> Generator[Callable[[int], Transport]]:
+    """Prepare this process for runs, and give it back as it was; yields what makes a grid of so many nodes in it.
+
+    What nodes keep between runs is forgotten first: a class of the user's own may have been defined anew.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from fedrec.device.client_app import make_client_app, simulated_node
+    from fedrec.flower.grid import InProcessGrid
+    from fedrec.flower.transport import FlowerTransport
+    from fedrec.node.node import forget
+
+    simulated_node.cache_clear()
+    forget()
+    threads, app = torch.get_num_threads(), make_client_app()
+    try:
+        yield lambda parts: FlowerTransport(InProcessGrid(app, parts))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def finish(path: Path, held: HeldRows | None, progress: bool) -> None:
+    """Run what is still to do of a run; an interruption says the call that goes on."""
+    if held is not None:
+        hold(held)
+    folder, shown = RunFolder(path), make_progress(progress)
+    settings = read(folder.config)
+    parts = int(settings.document["nodes"])
+    try:
+        with on_this_machine() as nodes:
+            Simulation(settings, folder, lambda: nodes(parts), shown).simulate()
+    except KeyboardInterrupt:
+        call = f"fedrec.load_run({str(path)!r}).resume({'frame' if held is not None else ''})"
+        raise KeyboardInterrupt(f"interrupted; {call} goes on after the last finished round") from None
