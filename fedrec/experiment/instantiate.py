@@ -24,11 +24,31 @@ ALLOWED = (
 )
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
+_packages: set[str] = set()  # of the user's own, allowed in this process
+_classes: dict[str, type] = {}  # that this process was handed as such, by their full names
+
+
+def allow(*packages: str) -> None:
+    """Let classes of these packages be built in this process from now on."""
+    _packages.update(packages)
+
+
+def allow_class(kind: type) -> str:
+    """Let this one class be built in this process, and return the name that documents call it by.
+
+    It may be defined anywhere, in a notebook or in a function. Another class of the same name takes its place.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    _classes[name] = kind
+    return name
+
 
 def resolve_class(target: str, where: str) -> Callable[..., Any]:
-    """Return the class that `target` names; refuse everything outside fedrec's own rooms."""
+    """Return the class that `target` names; refuse what is neither in fedrec's own rooms nor allowed by the user."""
+    if target in _classes:
+        return _classes[target]
     module_name, _, name = target.rpartition(".")
-    if not f"{module_name}.".startswith(ALLOWED):
+    if not f"{module_name}.".startswith((*ALLOWED, *(f"{package}." for package in _packages))):
         raise FedrecError(f"{where}._target_={target} is not one of fedrec's own classes ({', '.join(ALLOWED)}*)")
     try:
         module = importlib.import_module(module_name)

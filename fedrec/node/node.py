@@ -39,6 +39,12 @@ _groups: dict[
 ] = {}  # of the last experiment; the nodes of a process share its scratch memory
 
 
+def forget() -> None:
+    """Forget what the nodes of this process share: experiments, data and scratch memory."""
+    loaded.cache_clear()
+    _groups.clear()
+
+
 class Node:
     """Part `index` of `parts` equal parts of the population: device u lives on node u mod parts.
 

@@ -37,11 +37,17 @@ def check_installed() -> None:
 
 def draw(results: Results, costs: Sequence[Cost], paths: Sequence[Path]) -> None:
     """Draw the picture, with title and caption, into every path; its ending decides the format."""
+    figure = make_figure(results, costs)
+    for path in paths:
+        _save(figure, path)
+
+
+def make_figure(results: Results, costs: Sequence[Cost]) -> Any:
+    """Return the picture, with title and caption, as a matplotlib figure."""
     figure, axes = _figure(results, (9, 6.4))
     axes.set_title(results.study.title, loc="left", fontweight="bold")
     figure.supxlabel(caption(results, costs), fontsize=8, ha="left", x=0.01, color="#333333")
-    for path in paths:
-        _save(figure, path)
+    return figure
 
 
 def draw_bare(results: Results, path: Path) -> None:

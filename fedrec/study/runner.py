@@ -4,14 +4,14 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from fedrec.errors import FedrecError
-from fedrec.experiment.settings import load
+from fedrec.experiment.settings import Settings, load
 from fedrec.storage.checkpoint import atomic_write
 from fedrec.study.plan import Study, of
 from fedrec.study.plot import caption, draw, draw_bare
@@ -70,12 +70,12 @@ def duration(seconds: float) -> str:
 PLAN = "study.json"
 
 
-def begin(study: Study, folder: Path) -> None:
+def begin(study: Study, folder: Path, compose: Callable[[Sequence[str]], Settings] = load) -> None:
     """Make the folder of a study whose every trial can be composed; one that holds a study already is refused."""
     if (folder / PLAN).exists():
         raise FedrecError(f"{folder} holds a study already: go on with --resume {folder}, or choose another name=")
     for trial in study.trials()[: len(study.trials()) // len(study.seeds)]:
-        load(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
+        compose(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     atomic_write(folder / PLAN, study.to_json().encode())
 
