@@ -104,7 +104,7 @@ def named(text: str) -> list[str]:
     if text in Conf.of().groups["dataset"] or not (path.exists() or path.suffix in FILES):
         return [f"dataset={text}"]
     kind = FILES.get(path.suffix, "csv")
-    tabs = ['dataset.separator="\\t"'] if path.suffix == ".tsv" else []
+    tabs = ["dataset.separator=tab"] if path.suffix == ".tsv" else []
     return [f"dataset={kind}", f"dataset.path={quoted(text)}", *tabs]
 
 

@@ -190,7 +190,7 @@ def test_projected_run_and_told(
     assert listed["wrong"] is None and listed["runs"][0]["rounds"] == 3
     assert listed["totals"][0]["epsilon"] == pytest.approx(before["rounds"]["3"], rel=1e-3)
     told = said(capsys, "privacy", "ledger")
-    assert "one run, unit user, add-remove: epsilon 8.00" in told and told.count(GAIN) == 2
+    assert "one private run, unit user, add-remove: epsilon 8.00" in told and told.count(GAIN) == 2
     assert said(capsys, "privacy", "project", *RUN).count(GAIN) == len(before["rounds"])
     again = json.loads(said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9", "--json"))
     assert again["population_before"] == pytest.approx(8.0, rel=2e-3) and not again["affordable"]
