@@ -107,7 +107,7 @@ Part = tuple[int, str]
 
 
 def fitted(parts: Sequence[Part], width: int) -> str:
-    """Return one line of at most `width` letters: of the parts, the most needed first, those that fit, in their order."""
+    """Return one line of at most `width` letters: those parts that fit, the most needed first, in their order."""
     kept = [parts[0]]
     for part in parts[1:]:
         if part[1] and len("  ".join(text for _, text in [*kept, part])) <= width:

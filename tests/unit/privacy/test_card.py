@@ -246,8 +246,7 @@ def test_what_a_device_took_part_in(tmp_path: Path, capsys: pytest.CaptureFixtur
         consent.charge({**header, "round": 1})
     text = said(capsys, "privacy", "device", tmp_path / "ledger.sqlite")
     assert (
-        "last 365 days, 1 rounds: epsilon" in text
-        and "of 10 (unit user, add-remove, delta 1e-05, partly on the" in text
+        "last 365 days, 1 round: epsilon" in text and "of 10 (unit user, add-remove, delta 1e-05, partly on the" in text
     )
     assert "declined round 1: this device has taken part in round 1" in text
     found = json.loads(said(capsys, "privacy", "device", tmp_path / "ledger.sqlite", "--json"))
