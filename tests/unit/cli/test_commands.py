@@ -17,7 +17,7 @@ import yaml
 
 from fedrec import simulation
 from fedrec.cli import options
-from fedrec.cli.data import named, rows
+from fedrec.cli.data import guess_columns, named, rows
 from fedrec.cli.main import app, main
 from fedrec.errors import FedrecError
 from fedrec.experiment.overrides import Conf
@@ -93,7 +93,7 @@ def test_alone_it_shows_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> No
         ("simulate --resume nowhere", "nowhere/config.yaml does not exist: --resume takes the folder of a run"),
         ("study --resume x --seeds 0", "goes on with the study as it was begun"),
         ("study frontier --seeds a", "--seeds a: whole numbers with commas expected"),
-        ("study frontier --epsilons 1 8", "lists are written with commas"),
+        ("study frontier 1 8", "lists are written with commas"),
         ("privacy ledger a b", "unexpected extra argument"),
         ("audit runs/x seed=1", "takes the run's own settings"),
     ],
@@ -130,6 +130,34 @@ def test_a_data_set_has_one_spelling_and_a_short_one(tmp_path: Path, capsys: pyt
     assert named("ml-100k") == ["dataset=ml-100k"] and named("dataset=csv") == ["dataset=csv"]
     assert named("a b.inter") == ["dataset=recbole", "dataset.path='a b.inter'"]
     assert named("x.tsv") == ["dataset=csv", "dataset.path=x.tsv", "dataset.separator=tab"]
+
+
+def test_columns_are_told_by_their_names_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "purchases.csv"
+    body = "".join(f"c{u},{u * 7 % 5},{n},{n}\n" for u in range(9) for n in range(4))
+    path.write_text(f"customer_id,SKU,Order Date,price\n{body}")
+    main(["data", "check", str(path)])
+    assert "user = customer_id, item = SKU, time = Order Date" in capsys.readouterr().err
+    given = ["dataset=csv", f"dataset.path={path}", "dataset.columns.time=price"]
+    assert guess_columns(given) == ["dataset.columns.user=customer_id", "dataset.columns.item=SKU"]
+    path.write_text("customer_id,member,user_x,item\n")
+    assert guess_columns(given) == []  # two could be the user: nothing is guessed
+    assert guess_columns(["dataset=csv"]) == guess_columns(["dataset=csv", "dataset.path=gone.csv"]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("--seeds 0 1 2 rounds=3", "--seeds 0,1,2 rounds=3"),
+        ("rounds=3 --epsilons 1 0.5 --json", "rounds=3 --epsilons 1,0.5 --json"),
+        ("--mechanisms user banded --seeds 0,1 2", "--mechanisms user,banded --seeds 0,1,2"),
+        ("--values 1 2 plan.yaml", "--values 1,2 plan.yaml"),
+        ("--seeds --json 3", "--seeds --json 3"),
+        ("a b --name 1 2", "a b --name 1 2"),
+    ],
+)
+def test_lists_may_be_written_with_spaces(given: str, expected: str) -> None:
+    assert options.joined_lists(given.split()) == expected.split()
 
 
 def test_a_narrow_terminal_gets_data_sets_in_lines_that_fit() -> None:
