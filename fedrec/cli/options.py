@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -18,6 +19,8 @@ from typer.core import TyperCommand, TyperGroup
 from fedrec.errors import FedrecError, suggest
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+OF_NUMBERS, OF_WORDS = ("--seeds", "--epsilons", "--epsilon", "--values", "--clips"), ("--mechanisms",)
+NUMBERS = re.compile(r"[\d.,e+-]+")
 NOT_OURS = {  # Hydra's own options, and what does the same here
     **dict.fromkeys(("-m", "--multirun"), "a sweep is a study: fedrec study PLAN --values 1,2 (fedrec study --help)"),
     **dict.fromkeys(
@@ -46,7 +49,7 @@ class Command(TyperCommand):
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
         """Read the arguments; an option that does not exist is named, with the nearest one that does."""
         with plain_errors():
-            return super().make_context(info_name, args, *more, **extra)
+            return super().make_context(info_name, joined_lists(args), *more, **extra)
 
 
 class Group(TyperGroup):
@@ -79,6 +82,20 @@ class Group(TyperGroup):
             raise FedrecError(f"{ctx.command_path} {name}: no such command.{suggest(name, self.commands)}")
         with plain_errors():
             return super().resolve_command(ctx, args)
+
+
+def joined_lists(args: Sequence[str]) -> list[str]:
+    """Return the arguments with `--seeds 0 1 2` as `--seeds 0,1,2`: a list may be written with spaces too."""
+    made, option, begun = list[str](), "", False
+    for arg in args:
+        value = option and "=" not in arg and not arg.startswith("-") and (option in OF_WORDS or NUMBERS.fullmatch(arg))
+        if value and begun:
+            made[-1] += f",{arg}"
+            continue
+        made.append(arg)
+        begun = bool(value)
+        option = option if value else arg if arg in (*OF_NUMBERS, *OF_WORDS) else ""
+    return made
 
 
 def examples_of(command: click.Command) -> list[str]:
@@ -163,11 +180,19 @@ Json = Annotated[bool, typer.Option("--json", help="as JSON")]
 
 
 def check_overrides(overrides: Sequence[str] | None) -> list[str]:
-    """Return the overrides; a key or a choice that does not exist is told from conf/ alone, before anything heavy."""
+    """Return the overrides, with the columns of one's own file that can be told from its header.
+
+    A key or a choice that does not exist is told from conf/ alone, before anything heavy.
+    """
     from fedrec.experiment.overrides import Conf
 
     Conf.of().check(overrides or ())
-    return list(overrides or ())
+    given = list(overrides or ())
+    if "dataset=csv" not in given:
+        return given
+    from fedrec.cli.data import guess_columns
+
+    return [*given, *guess_columns(given)]
 
 
 def check_output(overrides: Sequence[str]) -> None:

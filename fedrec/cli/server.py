@@ -143,6 +143,8 @@ def start_command(
     given = check_overrides(overrides)
     check_output(given)
     here = open_home(home)
+    from fedrec.experiment.overrides import find_overruled
+    from fedrec.experiment.settings import read
     from fedrec.ops import processes
     from fedrec.server.runs import prepare, start
 
@@ -150,6 +152,8 @@ def start_command(
         raise FedrecError(f"the server is not up at {here.address()}: fedrec server up --home {here.path}")
     began = time.monotonic()
     folder = prepare(here, given, resume)
+    for line in find_overruled(read(folder.config).experiment, given):
+        say(line)
     with going_on(folder.path, f"fedrec server start --resume {folder.path}"):
         start(here, folder, say)
     values = json.loads((folder.path / "metrics.json").read_text())

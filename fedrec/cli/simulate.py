@@ -59,13 +59,13 @@ def simulate(overrides: Sequence[str], resume: str | None = None, json_only: boo
         check_output(overrides)
     elif not Path(resume, "config.yaml").exists():
         raise FedrecError(f"{Path(resume, 'config.yaml')} does not exist: --resume takes the folder of a run")
+    settings, folder = begun(overrides, resume)
     from fedrec.device.client_app import make_client_app
     from fedrec.flower.grid import InProcessGrid
     from fedrec.flower.transport import FlowerTransport
     from fedrec.report.console import Progress, result
     from fedrec.simulation import Simulation
 
-    settings, folder = begun(overrides, resume)
     client, nodes, progress = make_client_app(), settings.document["nodes"], Progress()
     command = f"fedrec simulate --resume {folder.path}"
     progress.note(f"Run folder: {folder.path}  (Ctrl-C stops; {command} goes on)")
@@ -88,11 +88,13 @@ def begun(overrides: Sequence[str], resume: str | None) -> "tuple[Settings, RunF
     """
     from fedrec.experiment.overrides import find_overruled
     from fedrec.experiment.settings import load
+
+    asked = load(overrides) if resume is None else None  # a mistake in it is told before torch is imported
     from fedrec.simulation import new_run, resumed_run, validate
 
-    if resume is not None:
-        return resumed_run(resume)
-    settings = validate(load(overrides))
+    if asked is None:
+        return resumed_run(str(resume))
+    settings = validate(asked)
     for line in find_overruled(settings.experiment, overrides):
         print(line, file=sys.stderr)
     return new_run(settings)

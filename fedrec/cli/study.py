@@ -101,6 +101,7 @@ def run_plan(
         return
     folder = Path(output) / (name or f"{chosen.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
     begin(chosen, folder)
+    tell_overruled(chosen)
     (folder / COMMAND).write_text(typed() + "\n")
     carry_on(chosen, folder, workers, not no_picture)
 
@@ -123,6 +124,17 @@ def chosen_plan(
     for method in study.methods.values():
         check_overrides([*study.overrides, *method, *study.given])
     return study
+
+
+def tell_overruled(study: "Study") -> None:
+    """Say which overrides of a study have no effect on some of its methods."""
+    from fedrec.experiment.overrides import find_overruled
+    from fedrec.experiment.settings import load
+
+    for name, method in study.methods.items():
+        overrides = [*study.overrides, *method, *study.given]
+        for line in find_overruled(load(overrides).experiment, overrides):
+            print(f"{name}: {line}", file=sys.stderr)
 
 
 def carry_on(study: "Study", folder: Path, workers: int | None, picture: bool) -> None:

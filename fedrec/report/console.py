@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedrec.federated.state import RunContext
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
+BAR = 14  # letters
 
 
 @dataclass(slots=True)
@@ -67,8 +68,9 @@ class Progress:
         self.validation = report.validation if report.validation is not None else self.validation
         last = report.round == self.rounds
         if self.stream.isatty():
+            name, epsilon, left, *others = self._parts(report, now)
             bar = progress_bar(report.round, self.rounds, self.stream)
-            line = fitted([bar, *self._parts(report, now)], terminal_width(self.stream) - 1)
+            line = fitted([name, epsilon, left, bar, *others], terminal_width(self.stream) - 1)
             print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
             self.live = True
         elif last or now - self.told >= PLAIN_SECONDS:
@@ -105,25 +107,22 @@ Part = tuple[int, str]
 
 
 def fitted(parts: Sequence[Part], width: int) -> str:
-    """Return one line of at most `width` letters: of the parts, the most needed first, those that fit, in their order.
-
-    The first is the one that gives way to all others.
-    """
-    kept = list[Part]()
-    for part in [*parts[1:], parts[0]]:
+    """Return one line of at most `width` letters: those parts that fit, the most needed first, in their order."""
+    kept = [parts[0]]
+    for part in parts[1:]:
         if part[1] and len("  ".join(text for _, text in [*kept, part])) <= width:
             kept.append(part)
     return "  ".join(text for _, text in sorted(kept, key=lambda part: part[0]))[:width]
 
 
 def progress_bar(done: int, total: int, stream: TextIO) -> Part:
-    """Return a bar of 16 letters, in ASCII where the stream has no others."""
-    full = 16 * done // max(total, 1)
+    """Return a bar of so many letters, in ASCII where the stream has no others."""
+    full = BAR * done // max(total, 1)
     try:
         "\u2501\u2500".encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return 0, "#" * full + "-" * (16 - full)
-    return 0, "\u2501" * full + "\u2500" * (16 - full)
+        return 0, "#" * full + "-" * (BAR - full)
+    return 0, "\u2501" * full + "\u2500" * (BAR - full)
 
 
 def terminal_width(stream: TextIO) -> int:
@@ -236,7 +235,7 @@ def _interval(full: Mapping[str, Any]) -> str:
 def result(values: Mapping[str, Any], place: Path, stream: TextIO, what: str = "Run folder") -> str:
     """Return what a run ends with: verdict, table, where it lies; fit to the stream where that is a terminal."""
     width = terminal_width(stream) if stream.isatty() else None
-    sentence = verdict(values) if width is None else textwrap.fill(verdict(values), width)
+    sentence = verdict(values) if width is None else textwrap.fill(verdict(values), width, break_on_hyphens=False)
     return f"\n{sentence}\n\n{table(values, width)}\n\n{what}: {place.resolve()}"
 
 

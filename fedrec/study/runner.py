@@ -12,6 +12,7 @@ from typing import TextIO
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import Settings, load
+from fedrec.report.console import terminal_width
 from fedrec.storage.checkpoint import atomic_write
 from fedrec.study.plan import Study, of
 from fedrec.study.plot import caption, draw, draw_bare
@@ -53,7 +54,8 @@ class StudyProgress:
         if self.stream.isatty():
             end = "\n" if ended == self.tasks else ""
             news = f"{news}\n" if news else ""
-            print(f"\r\x1b[K{news}{line}", end=end, file=self.stream, flush=True)
+            width = terminal_width(self.stream) - 1
+            print(f"\r\x1b[K{news}{line[:width]}", end=end, file=self.stream, flush=True)
         elif news or now - self.told >= PLAIN_SECONDS:
             self.told = now
             print(f"{news + ': ' if news else ''}{line}", file=self.stream, flush=True)

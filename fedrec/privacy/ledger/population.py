@@ -1,5 +1,6 @@
 """All runs on one population of users, as its ledger tells them, and all ledgers of this machine."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from fedrec.privacy.accounting.composition import Composition, compose, compute_
 from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
 from fedrec.privacy.ledger.account import Account, compute_spend, counts_of
 from fedrec.privacy.ledger.store import Entry, LedgerStore
+
+BASELINE = re.compile(r"(?<=[0-9a-f]{8})baselines/")  # a ledger's name of a run's baseline has no slash before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class LedgerListing:
             return [f"{self.population}: {self.problem}", ""]
         made = [f"{self.population}  (verified; head {self.head[:12]}...)"]
         for total in self.totals:
-            together = f"all {total.runs} runs together" if total.runs > 1 else "one run"
+            together = f"all {total.runs} private runs together" if total.runs > 1 else "one private run"
             made.append(
                 f"  {together}, unit {total.unit}, {total.neighbouring}: epsilon {total.epsilon:.2f} at delta "
                 f"{total.delta:.1e} ({format_interpretation(total.beside, total.neighbouring)})"
@@ -164,4 +167,5 @@ def _line(run: Run) -> str:
     if told["epsilon"] is not None:
         more = format_interpretation(told["beside"], told["neighbouring"])
         guarantee = f"epsilon {told['epsilon']:.2f}, delta {told['delta']:.1e} ({more})"
-    return f"{told['run']}: {told['mechanism']}, {told['rounds']} rounds{lost}, {guarantee}"
+    rounds = f"{told['rounds']} round{'' if told['rounds'] == 1 else 's'}"
+    return f"{BASELINE.sub('/baselines/', told['run'])}: {told['mechanism']}, {rounds}{lost}, {guarantee}"

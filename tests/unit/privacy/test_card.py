@@ -190,7 +190,7 @@ def test_projected_run_and_told(
     assert listed["wrong"] is None and listed["runs"][0]["rounds"] == 3
     assert listed["totals"][0]["epsilon"] == pytest.approx(before["rounds"]["3"], rel=1e-3)
     told = said(capsys, "privacy", "ledger")
-    assert "one run, unit user, add-remove: epsilon 8.00" in told and told.count(GAIN) == 2
+    assert "one private run, unit user, add-remove: epsilon 8.00" in told and told.count(GAIN) == 2
     assert said(capsys, "privacy", "project", *RUN).count(GAIN) == len(before["rounds"])
     again = json.loads(said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9", "--json"))
     assert again["population_before"] == pytest.approx(8.0, rel=2e-3) and not again["affordable"]
@@ -246,8 +246,7 @@ def test_what_a_device_took_part_in(tmp_path: Path, capsys: pytest.CaptureFixtur
         consent.charge({**header, "round": 1})
     text = said(capsys, "privacy", "device", tmp_path / "ledger.sqlite")
     assert (
-        "last 365 days, 1 rounds: epsilon" in text
-        and "of 10 (unit user, add-remove, delta 1e-05, partly on the" in text
+        "last 365 days, 1 round: epsilon" in text and "of 10 (unit user, add-remove, delta 1e-05, partly on the" in text
     )
     assert "declined round 1: this device has taken part in round 1" in text
     found = json.loads(said(capsys, "privacy", "device", tmp_path / "ledger.sqlite", "--json"))

@@ -1,6 +1,7 @@
 """What people read: the live line, the verdict, the table; never one bare epsilon."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from fedrec.federated.history import RoundReport
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.report.console import Progress, guarantee, table, verdict
+from fedrec.report.console import Progress, fitted, guarantee, result, table, verdict
 from fedrec.report.metrics_json import ended_early
 
 FULL = {"hr@10": 0.07, "ndcg@10": 0.036, "ndcg@10_ci": [0.03, 0.04], "coverage@10": 0.15}
@@ -111,7 +112,8 @@ def report(number: int, **changes: Any) -> RoundReport:
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
-def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
+def test_progress_shows_what_was_promised(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     progress = Progress(stream)
     progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
     progress.round(report(1))
@@ -137,3 +139,41 @@ def test_a_run_that_ends_early_says_so() -> None:
     progress.start("", session)  # type: ignore[arg-type]
     progress.end(session, 2)  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [30, 60, 79, 118])
+def test_the_live_line_fits_and_keeps_what_is_needed_most(width: int) -> None:
+    progress = Progress(io.StringIO(), label="private_popularity", rounds=300, started=0.0)
+    progress.validation = 0.02
+    parts = progress._parts(report(13), 10.0)
+    line = fitted(parts, width)
+    assert len(line) <= width and line.startswith("private_popularity round 13/30")
+    assert ("epsilon 1.50" in line) == (width >= 60) and ("devices/s" in line) == (width >= 118)
+
+
+def test_each_round_takes_one_line_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    progress = Progress(Terminal())
+    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
+    progress.round(report(1))
+    progress.round(report(2, rejected={2: "emb is not finite"}))
+    progress.close()
+    lines = progress.stream.getvalue().split("\n")  # type: ignore[attr-defined]
+    shown = [part for part in lines[0].split("\r\x1b[K") if part]
+    assert len(shown) == 2 and all(len(part) < 60 for part in shown) and shown[0].startswith("####------")
+    assert lines[1] == "  round 2: node 2 does not count: emb is not finite" and lines[2:] == [""]
+
+
+@pytest.mark.parametrize("width", [52, 60, 80, 100])
+def test_the_table_fits_the_terminal_and_leaves_out_the_least(width: int) -> None:
+    made = table(values(found(0.02, 0.01, 0.02), found(0.04, -0.01, 0.0)), width)
+    assert all(len(line) <= width for line in made.splitlines())
+    assert made.count("0.0360 (0.0300 to 0.0400)") == 1 and ("coverage" in made) == (width >= 100)
+
+
+def test_a_result_is_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = values(found(0.02, 0.01, 0.02), {})
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(map(len, result(made, tmp_path, io.StringIO()).splitlines())) > 200
+    wrapped = result(made, tmp_path, Terminal()).splitlines()
+    assert max(len(line) for line in wrapped[:-1]) <= 70 and wrapped[-1] == f"Run folder: {tmp_path.resolve()}"
