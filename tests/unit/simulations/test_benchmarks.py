@@ -59,7 +59,7 @@ def test_the_tables_show_every_figure_in_its_column_and_a_dash_where_none_was_me
 
 
 def test_every_ratio_names_rows_that_are_measured() -> None:
-    options = Namespace(threads=2, ray="python", pfl="python", only=None)
+    options = Namespace(threads=2, bench=Path("b"), ray="python", pfl="python", only=None)
     names = {row.name for row in __main__.rows(options)}
     assert all({ratio.over, ratio.under} <= names for ratio in __main__.RATIOS)
 
