@@ -25,10 +25,10 @@ from typing import Annotated
 
 import typer
 
-from fedrec import __version__
 from fedrec.cli import client, data, privacy, results, server, simulate, study
 from fedrec.cli.options import NO_SPACE, Group, examples, run_command
 from fedrec.errors import FedrecError
+from fedrec.version import __version__
 
 LEFT_OUT = {"torch", "hydra", "omegaconf", "scipy", "dp_accounting", "opacus", "pyarrow", "yaml"}  # by install-edge
 BROKEN_PIPE = 128 + 13  # what a shell says of a command that SIGPIPE ended

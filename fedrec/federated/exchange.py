@@ -11,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.transport import Transport
 from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
 from fedrec.update import Arrays, ModelUpdate, total
+from fedrec.version import __version__
 
 Hosted = NDArray[np.int64] | range
 NOBODY = 1 << 62

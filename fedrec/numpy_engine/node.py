@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec import __version__
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData
 from fedrec.experiment.instantiate import instantiate
@@ -21,6 +20,7 @@ from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws
 from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import Arrays, ModelUpdate, total
+from fedrec.version import __version__
 
 
 def train(

@@ -21,7 +21,7 @@ from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
 from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.local import optimizer
+from fedrec.training.sgd import optimizer
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")

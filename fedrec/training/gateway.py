@@ -22,7 +22,7 @@ from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
 from fedrec.rng import Stream
 from fedrec.training.batches import Epoch, Histories, NegativeSampler, epochs, open_draws
 from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.local import optimizer
+from fedrec.training.sgd import optimizer
 from fedrec.update import Arrays
 
 LARGEST_PART = 1 << 17  # columns of all users of one part, padding included: what memory holds at once

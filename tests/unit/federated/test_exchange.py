@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.federated.exchange import NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
 from fedrec.messages import Message
 from fedrec.update import ModelUpdate
+from fedrec.version import __version__
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
 SHAPES = {"w": (2,)}

@@ -20,7 +20,7 @@ from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.local import SGDStep
+from fedrec.training.sgd import SGDStep
 from fedrec.update import ModelUpdate
 
 PLAN = TrainingPlan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)
