@@ -22,6 +22,7 @@ from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, open_run_context
 from fedrec.federated.transport import Transport
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.report.console import Progress, result
 from fedrec.report.html import write_page
@@ -97,7 +98,7 @@ class Simulation:
 
     def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, PerUserResults]]:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
-        private = experiment.mechanism.terms.unit != "none"
+        private = experiment.mechanism.terms.unit != Unit.NONE
         for name in experiment.evaluation.baselines:
             if name == "no_privacy" and private:
                 yield name, self._run_baseline(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows

@@ -12,6 +12,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.gateway import train_pooled
@@ -53,7 +54,7 @@ class FedAvg(LocalTrainingConfig, TrainingAlgorithm):
         if isinstance(model, TrainableRecommender) and model.negatives_useful and self.negatives == 0:
             raise FedrecError("algorithm.negatives=0: this loss compares a positive with at least 1 negative")
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """A trained change is unbounded by itself: the mechanism's clip bounds it, at either unit."""
         return math.inf
 

@@ -25,6 +25,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease, ItemKnn, same_head
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, cells
 
@@ -112,12 +113,12 @@ class GramMatrix(StatisticAlgorithm):
         """Send everything that a device needs to know which round it is, and to score."""
         return state
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """One at user level. One interaction re-weighs a whole history, for which there is no argument here."""
-        if unit == "user" and self.user_exponent < 1:
+        if unit == Unit.USER and self.user_exponent < 1:
             weight = f"algorithm.user_exponent={self.user_exponent:g}"
             raise RefusedError(f"{weight} leaves what one user adds without a bound: take at least 1, or privacy=none")
-        return 1.0 if unit in ("user", "none") else None
+        return 1.0 if unit in (Unit.USER, Unit.NONE) else None
 
     def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
         """Return what the model scores by [H, H], from the flat (noised) Gram matrix."""
@@ -128,11 +129,11 @@ class GramMatrix(StatisticAlgorithm):
         size = len(state["head_items"])
         return {"gram": (size * (size + 1) // 2,)} if state["stage/gram"][0] else {"counts": state["counts"].shape}
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the device's counts in the first round, its Gram matrix in the second."""
         items = len(broadcast["counts"])
         if not broadcast["stage/gram"][0]:
-            return {"counts": bounded_counts(device.history, items, "user")}
+            return {"counts": bounded_counts(device.history, items, Unit.USER)}
         head = broadcast["head_items"].astype(np.int64)
         return {"gram": bounded_gram(device.history, head, items, self.user_exponent)}
 

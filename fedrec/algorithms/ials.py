@@ -18,6 +18,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ials import Ials, user_vector
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, cells
 
@@ -65,7 +66,7 @@ class IALSStatistics(StatisticAlgorithm):
         """Send the item vectors."""
         return state
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """Have no argument at either unit: a user vector grows with what it is fitted to."""
         return None
 
@@ -74,7 +75,7 @@ class IALSStatistics(StatisticAlgorithm):
         items, dim = state[FACTORS].shape
         return {"squares": (items, dim, dim), "vectors": (items, dim), "uses": (items,), "gram": (dim, dim)}
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return one device's part of the four sums; rows of items that it did not use are zero."""
         factors, shapes = broadcast[FACTORS].astype(np.float64), self.shapes(broadcast)
         used = np.unique(device.history).astype(np.int64)

@@ -16,6 +16,7 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.frame import HeldRows, hold
 from fedrec.experiment.settings import read
 from fedrec.federated.transport import Transport
+from fedrec.privacy.wording import format_epsilon
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation
 from fedrec.storage.run_folder import RunFolder
@@ -84,7 +85,7 @@ class NotebookProgress(SilentProgress):
         parts = [
             f"{self._name()}: round {report.round} of {self.rounds}",
             "" if self.validation is None else f"validation NDCG@10 {self.validation:.3f}",
-            "no privacy" if report.epsilon is None else f"epsilon {report.epsilon:.2f}",
+            format_epsilon(report.epsilon),
             f"{now - self.begun:.0f} s",
         ]
         return ", ".join(part for part in parts if part)

@@ -22,10 +22,11 @@ from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import Settings, read
 from fedrec.models.base import Recommender
+from fedrec.privacy.wording import format_privacy
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.recommend.item_search import ItemSearch
 from fedrec.recommend.ranker import UserRanker, described, recommend
-from fedrec.report.console import TITLES, guarantee, verdict
+from fedrec.report.console import TITLES, verdict
 from fedrec.report.html import write_page
 from fedrec.simulation import new_run, validate
 from fedrec.storage.run_folder import RunFolder
@@ -98,7 +99,7 @@ class Run:
     @property
     def guarantee(self) -> str:
         """What the run promises, in the words that go with every epsilon."""
-        return guarantee(self._json("metrics.json")["privacy"])
+        return format_privacy(self._json("metrics.json")["privacy"])
 
     @property
     def card(self) -> Card:
@@ -221,7 +222,7 @@ def simulate(*overrides: Any, progress: bool = True, allow: Any = (), **settings
 
     >>> run = simulate("dataset.users=50", dataset="synthetic", model="popularity", privacy="none", progress=False)
     >>> run.metrics["model"], run.guarantee
-    ('popularity', 'no privacy guarantee')
+    ('popularity', 'no privacy guarantee (epsilon is infinite)')
     >>> len(run.recommend(user=3, k=2))
     2
     """

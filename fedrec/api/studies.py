@@ -18,6 +18,8 @@ from fedrec.audit.auditor import audit as run_audit
 from fedrec.audit.records import load_record, save_record
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.privacy.guarantee import Unit
+from fedrec.privacy.wording import format_terms
 from fedrec.report.html import write_page
 from fedrec.report.privacy_card import cite_audit
 from fedrec.storage.run_folder import RunFolder
@@ -165,7 +167,7 @@ def make_plan(
     chosen = any(text.startswith(("privacy=", "experiment=")) for text in request.overrides)
     overrides = (*(() if chosen else ("privacy=user",)), *request.overrides)
     terms = request.settings([*overrides, *next(iter(methods.values()))]).experiment.mechanism.terms
-    if terms.unit == "none":
+    if terms.unit == Unit.NONE:
         raise FedrecError("privacy=none has no epsilon to vary: choose privacy=user, or another mechanism")
     return Study(
         name="study",
@@ -173,7 +175,7 @@ def make_plan(
         methods=methods,
         vary="privacy.epsilon",
         values=tuple(EPSILONS if values is None else values),
-        label=f"epsilon (unit {terms.unit}; {terms.neighbouring}; trusted: the {terms.trust})",
+        label=f"epsilon ({format_terms(replace(terms, adversary='', release_set=''), None)})",
         overrides=overrides,
         without=("privacy=none",),
         seeds=tuple(numbers or SEEDS),

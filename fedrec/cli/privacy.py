@@ -113,6 +113,7 @@ def device(
 ) -> None:
     """Say what this device has taken part in, and declined."""
     from fedrec.device.consent.consent import Consent
+    from fedrec.device.consent.ledger import format_spent
     from fedrec.device.consent.policy import ConsentPolicy
 
     ledger, rules = device_files(where, policy)
@@ -123,7 +124,8 @@ def device(
         print_json(found)
         return
     for part in found["spent"] or [None]:
-        print(_spent(part, found) if part else "nothing in the last 365 days")
+        said = format_spent(part, found["largest_epsilon_per_year"], found["delta"]) if part else "nothing"
+        print(f"last 365 days: {said}")
     for refusal in found["declined"]:
         print(f"  declined round {refusal['round']}: {refusal['reason']}")
 
@@ -136,14 +138,3 @@ def device_files(where: Path | None, policy: Path | None) -> tuple[Path, Path | 
         return where, policy
     home = Home.at(None if where is None else str(where))
     return home.ledger, policy or (home.policy if home.policy.exists() else None)
-
-
-def _spent(part: dict[str, Any], found: dict[str, Any]) -> str:
-    promised = ", partly on the word of a server or gateway that adds the noise" if part["promised"] else ""
-    rounds = f"{part['rounds']} round{'' if part['rounds'] == 1 else 's'}"
-    return (
-        f"last 365 days, {rounds}: epsilon {part['epsilon']:.2f} of "
-        f"{found['largest_epsilon_per_year']:g} (unit {part['unit']}, {part['neighbouring']}, "
-        f"delta {found['delta']:.0e}{promised}); an attacker with 1 % false alarms finds at most "
-        f"{100 * part['finds_at_most']:.0f} %"
-    )

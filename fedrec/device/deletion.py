@@ -12,6 +12,7 @@ from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
 from fedrec.messages import Message
 from fedrec.numpy_engine.experiment import MODELS
+from fedrec.privacy.guarantee import Unit
 from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.update import Arrays
 
@@ -47,7 +48,7 @@ def rebuild(store: DeviceStore) -> bool:
     device = device_data(
         store.history(), catalogue, 0, threshold=settings.get("threshold"), split=str(settings.get("split"))
     )
-    if unit_of(node["privacy"]) not in ("none", "user") or not len(device.history):
+    if unit_of(node["privacy"]) not in (Unit.NONE, Unit.USER) or not len(device.history):
         return False
     arrays = _found(node, message, catalogue, device)
     with store.transaction():

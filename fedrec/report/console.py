@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.data.dataset import Dataset
-from fedrec.privacy.accounting.interpretation import format_interpretation
+from fedrec.privacy.guarantee import Unit
+from fedrec.privacy.wording import format_epsilon, format_privacy
 
 if TYPE_CHECKING:
     from fedrec.federated.history import RoundReport
@@ -87,7 +88,7 @@ class Progress:
         left = (now - self.started) / done * (self.rounds - report.round)
         return [
             (1, f"{self.label} round {report.round}/{self.rounds}"),
-            (5, "no privacy" if report.epsilon is None else f"epsilon {report.epsilon:.2f}"),
+            (5, format_epsilon(report.epsilon)),
             (6, f"{left:,.0f} s left" if report.round < self.rounds else f"{now - self.started:,.1f} s"),
             (4, "" if self.validation is None else f"validation NDCG@10 {self.validation:.4f}"),
             (3, "" if report.loss is None else f"loss {report.loss:.4f}"),
@@ -143,9 +144,10 @@ def together(context: "RunContext") -> str:
     experiment = context.experiment
     limit = experiment.node()["privacy"].get("population_epsilon")
     may = "no limit" if limit is None else f"limit {limit:g}"
-    delta = experiment.mechanism.delta_for(context.plan)
-    terms = f"{may}; unit {experiment.mechanism.terms.unit}, delta {delta:.1e}"
-    return f"all runs on these users: epsilon {before:.2f} so far, {after:.2f} with this one ({terms})"
+    guarantee = experiment.mechanism.terms
+    terms = f"unit: {guarantee.unit}; delta {experiment.mechanism.delta_for(context.plan):.2g}"
+    spent = f"{format_epsilon(before)} so far, {format_epsilon(after)} with this one"
+    return f"all runs on these users: {spent} ({may}; {terms})"
 
 
 TITLES = {
@@ -159,24 +161,13 @@ TITLES = {
 }
 
 
-def guarantee(privacy: Mapping[str, Any]) -> str:
-    """Return a guarantee in one clause, never as one bare number."""
-    if privacy["unit"] == "none":
-        return "no privacy guarantee"
-    gain = f"; {format_interpretation(privacy, privacy['neighbouring'])}" if "attacker" in privacy else ""
-    return (
-        f"epsilon {privacy['epsilon']:.2f} (unit: one {privacy['unit']}; {privacy['neighbouring']}; "
-        f"delta {privacy['delta']:.1e}; trusted: the {privacy['trust']} only{gain})"
-    )
-
-
 def verdict(values: Mapping[str, Any]) -> str:
-    """Return the sentence that says what the run shows."""
+    """Return the sentence that says what the run shows; its guarantee stands beside it, by `format_privacy`."""
     ours, popular = values["test"]["full"]["ndcg@10"], values["baselines"]["popularity"]
     data = f"{values['dataset']['name']}{' (synthetic users)' if values['dataset']['synthetic'] else ''}"
-    text = (
-        f"On {data}, {values['model']} with {guarantee(values['privacy'])} reaches NDCG@10 {ours:.4f} on full ranking"
-    )
+    unit, epsilon = values["privacy"]["unit"], values["privacy"]["epsilon"]
+    level = "without privacy" if unit == Unit.NONE else f"at {unit} level ({format_epsilon(epsilon)})"
+    text = f"On {data}, {values['model']} {level} reaches NDCG@10 {ours:.4f} on full ranking"
     if popular:
         gap = popular["paired_ndcg@10"]
         word = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not to be told from"
@@ -233,16 +224,19 @@ def _interval(full: Mapping[str, Any]) -> str:
 
 
 def result(values: Mapping[str, Any], place: Path, stream: TextIO, what: str = "Run folder") -> str:
-    """Return what a run ends with: verdict, table, where it lies; fit to the stream where that is a terminal."""
+    """Return what a run ends with: verdict, guarantee, table, where it lies; fit to a stream that is a terminal."""
     width = terminal_width(stream) if stream.isatty() else None
-    sentence = verdict(values) if width is None else textwrap.fill(verdict(values), width, break_on_hyphens=False)
-    return f"\n{sentence}\n\n{table(values, width)}\n\n{what}: {place.resolve()}"
+    said = [verdict(values), f"Guarantee: {format_privacy(values['privacy'])}."]
+    sentences = "\n".join(
+        said if width is None else (textwrap.fill(text, width, break_on_hyphens=False) for text in said)
+    )
+    return f"\n{sentences}\n\n{table(values, width)}\n\n{what}: {place.resolve()}"
 
 
 def methods(values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the run and its baselines, each with its name."""
     unit, model = values["privacy"]["unit"], values["model"]
-    label = model if unit == "none" else f"{model}, {unit} level, epsilon {values['privacy']['epsilon']:.2f}"
+    label = model if unit == Unit.NONE else f"{model}, {unit} level, {format_epsilon(values['privacy']['epsilon'])}"
     return [
         (label, values["test"]),
         *((str(TITLES.get(name, name)), found) for name, found in values["baselines"].items() if found),

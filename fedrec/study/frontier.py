@@ -31,7 +31,8 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import open_run_context
 from fedrec.federated.transport import LocalTransport
 from fedrec.privacy.accounting.composition import compute_epsilon
-from fedrec.privacy.card import promised
+from fedrec.privacy.card import format_promise
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
@@ -53,14 +54,14 @@ class Costs:
 
 def costs(mechanism: Mechanism, plan: TrainingPlan) -> Costs:
     """Return what all rounds of a plan cost one user at either delta, by a calibrated mechanism at user level."""
-    if mechanism.terms.unit != "user":
+    if mechanism.terms.unit != Unit.USER:
         raise FedrecError(f"users^-1.1 is for units that are users, not '{mechanism.terms.unit}': take privacy=user")
     total = projected(mechanism, plan, plan.rounds)
     delta, other = mechanism.delta_for(plan), plan.population**-1.1
     terms = mechanism.terms
     return Costs(
         terms.unit,
-        terms.neighbouring,
+        terms.relation,
         terms.trust,
         delta,
         compute_epsilon(total, delta),
@@ -86,7 +87,7 @@ def promise(settings: Settings) -> str:
     """Return what a whole run of these settings promises, as one sentence; nothing is written or charged."""
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
-    return promised(experiment.mechanism, experiment.plan(dataset))
+    return format_promise(experiment.mechanism, experiment.plan(dataset))
 
 
 COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")

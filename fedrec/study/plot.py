@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError
+from fedrec.privacy.wording import format_epsilon
 from fedrec.study.plan import Study
 from fedrec.study.results import Cost, Line, Results
 from fedrec.study.tables import EXCLUDES, named
@@ -95,7 +96,7 @@ def caption(results: Results, costs: Sequence[Cost]) -> str:
         f"Test, ranked among {ranking}; {bars(len(study.seeds))}.",
         f"Dashed: on to the same with {study.without_label}." if study.without else "",
         f"delta {', '.join(f'{delta:.0e}' for delta in deltas)}. {EXCLUDES}" if deltas else "",
-        *(f"All {cost.trials} private trials together: epsilon {cost.epsilon:.1f}." for cost in costs),
+        *(f"All {cost.trials} private trials together: {format_epsilon(cost.epsilon)}." for cost in costs),
     ]
     return "\n".join(textwrap.wrap(" ".join(part for part in parts if part), WIDTH_LETTERS))
 

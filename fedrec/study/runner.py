@@ -12,6 +12,7 @@ from typing import TextIO
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import Settings, load
+from fedrec.privacy.wording import format_epsilon
 from fedrec.report.console import terminal_width
 from fedrec.storage.checkpoint import atomic_write
 from fedrec.study.plan import Study, of
@@ -148,6 +149,6 @@ def expectation(study: Study, tasks: Sequence[Task]) -> str:
     if study.vary == "privacy.epsilon" and private:
         text += (
             f"; {len(private)} are private, and each is charged to the ledger of its users: on real users at most "
-            f"epsilon {sum(private):g} by plain addition"
+            f"{format_epsilon(sum(private))} by plain addition"
         )
     return text + "."

@@ -21,6 +21,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import instantiate
 from fedrec.models.base import Recommender
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism, TrainingPlan
@@ -53,10 +54,10 @@ HEADS["sequences"] = {"decay_over": 4, "negatives": 6}
 DOUBLE = {"ials": {"squares", "vectors", "uses", "gram", "item_factors"}, "gram": {"gram"}, "neighbours": {"gram"}}
 ITEMS, SEED = 12, 4
 PUBLIC = catalogue(ITEMS)
-MECHANISMS: dict[str, Mechanism] = {
-    "none": NoPrivacy(),
-    "user": UserLevel(clip=0.3, noise_multiplier=1.0, randomness="seeded"),
-    "interaction": InteractionLevel(noise_multiplier=1.0, randomness="seeded"),
+MECHANISMS: dict[Unit, Mechanism] = {
+    Unit.NONE: NoPrivacy(),
+    Unit.USER: UserLevel(clip=0.3, noise_multiplier=1.0, randomness="seeded"),
+    Unit.INTERACTION: InteractionLevel(noise_multiplier=1.0, randomness="seeded"),
 }
 PLAN = TrainingPlan(population=60, interactions=900, cohort_rate=1.0, rounds=2, trains=False)
 HISTORIES = hnp.arrays(np.int32, st.integers(0, 40), elements=st.integers(0, ITEMS - 1))
@@ -69,9 +70,9 @@ class Case:
     name: str
 
     @property
-    def units(self) -> list[str]:
+    def units(self) -> list[Unit]:
         """The mechanisms that it can contribute under: plain gradients are no DP-SGD, and are refused there."""
-        return [unit for unit in MECHANISMS if not (self.name == "sequences" and unit == "interaction")]
+        return [unit for unit in MECHANISMS if not (self.name == "sequences" and unit == Unit.INTERACTION)]
 
     def fresh(self) -> Recommender:
         """A model that no device has used yet, the same each time."""
@@ -83,7 +84,12 @@ class Case:
         return self.algorithm.init(self.fresh(), PUBLIC)
 
     def contribute(
-        self, state: Arrays, devices: list[DeviceData], private: list[Arrays], unit: str = "none", round_number: int = 1
+        self,
+        state: Arrays,
+        devices: list[DeviceData],
+        private: list[Arrays],
+        unit: Unit = Unit.NONE,
+        round_number: int = 1,
     ) -> list[Contribution]:
         context = RoundContext(round_number, SEED, MECHANISMS[unit])
         sent = self.algorithm.broadcast(state)
@@ -128,7 +134,7 @@ def device(user: int, *items: int) -> DeviceData:
 DEVICES = [device(0, 1, 4, 5, 9), device(1), device(2, 7), device(3, 2, 2, 2, 8, 8), device(4, *range(11))]
 
 
-def bounded(unit: str) -> Iterator[tuple[str, str]]:
+def bounded(unit: Unit) -> Iterator[tuple[str, str]]:
     """The pairs whose contribution has a finite bound at this unit."""
     for pair in PAIRS:
         limit = case_of(*pair).algorithm.sensitivity(unit)
@@ -150,13 +156,13 @@ def distance(one: Contribution, other: Contribution) -> float:
 
 
 @pytest.fixture(params=MECHANISMS)
-def unit(request: pytest.FixtureRequest, case: Case) -> str:
+def unit(request: pytest.FixtureRequest, case: Case) -> Unit:
     if request.param not in case.units:
         pytest.skip(f"{case.name} is refused at {request.param} level")
     return request.param
 
 
-def test_many_devices_contribute_what_each_does_alone(case: Case, unit: str) -> None:
+def test_many_devices_contribute_what_each_does_alone(case: Case, unit: Unit) -> None:
     """Bit-equal to the loop, here with a fresh model for each: nothing is carried from one device to the next."""
     for number, state in enumerate(stages_of(case.name, case.model)[:-1], start=1):
         private = [one.private for one in case.contribute(state, DEVICES, [{} for _ in DEVICES])]
@@ -170,7 +176,7 @@ def test_many_devices_contribute_what_each_does_alone(case: Case, unit: str) -> 
             assert (found.update.count, found.loss, found.examples) == (1, alone.loss, alone.examples)
 
 
-def test_an_update_has_the_promised_names_and_shapes_in_every_round(case: Case, unit: str) -> None:
+def test_an_update_has_the_promised_names_and_shapes_in_every_round(case: Case, unit: Unit) -> None:
     for number, state in enumerate(stages_of(case.name, case.model)[:-1], start=1):
         promised = case.algorithm.shapes(state)
         for made in case.contribute(state, DEVICES, [{} for _ in DEVICES], unit, number):
@@ -238,12 +244,12 @@ def test_private_arrays_are_taken_up_again_and_matter(case: Case) -> None:
     assert same(again.private, first.private) == (not (case.algorithm.trains and first.private))
 
 
-def test_an_empty_history_adds_nothing_of_its_own(case: Case, unit: str) -> None:
+def test_an_empty_history_adds_nothing_of_its_own(case: Case, unit: Unit) -> None:
     """Zeros; at interaction level training adds its noise all the same, or its absence would say who is idle."""
     for state in stages_of(case.name, case.model)[:-1]:
         made = case.contribute(state, DEVICES[1:2], [{}], unit)[0]
         assert made.update.finite() and made.update.count == 1 and (made.loss, made.examples) == (0.0, 0)
-        assert (made.update.norm() > 0) == (unit == "interaction" and case.algorithm.trains)
+        assert (made.update.norm() > 0) == (unit == Unit.INTERACTION and case.algorithm.trains)
 
 
 def test_rounds_and_users_train_on_draws_of_their_own(case: Case) -> None:
@@ -259,7 +265,7 @@ def test_rounds_and_users_train_on_draws_of_their_own(case: Case) -> None:
 
 
 def test_a_bound_is_finite_for_statistics_and_left_to_the_clip_for_training(case: Case) -> None:
-    for unit in ("user", "interaction"):
+    for unit in (Unit.USER, Unit.INTERACTION):
         limit = case.algorithm.sensitivity(unit)
         if case.algorithm.trains:
             assert limit == (math.inf if unit in case.units else None)
@@ -271,7 +277,7 @@ def test_what_has_no_bound_gets_no_noise() -> None:
     unbounded = {
         (name, unit)
         for name, model in PAIRS
-        for unit in ("user", "interaction")
+        for unit in (Unit.USER, Unit.INTERACTION)
         if case_of(name, model).algorithm.sensitivity(unit) is None
     }
     assert unbounded == {
@@ -323,7 +329,7 @@ def test_one_interaction_moves_no_more_than_the_bound(
 @given(history=HISTORIES)
 def test_what_leaves_a_device_at_user_level_is_within_the_clip(name: str, model: str, history: np.ndarray) -> None:
     """Algorithm and mechanism together: a statistic passes whole, a trained change is cut down to the clip."""
-    case, mechanism = case_of(name, model), MECHANISMS["user"]
+    case, mechanism = case_of(name, model), MECHANISMS[Unit.USER]
     assert isinstance(mechanism, UserLevel)
     ready = mechanism if case.algorithm.trains else replace(mechanism, clip=case.algorithm.sensitivity("user") or 0.0)
     for state in stages_of(name, model)[:-1]:
@@ -333,7 +339,7 @@ def test_what_leaves_a_device_at_user_level_is_within_the_clip(name: str, model:
         assert case.algorithm.trains or distance_of(released.arrays, made.arrays) <= 1e-6
 
 
-def contribution(case: Case, state: Arrays, history: np.ndarray, unit: str) -> Contribution:
+def contribution(case: Case, state: Arrays, history: np.ndarray, unit: Unit) -> Contribution:
     empty = np.empty(0, np.int32)
     one = DeviceData(0, history, np.ones(len(history), np.float32), empty, empty, np.empty(0, np.float32))
     context = RoundContext(1, SEED, MECHANISMS[unit])

@@ -324,7 +324,7 @@ def test_terms_are_complete(case: Case) -> None:
     terms = case.mechanism.terms
     assert terms.unit in {"none", "interaction", "user"}
     relations = {"UserLocal": "replace-one", "NoPrivacy": "none"}
-    assert terms.neighbouring == relations.get(type(case.mechanism).__name__, "add-remove")
+    assert terms.relation == relations.get(type(case.mechanism).__name__, "add-remove")
     trusted = {"UserLocal": "device", "InteractionLevel": "device", "GatewayLevel": "gateway", "NoPrivacy": "none"}
     assert terms.trust == trusted.get(type(case.mechanism).__name__, "server")
     assert terms.adversary

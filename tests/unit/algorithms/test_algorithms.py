@@ -12,6 +12,7 @@ from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram, solve
 from fedrec.algorithms.item_counts import ItemCounts, bounded_counts
 from fedrec.errors import FedrecError
 from fedrec.models.ease import Ease
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from tests.support.tiny import catalogue
 
@@ -57,7 +58,7 @@ def test_nonsense_is_refused_by_name(fields: dict[str, float]) -> None:
 def test_counts_are_bounded_whatever_repeats(history: np.ndarray) -> None:
     norm = float(np.linalg.norm(bounded_counts(history, 12, "user")))
     assert norm == 0 if len(history) == 0 else abs(norm - 1) < 1e-6
-    assert bounded_counts(history, 12, "interaction").sum() == len(history)
+    assert bounded_counts(history, 12, Unit.INTERACTION).sum() == len(history)
 
 
 @settings(max_examples=200, deadline=None)
@@ -66,7 +67,7 @@ def test_one_interaction_moves_raw_counts_by_one(history: np.ndarray, data: st.D
     if len(history):
         place = data.draw(st.integers(0, len(history) - 1))
         without = np.delete(history, place)
-        change = bounded_counts(history, 12, "interaction") - bounded_counts(without, 12, "interaction")
+        change = bounded_counts(history, 12, Unit.INTERACTION) - bounded_counts(without, 12, Unit.INTERACTION)
         assert np.linalg.norm(change) == ItemCounts().sensitivity("interaction")
 
 

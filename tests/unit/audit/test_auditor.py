@@ -21,11 +21,12 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
 from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Unit
 from fedrec.privacy.ledger import ledger
 from fedrec.privacy.mechanisms import base
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
-from fedrec.privacy.mechanisms.protocol import PrivacyGuarantee, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from tests.support.tiny import SMALL
 
@@ -212,7 +213,10 @@ def test_a_cohort_of_fixed_size_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_terms_without_a_game_are_refused_by_name() -> None:
     with pytest.raises(RefusedError, match="no audit for trust moon, unit user, add-remove"):
-        threat_model_of(PrivacyGuarantee("user", "add-remove", "moon", "", ""), 5)
+        threat_model_of(
+            PrivacyGuarantee(Unit.USER, Relation.ADD_REMOVE, "moon"),  # type: ignore[arg-type]
+            5,
+        )
 
 
 @pytest.mark.parametrize("canaries", [Canaries(3, 7, each=2), Canaries(4, 3, each=3, apart=False, signed=True)])
@@ -255,7 +259,7 @@ def test_what_a_user_reads(verdict: str, monkeypatch: pytest.MonkeyPatch, capsys
     for extra in ([], ["--json"]):
         assert status_of(["audit", *SMALL, "privacy=user", *extra]) == (verdict == "contradicted")
     text, _, values = capsys.readouterr().out.partition("{")
-    assert all(said in text for said in ("unit: user", "add-remove", "delta 1.0e-05", "trusted: the server", verdict))
+    assert all(said in text for said in ("unit: one user", "add-remove", "delta 1e-05", "trusts the server", verdict))
     assert "0.980" in text and json.loads("{" + values)["verdict"] == verdict
 
 

@@ -68,7 +68,7 @@ def test_a_run_spends_its_budget_and_no_more() -> None:
     assert not ledger.affordable(mechanism.event(PLAN, 5))
     with pytest.raises(
         RefusedError,
-        match=r"round 5 of run .* after (1\.99|2\.00).* privacy\.epsilon=2\.0 \(unit user, add-remove, delta",
+        match=r"round 5 of run .* after epsilon (1\.99|2\.00).* privacy\.epsilon=2\.0 \(unit: one user; add-remove",
     ):
         ledger.reserve(5)
     assert [row["status"] for row in ledger.rows()] == ["committed"] * 4

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.base import check_compatible
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
@@ -108,12 +109,12 @@ def test_pairs_are_refused_by_name() -> None:
     with pytest.raises(
         RefusedError, match=r"Ease and InteractionLevel have no argument together.*privacy=user or privacy=none"
     ):
-        check_compatible("Ease", InteractionLevel(), None, "interaction")
+        check_compatible("Ease", InteractionLevel(), None, Unit.INTERACTION)
     with pytest.raises(RefusedError, match="Odd and UserLevel"):
         check_compatible("Odd", UserLevel(), None, "user")
     check_compatible("Ease", UserLevel(), 1.0, "user")
-    check_compatible("FedAvg", InteractionLevel(), math.inf, "interaction")
-    check_compatible("Ease", NoPrivacy(), None, "none")
+    check_compatible("FedAvg", InteractionLevel(), math.inf, Unit.INTERACTION)
+    check_compatible("Ease", NoPrivacy(), None, Unit.NONE)
 
 
 def test_a_given_multiplier_must_keep_the_epsilon() -> None:

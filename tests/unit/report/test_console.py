@@ -9,7 +9,7 @@ import pytest
 
 from fedrec.federated.history import RoundReport
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.report.console import Progress, fitted, guarantee, result, table, verdict
+from fedrec.report.console import Progress, fitted, result, table, verdict
 from fedrec.report.metrics_json import ended_early
 
 FULL = {"hr@10": 0.07, "ndcg@10": 0.036, "ndcg@10_ci": [0.03, 0.04], "coverage@10": 0.15}
@@ -37,12 +37,6 @@ def values(popular: dict[str, Any], twin: dict[str, Any], **privacy: Any) -> dic
     }
 
 
-def test_the_guarantee_carries_everything_that_it_means_nothing_without() -> None:
-    said = guarantee(PRIVACY)
-    assert all(part in said for part in ("8.00", "interaction", "add-remove", "3.2e-06", "device"))
-    assert guarantee({"unit": "none"}) == "no privacy guarantee"
-
-
 @pytest.mark.parametrize(
     ("popular", "word"),
     [((0.02, 0.01, 0.02), "above"), ((0.05, -0.03, -0.01), "below"), ((0.035, -0.01, 0.01), "not to be told from")],
@@ -54,9 +48,9 @@ def test_the_verdict_says_no_more_than_the_interval_does(popular: tuple[float, f
 
 def test_the_verdict_in_full() -> None:
     assert verdict(values(found(0.02, 0.01, 0.02), found(0.04, -0.01, -0.001))) == (
-        "On ml-latest-small, content with epsilon 8.00 (unit: one interaction; add-remove; delta 3.2e-06; trusted: the "
-        "device only) reaches NDCG@10 0.0360 on full ranking, above popularity's 0.0200 (difference +0.0160, 95 % over "
-        "users +0.0100 to +0.0200); without privacy it reaches 0.0400, so privacy costs 10 %."
+        "On ml-latest-small, content at interaction level (epsilon 8.00) reaches NDCG@10 0.0360 on full ranking, above "
+        "popularity's 0.0200 (difference +0.0160, 95 % over users +0.0100 to +0.0200); without privacy it reaches "
+        "0.0400, so privacy costs 10 %."
     )
     said = verdict(values({}, found(0.03, -0.01, 0.01)))
     assert said.endswith(
@@ -79,7 +73,7 @@ def test_what_privacy_costs_is_the_share_that_is_lost() -> None:
 def test_synthetic_users_are_named_as_such() -> None:
     made = values({}, {})
     made["dataset"] = {"name": "synthetic", "synthetic": True}
-    assert verdict(made).startswith("On synthetic (synthetic users), content with ")
+    assert verdict(made).startswith("On synthetic (synthetic users), content at ")
 
 
 def test_a_run_that_ended_early_says_so_in_its_verdict() -> None:

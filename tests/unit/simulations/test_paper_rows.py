@@ -133,7 +133,7 @@ def test_the_frontier_tries_each_epsilon_with_each_seed(
     assert tried == [(epsilon, seed, "validation") for epsilon in epsilons for seed in seeds_of_each]
     lines = capsys.readouterr().out.splitlines()
     for said, epsilon in zip(lines[::2], epsilons, strict=True):
-        claimed = f"epsilon {epsilon:.2f} (unit: user; add-remove; delta 1.0e-05; trust: the server"
+        claimed = f"epsilon {epsilon:.2f} (unit: one user; add-remove; delta 1e-05; trusts the server"
         assert said.startswith("no privacy" if np.isinf(epsilon) else claimed)
     run([*command, "--json"])
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
