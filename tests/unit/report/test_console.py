@@ -168,6 +168,6 @@ def test_the_table_fits_the_terminal_and_leaves_out_the_least(width: int) -> Non
 def test_a_result_is_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = values(found(0.02, 0.01, 0.02), {})
     monkeypatch.setenv("COLUMNS", "70")
-    assert max(map(len, result(made, tmp_path, io.StringIO()).splitlines())) > 200
+    assert max(map(len, result(made, tmp_path, io.StringIO()).splitlines())) > 150
     wrapped = result(made, tmp_path, Terminal()).splitlines()
     assert max(len(line) for line in wrapped[:-1]) <= 70 and wrapped[-1] == f"Run folder: {tmp_path.resolve()}"
