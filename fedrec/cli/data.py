@@ -66,9 +66,9 @@ def list_command(as_json: Json = False) -> None:
 @app.command(
     "get", cls=Command, epilog=examples("fedrec data get ml-100k", "fedrec data get dataset=ml-1m dataset.path=data")
 )
-def get_command(settings: DatasetSettings = None, as_json: Json = False) -> None:
+def get_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
     """Download what is missing, from its publisher."""
-    show(get(source_of(settings)), as_json)
+    show(get(source_of(overrides)), as_json)
 
 
 @app.command(
@@ -76,9 +76,9 @@ def get_command(settings: DatasetSettings = None, as_json: Json = False) -> None
     cls=Command,
     epilog=examples("fedrec data check ml-latest-small", "fedrec data check dataset=csv dataset.path=purchases.csv"),
 )
-def check_command(settings: DatasetSettings = None, as_json: Json = False) -> None:
+def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
     """Load, check and split a data set, and say what was found."""
-    show(check(source_of(settings)), as_json)
+    show(check(source_of(overrides)), as_json)
 
 
 @app.command(
@@ -87,21 +87,21 @@ def check_command(settings: DatasetSettings = None, as_json: Json = False) -> No
     epilog=examples("fedrec data split ml-latest-small", "fedrec data split dataset=ml-100k --devices 5 --to homes"),
 )
 def split_command(
-    settings: DatasetSettings = None,
+    overrides: DatasetSettings = None,
     devices: Annotated[int, typer.Option("--devices", help="how many of the first users")] = 2,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="where to write")] = Path("devices"),
     as_json: Json = False,
 ) -> None:
     """Write one file for each of some devices, to try real devices with real data."""
-    show(hand_out(source_of(settings).load(), devices, to), as_json)
+    show(hand_out(source_of(overrides).load(), devices, to), as_json)
 
 
 def source_of(settings: Sequence[str] | None) -> "DataSource":
     """Return the data set that a bare name, a file or settings choose; no setting at all chooses the default's."""
-    overrides = check_overrides([*named(settings[0]), *settings[1:]] if settings else [])
+    given = check_overrides([one for text in settings or () for one in named(text)])
     from fedrec.experiment.settings import load
 
-    return load(overrides).experiment.dataset
+    return load(given).experiment.dataset
 
 
 def named(text: str) -> list[str]:

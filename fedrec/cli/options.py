@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import inspect
 import json
 import os
 import re
@@ -10,17 +11,23 @@ import shutil
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Never
+from typing import Annotated, Any, Never, get_type_hints
 
 import click
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from fedrec.errors import FedrecError, suggest
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 OF_NUMBERS, OF_WORDS = ("--seeds", "--epsilons", "--epsilon", "--values", "--clips"), ("--mechanisms",)
 NUMBERS = re.compile(r"[\d.,e+-]+")
+SETTINGS = "overrides"  # what the argument of a command that composes settings is called
+OWN_META = "fedrec.own_parts"
+OWN_PARTS = (
+    ("config-dir", "DIR", "a folder of yaml files of yours, laid out like conf/ (repeatable)"),
+    ("allow", "PACKAGE", "your package whose classes may be built (repeatable)"),
+)
 NOT_OURS = {  # Hydra's own options, and what does the same here
     **dict.fromkeys(("-m", "--multirun"), "a sweep is a study: fedrec study PLAN --values 1,2 (fedrec study --help)"),
     **dict.fromkeys(
@@ -35,13 +42,34 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Command(TyperCommand):
-    """A command whose epilog is its examples, one a paragraph; one that takes overrides lists what can be set."""
+    """A command whose epilog is its examples, one a paragraph; one that takes overrides lists what can be set.
+
+    It takes parts of the user's own too: `--config-dir DIR` and `--allow PACKAGE` come first among its overrides.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        remember_helps(self)
+        self.composes = any(parameter.name == SETTINGS for parameter in self.params)
+        if self.composes:
+            self.params += [
+                TyperOption(param_decls=[f"--{name}"], multiple=True, metavar=metavar, help=text, expose_value=False,
+                            callback=_keep, type=str)
+                for name, metavar, text in OWN_PARTS
+            ]  # fmt: skip
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; what brings parts of the user's own becomes overrides."""
+        rest = super().parse_args(ctx, args)
+        if own := ctx.meta.get(OWN_META):
+            ctx.params[SETTINGS] = [*own, *(ctx.params.get(SETTINGS) or ())]
+        return rest
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the usage, the options, the settings' groups with their choices and defaults, and the examples."""
         examples, self.epilog = examples_of(self), None
         super().format_help(ctx, formatter)
-        if any(parameter.name == "overrides" for parameter in self.params):
+        if self.composes:
             formatter.write("\n".join(settings_help(shutil.get_terminal_size().columns)) + "\n\n")
         formatter.write(" Examples\n" + "".join(f"   {line}\n" for line in examples) if examples else "")
         self.epilog = "\n\n".join(examples)
@@ -50,6 +78,21 @@ class Command(TyperCommand):
         """Read the arguments; an option that does not exist is named, with the nearest one that does."""
         with plain_errors():
             return super().make_context(info_name, joined_lists(args), *more, **extra)
+
+
+def remember_helps(command: click.Command) -> None:
+    """Give the arguments of a command their helps again: click 8.5 forgets those that typer 0.20 gave them."""
+    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True) if command.callback else {}
+    for parameter in command.params:
+        for info in getattr(hints.get(parameter.name or ""), "__metadata__", ()):
+            if isinstance(parameter, TyperArgument):
+                parameter.help = info.help
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Sequence[str]) -> None:
+    """Note what an option of a user's own parts was given, as overrides."""
+    key = (parameter.name or "").replace("-", "_")
+    context.meta.setdefault(OWN_META, []).extend(f"{key}={text}" for text in value)
 
 
 class Group(TyperGroup):
@@ -139,8 +182,11 @@ def settings_help(width: int) -> list[str]:
         default = chosen[group]
         others = [choice for choice in conf.groups[group] if choice != default]
         lines += _wrapped(f"   {group}=", [f"{default or 'null'} (default)", *others], width)
+    run_level = conf.run_level | {
+        key: value for _, node in conf.layers({}) for key, value in node.items() if key in conf.run_level
+    }
     plain = [f"{key}={json.dumps(value) if value is None or isinstance(value, bool) else value}"
-             for key, value in conf.run_level.items()]  # fmt: skip
+             for key, value in run_level.items()]  # fmt: skip
     return [*lines, *_wrapped("   of a run:", plain, width)]
 
 
@@ -186,13 +232,22 @@ def check_overrides(overrides: Sequence[str] | None) -> list[str]:
     """
     from fedrec.experiment.overrides import Conf
 
-    Conf.of().check(overrides or ())
     given = list(overrides or ())
+    Conf.of(*own_folders(given)).check([text for text in given if not text.startswith(("allow=", "config_dir="))])
     if "dataset=csv" not in given:
         return given
     from fedrec.cli.data import guess_columns
 
     return [*given, *guess_columns(given)]
+
+
+def own_folders(overrides: Sequence[str]) -> list[Path]:
+    """Return the folders of the user's own settings that --config-dir named."""
+    folders = [Path(text.removeprefix("config_dir=")) for text in overrides if text.startswith("config_dir=")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise FedrecError(f"--config-dir {folder}: no such folder")
+    return folders
 
 
 def check_output(overrides: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from fedrec.cli.options import (
     check_overrides,
     examples,
     going_on,
+    own_folders,
     print_json,
 )
 from fedrec.errors import FedrecError
@@ -106,7 +107,7 @@ def config_command(overrides: Overrides = None, as_json: Json = False) -> None:
     from fedrec.experiment.overrides import Conf, items
     from fedrec.experiment.settings import load
 
-    document, origins = load(given).document, Conf.of().origins(given)
+    document, origins = load(given).document, Conf.of(*own_folders(given)).origins(given)
     if as_json:
         keys = [key for key, value in items(document) if not (isinstance(value, dict) and value)]
         print_json({"settings": document, "origins": {key: origin(key, origins) for key in keys}})

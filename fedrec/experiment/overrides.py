@@ -19,6 +19,12 @@ OVERRIDE = re.compile(r"(?P<mark>~|\+{0,2})(?P<key>[^\s=@+~]+)(?P<package>@[^=]*
 GLOBAL = re.compile(r"^# *@package +_global_ *$", re.MULTILINE)
 COMMA = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|(,)""")  # a comma outside brackets and quotes
 HOW_TO_CLIP = ("whole", "split")
+ENTRY_POINTS = {
+    "model": "fedrec.models",
+    "algorithm": "fedrec.algorithms",
+    "dataset": "fedrec.datasets",
+    "privacy": "fedrec.mechanisms",
+}
 SWEEP = "a sweep is a study: fedrec study PLAN --values 1,2 (fedrec study --help)"
 # What a statistic has no use for (its own bound is the clip, and nothing is trained), and what DP-SGD replaces.
 TRAINING_ONLY = ("clip", "clipping", "dense_share", "sample_rate", "local_steps", "denominator", "target", "bit_share")
@@ -112,21 +118,38 @@ class Conf:
         return found | {one.key: f"override {one.text}" for one in parsed if one.key not in self.groups}
 
     def check(self, overrides: Sequence[str]) -> None:
-        """Name the nearest valid key or choice for every override that does not exist."""
+        """Name the nearest valid key or choice for every override that does not exist.
+
+        A choice that an installed package offers is one too; what can be set in it is not known from here.
+        """
         parsed = [Override.parse(text) for text in overrides]
+        chosen, offered = dict[str, str](), set[str]()
         for one in parsed:
             if any(found[1] for found in COMMA.finditer(one.value)):
                 quoted = f"""'{one.key}="{one.value}"'"""
                 raise FedrecError(f"{one.text}: one value is expected; {SWEEP}; a comma of the value's own: {quoted}")
-            if one.key in self.groups and one.mark != "~" and one.value not in (*self.groups[one.key], "null"):
-                raise FedrecError(f"{one.text} does not exist.{suggest(one.value, self.groups[one.key])}")
-        chosen = {one.key: one.value for one in parsed if one.key in self.groups and one.mark != "~"}
-        nodes = [node for _, node in self.layers({key: value for key, value in chosen.items() if value != "null"})]
+            if one.key not in self.groups or one.mark == "~" or one.value == "null":
+                continue
+            if one.value in self.groups[one.key]:
+                chosen[one.key] = one.value
+            elif one.value in (others := find_offered(one.key)):
+                offered.add(one.key)
+            else:
+                raise FedrecError(f"{one.text} does not exist.{suggest(one.value, [*self.groups[one.key], *others])}")
+        nodes = [node for _, node in self.layers(chosen)]
         known = {key for node in nodes for key in flat(node)}
         for one in parsed:
             _check_clip(one, known, nodes)
-            if one.key not in known and one.key not in self.groups and one.mark != "+" and not _hydras(one.key):
+            free = one.mark == "+" or one.key.partition(".")[0] in ("hydra", *offered)
+            if one.key not in known and one.key not in self.groups and not free:
                 raise FedrecError(f"{one.key} does not exist.{suggest(one.key, known)}")
+
+
+def find_offered(group: str) -> set[str]:
+    """Return the choices of a group that installed packages offer by entry points; none of them is loaded."""
+    from importlib.metadata import entry_points  # 50 ms, which most commands don't need
+
+    return {point.name for point in entry_points(group=ENTRY_POINTS[group])} if group in ENTRY_POINTS else set()
 
 
 def find_overruled(experiment: Any, overrides: Sequence[str]) -> list[str]:
@@ -204,10 +227,6 @@ def _check_clip(one: Override, known: set[str], nodes: Sequence[Mapping[str, Any
             f"{one.text}: {target.rsplit('.', 1)[-1]} bounds an example's gradient as a whole, or nothing; clips apart "
             "go with privacy=user, user_adaptive, user_local or banded"
         )
-
-
-def _hydras(key: str) -> bool:
-    return key == "hydra" or key.startswith("hydra.")
 
 
 def _rounds(count: int) -> str:

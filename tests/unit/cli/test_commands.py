@@ -50,10 +50,13 @@ def test_every_help_has_two_examples_and_takes_overrides_by_their_groups(
     assert status_of(*shlex.split(words)[1:], "--help") == 0
     told = capsys.readouterr().out
     examples = options.examples_of(COMMANDS[words])
+    for one in COMMANDS[words].params:
+        help_of = str(getattr(one, "help", None) or "")
+        assert help_of and help_of.split()[0] in told, f"{one.name} has no help"
     assert len(examples) == 2 and all(f"   {line}\n" in told for line in examples)
-    if any(parameter.name == "overrides" for parameter in COMMANDS[words].params) and words != "fedrec audit":
+    if any(parameter.name == "overrides" for parameter in COMMANDS[words].params):
         assert all(f"{group}=" in told for group in Conf.of().groups) and "interaction (default)" in told
-        assert "rounds=20" in told and "name=null" in told
+        assert "rounds=8 " in told and "name=null" in told
 
 
 @pytest.mark.parametrize("line", [line for command in COMMANDS.values() for line in options.examples_of(command)])
@@ -65,7 +68,7 @@ def test_every_example_is_a_command_with_settings_that_exist(line: str) -> None:
         name, command, words = command.resolve_command(context, words)
         context = command.make_context(name, list(words), parent=context)
         words = context.protected_args + context.args if hasattr(command, "commands") else words
-    given = context.params.get("overrides") or context.params.get("settings") or ()
+    given = context.params.get("overrides") or ()
     Conf.of().check([text for text in given if "=" in text])
 
 
@@ -158,6 +161,18 @@ def test_columns_are_told_by_their_names_and_said(tmp_path: Path, capsys: pytest
 )
 def test_lists_may_be_written_with_spaces(given: str, expected: str) -> None:
     assert options.joined_lists(given.split()) == expected.split()
+
+
+def test_parts_of_ones_own_go_with_the_overrides(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# @package _global_\nmodel:\n  _target_: mine.Model\n  depth: 3\n")
+    line = ["model=mine", "--config-dir", str(tmp_path), "--allow", "mine", "--allow", "more", "model.depth=4"]
+    context = COMMANDS["fedrec simulate"].make_context("simulate", line)
+    own = [f"config_dir={tmp_path}", "allow=mine", "allow=more"]
+    assert context.params["overrides"] == [*own, "model=mine", "model.depth=4"]
+    assert options.check_overrides(context.params["overrides"]) == context.params["overrides"]
+    with pytest.raises(FedrecError, match="--config-dir nowhere: no such folder"):
+        options.check_overrides(["config_dir=nowhere"])
 
 
 def test_a_narrow_terminal_gets_data_sets_in_lines_that_fit() -> None:
