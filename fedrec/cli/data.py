@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Command, Group, Json, check_overrides, complete_override, examples, print_json
+from fedrec.cli.options import Command, Group, Json, check_overrides, complete_typed, examples, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ DatasetSettings = Annotated[
     typer.Argument(
         metavar="[NAME|FILE] [KEY=VALUE]...",
         help="a name from fedrec data list, a file of yours, or settings as for simulate",
-        autocompletion=complete_override,
+        autocompletion=complete_typed,
     ),
 ]
 

@@ -200,6 +200,18 @@ def _wrapped(head: str, words: Sequence[str], width: int) -> list[str]:
     return [*lines, line.rstrip()]
 
 
+def complete_typed(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the overrides that begin so.
+
+    bash hands over what stands before and behind a "=" as words of their own, and click drops a "=" that stands last.
+    """
+    before = " ".join(context.params.get(SETTINGS) or ()).replace(" = ", "=").removesuffix(" =").split()
+    group = before[-1] if before and "=" not in before[-1] else ""
+    if not group:
+        return complete_override(incomplete)
+    return [text.removeprefix(f"{group}=") for text in complete_override(f"{group}={incomplete}")]
+
+
 def complete_override(incomplete: str) -> list[str]:
     """Return the overrides that begin so: groups and keys, and a group's choices behind its "="."""
     from fedrec.experiment.overrides import Conf, flat
@@ -219,7 +231,7 @@ Overrides = Annotated[
     typer.Argument(
         metavar="[KEY=VALUE]...",
         help="settings, e.g. dataset=ml-100k privacy.epsilon=4",
-        autocompletion=complete_override,
+        autocompletion=complete_typed,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="as JSON")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Command, Json, check_overrides, complete_override, examples, numbers, print_json
+from fedrec.cli.options import Command, Json, check_overrides, complete_typed, examples, numbers, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ def what_ends(folder: Path) -> str:
 def audit_command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[RUN|KEY=VALUE]...", help="a run folder, or settings", autocompletion=complete_override
-        ),
+        typer.Argument(metavar="[RUN|KEY=VALUE]...", help="a run folder, or settings", autocompletion=complete_typed),
     ] = None,
     epsilon: Annotated[str | None, typer.Option("--epsilon", metavar="X,Y", help="audit points [default: 4,8]")] = None,
     attacks: Annotated[bool, typer.Option("--attacks", help="try two attacks on the configuration's own data")] = False,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -189,6 +190,23 @@ def test_a_narrow_terminal_gets_data_sets_in_lines_that_fit() -> None:
 def test_overrides_are_completed(begins: str, expected: str) -> None:
     assert expected in options.complete_override(begins)
     assert all(one.startswith(begins) for one in options.complete_override(begins))
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "expected"),
+    [
+        ([], "rou", ["rounds="]),
+        (["seed=1"], "rou", ["rounds="]),
+        (["seed", "=", "1"], "rou", ["rounds="]),
+        (["seed=1", "cohort", "="], "sm", ["small"]),
+        (["seed", "=", "1", "cohort"], "", ["poisson", "small"]),
+    ],
+)
+def test_bash_completes_though_it_cuts_words_at_the_sign(
+    words: list[str], incomplete: str, expected: list[str]
+) -> None:
+    context = SimpleNamespace(params={"overrides": words})
+    assert options.complete_typed(context, incomplete) == expected  # type: ignore[arg-type]
 
 
 @pytest.fixture
