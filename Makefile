@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run install install-edge stubs test test-slow mutants check clean
+.PHONY: run install install-dev install-edge stubs test test-slow mutants check docs clean
 
 run: $(VENV)/installed
 	$(BIN)/fedrec simulate $(ARGS)
 
 install: $(VENV)/installed
+
+install-dev: $(VENV)/installed-dev
 
 # A device without torch: fedrec itself comes without its dependencies, which would bring torch.
 install-edge:
@@ -19,7 +21,7 @@ install-edge:
 
 # Makes the gRPC stubs again after a change of fedrec/device/recommender.proto.
 stubs: $(VENV)/installed-dev
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. fedrec/device/recommender.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. fedrec/device/recommender.proto
 
 # torch comes first, pinned: left to a resolver, it would bring gigabytes of CUDA packages.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -32,14 +34,24 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# Types: strict in fedrec (pyproject.toml), standard everywhere else (tests/pyrightconfig.json).
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project tests --pythonpath $(BIN)/python
 
 test: check
 	$(BIN)/python -m pytest tests/test_imports.py
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_imports.py
+
+# The site, in site/: a broken link, or a page that is in no menu, ends it.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -49,4 +61,4 @@ mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs dist build .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs dist build site .pytest_cache .ruff_cache

@@ -11,10 +11,10 @@ from fedrec.errors import FedrecError
 
 
 def app_dir() -> Path:
-    """Return the folder that `flwr run` takes, with conf/, server/ and client/: the checkout, else the wheel's."""
+    """Return the folder that `flwr run` takes, with conf/, server/ and client/: the wheel's, else the checkout."""
     package = Path(__file__).parent
-    beside = package.parent
-    return beside if (beside / "conf" / "config.yaml").exists() else package / "app"
+    # The wheel's comes first: what lies beside an installed package is somebody else's.
+    return package / "app" if (package / "app").exists() else package.parent
 
 
 def conf_dir() -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from fedrec.federated.history import load_released_state
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, open_run_context
 from fedrec.federated.transport import Transport
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.report.console import Progress, table, verdict
+from fedrec.report.console import Progress, result
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
@@ -97,7 +99,7 @@ class Simulation:
 
     def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, PerUserResults]]:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
-        private = experiment.mechanism.terms.unit != "none"
+        private = experiment.mechanism.terms.unit != Unit.NONE
         for name in experiment.evaluation.baselines:
             if name == "no_privacy" and private:
                 yield name, self._run_baseline(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows
@@ -197,4 +199,4 @@ def run_job(overrides: Sequence[str], resume: str | None, nodes: Callable[[int],
     if json_only:
         print(json.dumps(values, indent=2))
     else:
-        print(f"\n{verdict(values)}\n\n{table(values)}\n\nRun folder: {folder.path.resolve()}")
+        print(result(values, folder.path, sys.stdout))

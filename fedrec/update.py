@@ -1,6 +1,6 @@
-"""The only thing that leaves a node: named arrays summed over devices, and how many devices they are from.
+"""What leaves a node: named arrays summed over devices, and how many devices they are from.
 
-An array that is mostly zero: what one device adds to a matrix over items, held by its cells.
+A `SparseArray` is mostly zero: what one device adds to a matrix over items, held by its cells.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,7 @@
-"""The protocol of an algorithm: local training is one way to contribute, a bounded statistic another.
+"""The protocol of an algorithm, and what the two kinds have in common.
 
-What statistic algorithms have in common: devices release one bounded vector a round and keep nothing.
+A training algorithm lets devices change the model itself; a statistic algorithm lets them release one bounded vector a
+round and keep nothing.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import ClassVar, Protocol, Self
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
 from fedrec.update import Arrays, ModelUpdate
 
@@ -77,7 +79,7 @@ class Algorithm(Protocol):
         """Return what devices receive."""
         ...
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """Return the L2 sensitivity of one device's contribution to one unit, None where there is no argument."""
         ...
 
@@ -188,7 +190,7 @@ class StatisticAlgorithm(PerDeviceAlgorithm):
     trains: ClassVar[bool] = False
     refit: ClassVar[bool] = True
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the bounded arrays that this device adds to the sum."""
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.training.config import LocalTrainingConfig
 from fedrec.training.gateway import train_pooled
@@ -40,8 +41,8 @@ class FedAvg(LocalTrainingConfig, TrainingAlgorithm):
             raise FedrecError(
                 f"algorithm.denominator={self.denominator} must be a positive number, or null for the mean"
             )
-        if self.optimiser not in ("sgd", "adam"):
-            raise FedrecError(f"algorithm.optimiser={self.optimiser} must be sgd or adam")
+        if self.optimizer not in ("sgd", "adam"):
+            raise FedrecError(f"algorithm.optimizer={self.optimizer} must be sgd or adam")
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from the model's own first values."""
@@ -53,7 +54,7 @@ class FedAvg(LocalTrainingConfig, TrainingAlgorithm):
         if isinstance(model, TrainableRecommender) and model.negatives_useful and self.negatives == 0:
             raise FedrecError("algorithm.negatives=0: this loss compares a positive with at least 1 negative")
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """A trained change is unbounded by itself: the mechanism's clip bounds it, at either unit."""
         return math.inf
 

@@ -1,8 +1,6 @@
-"""FedAdam: the server follows the mean change with Adam.
+"""FedAdam and FedAdagrad: the server follows the mean change with an adaptive optimizer.
 
 Reddi et al., "Adaptive federated optimization", 2021, algorithm 2.
-
-FedAdagrad: the server divides by the root of all squared changes so far (Reddi et al. 2021, alg. 2).
 """
 
 from dataclasses import dataclass

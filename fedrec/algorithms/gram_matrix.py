@@ -25,6 +25,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease, ItemKnn, same_head
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, cells
 
@@ -53,16 +54,16 @@ def unfolded_gram(flat: NDArray[np.floating], size: int) -> NDArray[np.float64]:
     return gram + np.triu(gram, 1).T
 
 
-def solve(flat: NDArray[np.floating], size: int, regularisation: float) -> NDArray[np.float64]:
+def solve(flat: NDArray[np.floating], size: int, regularization: float) -> NDArray[np.float64]:
     """Return EASE's weights [H, H] from the flat upper triangle of the Gram matrix.
 
     Noise can leave the matrix without a positive direction; it is brought back to the nearest positive semi-definite
-    one first. `regularisation` is in units of the mean diagonal.
+    one first. `regularization` is in units of the mean diagonal.
     """
     gram = unfolded_gram(flat, size)
     value, vector = linalg.eigh(gram)
     value = np.maximum(value, 0.0)
-    ridge = regularisation * max(float(value.mean()), 1e-12)
+    ridge = regularization * max(float(value.mean()), 1e-12)
     inverse = (vector / (value + ridge)) @ vector.T
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
@@ -79,7 +80,7 @@ class GramMatrix(StatisticAlgorithm):
 
     name: ClassVar[str] = "gram"
     head: int = 1500
-    regularisation: float = 1.0
+    regularization: float = 1.0
     count_share: float = 0.1
     user_exponent: float = 1.0
 
@@ -87,8 +88,8 @@ class GramMatrix(StatisticAlgorithm):
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.regularisation) and self.regularisation > 0):
-            raise FedrecError(f"algorithm.regularisation={self.regularisation} must be a positive number")
+        if not (math.isfinite(self.regularization) and self.regularization > 0):
+            raise FedrecError(f"algorithm.regularization={self.regularization} must be a positive number")
         if not 0 < self.count_share < 1:
             raise FedrecError(f"algorithm.count_share={self.count_share} must lie between 0 and 1")
         if not 0 <= self.user_exponent <= 2:
@@ -112,27 +113,27 @@ class GramMatrix(StatisticAlgorithm):
         """Send everything that a device needs to know which round it is, and to score."""
         return state
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """One at user level. One interaction re-weighs a whole history, for which there is no argument here."""
-        if unit == "user" and self.user_exponent < 1:
+        if unit == Unit.USER and self.user_exponent < 1:
             weight = f"algorithm.user_exponent={self.user_exponent:g}"
             raise RefusedError(f"{weight} leaves what one user adds without a bound: take at least 1, or privacy=none")
-        return 1.0 if unit in ("user", "none") else None
+        return 1.0 if unit in (Unit.USER, Unit.NONE) else None
 
     def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
         """Return what the model scores by [H, H], from the flat (noised) Gram matrix."""
-        return solve(flat, size, self.regularisation).astype(np.float32)
+        return solve(flat, size, self.regularization).astype(np.float32)
 
     def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
         """Expect counts [V] in the first round, a flat triangle [H (H + 1) / 2] in the second."""
         size = len(state["head_items"])
         return {"gram": (size * (size + 1) // 2,)} if state["stage/gram"][0] else {"counts": state["counts"].shape}
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the device's counts in the first round, its Gram matrix in the second."""
         items = len(broadcast["counts"])
         if not broadcast["stage/gram"][0]:
-            return {"counts": bounded_counts(device.history, items, "user")}
+            return {"counts": bounded_counts(device.history, items, Unit.USER)}
         head = broadcast["head_items"].astype(np.int64)
         return {"gram": bounded_gram(device.history, head, items, self.user_exponent)}
 

@@ -18,6 +18,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ials import Ials, user_vector
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, cells
 
@@ -31,14 +32,14 @@ class IALSStatistics(StatisticAlgorithm):
     """One alternation a round: devices solve and send sums, the server solves. Nothing bounds what one user changes."""
 
     name: ClassVar[str] = "ials"
-    unobserved: float = 0.3
-    regulariser: float = 0.01
+    unobserved_weight: float = 0.3
+    regularization: float = 0.01
 
     float64_arrays: ClassVar[frozenset[str]] = frozenset({"squares", "vectors", "uses", "gram"})
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ials,)
 
     def __post_init__(self) -> None:
-        for name in ("unobserved", "regulariser"):
+        for name in ("unobserved_weight", "regularization"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise FedrecError(f"algorithm.{name}={getattr(self, name)} must be a positive number")
 
@@ -65,7 +66,7 @@ class IALSStatistics(StatisticAlgorithm):
         """Send the item vectors."""
         return state
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """Have no argument at either unit: a user vector grows with what it is fitted to."""
         return None
 
@@ -74,11 +75,11 @@ class IALSStatistics(StatisticAlgorithm):
         items, dim = state[FACTORS].shape
         return {"squares": (items, dim, dim), "vectors": (items, dim), "uses": (items,), "gram": (dim, dim)}
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return one device's part of the four sums; rows of items that it did not use are zero."""
         factors, shapes = broadcast[FACTORS].astype(np.float64), self.shapes(broadcast)
         used = np.unique(device.history).astype(np.int64)
-        own = user_vector(factors, used, self.unobserved, self.regulariser)
+        own = user_vector(factors, used, self.unobserved_weight, self.regularization)
         square = np.outer(own, own)
         rows = {"squares": square.ravel(), "vectors": own, "uses": np.ones(1)}
         found: Arrays = {"gram": square}  # pyright: ignore[reportAssignmentType]
@@ -95,10 +96,12 @@ class IALSStatistics(StatisticAlgorithm):
     def solved(self, sums: dict[str, NDArray[np.float64]], devices: float) -> NDArray[np.float64]:
         """Return the best item vectors [V, d] for the sums over `devices` devices."""
         dim = len(sums["gram"])
-        ridge = self.regulariser * (sums["uses"] + self.unobserved * devices)
+        ridge = self.regularization * (sums["uses"] + self.unobserved_weight * devices)
         found = np.empty_like(sums["vectors"])
         for first in range(0, len(found), CHUNK):
             rows = slice(first, first + CHUNK)
-            systems = sums["squares"][rows] + self.unobserved * sums["gram"] + ridge[rows, None, None] * np.eye(dim)
+            systems = (
+                sums["squares"][rows] + self.unobserved_weight * sums["gram"] + ridge[rows, None, None] * np.eye(dim)
+            )
             found[rows] = np.linalg.solve(systems, sums["vectors"][rows, :, None])[:, :, 0]
         return found

@@ -11,11 +11,12 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
 from fedrec.models.popularity import Popularity
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays
 
 
-def bounded_counts(history: NDArray[np.int32], items: int, unit: str) -> NDArray[np.float32]:
+def bounded_counts(history: NDArray[np.int32], items: int, unit: Unit) -> NDArray[np.float32]:
     """Return one device's counts [V]; at user level scaled to length one.
 
     Repeats are coalesced first, so that the length is one whatever the history repeats. At interaction level the
@@ -23,7 +24,7 @@ def bounded_counts(history: NDArray[np.int32], items: int, unit: str) -> NDArray
     """
     counts = np.bincount(history, minlength=items).astype(np.float64)
     norm = float(np.linalg.norm(counts))
-    return (counts / norm if unit == "user" and norm > 0 else counts).astype(np.float32)
+    return (counts / norm if unit == Unit.USER and norm > 0 else counts).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ItemCounts(StatisticAlgorithm):
         """Send the counts so far."""
         return state
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """One, at either unit."""
         return 1.0
 
@@ -57,7 +58,7 @@ class ItemCounts(StatisticAlgorithm):
         """Expect one vector of counts [V]."""
         return {"counts": state["counts"].shape}
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the device's bounded counts."""
         return {"counts": bounded_counts(device.history, len(broadcast["counts"]), unit)}
 

@@ -1,6 +1,6 @@
 """Federated training of sequential models: one gradient a round from each device, followed by Adam on the server.
 
-FedSGD (McMahan et al. 2017) with the server optimiser of Kingma & Ba, "Adam: a method for stochastic optimization",
+FedSGD (McMahan et al. 2017) with the server optimizer of Kingma & Ba, "Adam: a method for stochastic optimization",
 2015, bias correction included, and a learning rate that rises linearly and falls along a half cosine.
 """
 
@@ -16,6 +16,7 @@ from fedrec.data.devices import DeviceData
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.training.batches import Histories
 from fedrec.training.sequences import SequenceEngine
@@ -64,12 +65,12 @@ class FedSGDSequences(TrainingAlgorithm):
         moments = {f"{kind}/{name}": np.zeros_like(shared[name]) for name in trained for kind in ("first", "second")}
         return {**shared, **moments, TAKEN: np.zeros(1, np.float32)}
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """The mechanism's clip bounds a device's whole gradient.
 
         Nothing bounds what one interaction changes: it stands in the window of every later position.
         """
-        return None if unit == "interaction" else math.inf
+        return None if unit == Unit.INTERACTION else math.inf
 
     def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
         """A gradient has the shapes of what was broadcast, less what is frozen and so has no moments."""

@@ -27,6 +27,7 @@ from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import check_head, same_head
 from fedrec.models.transitions import ItemTransitionModel, TransitionPrior, sizes
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.update import Arrays, cells
 
@@ -155,9 +156,9 @@ class TransitionCounts(StatisticAlgorithm):
         """Send everything that a device needs to know which round it is, and to score."""
         return state
 
-    def sensitivity(self, unit: str) -> float | None:
+    def sensitivity(self, unit: Unit) -> float | None:
         """One at user level. One interaction shifts the lags of others, for which there is no argument here."""
-        return 1.0 if unit in ("user", "none") else None
+        return 1.0 if unit in (Unit.USER, Unit.NONE) else None
 
     def shapes(self, state: Arrays) -> dict[str, tuple[int, ...]]:
         """Expect two vectors of counts [V] in the first round, two flat triangles in the second; or all in one."""
@@ -166,13 +167,13 @@ class TransitionCounts(StatisticAlgorithm):
         parts = {name: (items,) for name in COUNTS} if self.one_round or not state[STAGE][0] else {}
         return {**parts, **({name: pairs for name in PARTS} if self.one_round or state[STAGE][0] else {})}
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the parts of the device's vector that this round asks for, each of the length that is its own."""
         asked, items = self.shapes(broadcast), len(broadcast["counts"])
         lengths, found = self.lengths(), Arrays()
         if "counts" in asked:
-            found["counts"] = bounded_counts(device.history, items, "user") * np.float32(lengths["counts"])
-            last = bounded_counts(device.history[-self.late :], items, "user")
+            found["counts"] = bounded_counts(device.history, items, Unit.USER) * np.float32(lengths["counts"])
+            last = bounded_counts(device.history[-self.late :], items, Unit.USER)
             found["late"] = last * np.float32(lengths["late"])
         if "symmetric" in asked:
             head = np.arange(items) if self.one_round else broadcast["head_items"].astype(np.int64)

@@ -22,11 +22,11 @@ from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.federated.loop import run_round
 from fedrec.federated.state import initial_state, open_run_context
 from fedrec.messages import unpack
-from fedrec.privacy.accounting.composition import ADD_REMOVE, REPLACE_ONE, Composition
+from fedrec.privacy.accounting.composition import Composition
 from fedrec.privacy.accounting.interpretation import trade_off
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.mechanisms.protocol import PrivacyGuarantee
-from fedrec.privacy.wording import TRUST
+from fedrec.privacy.wording import NO_GUARANTEE, format_terms
 from fedrec.storage.run_folder import RunFolder
 
 Numbers = NDArray[np.float64]
@@ -58,23 +58,23 @@ def attacks(experiment: Experiment, gateways: int = 1) -> list[Success]:
     terms, everybody = ready.mechanism.terms, np.arange(len(dataset.devices))
     updates, spent = capture_updates(ready, dataset, behind(terms, everybody, gateways))
     members = used(dataset)
-    unit = "user" if terms.unit == "interaction" else terms.unit
-    first = success("items", *items_guessed(updates, members), spent, terms.neighbouring, terms.unit)
+    unit = Unit.USER if terms.unit == Unit.INTERACTION else terms.unit
+    first = success("items", *items_guessed(updates, members), spent, terms.relation, terms.unit)
     parts = np.array_split(np.random.default_rng(0).permutation(everybody), 3)
     models = [capture_updates(ready, dataset, [np.sort(part)]) for part in parts[:2]]
     fits = [fit(model, members) for model, _ in models]
     gain = fits[0] - fits[1]
-    second = success("membership", gain[parts[2]], gain[parts[0]], models[0][1], ADD_REMOVE, unit)
-    if terms.unit == "interaction":
+    second = success("membership", gain[parts[2]], gain[parts[0]], models[0][1], Relation.ADD_REMOVE, unit)
+    if terms.unit == Unit.INTERACTION:
         second = Success(second.attack, second.auc, second.tpr, None, None)
     return [first, second]
 
 
 def behind(terms: PrivacyGuarantee, devices: NDArray[np.int64], gateways: int) -> list[NDArray[np.int64]]:
     """Return the devices in groups: each is behind one message that the adversary reads."""
-    if terms.trust == "gateway":
+    if terms.trust == Trust.GATEWAY:
         return np.array_split(devices, min(gateways, len(devices)))
-    return in_groups(devices, 1 if terms.trust in ("device", "none") else None)
+    return in_groups(devices, 1 if terms.trust in (Trust.DEVICE, Trust.NONE) else None)
 
 
 def capture_updates(
@@ -142,24 +142,24 @@ def fit(model: Numbers, members: NDArray[np.bool_]) -> Numbers:
     return (members @ scores) / np.maximum(members.sum(axis=1), 1)
 
 
-def success(attack: str, absent: Numbers, present: Numbers, spent: Composition, relation: str, unit: str) -> Success:
+def success(
+    attack: str, absent: Numbers, present: Numbers, spent: Composition, relation: Relation, unit: Unit
+) -> Success:
     """Measure an attack, and read from the accounted curve what it could reach at most."""
     ranks = rankdata(np.concatenate([absent, present]))[len(absent) :]
     auc = (ranks.sum() - len(present) * (len(present) + 1) / 2) / (len(present) * len(absent))
     tpr = float(np.mean(present > np.quantile(absent, 1 - FALSE_ALARMS)))
-    if unit == "none":
+    if unit == Unit.NONE:
         return Success(attack, float(auc), tpr, None, None)
     # One item more or less of a user replaces that user's data.
-    replaced = attack == "items" and unit == "user" and relation == ADD_REMOVE
-    curve = trade_off(spent, REPLACE_ONE if replaced else ADD_REMOVE)
+    replaced = attack == "items" and unit == Unit.USER and relation == Relation.ADD_REMOVE
+    curve = trade_off(spent, Relation.REPLACE_ONE if replaced else Relation.ADD_REMOVE)
     return Success(attack, float(auc), tpr, curve.largest_auc(), float(curve.largest_tpr(FALSE_ALARMS)[0]))
 
 
 def lines(found: list[Success], terms: PrivacyGuarantee) -> Iterator[str]:
     """Yield the attacks as a table, after what they attacked and before what each tells."""
-    seen = f"; sees {terms.release_set}" if terms.unit != "none" else "; sees every update"
-    yield f"unit: {terms.unit}; relation: {terms.neighbouring}; trusted: {TRUST[terms.trust]}"
-    yield f"adversary: {'everybody' if terms.unit == 'none' else terms.adversary}{seen}"
+    yield NO_GUARANTEE if terms.unit == Unit.NONE else format_terms(terms, None)
     yield ""
     yield f"{'attack':12}{'AUC':>7}{'at most':>9}{'TPR at 1 %':>12}{'at most':>9}"
     for one in found:

@@ -1,8 +1,6 @@
-"""An audit: the trials that a configuration calls for, where they run, and what they say together.
+"""An audit: the trials that a configuration calls for, run in processes of their own, and what they say together.
 
-What a person reads of an audit.
-
-One trial in a process of its own: `python -m fedrec.audit.auditor`, the trial on standard input, both as JSON.
+`python -m fedrec.audit.auditor` runs one trial, read from standard input, and prints its finding; both are JSON.
 """
 
 import json
@@ -24,17 +22,18 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import environment as allowed_environment
 from fedrec.privacy.accounting.composition import compose_events
-from fedrec.privacy.card import TRUST
-from fedrec.privacy.mechanisms.protocol import Mechanism, PrivacyGuarantee, TrainingPlan
+from fedrec.privacy.guarantee import PrivacyGuarantee, Trust, Unit
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
+from fedrec.privacy.wording import format_terms
 
 POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they don't
 # By trust and unit, what comes near enough: at one gateway and on one device many fit into one run.
 CANARIES = {
-    ("none", "none"): 4_000,
-    ("server", "user"): 60_000,
-    ("gateway", "user"): 200_000,
-    ("device", "user"): 50_000,
-    ("device", "interaction"): 200_000,
+    (Trust.NONE, Unit.NONE): 4_000,
+    (Trust.SERVER, Unit.USER): 60_000,
+    (Trust.GATEWAY, Unit.USER): 200_000,
+    (Trust.DEVICE, Unit.USER): 50_000,
+    (Trust.DEVICE, Unit.INTERACTION): 200_000,
 }
 SAMPLED_ROUNDS = 4
 TURNS = 3  # rounds between two turns of a device, where it has turns
@@ -62,7 +61,7 @@ class Audit:
         """Return the audit for programs; an epsilon that is infinite or not measured is null."""
         found = [{**asdict(f), "reported": shown(f.reported), "ratio": ratio(f)} for f in self.findings]
         fields = {"mechanism": self.mechanism, "delta": self.delta, "trains": self.trains, "seconds": self.seconds}
-        return {**fields, **asdict(self.terms), "verdict": self.verdict, "trials": found}
+        return {**fields, **self.terms.json(), "verdict": self.verdict, "trials": found}
 
 
 def ratio(finding: Finding) -> float | None:
@@ -92,7 +91,7 @@ def trials(
     experiment: Experiment, plan: TrainingPlan, mechanism: Mechanism, points: Sequence[float], canaries: int
 ) -> list[Trial]:
     """Return the noise at every point with everybody taking part; where the accountant counts on sampling, that too."""
-    if mechanism.terms.unit == "none":
+    if mechanism.terms.unit == Unit.NONE:
         return [Trial("noise", document(experiment, None, None), plan.trains, canaries)]
     delta, made, turns = mechanism.delta_for(plan), list[Trial](), turns_of(mechanism, plan)
     nodes = [document(experiment, point, delta) for point in points]
@@ -113,7 +112,7 @@ def trials(
 def turns_of(mechanism: Mechanism, plan: TrainingPlan) -> int:
     """Return 1, or where a trusted server lets devices take turns instead of drawing them, TURNS."""
     apart = replace(plan, rounds=2 * TURNS, cohort_rate=1 / TURNS, shares=None)
-    return TURNS if mechanism.terms.trust == "server" and mechanism.participation_limit(apart) == 2 else 1
+    return TURNS if mechanism.terms.trust == Trust.SERVER and mechanism.participation_limit(apart) == 2 else 1
 
 
 def document(experiment: Experiment, epsilon: float | None, delta: float | None) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def document(experiment: Experiment, epsilon: float | None, delta: float | None)
     fresh = {"epsilon": epsilon, "delta": delta, **dict.fromkeys(found)}
     own = {**node["privacy"], **{key: value for key, value in fresh.items() if key in node["privacy"]}}
     # On a device and at a gateway it is the reference that runs, every step of it.
-    engine = node["engine"] if experiment.mechanism.terms.trust in ("server", "none") else "reference"
+    engine = node["engine"] if experiment.mechanism.terms.trust in (Trust.SERVER, Trust.NONE) else "reference"
     return {**node, "privacy": own, "engine": engine, "cohort": {**node["cohort"], "dropout": 0.0, "minimum": 1}}
 
 
@@ -162,11 +161,9 @@ SAYS = {
 
 def lines(audit: Audit) -> list[str]:
     """Return the audit as lines of text."""
-    terms = audit.terms
     head = [
         f"Audit of {audit.mechanism}, {'training' if audit.trains else 'a statistic'}",
-        f"unit: {terms.unit}; relation: {terms.neighbouring}; delta {audit.delta:.1e}; trusted: {TRUST[terms.trust]}",
-        f"adversary: {terms.adversary}; sees {terms.release_set}",
+        format_terms(audit.terms, audit.delta),
         "",
         f"{'trial':9}{'reported':>9}{'measured':>10}{'ratio':>7}  verdict",
     ]

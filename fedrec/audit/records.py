@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.paths import state_dir
 from fedrec.storage.checkpoint import atomic_write
+from fedrec.version import __version__
 
 if TYPE_CHECKING:
     from fedrec.experiment.experiment import Experiment

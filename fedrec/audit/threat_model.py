@@ -1,8 +1,7 @@
-"""The game that a mechanism's own terms define: what a canary is, which two worlds are compared, whose bytes are seen.
+"""The game that a mechanism's own guarantee defines: what a canary is, which worlds are compared, what is observed.
 
-Nothing here names a mechanism: a new one is audited by what it promises.
-
-The worst case as data and a model: each canary pulls on one number of its own, as hard as it is allowed to.
+Nothing here names a mechanism: a new one is audited by what it promises. Canaries are the worst case as data and as a
+model: each pulls on one number of its own, as hard as it is allowed to.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from fedrec.data.devices import DeviceData, DeviceTable
 from fedrec.data.interactions import Interactions
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import TrainableRecommender
-from fedrec.privacy.mechanisms.protocol import PrivacyGuarantee
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.update import Arrays
 
 Mask = NDArray[np.bool_]
@@ -78,28 +77,28 @@ def threat_model_of(terms: PrivacyGuarantee, canaries: int, turns: int = 1) -> T
 
     Terms without a game are refused by name.
     """
-    match terms.trust, terms.unit, terms.neighbouring:
-        case ("server", "user", "add-remove") | ("none", "none", "none"):
+    match terms.trust, terms.unit, terms.relation:
+        case (Trust.SERVER, Unit.USER, Relation.ADD_REMOVE) | (Trust.NONE, Unit.NONE, Relation.NONE):
             held = min(canaries, SUMMED)
             devices, items = turns * held, (4 + turns) * held
             return ThreatModel(
                 held, devices, items, 1, apart=True, signed=False, observes="state", alone=False, turns=turns
             )
-        case ("gateway", "user", "add-remove"):
+        case (Trust.GATEWAY, Unit.USER, Relation.ADD_REMOVE):
             held = min(canaries, HOSTED)
             return ThreatModel(held, held, 5 * held, 1, apart=True, signed=False, observes="reply", alone=False)
-        case ("device", "interaction", "add-remove"):
+        case (Trust.DEVICE, Unit.INTERACTION, Relation.ADD_REMOVE):
             held = min(canaries, TOGETHER)
             return ThreatModel(held, 1, 2 * held, held, apart=False, signed=False, observes="reply", alone=True)
-        case ("device", "user", "replace-one"):
+        case (Trust.DEVICE, Unit.USER, Relation.REPLACE_ONE):
             held = min(canaries, SUMMED)
             return ThreatModel(
                 held, 2 * held, 1, 1, apart=False, signed=True, observes="reply", alone=True, ends=(-1, 1)
             )
         case _:
             raise RefusedError(
-                f"no audit for trust {terms.trust}, unit {terms.unit}, {terms.neighbouring}: "
-                "say in fedrec/audit/game.py what its adversary sees"
+                f"no audit for trust {terms.trust}, unit {terms.unit}, {terms.relation}: "
+                "say in fedrec/audit/threat_model.py what its adversary sees"
             )
 
 
@@ -185,7 +184,7 @@ class SignedCounts(ItemCounts):
     twice the clip, and so must the worst case.
     """
 
-    def statistic(self, broadcast: Arrays, device: DeviceData, unit: str) -> Arrays:
+    def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the device's bounded counts [V], each with the sign of its value."""
         counts = ItemCounts.statistic(self, broadcast, device, unit)["counts"]
         counts[device.history] *= np.sign(device.values)

@@ -1,6 +1,6 @@
-"""The trials of an audit: each plays one game as often as its canaries need, and compares with what was accounted.
+"""The trials of an audit: each plays one game as often as its canaries need, and counts an attacker's errors.
 
-From counted errors to a lower bound on epsilon, and to a verdict against an accounted curve.
+From counted errors follow a lower bound on epsilon and a verdict against the accounted curve.
 """
 
 import math

@@ -1,135 +1,202 @@
-"""`fedrec client ...`: one device, from its key to its training."""
+"""`fedrec client ...`: one device, from its key to its training. Light: a device without torch runs it."""
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from fedrec.device.backend import ENGINES
-from fedrec.device.home import Enrolment, Home
+import typer
+
+from fedrec.cli.options import Command, Group, Json, examples, print_json, run_command
 from fedrec.errors import FedrecError
-from fedrec.ops import processes
 
+if TYPE_CHECKING:
+    from fedrec.device.home import Home
 
-def parser() -> argparse.ArgumentParser:
-    """Return the grammar of `fedrec client`."""
-    root = argparse.ArgumentParser(prog="fedrec client", description="One device: its key, its store, its training.")
-    commands = root.add_subparsers(dest="command", required=True)
-    enroll = commands.add_parser("enroll", help="make this device's key and say where it belongs")
-    here = f"127.0.0.1:{processes.port()}"
-    enroll.add_argument("--server", default=here, metavar="HOST:PORT", help=here)
-    enroll.add_argument("--ca", metavar="FILE", help="the server's ca.crt; only a server on loopback goes without")
-    enroll.add_argument("--engine", default="auto", help=f"what trains: {', '.join(ENGINES)}")
-    enroll.add_argument("--allow-unprotected", action="store_true", help="rounds without privacy pass: to try things")
-    enroll.add_argument("--again", action="store_true", help="change where it belongs; key and store stay")
-    load = commands.add_parser("import", help="take interactions from a CSV: item, and maybe time, value, kind")
-    load.add_argument("file")
-    load.add_argument("--columns", metavar="LIST", help="what the file calls them: item=movieId,time=timestamp")
-    forget = commands.add_parser("forget", help="forget one item or everything, and what was learned from it")
-    what = forget.add_mutually_exclusive_group(required=True)
-    what.add_argument("--item", metavar="ID", help="as the catalogue calls it")
-    what.add_argument("--everything", action="store_true")
-    up = commands.add_parser("up", help="take part until stopped")
-    up.add_argument("--only-when", metavar="LIST", help="instead of policy.toml: of idle,charging,unmetered,hours=22-6")
-    up.add_argument("--always", action="store_true", help="take part whatever policy.toml asks for")
-    up.add_argument("--background", action="store_true", help="come back once it is up; fedrec client down stops it")
-    up.add_argument("--metrics", type=int, metavar="PORT", help="Prometheus counts on loopback; no items in them")
-    serve = commands.add_parser("serve", help="recommend to apps on this device, over gRPC, until stopped")
-    serve.add_argument("--address", help="unix:PATH or 127.0.0.1:PORT (default: recommend.sock in the home)")
-    commands.add_parser("down", help="stop what up --background started")
-    status = commands.add_parser("status", help="whether it trains, and why not")
-    status.add_argument("--json", action="store_true", help="as JSON")
-    commands.add_parser("health", help="status 0 where it is up: for a container's health check")
-    for command in commands.choices.values():
-        command.add_argument("--home", metavar="FOLDER", help="the device's folder (FEDREC_HOME)")
-    return root
+app = typer.Typer(
+    name="client",
+    cls=Group,
+    help="Real devices, a device: its key, its store, its training.",
+    epilog=examples("fedrec client enroll", "fedrec client up --background"),
+)
+HomeFolder = Annotated[
+    str | None, typer.Option("--home", metavar="FOLDER", help="the device's folder [default: FEDREC_HOME]")
+]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command; mistakes are `FedrecError`s."""
-    options = parser().parse_args(arguments)
-    home = Home.at(options.home)
+    """Carry out `fedrec client ...`; mistakes are `FedrecError`s."""
+    run_command(typer.main.get_command(app), arguments, "fedrec client")
+
+
+def open_home(folder: str | None) -> "Home":
+    """Return the device's home; one that belongs to another user is refused."""
+    from fedrec.device.home import Home
+    from fedrec.ops import processes
+
+    home = Home.at(folder)
     processes.check_owner(home.path)
-    called = {"enroll": _enroll, "import": _import, "forget": _forget, "up": _up, "down": _down, "serve": _serve}
-    {**called, "status": _status, "health": _health}[options.command](home, options)
+    return home
 
 
-def _enroll(home: Home, options: argparse.Namespace) -> None:
-    from fedrec.device.home import enroll
+@app.command(
+    "enroll",
+    cls=Command,
+    epilog=examples("fedrec client enroll", "fedrec client enroll --server server.example:8000 --ca ca.crt"),
+)
+def enroll_command(
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="HOST:PORT", help="[default: this machine, FEDREC_PORT or 8000]")
+    ] = None,
+    certificate: Annotated[
+        str | None, typer.Option("--ca", metavar="FILE", help="the server's ca.crt; on loopback it may be left out")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="what trains: auto, torch or light")] = "auto",
+    allow_unprotected: Annotated[
+        bool, typer.Option("--allow-unprotected", help="rounds without privacy pass: to try things")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="change where it belongs; key and store stay")] = False,
+    home: HomeFolder = None,
+) -> None:
+    """Make this device's key and say where it belongs."""
+    from fedrec.device.home import Enrolment, enroll
+    from fedrec.ops import processes
 
-    enrolment = Enrolment(options.server, None, options.engine)
-    print("\n".join(enroll(home, enrolment, options.ca, options.again, options.allow_unprotected)))
+    enrolment = Enrolment(server or f"127.0.0.1:{processes.port()}", None, engine)
+    print("\n".join(enroll(open_home(home), enrolment, certificate, again, allow_unprotected)))
 
 
-def _import(home: Home, options: argparse.Namespace) -> None:
+@app.command(
+    "import",
+    cls=Command,
+    epilog=examples(
+        "fedrec client import history.csv", "fedrec client import log.csv --columns item=movieId,time=timestamp"
+    ),
+)
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a CSV")],
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="LIST", help="what the file calls them, such as item=movieId")
+    ] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Take interactions from a CSV: item, and maybe time, value, kind."""
+    here = open_home(home)
     from fedrec.data.io.device_csv import mapping, read_device_file
     from fedrec.device.deletion import expire
     from fedrec.device.store import Event
 
-    home.enrolment()
-    rows = read_device_file(Path(options.file), mapping(options.columns))
-    store = home.store()
+    here.enrolment()
+    rows = read_device_file(file, mapping(columns))
+    store = here.store()
     try:
         new = store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
-        expire(home, store)
+        expire(here, store)
         kept = f"{len(store.history()):,} kept in {store.path}"
-        print(f"{new:,} new interactions of {len(rows):,} in {options.file}; {kept}")
+        print(f"{new:,} new interactions of {len(rows):,} in {file}; {kept}")
     finally:
         store.close()
 
 
-def _forget(home: Home, options: argparse.Namespace) -> None:
-    home.enrolment()
+@app.command(
+    "forget", cls=Command, epilog=examples("fedrec client forget --item 1210", "fedrec client forget --everything")
+)
+def forget_command(
+    item: Annotated[str | None, typer.Option("--item", metavar="ID", help="as the catalogue calls it")] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="all that the device keeps")] = False,
+    home: HomeFolder = None,
+) -> None:
+    """Forget one item or everything, and what was learned from it."""
+    if everything == (item is not None):
+        raise FedrecError("fedrec client forget takes one of --item ID and --everything")
+    here = open_home(home)
+    here.enrolment()
     from fedrec.device.deletion import forget
 
-    store = home.store()
+    store = here.store()
     try:
-        gone, found = forget(store, None if options.everything else options.item)
-        if not gone and not options.everything:
-            raise FedrecError(f"--item {options.item}: this device knows of no such item; nothing was changed")
+        gone, found = forget(store, item)
+        if not gone and not everything:
+            raise FedrecError(f"--item {item}: this device knows of no such item; nothing was changed")
         private = "found again from those that are left" if found else "forgotten too: training begins it afresh"
         print(f"{gone:,} interactions forgotten, {len(store.history()):,} kept; the private vector is {private}")
     finally:
         store.close()
 
 
-def _up(home: Home, options: argparse.Namespace) -> None:
+@app.command("up", cls=Command, epilog=examples("fedrec client up", "fedrec client up --only-when idle,hours=22-6"))
+def up_command(
+    only_when: Annotated[
+        str | None,
+        typer.Option("--only-when", metavar="LIST", help="not policy.toml's: of idle,charging,unmetered,hours=22-6"),
+    ] = None,
+    always: Annotated[bool, typer.Option("--always", help="take part whatever policy.toml asks for")] = False,
+    background: Annotated[bool, typer.Option("--background", help="come back once it is up; down stops it")] = False,
+    metrics: Annotated[
+        int | None, typer.Option("--metrics", metavar="PORT", help="Prometheus counts on loopback; no items in them")
+    ] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Take part until stopped."""
+    here = open_home(home)
     from fedrec.device.availability import AvailabilityPolicy
     from fedrec.device.supervisor import say_here, up
+    from fedrec.ops import processes
 
-    if options.always and options.only_when:
+    if always and only_when:
         raise FedrecError("--always and --only-when contradict each other: give one of them")
-    only_when = "always" if options.always else options.only_when
-    if not options.background:
-        up(home, only_when, say_here, options.metrics)
+    conditions = "always" if always else only_when
+    if not background:
+        up(here, conditions, say_here, metrics)
         return
-    home.enrolment()
-    AvailabilityPolicy.of(home).overridden(only_when)
-    chosen = [] if only_when is None else ["--only-when", only_when]
-    chosen += [] if options.metrics is None else ["--metrics", str(options.metrics)]
-    command = ["client", "up", "--home", str(home.path), *chosen]
-    print(processes.background(command, home.path, "the device"))
+    here.enrolment()
+    AvailabilityPolicy.of(here).overridden(conditions)
+    chosen = [] if conditions is None else ["--only-when", conditions]
+    chosen += [] if metrics is None else ["--metrics", str(metrics)]
+    print(processes.background(["client", "up", "--home", str(here.path), *chosen], here.path, "the device"))
 
 
-def _serve(home: Home, options: argparse.Namespace) -> None:
+@app.command(
+    "serve", cls=Command, epilog=examples("fedrec client serve", "fedrec client serve --address 127.0.0.1:50051")
+)
+def serve_command(
+    address: Annotated[
+        str | None, typer.Option("--address", help="unix:PATH or 127.0.0.1:PORT [default: recommend.sock in the home]")
+    ] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Recommend to apps on this device, over gRPC, until stopped."""
+    here = open_home(home)
     from fedrec.device.grpc_service import serve
     from fedrec.device.supervisor import say_here
 
-    serve(home, options.address, say_here)
+    serve(here, address, say_here)
 
 
-def _down(home: Home, options: argparse.Namespace) -> None:
-    processes.down(home.path, "this device")
-    print(f"{home.path} stopped.")
+@app.command("down", cls=Command, epilog=examples("fedrec client down", "fedrec client down --home device-1"))
+def down_command(home: HomeFolder = None) -> None:
+    """Stop what up --background started."""
+    here = open_home(home)
+    from fedrec.ops import processes
+
+    processes.down(here.path, "this device")
+    print(f"{here.path} stopped.")
 
 
-def _health(home: Home, options: argparse.Namespace) -> None:
-    if not processes.running(home.path):
-        raise FedrecError(f"{home.path}: not up")
-
-
-def _status(home: Home, options: argparse.Namespace) -> None:
+@app.command("status", cls=Command, epilog=examples("fedrec client status", "fedrec client status --json"))
+def status_command(as_json: Json = False, home: HomeFolder = None) -> None:
+    """Say whether it trains, and why not."""
+    here = open_home(home)
     from fedrec.device.status import in_words, status
 
-    values = status(home)
-    print(json.dumps(values, indent=2) if options.json else "\n".join(in_words(values)))
+    values = status(here)
+    print_json(values) if as_json else print("\n".join(in_words(values)))
+
+
+@app.command("health", cls=Command, epilog=examples("fedrec client health", "fedrec client health --home device-1"))
+def health_command(home: HomeFolder = None) -> None:
+    """End with status 0 where it is up: for a container's health check."""
+    here = open_home(home)
+    from fedrec.ops import processes
+
+    if not processes.running(here.path):
+        raise FedrecError(f"{here.path}: not up")

@@ -1,61 +1,203 @@
-"""What `fedrec data list | get | check` do, without the command line.
-
-`fedrec data split`: a data set as the files of devices, to try real devices with real data.
-"""
+"""`fedrec data list | get | check | split`: data sets, by the same settings as everywhere or by their bare name."""
 
 import csv
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
-from fedrec.data.dataset import Dataset, DataSource
-from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
-from fedrec.data.datasets.microlens import MicroLens50K
-from fedrec.data.datasets.movielens import SHIPPED, MovieLens1M, MovieLens100K, MovieLensLatestSmall
-from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
-from fedrec.data.datasets.synthetic import Synthetic
-from fedrec.data.download import cache
-from fedrec.data.interactions import FlatInteractions
-from fedrec.data.io.catalogue_csv import write_items
-from fedrec.data.io.device_csv import COLUMNS
-from fedrec.data.sources import DownloadableSource, LocalSource, SourceOptions
+from fedrec.cli.options import Command, Group, Json, check_overrides, complete_typed, examples, print_json
 from fedrec.errors import FedrecError
 
-PUBLISHED: dict[str, type[DownloadableSource]] = {
-    kind.name: kind for kind in (MovieLens100K, MovieLens1M, HetRecLastFM)
-}
-PROVIDED: tuple[type[LocalSource], ...] = (OnlineRetailII, AmazonVideoGames, FilmTrust, Gowalla, MicroLens50K)
-PROVIDED_SIZES = {
+if TYPE_CHECKING:
+    from fedrec.data.dataset import Dataset, DataSource
+
+SIZES = {
+    "ml-latest-small": "100,004 ratings, 671 users, 9,066 films",
+    "ml-100k": "100,000 ratings, 943 users, 1,682 films",
+    "ml-1m": "1,000,209 ratings, 6,040 users, 3,883 films",
+    "hetrec2011-lastfm-2k": "92,834 listens, 1,892 users, 17,632 artists",
     "online-retail-ii": "273,844 first purchases, 4,285 users, 4,006 items",
     "amazon-video-games": "287,107 reviews, 31,013 users, 23,715 games",
     "filmtrust": "35,497 ratings, 1,508 users, 2,071 films",
     "gowalla": "1,027,370 visits, 29,858 users, 40,981 places",
     "microlens-50k": "359,708 uses, 50,000 users, 19,220 videos",
 }
-SHIPPED_NAME = MovieLensLatestSmall.name
+USER = ("user", "customer", "member", "visitor", "account", "reader", "listener")
+ITEM = ("item", "product", "sku", "stock", "article", "movie", "film", "track", "song", "book", "asin", "isbn")
+TIME = ("timestamp", "date", "datetime", "orderdate", "invoicedate", "purchasedate", "eventtime", "createdat", "ts")
+NAMES = {  # what columns are called elsewhere, in small letters and without spaces or underscores
+    "user": {f"{word}{end}" for word in USER for end in ("", "id", "no", "number")},
+    "item": {f"{word}{end}" for word in ITEM for end in ("", "id", "no", "number", "code")},
+    "time": {*TIME, "time"},
+}
+SEPARATORS = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|"}
+FILES = {".csv": "csv", ".tsv": "csv", ".parquet": "csv", ".inter": "recbole"}  # whose reader takes a file of that name
+
+app = typer.Typer(
+    name="data",
+    cls=Group,
+    help="Data sets: what there is, and whether it loads.",
+    epilog=examples("fedrec data list", "fedrec data check ml-latest-small"),
+)
+DatasetSettings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME|FILE] [KEY=VALUE]...",
+        help="a name from fedrec data list, a file of yours, or settings as for simulate",
+        autocompletion=complete_typed,
+    ),
+]
 
 
-def describe() -> list[str]:
-    """Return what can be loaded, one line each, in the order in which to try it."""
-    last = "leave-last-out"
-    sizes = {
-        "ml-100k": "100,000 ratings, 943 users, 1,682 films",
-        "ml-1m": "1,000,209 ratings, 6,040 users, 3,883 films",
-        "hetrec2011-lastfm-2k": "92,834 listens, 1,892 users, 17,632 artists",
-    }
-    listed = [
-        (SHIPPED_NAME, "100,004 ratings, 671 users, 9,066 films", last, f"shipped: {SHIPPED}"),
-        *((name, sizes[name], ", ".join(kind.splits), _where(kind)) for name, kind in PUBLISHED.items()),
-        *((kind.name, PROVIDED_SIZES[kind.name], ", ".join(kind.splits), "dataset.path=FOLDER") for kind in PROVIDED),
+@app.command("list", cls=Command, epilog=examples("fedrec data list", "fedrec data list --json"))
+def list_command(as_json: Json = False) -> None:
+    """Say what there is, and how to get it."""
+    found = describe()
+    if as_json:
+        print_json([dict(zip(("name", "size", "splits", "from"), row, strict=True)) for row in found])
+    else:
+        print("\n".join(rows(found, sys.stdout.isatty())))
+
+
+@app.command(
+    "get", cls=Command, epilog=examples("fedrec data get ml-100k", "fedrec data get dataset=ml-1m dataset.path=data")
+)
+def get_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
+    """Download what is missing, from its publisher."""
+    show(get(source_of(overrides)), as_json)
+
+
+@app.command(
+    "check",
+    cls=Command,
+    epilog=examples("fedrec data check ml-latest-small", "fedrec data check dataset=csv dataset.path=purchases.csv"),
+)
+def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
+    """Load, check and split a data set, and say what was found."""
+    show(check(source_of(overrides)), as_json)
+
+
+@app.command(
+    "split",
+    cls=Command,
+    epilog=examples("fedrec data split ml-latest-small", "fedrec data split dataset=ml-100k --devices 5 --to homes"),
+)
+def split_command(
+    overrides: DatasetSettings = None,
+    devices: Annotated[int, typer.Option("--devices", help="how many of the first users")] = 2,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="where to write")] = Path("devices"),
+    as_json: Json = False,
+) -> None:
+    """Write one file for each of some devices, to try real devices with real data."""
+    show(hand_out(source_of(overrides).load(), devices, to), as_json)
+
+
+def source_of(settings: Sequence[str] | None) -> "DataSource":
+    """Return the data set that a bare name, a file or settings choose; no setting at all chooses the default's."""
+    given = check_overrides([one for text in settings or () for one in named(text)])
+    from fedrec.experiment.settings import load
+
+    return load(given).experiment.dataset
+
+
+def named(text: str) -> list[str]:
+    """Return the settings that a bare name of a data set or of a file stands for; settings are as they are."""
+    if "=" in text:
+        return [text]
+    from fedrec.experiment.overrides import Conf
+
+    path = Path(text)
+    if text in Conf.of().groups["dataset"] or not (path.exists() or path.suffix in FILES):
+        return [f"dataset={text}"]
+    kind = FILES.get(path.suffix, "csv")
+    tabs = ["dataset.separator=tab"] if path.suffix == ".tsv" else []
+    return [f"dataset={kind}", f"dataset.path={quoted(text)}", *tabs]
+
+
+def quoted(text: str) -> str:
+    """Return a text as the value of an override."""
+    return text if re.fullmatch(r"[\w/.-]+", text) else f"'{text}'"
+
+
+def guess_columns(overrides: Sequence[str]) -> list[str]:
+    """Return settings for columns of a CSV that have another name than the default, and say so.
+
+    Only what the header alone decides: one column, and no more, whose name is one of the words for its part.
+    """
+    given = dict(text.split("=", 1) for text in overrides if "=" in text)
+    header = read_header(Path(given.get("dataset.path", "").strip("'\"")), given)
+    made = dict[str, str]()
+    for role, names in NAMES.items():
+        found = [column for column in header if re.sub(r"[\W_]", "", column.lower()) in names]
+        if role not in header and len(found) == 1 and f"dataset.columns.{role}" not in given:
+            made[role] = found[0]
+    if made:
+        told = ", ".join(f"{role} = {column}" for role, column in made.items())
+        print(f"columns by their names: {told} (dataset.columns.*=COLUMN chooses others)", file=sys.stderr)
+    return [f"dataset.columns.{role}={quoted(column)}" for role, column in made.items()]
+
+
+def read_header(path: Path, given: Mapping[str, str]) -> list[str]:
+    """Return the names in the first line of a text file; none where it is no such file."""
+    separator = SEPARATORS.get(given.get("dataset.separator", "comma"), given.get("dataset.separator", ","))
+    if not path.is_file() or path.suffix in (".parquet", ".pq") or len(separator) != 1:
+        return []
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return [column.strip() for column in next(csv.reader([file.readline()], delimiter=separator), [])]
+
+
+def show(lines: Sequence[Any], as_json: bool) -> None:
+    """Print lines of text, or the same as JSON."""
+    print_json(list(lines)) if as_json else print("\n".join(str(line) for line in lines))
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """Return what can be loaded, in the order in which to try it: name, size, splits and where it comes from."""
+    from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
+    from fedrec.data.datasets.microlens import MicroLens50K
+    from fedrec.data.datasets.movielens import SHIPPED, MovieLens1M, MovieLens100K, MovieLensLatestSmall
+    from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
+    from fedrec.data.download import cache
+
+    last, listed = "leave-last-out", list[tuple[str, str, str, str]]()
+    shipped = MovieLensLatestSmall.name
+    listed.append((shipped, SIZES[shipped], last, f"shipped: {SHIPPED}"))
+    for kind in (MovieLens100K, MovieLens1M, HetRecLastFM):
+        archive = cache() / f"{kind.name}.zip"
+        where = str(archive) if archive.is_file() else f"{kind.address}, or dataset.path=FOLDER"
+        listed.append((kind.name, SIZES[kind.name], ", ".join(kind.splits), where))
+    for kind in (OnlineRetailII, AmazonVideoGames, FilmTrust, Gowalla, MicroLens50K):
+        listed.append((kind.name, SIZES[kind.name], ", ".join(kind.splits), "dataset.path=FOLDER"))
+    return [
+        *listed,
         ("csv", "any CSV or Parquet", last, "dataset.path=FILE dataset.columns.user=..."),
         ("recbole", "any .inter", last, "dataset.path=FILE or its folder"),
         ("synthetic", "as many as asked", last, "drawn: dataset.users=... dataset.seed=..."),
     ]
-    return [f"{name:<22}{size:<49}{splits:<26}{where}" for name, size, splits, where in listed]
 
 
-def get(source: DataSource) -> list[str]:
+def rows(found: Sequence[tuple[str, str, str, str]], terminal: bool) -> list[str]:
+    """Return one line a data set; on a terminal that is too narrow, its name and size, and the rest below."""
+    import shutil
+
+    widths = [max(len(row[column]) for row in found) for column in range(4)]
+    if not terminal or sum(widths) + 6 <= shutil.get_terminal_size().columns:
+        return [
+            "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in found
+        ]
+    return [f"{name:<{widths[0]}}  {size}\n    {splits}\n    {where}" for name, size, splits, where in found]
+
+
+def get(source: "DataSource") -> list[str]:
     """Return where a source's files lie, downloaded from its publisher where no path is set, as one line."""
+    from fedrec.data.datasets.movielens import SHIPPED, MovieLensLatestSmall
+    from fedrec.data.datasets.synthetic import Synthetic
+    from fedrec.data.sources import DownloadableSource, SourceOptions
+
     if isinstance(source, DownloadableSource):
         return [str(source.files().place)]
     if isinstance(source, MovieLensLatestSmall) and source.path is None:
@@ -67,12 +209,12 @@ def get(source: DataSource) -> list[str]:
     raise FedrecError(f"{type(source).__name__} reads your own file: dataset.path=FILE names one that exists")
 
 
-def check(source: DataSource) -> list[str]:
+def check(source: "DataSource") -> list[str]:
     """Load a source and return what was found, one line each; what is wrong with it raises `FedrecError`."""
     return summary(source.load())
 
 
-def summary(dataset: Dataset) -> list[str]:
+def summary(dataset: "Dataset") -> list[str]:
     """Return the sizes, the repairs, the split and the population of a data set, one line each."""
     table, devices = dataset.interactions, dataset.devices
     held = int((devices.test_from - devices.validation_from).sum()), int((devices.start[1:] - devices.test_from).sum())
@@ -87,14 +229,14 @@ def summary(dataset: Dataset) -> list[str]:
     ]
 
 
-def _where(kind: type[DownloadableSource]) -> str:
-    if (cache() / f"{kind.name}.zip").is_file():
-        return str(cache() / f"{kind.name}.zip")
-    return f"{kind.address}, or dataset.path=FOLDER"
-
-
-def hand_out(dataset: Dataset, devices: int, folder: Path) -> list[str]:
+def hand_out(dataset: "Dataset", devices: int, folder: Path) -> list[str]:
     """Write items.csv and one CSV for each of the first users; return what was written, one line each."""
+    import numpy as np
+
+    from fedrec.data.interactions import FlatInteractions
+    from fedrec.data.io.catalogue_csv import write_items
+    from fedrec.data.io.device_csv import COLUMNS
+
     table = dataset.interactions
     if isinstance(table, FlatInteractions):
         raise FedrecError(f"{dataset.name} has no times to hand out: choose another data set")
@@ -104,12 +246,12 @@ def hand_out(dataset: Dataset, devices: int, folder: Path) -> list[str]:
     write_items(folder / "items.csv", dataset.catalogue)
     said = [f"{folder / 'items.csv'}: {len(dataset.catalogue):,} items, public"]
     for user in range(devices):
-        rows, path = np.flatnonzero(table.user == user), folder / f"{user + 1:0{len(str(devices))}}.csv"
+        found, path = np.flatnonzero(table.user == user), folder / f"{user + 1:0{len(str(devices))}}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            for row in rows:
+            for row in found:
                 item = dataset.catalogue.ids[table.item[row]]
                 writer.writerow([item, f"{table.time[row]:.17g}", f"{table.value[row]:.9g}", "rating"])
-        said.append(f"{path}: {len(rows):,} interactions of user {table.user_ids[user]}")
+        said.append(f"{path}: {len(found):,} interactions of user {table.user_ids[user]}")
     return said

@@ -1,103 +1,170 @@
 """`fedrec server ...`: a server for real devices."""
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from fedrec.cli.options import (
+    Command,
+    Group,
+    Json,
+    Overrides,
+    check_output,
+    check_overrides,
+    examples,
+    going_on,
+    print_json,
+    run_command,
+)
 from fedrec.errors import FedrecError
-from fedrec.ops import processes
-from fedrec.server.home import Address, ServerHome
 
+if TYPE_CHECKING:
+    from fedrec.server.home import ServerHome
 
-def parser() -> argparse.ArgumentParser:
-    """Return the grammar of `fedrec server`."""
-    root = argparse.ArgumentParser(prog="fedrec server", description="A server for real devices.")
-    commands = root.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="listen for devices until stopped; makes certificates the first time")
-    up.add_argument("--host", default="127.0.0.1", help="the name or address under which devices reach it (127.0.0.1)")
-    up.add_argument("--port", type=int, default=processes.port(), help=f"{processes.port()} (FEDREC_PORT)")
-    up.add_argument("--insecure", action="store_true", help="without TLS and keys; on loopback only")
-    up.add_argument("--background", action="store_true", help="come back once it is up; fedrec server down stops it")
-    up.add_argument("--metrics", type=int, metavar="PORT", help="Prometheus metrics on loopback")
-    commands.add_parser("down", help="stop what up --background started")
-    admit = commands.add_parser("admit", help="let devices take part")
-    admit.add_argument("keys", nargs="+", metavar="KEY.pub", help="device.pub, as fedrec client enroll made it")
-    start = commands.add_parser("start", help="train on the admitted devices")
-    start.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. dataset.path=items.csv model=mf")
-    start.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    status = commands.add_parser("status", help="devices admitted, and how the last run goes")
-    status.add_argument("--json", action="store_true", help="as JSON")
-    for command in commands.choices.values():
-        command.add_argument("--home", metavar="FOLDER", help="the server's folder (FEDREC_SERVER)")
-    return root
+app = typer.Typer(
+    name="server",
+    cls=Group,
+    help="Real devices, the server: listen, admit, train.",
+    epilog=examples("fedrec server up --background", "fedrec server status"),
+)
+HomeFolder = Annotated[
+    str | None, typer.Option("--home", metavar="FOLDER", help="the server's folder [default: FEDREC_SERVER]")
+]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command; mistakes are `FedrecError`s."""
-    options = parser().parse_args(arguments)
-    home = ServerHome.at(options.home)
+    """Carry out `fedrec server ...`; mistakes are `FedrecError`s."""
+    run_command(typer.main.get_command(app), arguments, "fedrec server")
+
+
+def open_home(folder: str | None) -> "ServerHome":
+    """Return the server's home; one that belongs to another user is refused."""
+    from fedrec.ops import processes
+    from fedrec.server.home import ServerHome
+
+    home = ServerHome.at(folder)
     processes.check_owner(home.path)
-    {"up": _up, "down": _down, "admit": _admit, "start": _start, "status": _status}[options.command](home, options)
+    return home
 
 
 def say(text: str) -> None:
     """Print a line at once."""
-    print(text, file=sys.stdout, flush=True)
+    print(text, flush=True)
 
 
-def _up(home: ServerHome, options: argparse.Namespace) -> None:
+@app.command(
+    "up",
+    cls=Command,
+    epilog=examples("fedrec server up --background", "fedrec server up --host server.example --metrics 9100"),
+)
+def up_command(
+    host: Annotated[str, typer.Option("--host", help="name or address under which devices reach it")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option("--port", help="[default: FEDREC_PORT, else 8000]")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="without TLS and keys; on loopback only")] = False,
+    background: Annotated[bool, typer.Option("--background", help="come back once it is up; down stops it")] = False,
+    metrics: Annotated[
+        int | None, typer.Option("--metrics", metavar="PORT", help="Prometheus metrics on loopback")
+    ] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Listen for devices until stopped; make certificates the first time."""
+    here = open_home(home)
+    from fedrec.ops import processes
+    from fedrec.server.home import Address
     from fedrec.server.supervisor import up
 
-    if not 0 < options.port < 65536:
-        raise FedrecError(f"--port {options.port}: a number from 1 to 65535 expected")
-    if not options.background:
-        up(home, Address(options.host, options.port, options.insecure), say, options.metrics)
+    port = processes.port() if port is None else port
+    if not 0 < port < 65536:
+        raise FedrecError(f"--port {port}: a number from 1 to 65535 expected")
+    if not background:
+        up(here, Address(host, port, insecure), say, metrics)
         return
-    line = ["server", "up", "--home", str(home.path), "--host", options.host, "--port", str(options.port)]
-    line += ["--insecure"] if options.insecure else []
-    line += [] if options.metrics is None else ["--metrics", str(options.metrics)]
-    say(processes.background(line, home.path, "the server"))
+    line = ["server", "up", "--home", str(here.path), "--host", host, "--port", str(port)]
+    line += ["--insecure"] if insecure else []
+    line += [] if metrics is None else ["--metrics", str(metrics)]
+    say(processes.background(line, here.path, "the server"))
 
 
-def _down(home: ServerHome, options: argparse.Namespace) -> None:
-    processes.down(home.path, "the server")
-    say(f"{home.path} stopped.")
+@app.command("down", cls=Command, epilog=examples("fedrec server down", "fedrec server down --home server"))
+def down_command(home: HomeFolder = None) -> None:
+    """Stop what up --background started."""
+    here = open_home(home)
+    from fedrec.ops import processes
+
+    processes.down(here.path, "the server")
+    say(f"{here.path} stopped.")
 
 
-def _admit(home: ServerHome, options: argparse.Namespace) -> None:
+@app.command(
+    "admit", cls=Command, epilog=examples("fedrec server admit device.pub", "fedrec server admit keys/1.pub keys/2.pub")
+)
+def admit_command(
+    keys: Annotated[
+        list[Path], typer.Argument(metavar="KEY.pub...", help="device.pub, as fedrec client enroll made it")
+    ],
+    home: HomeFolder = None,
+) -> None:
+    """Let devices take part."""
+    here = open_home(home)
+    from fedrec.ops import processes
     from fedrec.server.registry import Registry
     from fedrec.server.supervisor import register
 
-    files = [Path(name) for name in options.keys]
-    for file in files:
+    for file in keys:
         if not file.is_file():
             raise FedrecError(f"{file}: no such file; device.pub from the device's home is expected")
-    registry = Registry(home)
-    for file in files:
+    registry = Registry(here)
+    for file in keys:
         device, new = registry.admit(file.read_bytes())
         say(f"device {device.device} {'admitted' if new else 'was admitted before'}, number {device.row + 1}")
-        address = home.address() if (home.path / "address.json").exists() else None
+        address = here.address() if (here.path / "address.json").exists() else None
         if address and not address.insecure and not device.registered and processes.listens(address.port):
-            register(home, registry, device.device, device.key)
+            register(here, registry, device.device, device.key)
 
 
-def _start(home: ServerHome, options: argparse.Namespace) -> None:
+@app.command(
+    "start",
+    cls=Command,
+    epilog=examples(
+        "fedrec server start dataset.path=items.csv model=mf privacy=user privacy.population_epsilon=8",
+        "fedrec server start --resume runs/real",
+    ),
+)
+def start_command(
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="go on with the run here")] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Train on the admitted devices."""
+    given = check_overrides(overrides)
+    check_output(given)
+    here = open_home(home)
+    from fedrec.experiment.overrides import find_overruled
+    from fedrec.experiment.settings import read
+    from fedrec.ops import processes
     from fedrec.server.runs import prepare, start
 
-    if not processes.listens(home.address().port):
-        raise FedrecError(f"the server is not up at {home.address()}: fedrec server up --home {home.path}")
+    if not processes.listens(here.address().port):
+        raise FedrecError(f"the server is not up at {here.address()}: fedrec server up --home {here.path}")
     began = time.monotonic()
-    folder = prepare(home, options.overrides, options.resume)
-    start(home, folder, say)
+    folder = prepare(here, given, resume)
+    for line in find_overruled(read(folder.config).experiment, given):
+        say(line)
+    with going_on(folder.path, f"fedrec server start --resume {folder.path}"):
+        start(here, folder, say)
     values = json.loads((folder.path / "metrics.json").read_text())
     say(f"{values['rounds']} rounds in {time.monotonic() - began:.0f} s. Run folder: {folder.path.resolve()}")
 
 
-def _status(home: ServerHome, options: argparse.Namespace) -> None:
+@app.command("status", cls=Command, epilog=examples("fedrec server status", "fedrec server status --json"))
+def status_command(as_json: Json = False, home: HomeFolder = None) -> None:
+    """Say which devices are admitted, and how the last run goes."""
+    here = open_home(home)
     from fedrec.server.status import in_words, summary
 
-    values = summary(home)
-    say(json.dumps(values, indent=2) if options.json else "\n".join(in_words(values)))
+    values = summary(here)
+    print_json(values) if as_json else say("\n".join(in_words(values)))

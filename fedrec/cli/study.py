@@ -1,133 +1,272 @@
-"""`fedrec study NAME` and `fedrec study compare`."""
+"""`fedrec study`: many runs of one plan, and what is made of runs."""
 
-import argparse
 import json
-import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fedrec.errors import FedrecError
+import typer
+
+from fedrec.cli.options import (
+    Command,
+    Group,
+    Json,
+    Overrides,
+    check_output,
+    check_overrides,
+    examples,
+    going_on,
+    numbers,
+    print_json,
+    run_command,
+    typed,
+    whole_numbers,
+    words,
+)
+from fedrec.errors import FedrecError, suggest
 
 if TYPE_CHECKING:
     from fedrec.study.plan import Study
 
 COMMAND = "command.txt"
-
-EPILOG = """A study is a yaml file with title, methods (names and lists of overrides), vary, values and label;
-privacy-accuracy comes with fedrec. Trailing key=value overrides hold for every trial. Stop it with anything; --resume
-goes on."""
-
-
-def listed(text: str) -> list[str]:
-    """Return the parts of "a,b"."""
-    return [part for part in text.split(",") if part]
+JsonLines = Annotated[bool, typer.Option("--json", help="one JSON object a row, one a line")]
+Epsilons = Annotated[str, typer.Option("--epsilons", metavar="X,Y", help="the epsilons")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N,M", help="the seeds")]
 
 
-def numbers(text: str) -> list[float]:
-    """Return the numbers of "1,0.5"."""
-    return [float(part) for part in listed(text)]
+class StudyGroup(Group):
+    """`fedrec study PLAN` runs a plan; the other commands have names of their own."""
+
+    fallback = "run"
 
 
-def seeds(text: str) -> list[int]:
-    """Return the whole numbers of "0,1"."""
-    return [int(part) for part in listed(text)]
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the grammar of running a study."""
-    what = "Run a study: privacy-accuracy, or a yaml file."
-    root = argparse.ArgumentParser(prog="fedrec study", description=what, epilog=EPILOG)
-    root.add_argument("study", nargs="?", help="privacy-accuracy, a yaml file, or: compare RUN RUN...")
-    root.add_argument("overrides", nargs="*", metavar="key=value", help="for every trial, e.g. experiment=video")
-    root.add_argument("--resume", metavar="STUDY", help="go on with the study in this folder")
-    root.add_argument("--methods", type=listed, metavar="A,B", help="only these of the study's methods")
-    root.add_argument("--values", type=numbers, metavar="X,Y", help="other values of what is varied")
-    root.add_argument("--seeds", type=seeds, metavar="N,M", help="other seeds")
-    root.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: one a core)")
-    root.add_argument("--name", help="of the study's folder under runs/ (default: the study's name and the time)")
-    root.add_argument("--output", default="runs", help="where its folder lies (runs)")
-    root.add_argument("--no-picture", action="store_true", help="the table alone, without matplotlib")
-    return root
-
-
-def compare_parser() -> argparse.ArgumentParser:
-    """Return the grammar of comparing runs."""
-    root = argparse.ArgumentParser(prog="fedrec study compare", description="Paired significance between runs.")
-    root.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or a study: the first against each other")
-    root.add_argument("--metric", default="full_ndcg@10", help="full_ or sampled_ ndcg@10 or hr@10 (full_ndcg@10)")
-    root.add_argument("--json", action="store_true", help="as JSON")
-    return root
+app = typer.Typer(
+    name="study",
+    cls=StudyGroup,
+    help="Run many trials of one plan (fedrec study PLAN), and compare runs.",
+    epilog=examples(
+        "fedrec study privacy-accuracy --values 1,8 --seeds 0", "fedrec study compare runs/ours runs/theirs"
+    ),
+)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Carry out `fedrec study ...`."""
-    if arguments and arguments[0] == "compare":
-        compared(compare_parser().parse_args(arguments[1:]))
-        return
-    options, more = parser().parse_known_args(arguments)
-    if any(extra.startswith("-") for extra in more):
-        parser().error(f"unrecognized arguments: {' '.join(more)}")
-    options.overrides += more
-    if options.resume is None and options.study is None:
-        parser().error("name a study (privacy-accuracy, or a yaml file), or --resume its folder")
-    studied(options, f"fedrec study {shlex.join(arguments)}")
+    """Carry out `fedrec study ...`; mistakes are `FedrecError`s."""
+    run_command(typer.main.get_command(app), list(arguments), "fedrec study")
 
 
-def studied(options: argparse.Namespace, command: str) -> None:
+@app.command(
+    "run",
+    cls=Command,
+    help="Run a plan: privacy-accuracy, or a yaml file with title, methods (names and lists of overrides), vary, "
+    "values and label. The word run may be left out.",
+    epilog=examples(
+        "fedrec study privacy-accuracy experiment=video", "fedrec study privacy-accuracy --methods ease --values 1,8"
+    ),
+)
+def run_plan(
+    plan: Annotated[str | None, typer.Argument(metavar="PLAN", help="privacy-accuracy, or a yaml file")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="STUDY", help="go on with the study here")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", metavar="A,B", help="only these of its methods")] = None,
+    values: Annotated[
+        str | None, typer.Option("--values", metavar="X,Y", help="other values of what is varied")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N,M", help="other seeds")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, metavar="N", help="processes side by side [default: one a core]")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="of the study's folder [default: the study's name and the time]")
+    ] = None,
+    output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="where its folder lies")] = "runs",
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="the table alone, without matplotlib")] = False,
+) -> None:
     """Run or resume a study, and print its table and where its files are."""
+    if resume is not None and any((plan, overrides, methods, values, seeds)):
+        raise FedrecError(f"--resume {resume} goes on with the study as it was begun: leave out the rest")
+    chosen = chosen_plan(plan, overrides, methods, values, seeds) if resume is None else None
+    check_output([f"output={output}"])
     from fedrec.study.plot import check_installed
+    from fedrec.study.runner import begin, resumed
+
+    if not no_picture:
+        check_installed()
+    if chosen is None:
+        folder = Path(resume or "")
+        carry_on(resumed(folder), folder, workers, not no_picture)
+        return
+    folder = Path(output) / (name or f"{chosen.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
+    begin(chosen, folder)
+    tell_overruled(chosen)
+    (folder / COMMAND).write_text(typed() + "\n")
+    carry_on(chosen, folder, workers, not no_picture)
+
+
+def chosen_plan(
+    plan: str | None, overrides: Sequence[str] | None, methods: str | None, values: str | None, seeds: str | None
+) -> "Study":
+    """Return the study that was asked for; what it names that does not exist is told before anything heavy."""
+    from fedrec.study.plan import find, shipped
+
+    if plan is None:
+        raise FedrecError("name a plan (privacy-accuracy, or a yaml file), or --resume its folder: fedrec study --help")
+    if not Path(plan).is_file() and plan not in shipped():
+        known = suggest(plan, [*shipped(), *(command.name or "" for command in app.registered_commands)])
+        raise FedrecError(f"study {plan}: neither a yaml file nor one that comes with fedrec.{known}")
+    given = check_overrides(overrides)
+    wanted = None if methods is None else words(methods)
+    study = find(plan).selected(wanted, numbers("--values", values), whole_numbers("--seeds", seeds))
+    study = replace(study, given=(*study.given, *given))
+    for method in study.methods.values():
+        check_overrides([*study.overrides, *method, *study.given])
+    return study
+
+
+def tell_overruled(study: "Study") -> None:
+    """Say which overrides of a study have no effect on some of its methods."""
+    from fedrec.experiment.overrides import find_overruled
+    from fedrec.experiment.settings import load
+
+    for name, method in study.methods.items():
+        overrides = [*study.overrides, *method, *study.given]
+        for line in find_overruled(load(overrides).experiment, overrides):
+            print(f"{name}: {line}", file=sys.stderr)
+
+
+def carry_on(study: "Study", folder: Path, workers: int | None, picture: bool) -> None:
+    """Run what is still to do of a study; print its table and where its files are."""
     from fedrec.study.pool import cores
     from fedrec.study.runner import carry_out, expectation, list_tasks, write
 
-    if not options.no_picture:
-        check_installed()
-    workers = cores() if options.workers is None else options.workers
-    if workers < 1:
-        raise FedrecError(f"--workers {workers}: at least 1 expected")
-    study, folder = begun(options, command) if options.resume is None else gone_on(options)
-    print(f"{expectation(study, list_tasks(study, folder))} Folder: {folder.resolve()}", file=sys.stderr, flush=True)
-    failed = carry_out(study, folder, workers)
-    said = (folder / COMMAND).read_text().strip() if (folder / COMMAND).exists() else command
-    print(f"{write(study, folder, failed, not options.no_picture, said)}\nStudy folder: {folder.resolve()}")
+    resume = f"fedrec study --resume {folder}"
+    print(f"{expectation(study, list_tasks(study, folder))} Folder: {folder}", file=sys.stderr, flush=True)
+    with going_on(folder, resume):
+        failed = carry_out(study, folder, workers or cores())
+        made_by = (folder / COMMAND).read_text().strip() if (folder / COMMAND).exists() else typed()
+        print(f"{write(study, folder, failed, picture, made_by)}\nStudy folder: {folder.resolve()}")
     if failed:
-        raise FedrecError(f"{len(failed)} of the trials failed; mend what is named above, then --resume {folder}")
+        raise FedrecError(f"{len(failed)} of the trials failed; mend what is named above, then {resume}")
 
 
-def begun(options: argparse.Namespace, command: str) -> "tuple[Study, Path]":
-    """Return a new study and its folder, made."""
-    from fedrec.study.plan import find
-    from fedrec.study.runner import begin
+@app.command(
+    "compare",
+    cls=Command,
+    epilog=examples("fedrec study compare runs/ours runs/theirs", "fedrec study compare runs/my-study --json"),
+)
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="run folders, or a study: the first against each")
+    ],
+    metric: Annotated[str, typer.Option("--metric", help="full_ or sampled_ ndcg@10 or hr@10")] = "full_ndcg@10",
+    as_json: Json = False,
+) -> None:
+    """Compare runs pairwise over users: differences, intervals and significance."""
+    from fedrec.study.compare import check_metric, groups_of, to_json, to_lines
+    from fedrec.study.compare import compare as compare_groups
 
-    chosen = find(options.study).selected(options.methods, options.values, options.seeds)
-    study = replace(chosen, given=(*chosen.given, *options.overrides))
-    folder = Path(options.output) / (options.name or f"{study.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
-    begin(study, folder)
-    (folder / COMMAND).write_text(command + "\n")
-    return study, folder
-
-
-def gone_on(options: argparse.Namespace) -> "tuple[Study, Path]":
-    """Return the study of the folder to go on with."""
-    from fedrec.study.runner import resumed
-
-    if options.study or options.overrides or options.methods or options.values or options.seeds:
-        raise FedrecError(f"--resume {options.resume} goes on with the study as it was begun: leave out the rest")
-    folder = Path(options.resume)
-    return resumed(folder), folder
-
-
-def compared(options: argparse.Namespace) -> None:
-    """Print the comparison of runs."""
-    from fedrec.study.compare import check_metric, compare, groups_of, to_json, to_lines
-
-    metric = check_metric(options.metric)
-    groups = groups_of(options.runs)
-    comparisons = compare(groups, metric)
-    if options.json:
-        print(json.dumps(to_json(groups, comparisons, metric), indent=2))
+    groups = groups_of(runs) if check_metric(metric) else []
+    comparisons = compare_groups(groups, metric)
+    if as_json:
+        print_json(to_json(groups, comparisons, metric))
     else:
         print("\n".join(to_lines(groups, comparisons, metric)))
+
+
+@app.command(
+    "frontier",
+    cls=Command,
+    epilog=examples(
+        "fedrec study frontier model=ease privacy=user --epsilons 1,8",
+        "fedrec study frontier model=mf --part validation",
+    ),
+)
+def frontier(
+    overrides: Overrides = None,
+    epsilons: Epsilons = "1,2,4,8",
+    seeds: Seeds = "0,1,2",
+    part: Annotated[str, typer.Option("--part", help="rank validation or test items")] = "test",
+    as_json: JsonLines = False,
+) -> None:
+    """Train one model at each epsilon with each seed, without baselines: what privacy costs."""
+    if part not in ("validation", "test"):
+        raise FedrecError(f"--part {part}: validation or test expected")
+    given, values, chosen = check_overrides(overrides), numbers("--epsilons", epsilons), whole_numbers("--seeds", seeds)
+    from fedrec.study.frontier import measure_frontier
+
+    print_rows(measure_frontier(given, values or (), chosen or (), part), as_json)
+
+
+@app.command(
+    "deltas",
+    cls=Command,
+    epilog=examples("fedrec study deltas model=ease privacy=user", "fedrec study deltas privacy=user --epsilons 1,8"),
+)
+def deltas(overrides: Overrides = None, epsilons: Epsilons = "1,2,4,8") -> None:
+    """Say what a run would cost at two deltas, its own and users^-1.1, as JSON lines; nothing is trained or charged."""
+    given, values = check_overrides(overrides), numbers("--epsilons", epsilons)
+    from fedrec.study.frontier import list_deltas
+
+    print_rows((("", record) for record in list_deltas(given, values or ())), as_json=True)
+
+
+@app.command(
+    "mechanisms",
+    cls=Command,
+    epilog=examples(
+        "fedrec study mechanisms model=mf cohort.size=300 --mechanisms user,banded --clips 0.03,0.1",
+        "fedrec study mechanisms model=content rounds=80 --epsilons 8 --seeds 0",
+    ),
+)
+def mechanisms(
+    overrides: Overrides = None,
+    names: Annotated[str, typer.Option("--mechanisms", metavar="A,B", help="choices of privacy=")] = "user,banded",
+    clips: Annotated[
+        str, typer.Option("--clips", metavar="X,Y", help="tried for each, on validation")
+    ] = "0.03,0.1,0.3",
+    epsilons: Epsilons = "1,2,4,8",
+    seeds: Seeds = "0,1,2",
+    as_json: JsonLines = False,
+) -> None:
+    """Compare mechanisms on one model, the clip of each chosen with the same effort."""
+    given, chosen = check_overrides(overrides), words(names)
+    for name in chosen:
+        check_overrides([*given, f"privacy={name}"])
+    tried, values, drawn = numbers("--clips", clips), numbers("--epsilons", epsilons), whole_numbers("--seeds", seeds)
+    from fedrec.study.mechanisms import Plan, compare_mechanisms
+
+    plan = Plan(tuple(given), tuple(chosen), tuple(tried or ()), tuple(values or ()), tuple(drawn or ()))
+    print_rows(compare_mechanisms(plan), as_json)
+
+
+@app.command(
+    "seeds", cls=Command, epilog=examples("fedrec study seeds model=ease", "fedrec study seeds model=mf --seeds 0,1,2")
+)
+def seeds(
+    overrides: Overrides = None,
+    seeds: Seeds = "0,1,2",
+    name: Annotated[str, typer.Option("--name", help="of the run folders, a seed behind it")] = "seeds",
+    as_json: Json = False,
+) -> None:
+    """Run one setting with several seeds, baselines included: what is above popularity, and what privacy costs."""
+    given, chosen = check_overrides(overrides), whole_numbers("--seeds", seeds)
+    check_output(given)
+    from fedrec.study.seeds import compared, study, to_lines
+
+    found = compared(study(given, chosen or (), name))
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(to_lines(found)))
+
+
+def print_rows(rows: Iterable[tuple[str, dict[str, Any] | None]], as_json: bool) -> None:
+    """Print each row as soon as it is there: its text, or what programs read."""
+    for text, record in rows:
+        if not as_json:
+            print(text, flush=True)
+        elif record is not None:
+            print(json.dumps(record), flush=True)

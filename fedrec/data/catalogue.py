@@ -1,8 +1,6 @@
-"""The public side: what can be recommended.
+"""The public side of a data set: items, their titles and features, and how devices that lack them are sent them.
 
-Public item features: what the item file says, never what users did.
-
-The catalogue on its way to devices that don't have it: public, and the same bytes for everybody.
+Features come from the item file, never from what users did. On the wire a catalogue is the same bytes for everybody.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""A loaded source: its interactions, its catalogue, and what was repaired on the way.
-
-Who is linked to whom: friends, or whom a user trusts.
-"""
+"""A loaded data set: its interactions, its catalogue, its social links, and what was repaired on the way."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol

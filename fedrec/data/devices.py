@@ -1,6 +1,6 @@
-"""What each device holds: one user's history and what is held out from it.
+"""What each device holds: one user's history, and what is held out from it for validation and test.
 
-What one device trains on: its own events, as the rows of the catalogue that it was given.
+`own_data` builds the same for a real device, from its own events and the catalogue that it was given.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,6 +1,6 @@
-"""Downloads from a publisher, once, into a cache, against a pinned checksum.
+"""Downloads from a publisher, once, into a cache, against a pinned checksum; and how archives are read.
 
-A publisher's files, wherever they lie: an unpacked folder, a zip archive, or a folder that holds either.
+A publisher's files may lie in an unpacked folder, in a zip archive, or in a folder that holds either.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""The one table: who interacted with what, when.
-
-Arrays that lie in files: read where they are touched, and given back to the system when they are done with.
-"""
+"""The one table: who interacted with what, when. Large ones lie in files that are read where they are touched."""
 
 import mmap
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """From the rows of a source to its data set: repaired, sorted, split, with its catalogue and its population.
 
-Repairs that fedrec makes without asking, each counted and stated: nothing else is ever dropped.
+Repairs are counted and stated; nothing else is ever dropped.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,6 @@
-"""What every source can be told, and what it hands over before anything is repaired.
+"""What every data source can be told, and what it hands over before anything is repaired.
 
-Sources that a publisher offers as one archive: given by the user, or downloaded once.
-
-Published sources that the user brings: their publishers offer no archive of fixed address and content.
+Downloadable sources are offered by a publisher as one archive; local ones the user brings.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """What is held out from each device: the last rows in time, or those that a publication names.
 
-NCF's published split of MovieLens 1M (He et al. 2017, arXiv:1708.05031): one test item and 99 negatives a user.
-
-MovieLens 100K's own split: ua.test holds ten ratings of every user, ua.base the others.
+Published splits: NCF's of MovieLens 1M (He et al. 2017, arXiv:1708.05031), one test item and 99 negatives a user; and
+MovieLens 100K's own (ua.test holds ten ratings of every user, ua.base the others).
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """When a device takes part, and why it does not, in words.
 
-What the machine says of itself: power, load, network. Each answer is yes, no, or None where it can't be told.
+The machine says of itself: power, load, network; each answer is yes, no, or None where it can't be told.
 """
 
 import re
@@ -128,8 +128,8 @@ class AvailabilityPolicy:
         return replace(self, **{c: c in names for c in CONDITIONS}, hours=hours[-1] if hours else None)
 
 
-def span(hours: str) -> tuple[int, int]:
-    """Return (from, to) of "22-6"."""
+def span(hours: object) -> tuple[int, int]:
+    """Return (from, to) of "22-6", as a policy file gives it: whatever else stands there is refused."""
     match = HOURS.fullmatch(hours.strip()) if isinstance(hours, str) else None
     if match is None or not (0 <= int(match[1]) <= 23 and 0 <= int(match[2]) <= 24):
         raise FedrecError(f'participation.hours={hours}: two hours of the day expected, such as "22-6"')

@@ -80,7 +80,7 @@ def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) 
             def _loaded(self, request: Message) -> Any:
                 return LightExperiment.from_json(request.header["experiment"]), dataset
 
-            def _store(self, *_: Any) -> Any:
+            def _store(self, request: Message, model: Any, dataset: Dataset) -> PrivateStore:
                 return private
 
         return Light(0, 1, exact).answer
@@ -92,7 +92,7 @@ def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) 
         def _loaded(self, request: Message) -> Any:
             return Experiment.from_json(request.header["experiment"]), dataset
 
-        def _store(self, *_: Any) -> Any:
+        def _store(self, request: Message, experiment: Any, dataset: Dataset) -> PrivateStore:
             return private
 
     return Torch(0, 1, exact).answer

@@ -13,6 +13,7 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import Message
 from fedrec.numpy_engine.experiment import has_light_model
+from fedrec.privacy.guarantee import Unit
 from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.update import Arrays
 
@@ -48,7 +49,7 @@ def rebuild(store: DeviceStore) -> bool:
     device = device_data(
         store.history(), catalogue, 0, threshold=settings.get("threshold"), split=str(settings.get("split"))
     )
-    if unit_of(node["privacy"]) not in ("none", "user") or not len(device.history):
+    if unit_of(node["privacy"]) not in (Unit.NONE, Unit.USER) or not len(device.history):
         return False
     with allow_only(Home(store.path.parent).packages()):
         arrays = _found(node, message, catalogue, device)

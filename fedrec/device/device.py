@@ -4,7 +4,6 @@ import contextlib
 import time
 from typing import Any
 
-from fedrec import __version__
 from fedrec.data import catalogue as wire
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
@@ -20,6 +19,7 @@ from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import PROTOCOL, Message, unpack
 from fedrec.ops.keys import device_id, sign
+from fedrec.version import __version__
 
 ECHO = ("protocol", "run", "round", "hash")
 

@@ -26,7 +26,7 @@ LOOK_SECONDS, EXPIRE_SECONDS = 1.0, 3600.0
 LARGEST_MESSAGE_BYTES = 1 << 20
 DEFAULT_LENGTH, LONGEST = 10, 1000
 SHOWN = 3  # reasons of each recommendation
-STATUS = {
+STATUS: dict[type[FedrecError], grpc.StatusCode] = {
     UnknownItemError: grpc.StatusCode.NOT_FOUND,
     ModelNotReadyError: grpc.StatusCode.FAILED_PRECONDITION,
     RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -78,7 +78,7 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return what there is to recommend from."""
-        return self._call(context, lambda: recommender_pb2.DeviceStatus(**self._recommender.status()))
+        return self._call(context, self._status)
 
     def _call(self, context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
         try:
@@ -86,6 +86,9 @@ class Service(recommender_pb2_grpc.RecommenderServicer):
         except FedrecError as error:
             code = next(code for kind, code in STATUS.items() if isinstance(error, kind))
             context.abort(code, str(error))
+
+    def _status(self) -> Any:
+        return recommender_pb2.DeviceStatus(**self._recommender.status())
 
     def _recommend(self, request: Any) -> Any:
         if request.k > LONGEST:

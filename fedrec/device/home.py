@@ -1,6 +1,6 @@
-"""The folder of one device: its key, its server, its person's policy, its store. No torch, no Flower.
+"""The folder of one device, and how it is enrolled: its key, its server, its person's policy, its store.
 
-`fedrec client enroll`: a key of this device's own, where it belongs, and what its person allows.
+No torch, no Flower.
 """
 
 import json

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy, System, check_conditions
+from fedrec.device.consent.ledger import format_spent
 from fedrec.device.device import consent_of
 from fedrec.device.home import Home
 from fedrec.ops import processes
@@ -70,12 +71,7 @@ def in_words(values: dict[str, Any]) -> list[str]:
         lines.append(f"last: {values['last']['text']} ({at})")
     privacy = values["privacy"]
     for part in privacy["spent"]:
-        lines.append(
-            f"privacy of the last year: epsilon {part['epsilon']:.2f} of {privacy['largest_epsilon_per_year']:g} "
-            f"(unit {part['unit']}, {part['neighbouring']}, delta {privacy['delta']:.0e}), {part['rounds']} rounds"
-            + (", as far as others kept their promise to add noise" if part["promised"] else "")
-            + f"; an attacker with 1 % false alarms finds at most {100 * part['finds_at_most']:.0f} %"
-        )
+        lines.append(f"privacy: {format_spent(part, privacy['largest_epsilon_per_year'], privacy['delta'])}")
     lines.append(
         f"{values['interactions']:,} interactions kept, {values['answered']:,} rounds answered, "
         f"device {values['device']} of {values['server']}"

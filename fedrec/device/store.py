@@ -7,7 +7,7 @@ last model received, the answers given. Flower's own state is not trusted with a
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class DeviceStore:
                 self.connection.execute(f"pragma user_version={VERSION}")
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Generator[sqlite3.Connection]:
         """Write all or nothing; a transaction inside another is part of it."""
         if self.connection.in_transaction:
             yield self.connection

@@ -1,8 +1,6 @@
 """The evaluation of many devices at once; equal to `evaluate_device` on each of them.
 
 Shapes: B devices, V items, n pairs of a device (its place in the batch) and an item.
-
-The evaluation of many devices by a scorer that takes them in batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence

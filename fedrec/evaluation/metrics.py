@@ -1,6 +1,6 @@
-"""HR, NDCG and MRR of one target, in expectation over a random order of what is tied with it; sums that merge.
+"""Where a target ranks, and HR, NDCG and MRR of it, in expectation over ties; as sums that merge.
 
-Where a target stands among what could have been recommended instead: by counting, never by sorting.
+A rank is found by counting what scores higher, never by sorting.
 """
 
 from collections.abc import Callable, Mapping

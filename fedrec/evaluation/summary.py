@@ -1,7 +1,4 @@
-"""From per-user rows to what a result file says.
-
-Bootstrap intervals over users.
-"""
+"""From per-user rows to what a result file says, with bootstrap intervals over users."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -20,6 +20,7 @@ from fedrec.experiment.instantiate import call_or_refuse, check_allowed, instant
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.clipping import check_groups
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.base import check_compatible
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.rng import Stream
@@ -124,12 +125,12 @@ class Experiment:
                 f"{type(algorithm).__name__} can't train the users of a gateway as one: take privacy=user, or "
                 "another model="
             )
-        if mechanism.terms.unit == "interaction" and self.node()["dataset"].get("minimum", 1) > 1:
+        if mechanism.terms.unit == Unit.INTERACTION and self.node()["dataset"].get("minimum", 1) > 1:
             raise RefusedError(
                 "dataset.minimum drops users by how many interactions they have: at interaction level a single one "
                 "could decide that; use dataset.minimum=1 or privacy=user"
             )
-        if self.evaluation.select == "best" and mechanism.terms.unit != "none":
+        if self.evaluation.select == "best" and mechanism.terms.unit != Unit.NONE:
             raise RefusedError("evaluation.select=best looks at exact validation figures: it needs privacy=none")
         privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
         values = {f.name: getattr(privacy, f.name) for f in fields(privacy) if f.init}  # pyright: ignore[reportArgumentType]

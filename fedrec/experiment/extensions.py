@@ -22,14 +22,9 @@ import yaml
 
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.instantiate import SCALARS, allow, allowed, check_package, package_of, resolve_class
+from fedrec.experiment.overrides import ENTRY_POINTS, Override
 from fedrec.paths import conf_dir
 
-GROUPS = {
-    "model": "fedrec.models",
-    "algorithm": "fedrec.algorithms",
-    "dataset": "fedrec.datasets",
-    "privacy": "fedrec.mechanisms",
-}
 ALLOW, CONFIG_DIR = "allow=", "config_dir="
 OURS = "fedrec"
 
@@ -92,7 +87,9 @@ def installed() -> EntryPoints:
 
 def entry_points_of(group: str) -> dict[str, EntryPoint]:
     """Return the entry points that installed packages offer for a group of conf/, by name."""
-    return {point.name: point for point in installed().select(group=GROUPS[group])} if group in GROUPS else {}
+    return (
+        {point.name: point for point in installed().select(group=ENTRY_POINTS[group])} if group in ENTRY_POINTS else {}
+    )
 
 
 def package_name(point: EntryPoint) -> str:
@@ -116,6 +113,8 @@ def choices(group: str, folders: Iterable[Path] = ()) -> dict[str, str]:
 
 def check_choice(group: str, name: str, extensions: Extensions) -> None:
     """Raise where a choice is an installed package's that nobody allowed, or a folder's that ours hides."""
+    if "." in group:
+        return
     origin = choices(group, extensions.config_dirs).get(name)
     hidden = [str(path) for folder in extensions.config_dirs if (path := folder / group / f"{name}.yaml").exists()]
     if origin == OURS and hidden:
@@ -128,15 +127,17 @@ def check_choice(group: str, name: str, extensions: Extensions) -> None:
 
 
 @contextmanager
-def search_path(extensions: Extensions) -> Generator[list[Path]]:
-    """Allow the packages, and give the folders that are searched after conf/, in order.
+def search_path(overrides: Sequence[str], extensions: Extensions) -> Generator[list[Path]]:
+    """Allow the packages, check what is chosen of them, and give the folders that are searched after conf/, in order.
 
     The last of them exists inside the context alone: it holds the choices of installed packages that are allowed.
     """
     allow(*extensions.allow)
+    for one in map(Override.parse, overrides):
+        check_choice(one.key, one.value, extensions)
     with tempfile.TemporaryDirectory() as name:
         folders = list(extensions.config_dirs)
-        if any([write_entry_points(group, Path(name)) for group in GROUPS]):
+        if any([write_entry_points(group, Path(name)) for group in ENTRY_POINTS]):
             folders.append(Path(name))
         yield folders
 

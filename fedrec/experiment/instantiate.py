@@ -32,8 +32,8 @@ ALLOWED = (
 )
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
-# What run folders and messages of 0.1.0 call classes that have moved since. A document is never rewritten, for its hash
-# names the experiment: whoever looks at a `_target_` asks `canonical`.
+# What run folders and messages of 0.1.0 call classes that have moved since, and their fields. A document is never
+# rewritten, for its hash names the experiment: whoever looks into one asks `canonical` or `canonical_node`.
 ALIASES = {
     "fedrec.algorithms.counts.ItemCounts": "fedrec.algorithms.item_counts.ItemCounts",
     "fedrec.algorithms.fedadagrad.FedAdagrad": "fedrec.algorithms.fedopt.FedAdagrad",
@@ -67,6 +67,22 @@ ALIASES = {
     "fedrec.privacy.user_local.UserLocal": "fedrec.privacy.mechanisms.user_local.UserLocal",
 }
 
+OLD_FIELDS = {
+    **{
+        f"fedrec.algorithms.{name}": {"optimiser": "optimizer"}
+        for name in ("fedavg.FedAvg", "fedopt.FedAdam", "fedopt.FedAdagrad")
+    },
+    "fedrec.algorithms.gram_matrix.GramMatrix": {"regularisation": "regularization"},
+    **{
+        name: {"unobserved": "unobserved_weight", "regulariser": "regularization"}
+        for name in ("fedrec.algorithms.ials.IALSStatistics", "fedrec.models.ials.Ials")
+    },
+    **{
+        f"fedrec.models.{name}": {"scale": "init_std"}
+        for name in ("mf.MatrixFactorization", "neumf.NeuMF", "pfedrec.PFedRec")
+    },
+}
+
 # What a class of somebody's own must be, by the part of the experiment that it is for: a subclass of the base class of
 # that name (by name, so that devices without torch need not import it), or a class with these methods.
 BASES = {"model": "fedrec.models.base.Recommender"}
@@ -79,6 +95,7 @@ VARIABLE = "FEDREC_ALLOW"  # packages, with commas between them
 PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _allowed: set[str] = set()
+_classes: dict[str, type] = {}  # classes that this process was handed as such, by their full names
 _only: ContextVar[frozenset[str] | None] = ContextVar("only", default=None)
 
 
@@ -100,6 +117,21 @@ def allow(*packages: str) -> None:
     What a configuration or a message says of it is not asked: call this with what a person typed.
     """
     _allowed.update([check_package(name) for name in packages])
+
+
+def allow_class(kind: type) -> str:
+    """Let this one class be built in this process, and return the name that documents call it by.
+
+    It may be defined anywhere, in a notebook or in a function. Another class of the same name takes its place.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    _classes[name] = kind
+    return name
+
+
+def handed(target: str) -> type | None:
+    """Return the class that this process was handed under a name; on a device, whose policy names packages, none."""
+    return _classes.get(target) if _only.get() is None else None
 
 
 def allowed() -> frozenset[str]:
@@ -131,11 +163,19 @@ def canonical(target: str) -> str:
     return ALIASES.get(target, target)
 
 
+def canonical_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what describes an object, its class and its fields called what they are called today."""
+    target = canonical(str(node.get("_target_")))
+    renamed = {old: new for old, new in OLD_FIELDS.get(target, {}).items() if new not in node}
+    found = {renamed.get(key, key): value for key, value in node.items()}
+    return {**found, "_target_": target} if "_target_" in node else found
+
+
 def canonical_document(node: Any) -> Any:
-    """Return a document with every class called what it is called today, to compare it: its own hash is of the old."""
+    """Return a document in the names of today, to compare it with another: its hash is that of the names it has."""
     if isinstance(node, Mapping):
-        named = cast("Mapping[str, Any]", node)
-        return {k: canonical(str(v)) if k == "_target_" else canonical_document(v) for k, v in named.items()}
+        named = canonical_node(cast("Mapping[str, Any]", node))
+        return {key: canonical_document(value) for key, value in named.items()}
     if isinstance(node, list):
         return [canonical_document(value) for value in cast("list[Any]", node)]
     return node
@@ -171,6 +211,8 @@ def check_allowed(document: Mapping[str, Any]) -> None:
 
 
 def _check_one(target: str, where: str, packages: Iterable[str]) -> None:
+    if handed(target) is not None:
+        return
     parts = target.split(".")
     sound = PACKAGE.fullmatch(target) and not any(part.startswith("__") for part in parts[1:])
     if sound and package_of(target, packages) is not None:
@@ -195,6 +237,8 @@ def resolve_class(target: str, where: str) -> Callable[..., Any]:
 
     A class of somebody's own must be defined in the allowed package, and be of the kind that this place takes.
     """
+    if (given := handed(target)) is not None:
+        return given
     target = canonical(target)
     module_name, _, name = target.rpartition(".")
     if not is_ours(target):
@@ -241,6 +285,7 @@ def instantiate(node: Mapping[str, Any], where: str, kinds: Sequence[type] = ())
     `kinds` are the classes of which it must be one, where that is known. A field that the class does not have, and a
     scalar of the wrong kind, are errors that name `where.field`.
     """
+    node = canonical_node(node)
     target = resolve_class(str(node["_target_"]), where)
     if kinds and not issubclass(cast(type, target), tuple(kinds)):
         raise FedrecError(f"{where}._target_={node['_target_']}: a {kinds[0].__name__} is expected here")

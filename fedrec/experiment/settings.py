@@ -1,29 +1,29 @@
 """The only file that knows Hydra: from overrides to a resolved document, with errors that name what would be right."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedrec.errors import FedrecError, RefusedError, suggest
-from fedrec.experiment.experiment import Experiment
-from fedrec.experiment.extensions import Extensions, check_choice, choices, search_path, split_overrides
+from fedrec.experiment.extensions import Extensions, search_path, split_overrides
 from fedrec.experiment.instantiate import allow, allowed, foreign_targets, package_of
+from fedrec.experiment.overrides import Conf
 from fedrec.paths import conf_dir
+
+if TYPE_CHECKING:
+    from fedrec.experiment.experiment import Experiment
 
 EXPERIMENT_KEYS = (
     "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
 )  # fmt: skip
-# `privacy.clip` is a number, the norm; said with a word, it means how to clip.
-WORDS = {f"privacy.clip={way}": f"privacy.clipping={way}" for way in ("whole", "split")}
 
 
 @dataclass
@@ -47,11 +47,13 @@ class Settings:
     document: dict[str, Any]
 
     @property
-    def experiment(self) -> Experiment:
+    def experiment(self) -> "Experiment":
         """Build the experiment that the settings describe, with the packages that they allow.
 
         They are what a person typed, or the folder of a run that a person named: they may allow, a message may not.
         """
+        from fedrec.experiment.experiment import Experiment  # torch takes seconds to import
+
         allow(*self.document.get("allow", ()))
         own = {"allow": self.document["allow"]} if self.document.get("allow") else {}
         return Experiment.from_json(json.dumps({**{key: self.document[key] for key in EXPERIMENT_KEYS}, **own}))
@@ -66,13 +68,13 @@ def load(overrides: Sequence[str]) -> Settings:
 
     `allow=PACKAGE` and `config_dir=FOLDER` among them, as often as needed, bring parts of the user's own.
     """
-    overrides, extensions = split_overrides([WORDS.get(text, text) for text in overrides])
-    with search_path(extensions) as folders, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    settings, extensions = split_overrides(overrides)
+    with search_path(settings, extensions) as folders, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        Conf.of(*folders).check(settings)
         places = ", ".join(f"'file://{folder}'" for folder in folders)
         search = [f"hydra.searchpath=[{places}]"] if folders else []
-        check_keys(overrides, extensions, search)
         try:
-            config = compose("config", [*overrides, *search])
+            config = compose("config", [*settings, *search])
         except (HydraException, OmegaConfBaseException) as error:
             raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
     if "allow" in config:
@@ -131,47 +133,3 @@ def resolved(config: DictConfig) -> Settings:
         if plain[key] < least[key]:
             raise FedrecError(f"{key}={plain[key]}: at least {least[key]} expected")
     return Settings(plain)
-
-
-def check_keys(overrides: Sequence[str], extensions: Extensions, search: Sequence[str]) -> None:
-    """Name the nearest valid key or group choice for every override that does not exist.
-
-    `search` are the overrides that make Hydra look into the folders of `extensions` too.
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    folders = (conf_dir(), *extensions.config_dirs)
-    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
-    groups = {name: sorted(choices(name, extensions.config_dirs)) for name in names}
-    chosen = list[str]()
-    for text, override in zip(overrides, parsed, strict=True):
-        key, value = override.key_or_group, override.value()
-        if key not in groups:
-            continue
-        if value not in groups[key]:
-            raise FedrecError(f"{key}={value} does not exist.{suggest(str(value), groups[key])}")
-        check_choice(key, str(value), extensions)
-        chosen.append(text)
-    config = compose("config", [*chosen, *search])
-    known = flat(cast(Mapping[str, Any], OmegaConf.to_container(config)))
-    for override in parsed:
-        key = override.key_or_group
-        if key == "privacy.clipping" and key not in known:
-            raise RefusedError(
-                f"{key}={override.value()}: {config.privacy._target_.rsplit('.', 1)[-1]} bounds an example's "
-                "gradient as a whole, or nothing; clips apart go with privacy=user, user_adaptive, user_local or banded"
-            )
-        if key not in known and key not in groups and not key.startswith("hydra") and not override.is_add():
-            raise FedrecError(f"{key} does not exist.{suggest(key, known)}")
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Return the dotted names of everything in a configuration, branches included."""
-    names = set[str]()
-    for key, value in node.items():
-        names.add(prefix + key)
-        if isinstance(value, dict):
-            names |= flat(cast(dict[str, Any], value), f"{prefix}{key}.")
-    return names

@@ -1,6 +1,6 @@
-"""One exchange with all nodes: who hosts whom, the requests, and the replies that count.
+"""One exchange with all nodes: who hosts which devices, the requests, and the replies that count.
 
-Which devices a node hosts: every so-manieth row of a population, or rows that it lists.
+A node hosts every n-th row of a population, or rows that it lists.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.transport import Transport
 from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
 from fedrec.update import Arrays, ModelUpdate, total
+from fedrec.version import __version__
 
 Hosted = NDArray[np.int64] | range
 NOBODY = 1 << 62

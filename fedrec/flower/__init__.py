@@ -1,1 +1,19 @@
-"""Every adapter to Flower, and all that touches its private parts."""
+"""Every adapter to Flower, and all that touches what Flower does not promise. Tried on flwr 1.41.0.
+
+Flower's next release (HTTP alone, no gRPC, `should_stop`) should cost this room and no other. Promised by Flower, and
+used as documented: ClientApp, ServerApp, Grid, Message, RecordDict, ArrayRecord. Not promised:
+
+| where | what | why |
+| --- | --- | --- |
+| grid | `flwr.supercore.task_identity.TaskIdentity` | `Message(...)` refuses to be made outside a task of Flower's |
+| grid | `Metadata.__dict__["_message_id"]` | the SuperLink gives messages their ids; here is none |
+| supernode | `run_clientapp.install_from_fab`, `.get_load_client_app_fn` | a device runs its own app |
+| supernode | programs on the PATH (`flwr-clientapp`, ...) | as above: a SuperNode finds ours first |
+| supernode | modules `flwr.supernode.cli`, `flwr.supercore.error.http`, `fastapi` | left out of a task: saves 34 MiB |
+| supernode | exit code 305 in the log | says that the server did not admit this key |
+| superlink | options of `flower-superlink` and `flower-supernode` | TLS, keys, nothing installed at run time |
+| superlink | `flwr run, list, stop, supernode register --format json`, `config.toml` | there is no Python API |
+| ray | `flwr federation simulation-config @none/default` | sets the size of a simulation |
+
+Tests hold each of them: tests/unit/flower, tests/contracts/test_nodes.py, tests/end_to_end/test_ray.py.
+"""

@@ -1,18 +1,15 @@
 """`flwr run .` on Ray, with everything around it: a SuperLink of its own on loopback, offline, stopped at the end.
 
-    python -m fedrec.flower.ray --nodes 2 dataset=ml-100k dataset.path=DIR rounds=3
-
-runs the same two apps as `fedrec simulate`, a shard of the devices on each simulated node; with --cluster, on the
-workers of a Ray cluster that runs already, on one machine or several. Needs `pip install 'fedrec[ray]'`.
+`fedrec ray` runs the same two apps as `fedrec simulate`, a shard of the devices on each simulated node; with --cluster,
+on the workers of a Ray cluster that runs already, on one machine or several. Needs `pip install 'fedrec[ray]'`.
 """
 
-import argparse
 import contextlib
 import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from fedrec.errors import FedrecError
@@ -46,38 +43,28 @@ def flower(command: str, environment: Mapping[str, str], *arguments: str) -> int
     ).returncode
 
 
-def main() -> None:
-    """Run the apps and return Flower's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=2, help="shards, one Ray actor each")
-    parser.add_argument("--cluster", help="address of a Ray cluster that runs already, such as 10.0.0.1:6379")
-    parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
-    overrides = list(options.overrides)
-    if any(set(override) & set(" '\"\\") for override in overrides):
-        parser.error("overrides with spaces, quotes or backslashes can't travel through `flwr run`")
-    try:
-        document = validate(load(overrides)).document
-    except FedrecError as error:
-        parser.error(str(error))
+def run_on_ray(overrides: Sequence[str], nodes: int, cluster: str | None) -> int:
+    """Run the apps on so many nodes and return the exit status: 0 where the run has ended with its metrics.
+
+    `cluster` is the address of a Ray cluster that runs already, such as 10.0.0.1:6379.
+    """
+    for override in overrides:
+        if set(override) & set(" '\"\\"):
+            raise FedrecError(f"{override}: spaces, quotes and backslashes can't travel through `flwr run`")
+    document = validate(load(overrides)).document
     name, output = document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S"), Path(document["output"]).resolve()
-    overrides += [f"name={name}", f"output={output}"]
+    text = f"overrides='{' '.join([*overrides, f'name={name}', f'output={output}'])}'"
+    size = f"--num-supernodes {nodes} --client-resources-num-cpus 1"
     with tempfile.TemporaryDirectory() as folder:
         environment = {**processes.environment(Path(folder)), **allowed_environment()}
+        if cluster:
+            environment["RAY_ADDRESS"] = cluster  # where Ray itself looks for a cluster that runs already
+            # A cluster's workers don't inherit from this process; Ray gives them what a job's own environment says.
+            environment[JOB_CONFIG] = json.dumps({"runtime_env": {"env_vars": allowed_environment()}})
+        else:
+            size += f" --init-args-num-cpus {nodes}"
         with simulation_superlink(environment, Path(folder)):
-            size = f"--num-supernodes {options.nodes} --client-resources-num-cpus 1"
-            if options.cluster:
-                environment["RAY_ADDRESS"] = options.cluster  # where Ray itself looks for a cluster that runs already
-                # A cluster's workers don't inherit from this process; Ray gives them what a job's own environment says.
-                environment[JOB_CONFIG] = json.dumps({"runtime_env": {"env_vars": allowed_environment()}})
-            else:
-                size += f" --init-args-num-cpus {options.nodes}"
             status = flower(f"federation simulation-config @none/default sim {size}", environment)
-            text = f"overrides='{' '.join(overrides)}'"
             status = status or flower("run", environment, str(app_dir()), "sim", "--stream", "-c", text)
     # `flwr run` ends with status 0 whatever became of the run.
-    raise SystemExit(status or int(not (output / name / "metrics.json").exists()))
-
-
-if __name__ == "__main__":
-    main()
+    return status or int(not (output / name / "metrics.json").exists())

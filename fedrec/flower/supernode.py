@@ -57,7 +57,10 @@ def run_task(app: "ClientApp") -> None:
         """Leave the delivered app where it is."""
 
     def ours(*_: object, **__: object) -> object:
-        return lambda *_: app
+        def load(*_: object) -> ClientApp:
+            return app
+
+        return load
 
     run_clientapp.install_from_fab = nothing
     run_clientapp.get_load_client_app_fn = ours

@@ -1,15 +1,14 @@
 """What a recommender is: what it may share, how it learns from examples, how it scores on the device.
 
-Shapes: V items of the catalogue, B examples, 1+k columns (a positive, then its k negatives), n items of a history.
-
-Losses on logits [..., 1+k], positive first: one value per interaction [...].
+Losses are on logits [..., 1+k], positive first: one value per interaction [...]. Shapes: V items of the catalogue,
+B examples, 1+k columns (a positive, then its k negatives), n items of a history.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -75,6 +74,12 @@ class Recommender(nn.Module, ABC):
     shared: frozenset[str]
     ratings: bool = False
     items: int
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Call a class that says no name of its own by the name that it is defined under."""
+        super().__init_subclass__(**settings)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
 
     @abstractmethod
     def scores(self, history: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""EASE: a closed-form item-item model (Steck, "Embarrassingly shallow autoencoders for sparse data", 2019).
+"""EASE and item-kNN: item-item models over the head of the catalogue, its most popular items.
 
-The head of a catalogue: the most popular items, which is as far as a matrix over pairs of items reaches.
-
-Item-kNN: an item scores by its similarity to the items of the history, its nearest neighbours only.
+Steck, "Embarrassingly shallow autoencoders for sparse data", 2019. Item-kNN scores an item by its similarity to the
+items of the history, its nearest neighbours only.
 """
 
 from collections.abc import Mapping, Sequence

@@ -32,20 +32,20 @@ class MatrixFactorization(TrainableRecommender):
         dim: int = 32,
         loss: str = "bce",
         offset: float = 0.0,
-        scale: float = 0.1,
+        init_std: float = 0.1,
         warm_start: str | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, scale=scale)
+        check_sizes(dim=dim, init_std=init_std)
         self.items = len(catalogue)
         self.user = nn.Embedding(1, dim)
         self.item = nn.Embedding(len(catalogue), dim)
         self.item_bias = nn.Embedding(len(catalogue), 1)
-        self.offset, self.private_std, self.ratings = offset, scale, loss == "mse"
+        self.offset, self.private_std, self.ratings = offset, init_std, loss == "mse"
         self.criterion = get_loss(loss)
-        nn.init.normal_(self.item.weight, std=scale)
+        nn.init.normal_(self.item.weight, std=init_std)
         nn.init.zeros_(self.item_bias.weight)
-        warm_start_from_text(self.item, catalogue, scale, warm_start)
+        warm_start_from_text(self.item, catalogue, init_std, warm_start)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

@@ -29,20 +29,20 @@ class NeuMF(TrainableRecommender):
         layers: Sequence[int] = (32, 16),
         loss: str = "bce",
         offset: float = 0.0,
-        scale: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, scale=scale, **{f"layers[{n}]": size for n, size in enumerate(layers)})
+        check_sizes(dim=dim, init_std=init_std, **{f"layers[{n}]": size for n, size in enumerate(layers)})
         self.items = len(catalogue)
         self.user_gmf, self.user_mlp = nn.Embedding(1, dim), nn.Embedding(1, dim)
         self.item_gmf, self.item_mlp = nn.Embedding(len(catalogue), dim), nn.Embedding(len(catalogue), dim)
         sizes = [2 * dim, *layers]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(dim + sizes[-1], 1)
-        self.offset, self.private_std, self.ratings = offset, scale, loss == "mse"
+        self.offset, self.private_std, self.ratings = offset, init_std, loss == "mse"
         self.criterion = get_loss(loss)
         for table in (self.item_gmf, self.item_mlp):
-            nn.init.normal_(table.weight, std=scale)
+            nn.init.normal_(table.weight, std=init_std)
         # The layers' names depend on how many there are, so this allow-list is the instance's: the item side and them.
         layer_names = {f"layers.{i}.{part}" for i in range(len(layers)) for part in ("weight", "bias")}
         self.shared = frozenset(layer_names | {"item_gmf.weight", "item_mlp.weight", "output.weight", "output.bias"})

@@ -33,17 +33,17 @@ class PFedRec(TrainableRecommender):
         *,
         dim: int = 32,
         loss: str = "bce",
-        scale: float = 1.0,
+        init_std: float = 1.0,
         score_scale: float = 0.1,
         item_rate: float = 1.0,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, scale=scale, score_scale=score_scale, item_rate=item_rate)
+        check_sizes(dim=dim, init_std=init_std, score_scale=score_scale, item_rate=item_rate)
         self.items, self.private_std, self.stretch = len(catalogue), score_scale, math.sqrt(item_rate)
         self.item = nn.Embedding(self.items, dim)
         self.score, self.score_bias = nn.Embedding(1, dim), nn.Embedding(1, 1)
         self.criterion = get_loss(loss)
-        nn.init.normal_(self.item.weight, std=scale / self.stretch)
+        nn.init.normal_(self.item.weight, std=init_std / self.stretch)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

@@ -1,6 +1,6 @@
-"""Which engine trains the devices of an experiment: many at once where that is exact, else one by one.
+"""How a node's devices are trained: many at once where that is exact, in groups on threads, else one by one.
 
-The devices of a node train in groups, a group on each thread: the sum is the same for any number of threads.
+The sum is the same for any number of threads.
 """
 
 import copy

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec import __version__
 from fedrec.algorithms.base import Algorithm, PooledContribution, RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData, DeviceTable
@@ -22,6 +21,7 @@ from fedrec.node.execution import ThreadedExecutor, make_executor
 from fedrec.rng import Stream
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.update import Arrays, ModelUpdate, UpdateSum, total
+from fedrec.version import __version__
 
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
 CHUNK = 64  # devices whose contributions are held at once, one by one
@@ -37,6 +37,12 @@ def loaded(document: str) -> tuple[Experiment, Dataset]:
 _groups: dict[
     str, ThreadedExecutor | None
 ] = {}  # of the last experiment; the nodes of a process share its scratch memory
+
+
+def forget() -> None:
+    """Forget what the nodes of this process share: experiments, data and scratch memory."""
+    loaded.cache_clear()
+    _groups.clear()
 
 
 class Node:

@@ -1,8 +1,7 @@
-"""What a light device needs of an experiment, built from the same JSON document that every message carries.
+"""What a device without torch needs of an experiment, built from the JSON document that every message carries.
 
-What a mechanism does on a light device: none, and user level, whose noise falls at the trusted server.
-
-Interaction level is not among them: its noise falls on the device, inside the training of every example.
+Its mechanisms are none and user level, whose noise falls at the trusted server. Interaction level is not among them:
+its noise falls on the device, inside the training of every example.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.instantiate import call_or_refuse, canonical, instantiate
+from fedrec.experiment.instantiate import call_or_refuse, canonical, canonical_node, instantiate
 from fedrec.numpy_engine.models import LightModel
 from fedrec.privacy.clipping import NormClipper
 from fedrec.training.config import LocalTrainingConfig
@@ -106,21 +105,18 @@ def light_model(node: Mapping[str, Any], items: int) -> LightModel:
     if not has_light_model(node):
         known = ", ".join(target.rpartition(".")[2] for target in MODELS)
         raise RefusedError(f"the light engine has {known}, not {name}: run this device with torch")
-    return call_or_refuse(
-        "model",
-        partial(
-            instantiate({**node, "_target_": f"fedrec.numpy_engine.models.{name}", "_partial_": True}, "model"), items
-        ),
-    )
+    twin = {**canonical_node(node), "_target_": f"fedrec.numpy_engine.models.{name}", "_partial_": True}
+    return call_or_refuse("model", partial(instantiate(twin, "model"), items))
 
 
 def local_training_config(node: Mapping[str, Any]) -> LocalTrainingConfig:
     """Return how a device trains; an algorithm that asks for anything but gradient descent is refused by name."""
-    name = canonical(str(node["_target_"]))
+    node = canonical_node(node)
+    name = str(node["_target_"])
     if name not in TRAINING:
         raise RefusedError(f"the light engine trains for fedavg, fedadam and fedadagrad, not {name.rpartition('.')[2]}")
-    if node["optimiser"] != "sgd":
+    if node["optimizer"] != "sgd":
         raise RefusedError(
-            f"algorithm.optimiser={node['optimiser']}: the light engine has sgd; run this device with torch"
+            f"algorithm.optimizer={node['optimizer']}: the light engine has sgd; run this device with torch"
         )
     return LocalTrainingConfig(**{field.name: node[field.name] for field in fields(LocalTrainingConfig)})

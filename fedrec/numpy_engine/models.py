@@ -1,14 +1,7 @@
-"""A model of one device in NumPy: named arrays, gradients by back-propagation, steps of gradient descent.
+"""MF and NeuMF of one device in NumPy: named arrays, gradients by back-propagation, steps of gradient descent.
 
-Losses on logits [B, 1+k], positive first, and their derivatives: the NumPy side of `fedrec.models.base`.
-
-Matrix factorisation in NumPy: the twin of `fedrec.models.mf`.
-
-Shapes: B examples, 1+k items of each, V items, d dimensions.
-
-NeuMF in NumPy: the twin of `fedrec.models.neumf`.
-
-Shapes: N items one after the other, V items of the catalogue, d dimensions of each half, h of the last layer.
+The twins of `fedrec.models.mf`, `fedrec.models.neumf` and the losses of `fedrec.models.base`. Shapes: B examples, 1+k
+items of each, N items one after the other, V items of the catalogue, d dimensions (of each half), h of the last layer.
 """
 
 from abc import ABC, abstractmethod
@@ -85,8 +78,8 @@ class LightModel(ABC):
 
     shared: frozenset[str]
 
-    def __init__(self, items: int, shapes: Mapping[str, tuple[int, ...]], loss: str, scale: float) -> None:
-        self.items, self.scale, self.ratings = items, scale, loss == "mse"
+    def __init__(self, items: int, shapes: Mapping[str, tuple[int, ...]], loss: str, init_std: float) -> None:
+        self.items, self.init_std, self.ratings = items, init_std, loss == "mse"
         self.criterion = get_loss(loss)
         self.arrays: dict[str, Floats] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
@@ -145,11 +138,11 @@ class MatrixFactorization(LightModel):
         dim: int = 32,
         loss: str = "bce",
         offset: float = 0.0,
-        scale: float = 0.1,
+        init_std: float = 0.1,
         warm_start: str | None = None,  # what the server's first item vectors come from: devices receive them anyway
     ) -> None:
         shapes = {"user.weight": (1, dim), "item.weight": (items, dim), "item_bias.weight": (items, 1)}
-        super().__init__(items, shapes, loss, scale)
+        super().__init__(items, shapes, loss, init_std)
         self.offset = offset
 
     def gradients(self, items: Items, values: Floats) -> tuple[Floats, Gradients]:
@@ -181,7 +174,7 @@ class NeuMF(LightModel):
         layers: Sequence[int] = (32, 16),
         loss: str = "bce",
         offset: float = 0.0,
-        scale: float = 0.1,
+        init_std: float = 0.1,
     ) -> None:
         sizes = [2 * dim, *layers]
         shapes: dict[str, tuple[int, ...]] = {"user_gmf.weight": (1, dim), "user_mlp.weight": (1, dim)}
@@ -189,7 +182,7 @@ class NeuMF(LightModel):
         for place, (inputs, outputs) in enumerate(pairwise(sizes)):
             shapes |= {f"layers.{place}.weight": (outputs, inputs), f"layers.{place}.bias": (outputs,)}
         shapes |= {"output.weight": (1, dim + sizes[-1]), "output.bias": (1,)}
-        super().__init__(items, shapes, loss, scale)
+        super().__init__(items, shapes, loss, init_std)
         self.shared = frozenset(name for name in shapes if not name.startswith("user_"))
         self.offset, self.dim, self.depth = offset, dim, len(layers)
 

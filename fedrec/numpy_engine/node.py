@@ -1,6 +1,6 @@
-"""What a node without torch does for the devices that it hosts: the twin of `fedrec.node.node.Node`.
+"""What a node without torch does for the devices that it hosts, local training included.
 
-Local training in NumPy: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`.
+The twin of `fedrec.node.node.Node`: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`.
 """
 
 from functools import lru_cache
@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec import __version__
 from fedrec.data.dataset import Dataset
 from fedrec.data.devices import DeviceData
 from fedrec.experiment.instantiate import instantiate
@@ -21,6 +20,7 @@ from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws
 from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import Arrays, ModelUpdate, total
+from fedrec.version import __version__
 
 
 def train(
@@ -127,7 +127,7 @@ def restore(model: LightModel, private: Arrays, seed: int, user: int) -> None:
     """Give the model a device's private arrays, or on a device that never trained the first ones of its seed."""
     if not private:
         shapes = {name: array.shape for name, array in model.private_arrays().items()}
-        many = first_private(shapes, model.scale, seed, np.array([user]))
+        many = first_private(shapes, model.init_std, seed, np.array([user]))
         private = {name: array[0] for name, array in many.items()}
     model.load(private)
 

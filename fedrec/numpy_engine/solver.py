@@ -16,10 +16,10 @@ from fedrec.numpy_engine.models import Floats, Items, sigmoid
 
 @dataclass(frozen=True, slots=True)
 class SolveWeights:
-    """`unobserved` weighs every item's squared score, `regulariser` the squared length of the user vector."""
+    """`unobserved` weighs every item's squared score, `regularization` the squared length of the user vector."""
 
     unobserved: float
-    regulariser: float
+    regularization: float
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Solved:
 def solve_user(used: Floats, targets: Floats, gram: Floats, weights: SolveWeights) -> Solved:
     """Return the user vector u in the parts of the used items: u is linear in the targets [n].
 
-    u minimises sum_used (target - u.v)^2 + unobserved * sum_all (u.v)^2 + regulariser * |u|^2, for vectors `used`
+    u minimises sum_used (target - u.v)^2 + unobserved * sum_all (u.v)^2 + regularization * |u|^2, for vectors `used`
     [n, d] of the history and `gram` [d, d], the sum over all items of v v'.
     """
     vectors = np.asarray(used, np.float64)
-    system = vectors.T @ vectors + weights.unobserved * gram + weights.regulariser * np.eye(vectors.shape[1])
+    system = vectors.T @ vectors + weights.unobserved * gram + weights.regularization * np.eye(vectors.shape[1])
     return Solved(vectors * np.asarray(targets, np.float64)[:, None], np.linalg.inv(system))
 
 

@@ -15,15 +15,17 @@ from typing import Any, cast
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
 from fedrec.privacy.accounting.composition import ACCOUNTANT, Composition, compute_epsilon
-from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.accounting.interpretation import interpret
 from fedrec.privacy.accounting.rdp import epsilon_bound
+from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
-from fedrec.privacy.mechanisms.protocol import Mechanism, PrivacyGuarantee, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.wording import (
     ADDED,
     ENFORCED,
     MEANING,
+    NO_PRIVACY,
     NOT_PROTECTED,
     RAW,
     SAMPLING,
@@ -31,6 +33,7 @@ from fedrec.privacy.wording import (
     TITLES,
     TRUST,
     UNACCOUNTED,
+    format_guarantee,
 )
 
 NO_CLAIM = "no DP claim"
@@ -52,16 +55,6 @@ class Facts:
     audit_verdict: str = "none"
 
 
-def sentence(terms: PrivacyGuarantee, epsilon: float, delta: float) -> str:
-    """Return epsilon with all that it means nothing without."""
-    if terms.unit == "none" or math.isinf(epsilon):
-        return "no privacy (epsilon is infinite)"
-    return (
-        f"epsilon {epsilon:.2f} (unit: {terms.unit}; {terms.neighbouring}; delta {delta:.1e}; "
-        f"trust: {TRUST[terms.trust]}; against {terms.adversary}; covers {terms.release_set})"
-    )
-
-
 def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
     """Return the privacy card of a run as JSON: the claim, its numbers, the eleven fields, and the ledger's rows.
 
@@ -71,17 +64,17 @@ def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: 
     claim = account.private and math.isfinite(epsilon)
     beside = ledger.interpretation() if claim else {}
     privacy = {
-        "unit": account.unit if claim else "none",
-        "neighbouring": account.neighbouring if claim else "none",
-        "trust": account.trust if claim else "none",
-        "epsilon": epsilon if claim else None,
-        "delta": account.delta if claim else None,
+        "unit": account.unit,
+        "neighbouring": account.neighbouring,
+        "trust": account.trust,
+        "epsilon": epsilon,
+        "delta": account.delta,
         **beside,
     }
-    said = sentence(mechanism.terms, epsilon, account.delta)
+    said = format_guarantee(mechanism.terms, epsilon, account.delta, beside.get("attacker"))
     made = {
-        "claim": f"{said}; {format_interpretation(beside, account.neighbouring)}" if claim else NO_CLAIM,
-        "privacy": privacy,
+        "claim": said if claim else NO_CLAIM,
+        "privacy": privacy if claim else NO_PRIVACY,
         "fields": fields(mechanism, plan, ledger, facts) if claim else {},
         "mechanism": {"name": account.mechanism, **_public(mechanism)},
         "ledger": {"population": ledger.population, "head": ledger.head, "rows": ledger.rows()},
@@ -94,8 +87,7 @@ def checked(made: dict[str, Any]) -> dict[str, Any]:
     lacking = missing(made["fields"])
     if not lacking:
         return {**made, "missing": []}
-    nothing = {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
-    return {**made, "claim": NO_CLAIM, "privacy": nothing, "missing": lacking}
+    return {**made, "claim": NO_CLAIM, "privacy": NO_PRIVACY, "missing": lacking}
 
 
 def missing(found: dict[str, Any]) -> list[str]:
@@ -120,10 +112,10 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
     attacker = told["attacker"]
     return {
         "trust": {"trusted": TRUST[terms.trust], "raw_updates": RAW[terms.trust], "adversary": terms.adversary},
-        "unit": {"unit": terms.unit, "enforced": ENFORCED["gateway" if terms.trust == "gateway" else terms.unit]},
+        "unit": {"unit": terms.unit, "enforced": ENFORCED["gateway" if terms.trust == Trust.GATEWAY else terms.unit]},
         "neighbouring": {
-            "relation": terms.neighbouring,
-            "meaning": MEANING[terms.neighbouring],
+            "relation": terms.relation,
+            "meaning": MEANING[terms.relation],
             "epsilon_under_either": told["epsilons"],
         },
         "released": {"release_set": terms.release_set, "beside_it": facts.released},
@@ -213,14 +205,14 @@ def _ledger(ledger: dict[str, Any]) -> list[str]:
     return ["## Ledger", "", f"- rounds: {counts}", f"- head: `{ledger['head']}`"]
 
 
-def promised(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | None = None) -> str:
-    """Return what a calibrated mechanism promises for a whole run, in the words that go with every epsilon.
+def format_promise(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | None = None) -> str:
+    """Write what a calibrated mechanism guarantees for a whole run, before it starts.
 
     `epsilon` is the ledger's, where the run has one already.
     """
     terms, delta = mechanism.terms, mechanism.delta_for(plan)
     if not mechanism.private:
-        return sentence(terms, math.inf, delta)
+        return format_guarantee(terms, None, delta)
     total = projected(mechanism, plan, plan.rounds)
-    said = sentence(terms, compute_epsilon(total, delta) if epsilon is None else epsilon, delta)
-    return f"{said}; {format_interpretation(interpret(total, terms.neighbouring, delta), terms.neighbouring)}"
+    spent = compute_epsilon(total, delta) if epsilon is None else epsilon
+    return format_guarantee(terms, spent, delta, interpret(total, terms.relation, delta)["attacker"])

@@ -1,4 +1,21 @@
-"""The words of the privacy card."""
+"""Every sentence that states an epsilon, and the words of the privacy card.
+
+An epsilon means nothing without its unit, its neighbouring relation, who is trusted and its delta, and little to most
+people without what an attacker gains. `format_guarantee` writes all of that, wherever an epsilon is shown; beside it,
+where space is short (a live line, a label), `format_epsilon` writes the number alone.
+
+Devices without torch, scipy and dp-accounting use this file too.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
+
+FALSE_ALARMS = 0.01  # the rate at which an attacker's gain is told
+NO_PRIVACY = {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+NO_GUARANTEE = "no privacy guarantee (epsilon is infinite)"
 
 TITLES = {
     "trust": "Model of trust",
@@ -13,42 +30,50 @@ TITLES = {
     "choices": "Choices that depend on data and were made without privacy",
     "evidence": "Audit and code",
 }
-TRUST = {
-    "device": "the device only",
-    "gateway": "the gateway that the user belongs to",
-    "server": "the server",
-    "none": "everybody",
+TRUST: dict[str, str] = {
+    Trust.DEVICE: "the device only",
+    Trust.GATEWAY: "the gateway that the user belongs to",
+    Trust.SERVER: "the server",
+    Trust.NONE: "everybody",
 }
-RAW = {
-    "device": "nobody: an update is noised before it leaves its device",
-    "gateway": "the gateway; the server sees sums that the gateway has noised",
-    "server": "the server, which clips again what it is sent and adds the noise",
-    "none": "everybody",
+UNIT: dict[str, str] = {Unit.USER: "one user", Unit.INTERACTION: "one interaction", Unit.NONE: "none"}
+# What an attacker guesses, and of whom it then is right for some: two worlds that the relation compares.
+GUESSES = {
+    (Unit.USER, Relation.ADD_REMOVE): ("whether somebody took part", "those who did"),
+    (Unit.USER, Relation.REPLACE_ONE): ("which of two histories somebody has", "those who have the one"),
+    (Unit.INTERACTION, Relation.ADD_REMOVE): ("whether an interaction took place", "those that did"),
+    (Unit.INTERACTION, Relation.REPLACE_ONE): ("which of two interactions took place", "those where it was the one"),
 }
-ADDED = {
-    "device": "on each device, before anything leaves it",
-    "gateway": "at the gateway, before anything leaves it",
-    "server": "at the server, on the sum of a round",
-    "none": "nowhere",
+RAW: dict[str, str] = {
+    Trust.DEVICE: "nobody: an update is noised before it leaves its device",
+    Trust.GATEWAY: "the gateway; the server sees sums that the gateway has noised",
+    Trust.SERVER: "the server, which clips again what it is sent and adds the noise",
+    Trust.NONE: "everybody",
 }
-ENFORCED = {
-    "interaction": "a positive and its negatives are one example, drawn, clipped and noised together on the device; a "
-    "statistic has the noise of its own largest change",
-    "user": "the whole update of a user is clipped, over all of its arrays, with weight 1; a device is one user",
-    "gateway": "a user's whole batch is one example: its gradient is clipped at the gateway, over all parameters; a "
-    "statistic is clipped for each user",
-    "none": "nothing is bounded",
+ADDED: dict[str, str] = {
+    Trust.DEVICE: "on each device, before anything leaves it",
+    Trust.GATEWAY: "at the gateway, before anything leaves it",
+    Trust.SERVER: "at the server, on the sum of a round",
+    Trust.NONE: "nowhere",
 }
-MEANING = {
-    "add-remove": "one unit's contribution is there, or nothing is in its place; the sizes are public constants",
-    "replace-one": "one unit's contribution is exchanged for any other one",
-    "none": "none",
+ENFORCED: dict[str, str] = {
+    Unit.INTERACTION: "a positive and its negatives are one example, drawn, clipped and noised together on the device; "
+    "a statistic's noise is set by the most that one interaction can change in it",
+    Unit.USER: "the whole update of a user is clipped, over all of its arrays, with weight 1; a device is one user",
+    Trust.GATEWAY: "a user's whole batch is one example: its gradient is clipped at the gateway, over all parameters; "
+    "a statistic is clipped for each user",
+    Unit.NONE: "nothing is bounded",
 }
-SAMPLING = {
-    "device": "sampling of the cohort buys nothing, for the server knows it; each step samples the device's own data",
-    "gateway": "sampling of the cohort buys nothing, for the server knows it",
-    "server": "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
-    "none": "no claim rests on it",
+MEANING: dict[str, str] = {
+    Relation.ADD_REMOVE: "one unit's contribution is there, or nothing is in its place; the sizes are public constants",
+    Relation.REPLACE_ONE: "one unit's contribution is exchanged for any other one",
+    Relation.NONE: "none",
+}
+SAMPLING: dict[str, str] = {
+    Trust.DEVICE: "drawing the cohort makes epsilon no smaller, for the server knows it; a device samples its data",
+    Trust.GATEWAY: "drawing the cohort makes epsilon no smaller, for the server knows it",
+    Trust.SERVER: "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
+    Trust.NONE: "no claim rests on it",
 }
 SECURE = "the operating system's, asked anew for each draw; no seed can repeat it, and nothing of it is kept"
 UNACCOUNTED = "tuning, evaluation and the choice of this run among others, unless they are charged here"
@@ -59,3 +84,70 @@ NOT_PROTECTED = (
     "which rounds were aborted and who was available",
     "what lies on the device itself",
 )
+
+
+def format_guarantee(
+    guarantee: PrivacyGuarantee,
+    epsilon: float | None,
+    delta: float | None,
+    attacker: Mapping[str, Any] | None = None,
+    limit: float | None = None,
+) -> str:
+    """Write an epsilon with all that it means nothing without, as a clause without a full stop.
+
+    `attacker` holds `finds_at_most`, the largest true-positive rate of any attacker, at `false_alarms`; `limit` is what
+    epsilon may come to. An epsilon that is None or infinite guarantees nothing.
+
+    >>> user_level = PrivacyGuarantee(Unit.USER, Relation.ADD_REMOVE, Trust.SERVER)
+    >>> format_guarantee(user_level, 8.0, 1e-5)
+    'epsilon 8.00 (unit: one user; add-remove; delta 1e-05; trusts the server)'
+    """
+    if guarantee.unit == Unit.NONE or epsilon is None or math.isinf(epsilon):
+        return NO_GUARANTEE
+    of = "" if limit is None else f" of at most {limit:g}"
+    gain = "" if attacker is None else f": {format_attacker(guarantee, attacker)}"
+    return f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
+
+
+def format_privacy(privacy: Mapping[str, Any]) -> str:
+    """Write the guarantee of a run from the "privacy" part of its metrics.json or of its card."""
+    guarantee = PrivacyGuarantee.from_json(privacy)
+    return format_guarantee(guarantee, privacy.get("epsilon"), privacy.get("delta"), privacy.get("attacker"))
+
+
+def format_terms(guarantee: PrivacyGuarantee, delta: float | None) -> str:
+    """Write what stands behind an epsilon: unit, relation, delta, trust, against whom it protects and what it covers.
+
+    The last two are left out where they are not known.
+    """
+    against = guarantee.adversary.partition(";")[0]
+    parts = [
+        f"unit: {UNIT[guarantee.unit]}",
+        str(guarantee.relation),
+        "" if delta is None else f"delta {delta:.2g}",
+        f"trusts {TRUST[guarantee.trust]}",
+        f"against {against}" if against else "",
+        f"covers {guarantee.release_set}" if guarantee.release_set else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def format_attacker(guarantee: PrivacyGuarantee, attacker: Mapping[str, Any]) -> str:
+    """Write what an attacker gains at most from all that a guarantee covers."""
+    guess, right = GUESSES[guarantee.unit, guarantee.relation]
+    return (
+        f"at {100 * attacker['false_alarms']:.0f} % false alarms an attacker who guesses {guess} is right for at most "
+        f"{100 * attacker['finds_at_most']:.0f} % of {right}"
+    )
+
+
+def format_epsilon(epsilon: float | None) -> str:
+    """Write an epsilon alone: for live lines and labels that stand beside a whole guarantee."""
+    if epsilon is None or math.isinf(epsilon):
+        return "no privacy"
+    return "epsilon below 0.01" if 0 < epsilon < 0.01 else f"epsilon {epsilon:.2f}"
+
+
+def widest_trust(trusts: Iterable[str]) -> Trust:
+    """Return whom several guarantees trust together: the one of them that sees most."""
+    return max((Trust(trust) for trust in trusts), key=(Trust.DEVICE, Trust.GATEWAY, Trust.SERVER, Trust.NONE).index)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
+from fedrec.data.datasets.frame import Frame
 from fedrec.errors import FedrecError, suggest
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, read
@@ -55,6 +56,12 @@ class FinishedRun:
         """The data set that the run's configuration names: it holds the users' own histories and items' features."""
         return load_dataset(self.settings.experiment)
 
+    @cached_property
+    def items(self) -> Catalogue:
+        """The items with their features, as models are built with; rows that were handed over need not be here."""
+        source = self.settings.experiment.dataset
+        return source.rebuild(self.catalogue) if isinstance(source, Frame) else self.dataset.catalogue
+
     def user(self, name: str) -> int:
         """Return the row of the user of that id; an unknown one is an error with the nearest."""
         known = self.dataset.interactions.user_ids
@@ -80,7 +87,7 @@ class FinishedRun:
         return self._of_model(rows, user)
 
     def _of_model(self, rows: NDArray[np.int32], user: int) -> UserRanker:
-        experiment, catalogue = self.settings.experiment, self.dataset.catalogue
+        experiment, catalogue = self.settings.experiment, self.items
         private = self._kept(experiment.build_model(catalogue).private_arrays(), user)
         return model_ranker(experiment, catalogue, self.arrays, private, rows, self.round)
 

@@ -1,23 +1,26 @@
 """What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere.
 
-The sentence and the table that a simulation ends with.
+The sentence and the table that a simulation ends with. Both fit a terminal; elsewhere nothing is wrapped or left out.
 """
 
 import sys
+import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.data.dataset import Dataset
-from fedrec.privacy.accounting.interpretation import format_interpretation
-from fedrec.privacy.card import promised
+from fedrec.privacy.guarantee import Unit
+from fedrec.privacy.wording import format_epsilon, format_privacy
 
 if TYPE_CHECKING:
     from fedrec.federated.history import RoundReport
     from fedrec.federated.state import RunContext
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
+BAR = 14  # letters
 
 
 @dataclass(slots=True)
@@ -31,10 +34,18 @@ class Progress:
     told: float = 0.0
     first: int = 0
     validation: float | None = None
+    live: bool = False  # whether a line on the terminal waits to be overwritten
 
     def note(self, text: str) -> None:
         """Say something once."""
+        self.close()
         print(f"{text}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """End a line that waits to be overwritten, so that what comes next begins on one of its own."""
+        if self.live:
+            self.live = False
+            print(file=self.stream, flush=True)
 
     def dataset(self, dataset: Dataset) -> None:
         """Say what was loaded and what was repaired."""
@@ -44,11 +55,10 @@ class Progress:
             self.note(f"  repaired: {count:,} {what}")
 
     def start(self, label: str, context: "RunContext") -> None:
-        """Begin the lines of one run."""
+        """Begin the lines of one run: how long it is, and what it is going to be charged."""
         self.label, self.rounds = label or "run", context.experiment.rounds
         if context.experiment.mechanism.private:
-            self.note(f"{self.label}, after {self.rounds} rounds: {promise(context)}")
-            self.note(f"  {together(context)}")
+            self.note(f"{self.label}, {plural(self.rounds, 'round')}; {together(context)}")
         if context.experiment.algorithm.trains and context.sequential_reason:
             self.note(f"{self.label} trains one device at a time: {context.sequential_reason}")
         self.started, self.told, self.first, self.validation = time.monotonic(), 0.0, 0, None
@@ -57,27 +67,33 @@ class Progress:
         """Show a finished round."""
         now, self.first = time.monotonic(), self.first or report.round
         self.validation = report.validation if report.validation is not None else self.validation
-        line, last = self._line(report, now), report.round == self.rounds
+        last = report.round == self.rounds
         if self.stream.isatty():
-            print(f"\r\x1b[K{line}", end="\n" if last else "", file=self.stream, flush=True)
+            name, epsilon, left, *others = self._parts(report, now)
+            bar = progress_bar(report.round, self.rounds, self.stream)
+            line = fitted([name, epsilon, left, bar, *others], terminal_width(self.stream) - 1)
+            print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
+            self.live = True
         elif last or now - self.told >= PLAIN_SECONDS:
             self.told = now
-            self.note(line)
+            self.note("  ".join(text for _, text in sorted(self._parts(report, now), key=lambda part: part[0]) if text))
+        if last or report.rejected:
+            self.close()
         for node, reason in report.rejected.items():
             self.note(f"  round {report.round}: node {node} does not count: {reason}")
 
-    def _line(self, report: "RoundReport", now: float) -> str:
+    def _parts(self, report: "RoundReport", now: float) -> list["Part"]:
+        """Return what is said of a round: where it stands in the line, and the text, the most needed first."""
         done = report.round - self.first + 1
         left = (now - self.started) / done * (self.rounds - report.round)
-        parts = [
-            f"{self.label} round {report.round}/{self.rounds}",
-            f"{report.answered / max(report.seconds, 1e-9):,.0f} devices/s",
-            "" if report.loss is None else f"loss {report.loss:.4f}",
-            "" if self.validation is None else f"validation NDCG@10 {self.validation:.4f}",
-            "no privacy" if report.epsilon is None else f"epsilon {report.epsilon:.2f}",
-            f"{left:,.0f} s left" if report.round < self.rounds else f"{now - self.started:,.1f} s",
+        return [
+            (1, f"{self.label} round {report.round}/{self.rounds}"),
+            (5, format_epsilon(report.epsilon)),
+            (6, f"{left:,.0f} s left" if report.round < self.rounds else f"{now - self.started:,.1f} s"),
+            (4, "" if self.validation is None else f"validation NDCG@10 {self.validation:.4f}"),
+            (3, "" if report.loss is None else f"loss {report.loss:.4f}"),
+            (2, f"{report.answered / max(report.seconds, 1e-9):,.0f} devices/s"),
         ]
-        return "  ".join(part for part in parts if part)
 
     def end(self, context: "RunContext", played: int) -> None:
         """Say so where a run ended before its last round; `played` is the last one that is durable."""
@@ -88,18 +104,50 @@ class Progress:
             )
 
 
-def promise(context: "RunContext") -> str:
-    """Return what a run will have spent at its end, in the words that go with every epsilon."""
-    plan = context.plan
-    return promised(context.experiment.mechanism, plan, context.ledger.projection(plan.rounds))
+Part = tuple[int, str]
+
+
+def fitted(parts: Sequence[Part], width: int) -> str:
+    """Return one line of at most `width` letters: those parts that fit, the most needed first, in their order."""
+    kept = [parts[0]]
+    for part in parts[1:]:
+        if part[1] and len("  ".join(text for _, text in [*kept, part])) <= width:
+            kept.append(part)
+    return "  ".join(text for _, text in sorted(kept, key=lambda part: part[0]))[:width]
+
+
+def progress_bar(done: int, total: int, stream: TextIO) -> Part:
+    """Return a bar of so many letters, in ASCII where the stream has no others."""
+    full = BAR * done // max(total, 1)
+    try:
+        "\u2501\u2500".encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return 0, "#" * full + "-" * (BAR - full)
+    return 0, "\u2501" * full + "\u2500" * (BAR - full)
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Return how many letters a line of the terminal holds."""
+    from rich.console import Console
+
+    return Console(file=stream).width
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number of things."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def together(context: "RunContext") -> str:
-    """Return what all runs on these users will have spent at its end, and what they may."""
+    """Return what all runs on these users will have spent at the end of a run, of which unit, and what they may."""
     before, after = context.ledger.population_projection()
-    limit = context.experiment.node()["privacy"].get("population_epsilon")
+    experiment = context.experiment
+    limit = experiment.node()["privacy"].get("population_epsilon")
     may = "no limit" if limit is None else f"limit {limit:g}"
-    return f"all runs on these users: epsilon {before:.2f} so far, {after:.2f} with this one ({may})"
+    guarantee = experiment.mechanism.terms
+    terms = f"unit: {guarantee.unit}; delta {experiment.mechanism.delta_for(context.plan):.2g}"
+    spent = f"{format_epsilon(before)} so far, {format_epsilon(after)} with this one"
+    return f"all runs on these users: {spent} ({may}; {terms})"
 
 
 TITLES = {
@@ -113,24 +161,13 @@ TITLES = {
 }
 
 
-def guarantee(privacy: Mapping[str, Any]) -> str:
-    """Return a guarantee in one clause, never as one bare number."""
-    if privacy["unit"] == "none":
-        return "no privacy guarantee"
-    gain = f"; {format_interpretation(privacy, privacy['neighbouring'])}" if "attacker" in privacy else ""
-    return (
-        f"epsilon {privacy['epsilon']:.2f} (unit: one {privacy['unit']}; {privacy['neighbouring']}; "
-        f"delta {privacy['delta']:.1e}; trusted: the {privacy['trust']} only{gain})"
-    )
-
-
 def verdict(values: Mapping[str, Any]) -> str:
-    """Return the sentence that says what the run shows."""
+    """Return the sentence that says what the run shows; its guarantee stands beside it, by `format_privacy`."""
     ours, popular = values["test"]["full"]["ndcg@10"], values["baselines"]["popularity"]
     data = f"{values['dataset']['name']}{' (synthetic users)' if values['dataset']['synthetic'] else ''}"
-    text = (
-        f"On {data}, {values['model']} with {guarantee(values['privacy'])} reaches NDCG@10 {ours:.4f} on full ranking"
-    )
+    unit, epsilon = values["privacy"]["unit"], values["privacy"]["epsilon"]
+    level = "without privacy" if unit == Unit.NONE else f"at {unit} level ({format_epsilon(epsilon)})"
+    text = f"On {data}, {values['model']} {level} reaches NDCG@10 {ours:.4f} on full ranking"
     if popular:
         gap = popular["paired_ndcg@10"]
         word = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not to be told from"
@@ -148,27 +185,59 @@ def verdict(values: Mapping[str, Any]) -> str:
     return f"{text}.{f' Not the whole run: it ended {early}.' if early else ''}"
 
 
-def table(values: Mapping[str, Any]) -> str:
-    """Return one line a method, full ranking first."""
-    unit = values["privacy"]["unit"]
-    label = (
-        values["model"]
-        if unit == "none"
-        else f"{values['model']}, {unit} level, epsilon {values['privacy']['epsilon']:.2f}"
-    )
-    rows = [(label, values["test"])]
-    rows += [(TITLES.get(name, name), found) for name, found in values["baselines"].items() if found]
+def table(values: Mapping[str, Any], width: int | None = None) -> str:
+    """Return one line a method, full ranking first; in at most `width` letters, without the columns that do not fit."""
+    found = methods(values)
     negatives = values["test"]["sampled"]["negatives"]
-    lines = [f"{'':44}{'full ranking':^46}{f'against {negatives} sampled':^22}".rstrip()]
-    lines.append(f"{'':44}{'HR@10':>8}  {'NDCG@10 (95 % over users)':>28}  {'coverage':>8}{'HR@10':>10}{'NDCG@10':>10}")
-    for name, found in rows:
-        full, sampled = found["full"], found["sampled"]
-        low, high = full["ndcg@10_ci"]
-        interval = f"{full['ndcg@10']:.4f} ({low:.4f} to {high:.4f})"
-        lines.append(
-            f"{name:44}{full['hr@10']:8.4f}  {interval:>28}  {full['coverage@10']:8.3f}"
-            f"{sampled['hr@10']:10.4f}{sampled['ndcg@10']:10.4f}"
-        )
+    columns = [
+        ["", "", *(name for name, _ in found)],
+        ["", "HR@10", *(f"{one['full']['hr@10']:.4f}" for _, one in found)],
+        ["full ranking", "NDCG@10 (95 % over users)", *(_interval(one["full"]) for _, one in found)],
+        ["", "coverage", *(f"{one['full']['coverage@10']:.3f}" for _, one in found)],
+        ["against", "HR@10", *(f"{one['sampled']['hr@10']:.4f}" for _, one in found)],
+        [f"{negatives} sampled", "NDCG@10", *(f"{one['sampled']['ndcg@10']:.4f}" for _, one in found)],
+    ]
+    while width is not None and len(columns) > 3 and _wide(columns) > width:
+        columns.pop()
+    if width is not None and _wide(columns) > width:
+        lines = [f"{name}\n  NDCG@10 {ndcg}  HR@10 {hits}" for name, hits, ndcg in zip(*columns, strict=True)][2:]
+    else:
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join(
+                [f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in zip(*columns, strict=True)
+        ]
     if "rmse" in values["test"]:
         lines.append(f"RMSE on the held-out ratings: {values['test']['rmse']:.4f}")
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _wide(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in columns) - 2
+
+
+def _interval(full: Mapping[str, Any]) -> str:
+    low, high = full["ndcg@10_ci"]
+    return f"{full['ndcg@10']:.4f} ({low:.4f} to {high:.4f})"
+
+
+def result(values: Mapping[str, Any], place: Path, stream: TextIO, what: str = "Run folder") -> str:
+    """Return what a run ends with: verdict, guarantee, table, where it lies; fit to a stream that is a terminal."""
+    width = terminal_width(stream) if stream.isatty() else None
+    said = [verdict(values), f"Guarantee: {format_privacy(values['privacy'])}."]
+    sentences = "\n".join(
+        said if width is None else (textwrap.fill(text, width, break_on_hyphens=False) for text in said)
+    )
+    return f"\n{sentences}\n\n{table(values, width)}\n\n{what}: {place.resolve()}"
+
+
+def methods(values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the run and its baselines, each with its name."""
+    unit, model = values["privacy"]["unit"], values["model"]
+    label = model if unit == Unit.NONE else f"{model}, {unit} level, {format_epsilon(values['privacy']['epsilon'])}"
+    return [
+        (label, values["test"]),
+        *((str(TITLES.get(name, name)), found) for name, found in values["baselines"].items() if found),
+    ]

@@ -6,7 +6,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from fedrec.report.console import TITLES, guarantee, verdict
+from fedrec.privacy.wording import format_epsilon, format_privacy
+from fedrec.report.console import TITLES, verdict
 from fedrec.report.svg import Dot, dots, lines
 from fedrec.storage.run_folder import RunFolder
 
@@ -50,7 +51,9 @@ def page(name: str, values: Mapping[str, Any], card: Mapping[str, Any], played: 
 def methods(values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the run and its baselines, each with its name."""
     unit = values["privacy"]["unit"]
-    ours = values["model"] + ("" if unit == "none" else f", epsilon {values['privacy']['epsilon']:.2f} ({unit} level)")
+    ours = values["model"] + (
+        "" if unit == "none" else f", {format_epsilon(values['privacy']['epsilon'])} ({unit} level)"
+    )
     return [
         (ours, values["test"]),
         *((str(TITLES.get(name, name)), found) for name, found in values["baselines"].items() if found),
@@ -109,7 +112,7 @@ def made(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the run was made of."""
     chosen = ("model", "algorithm", "mechanism", "engine", "rounds", "seed", "refit", "candidates")
     return {
-        "guarantee": guarantee(values["privacy"]),
+        "guarantee": format_privacy(values["privacy"]),
         **{key: values[key] for key in chosen if key in values},
         "data set": values["dataset"],
         "seconds": {key: round(value, 1) for key, value in values["seconds"].items()},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fedrec.evaluation.candidates import candidates_digest
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, summarize
+from fedrec.privacy.wording import NO_PRIVACY
 from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ def privacy(context: "RunContext") -> dict[str, Any]:
     """Return the guarantee: unit "none" and a null epsilon where there is none."""
     mechanism, terms = context.experiment.mechanism, context.experiment.mechanism.terms
     if not mechanism.private:
-        return {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+        return dict(NO_PRIVACY)
     return {
         "unit": terms.unit,
-        "neighbouring": terms.neighbouring,
+        "neighbouring": terms.relation,
         "trust": terms.trust,
         "epsilon": context.ledger.epsilon(),
         "delta": mechanism.delta_for(context.plan),

@@ -1,7 +1,4 @@
-"""A run on real devices: the same round loop, and nothing exact that nobody consented to.
-
-metrics.json of a run on real devices: what the server may know.
-"""
+"""A run on real devices: the same round loop, and in metrics.json nothing exact that nobody consented to."""
 
 import time
 from collections.abc import Iterator

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fedrec import __version__
 from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
 from fedrec.federated.exchange import NodeDirectory
 from fedrec.messages import Message, sanitize_text
 from fedrec.ops.keys import signed
 from fedrec.server.registry import Admitted
+from fedrec.version import __version__
 
 HELLO_SECONDS = 60.0
 LOOK_SECONDS = 2.0

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from fedrec.errors import FedrecError
@@ -33,7 +33,7 @@ class Registry:
         self._path = home.registry
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Generator[sqlite3.Connection]:
         connection = sqlite3.connect(self._path, timeout=30)
         try:
             connection.execute(SCHEMA)

@@ -1,7 +1,4 @@
-"""How a run goes, for the operator: a file that `fedrec server up` turns into Prometheus metrics.
-
-`fedrec server status`: the address, the devices admitted, and how the last run goes.
-"""
+"""How the server and its run go: `fedrec server status`, and the file behind the Prometheus metrics."""
 
 import json
 import time
@@ -11,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedrec.messages import DECLINED
 from fedrec.ops import processes
 from fedrec.ops.prometheus import Metric, text
+from fedrec.privacy.wording import format_epsilon
 from fedrec.server.home import ServerHome
 from fedrec.server.registry import Registry
 from fedrec.storage.checkpoint import atomic_write
@@ -93,7 +91,7 @@ def in_words(values: dict[str, Any]) -> list[str]:
     lines = [f"{values['address']} is {'up' if values['up'] else 'not up'} ({how})"]
     lines.append(f"{len(values['devices'])} devices admitted")
     if run := values["run"]:
-        spent = "no privacy" if run["epsilon"] is None else f"epsilon {run['epsilon']:.2f}"
+        spent = format_epsilon(run["epsilon"])
         lines.append(
             f"run {run['run']}: round {run['round']} of {run['rounds']}, {spent}; {run['answered']} answers, "
             f"{run['declined']} declined, {run['late']} late, {run['refused']} refused"

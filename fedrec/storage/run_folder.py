@@ -1,6 +1,6 @@
 """The run folder: what lies where, and who may read it.
 
-catalogue.parquet: the ids and titles that a run's item rows stand for.
+`catalogue.parquet` holds the ids and titles that a run's item rows stand for.
 """
 
 import json

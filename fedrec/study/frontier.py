@@ -1,27 +1,23 @@
 """One model over epsilons and seeds, on the validation or the test items: what privacy costs, without baselines.
 
-    python -m fedrec.study.frontier dataset=ml-1m dataset.path=FILE model=order privacy=user --epsilons 1 8 --seeds 0 1
+`fedrec study frontier` fits to train and ranks validation items with --part validation, or fits to train + validation
+and ranks test items. Every trial is charged to the ledger of its users. It prints HR@10 and NDCG@10 of both rankings,
+each the mean over users and seeds with a 95 % interval over users (per-user results are averaged over seeds first),
+and the spread over seeds.
 
-Fits to train and ranks validation items with --part validation, or fits to train + validation and ranks test items.
-Every trial is charged to the ledger of its users. Prints HR@10 and NDCG@10 of both rankings, each the mean over users
-and seeds with a 95 % interval over users (per-user results are averaged over seeds first), and the spread over seeds.
-
-What the same run costs at another delta: epsilon at the configured delta, and at users^-1.1.
-
-    python -m fedrec.study.frontier dataset=ml-1m dataset.path=FILE model=order privacy=user --epsilons 1 2 4 8
-
-Nothing is trained and nobody is charged: the noise is calibrated as for a run, and the events that its rounds would be
-charged with are accounted at both. One line for each epsilon.
+`fedrec study deltas` says what the same run costs at another delta: epsilon at the configured delta, and at
+users^-1.1. Nothing is trained and nobody is charged: the noise is calibrated as for a run, and the events that its
+rounds would be charged with are accounted at both.
 
 What stands beside every epsilon that these commands print: its terms, the other relation, and an attacker's gain.
 """
 
-import argparse
-import json
 import secrets
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +31,8 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import open_run_context
 from fedrec.federated.transport import LocalTransport
 from fedrec.privacy.accounting.composition import compute_epsilon
-from fedrec.privacy.card import promised
+from fedrec.privacy.card import format_promise
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
@@ -57,14 +54,14 @@ class Costs:
 
 def costs(mechanism: Mechanism, plan: TrainingPlan) -> Costs:
     """Return what all rounds of a plan cost one user at either delta, by a calibrated mechanism at user level."""
-    if mechanism.terms.unit != "user":
+    if mechanism.terms.unit != Unit.USER:
         raise FedrecError(f"users^-1.1 is for units that are users, not '{mechanism.terms.unit}': take privacy=user")
     total = projected(mechanism, plan, plan.rounds)
     delta, other = mechanism.delta_for(plan), plan.population**-1.1
     terms = mechanism.terms
     return Costs(
         terms.unit,
-        terms.neighbouring,
+        terms.relation,
         terms.trust,
         delta,
         compute_epsilon(total, delta),
@@ -80,25 +77,17 @@ def costs_of(settings: Settings) -> Costs:
     return costs(experiment.mechanism, experiment.plan(dataset))
 
 
-def print_deltas() -> None:
-    """Print one JSON object for each epsilon."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
-    for epsilon in options.epsilons:
-        print(json.dumps(asdict(costs_of(load([*options.overrides, f"privacy.epsilon={epsilon:g}"])))), flush=True)
-
-
-if __name__ == "__main__":
-    print_deltas()
+def list_deltas(overrides: Sequence[str], epsilons: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """Yield what a run costs at either delta, for each epsilon."""
+    for epsilon in epsilons:
+        yield asdict(costs_of(load([*overrides, f"privacy.epsilon={epsilon:g}"])))
 
 
 def promise(settings: Settings) -> str:
     """Return what a whole run of these settings promises, as one sentence; nothing is written or charged."""
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
-    return promised(experiment.mechanism, experiment.plan(dataset))
+    return format_promise(experiment.mechanism, experiment.plan(dataset))
 
 
 COLUMNS = ("sampled_hr@10", "sampled_ndcg@10", "full_hr@10", "full_ndcg@10")
@@ -125,24 +114,20 @@ def trial(settings: Settings, part: str) -> PerUserResults:
         return context.evaluate(state, part, number)
 
 
-def main() -> None:
-    """Print what is promised, one line and one JSON object for each epsilon."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--part", choices=["validation", "test"], default="test")
-    parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
-    private = "privacy=none" not in options.overrides
-    for epsilon in options.epsilons if private else [float("inf")]:
+def measure_frontier(
+    overrides: Sequence[str], epsilons: Sequence[float], seeds: Sequence[int], part: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what is promised and what was found at each epsilon, for a reader and for programs."""
+    private = "privacy=none" not in overrides
+    for epsilon in epsilons if private else [float("inf")]:
         more = [f"privacy.epsilon={epsilon:g}"] if private else []
-        settings = [load([*options.overrides, *more, f"seed={seed}"]) for seed in options.seeds]
-        tables = [trial(one, options.part) for one in settings]
-        print(f"{promise(settings[0])}\n{line(epsilon, tables)}", flush=True)
+        settings = [load([*overrides, *more, f"seed={seed}"]) for seed in seeds]
+        text, record = line(epsilon, [trial(one, part) for one in settings])
+        yield f"{promise(settings[0])}\n{text}", record
 
 
-def line(epsilon: float, tables: list[PerUserResults]) -> str:
-    """Return what was found at one epsilon."""
+def line(epsilon: float, tables: list[PerUserResults]) -> tuple[str, dict[str, Any]]:
+    """Return what was found at one epsilon, for a reader and for programs."""
     values = np.stack([mean_over_seeds(tables, column) for column in COLUMNS], axis=1)
     found = intervals(values)
     spread = [float(np.std([table[column].mean() for table in tables])) for column in COLUMNS]
@@ -150,10 +135,5 @@ def line(epsilon: float, tables: list[PerUserResults]) -> str:
         f"{column} {one.mean:.4f} ({one.low:.4f} to {one.high:.4f}; seeds +-{width:.4f})"
         for column, one, width in zip(COLUMNS, found, spread, strict=True)
     ]
-    values_by_name = dict(zip(COLUMNS, ([o.mean, o.low, o.high] for o in found), strict=True))
-    record = json.dumps({"epsilon": None if np.isinf(epsilon) else epsilon, **values_by_name})
-    return f"epsilon {epsilon:g}: " + "; ".join(parts) + "\n" + record
-
-
-if __name__ == "__main__":
-    main()
+    by_name = dict(zip(COLUMNS, ([one.mean, one.low, one.high] for one in found), strict=True))
+    return f"epsilon {epsilon:g}: " + "; ".join(parts), {"epsilon": None if np.isinf(epsilon) else epsilon, **by_name}

@@ -1,17 +1,13 @@
 """Mechanisms side by side on one model: NDCG@10 at each epsilon, the clip of each chosen with the same effort.
 
-    python -m fedrec.study.mechanisms dataset=ml-1m dataset.path=FILE model=content cohort.size=302 rounds=80 \
-        --mechanisms user banded --clips 0.03 0.1 0.3 --epsilons 1 2 4 8 --seeds 0 1 2
-
-For each mechanism and epsilon every clip is tried once, with the first seed, and the best on validation items is then
-trained anew with each seed, on fresh noise, and ranks the test items once. Every trial, the tried ones included, is
-charged to the ledger of its users. Intervals are 95 % over users, whose results are averaged over seeds before.
+`fedrec study mechanisms`: for each mechanism and epsilon every clip is tried once, with the first seed, and the best on
+validation items is then trained anew with each seed, on fresh noise, and ranks the test items once. Every trial, the
+tried ones included, is charged to the ledger of its users. Intervals are 95 % over users, whose results are averaged
+over seeds before.
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +17,7 @@ from fedrec.experiment.settings import load
 from fedrec.study.frontier import promise, trial
 
 COLUMN = "full_ndcg@10"
+ONCE = ("evaluation.every=1000000",)  # validation items are ranked at the end alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +25,10 @@ class Plan:
     """What is compared: the overrides of all trials, what each mechanism is tried with, and over which seeds."""
 
     overrides: tuple[str, ...]
-    mechanisms: tuple[str, ...]
-    clips: tuple[float, ...]
-    epsilons: tuple[float, ...]
-    seeds: tuple[int, ...]
+    mechanisms: tuple[str, ...] = ("user", "banded")
+    clips: tuple[float, ...] = (0.03, 0.1, 0.3)
+    epsilons: tuple[float, ...] = (1, 2, 4, 8)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ def cell(plan: Plan, mechanism: str, epsilon: float) -> Cell:
 def run(plan: Plan, mechanism: str, epsilon: float, clip: float, seed: int, part: str) -> PerUserResults:
     """Train once and return the per-user rows of its evaluation."""
     own = overrides(mechanism, epsilon, clip, seed)
-    made = trial(load([*plan.overrides, *own]), part)
+    made = trial(load([*ONCE, *plan.overrides, *own]), part)
     print(f"{' '.join(own)}: {part} {made[COLUMN].mean():.4f}", file=sys.stderr, flush=True)
     return made
 
@@ -81,12 +78,14 @@ def overrides(mechanism: str, epsilon: float, clip: float, seed: int) -> list[st
 
 def promised(plan: Plan, found: Cell) -> str:
     """Return what the chosen trial of a cell promises its users."""
-    return promise(load([*plan.overrides, *overrides(found.mechanism, found.epsilon, found.clip, plan.seeds[0])]))
+    return promise(
+        load([*ONCE, *plan.overrides, *overrides(found.mechanism, found.epsilon, found.clip, plan.seeds[0])])
+    )
 
 
 def free(plan: Plan) -> list[PerUserResults]:
     """Return the test of the same model without privacy, for each seed."""
-    return [trial(load([*plan.overrides, "privacy=none", f"seed={seed}"]), "test") for seed in plan.seeds]
+    return [trial(load([*ONCE, *plan.overrides, "privacy=none", f"seed={seed}"]), "test") for seed in plan.seeds]
 
 
 def line(found: Cell, first: Cell) -> str:
@@ -118,33 +117,14 @@ def shown(interval: Interval) -> str:
     return f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
-def parsed(arguments: Sequence[str] | None) -> Plan:
-    """Return what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mechanisms", nargs="+", default=["user", "banded"])
-    parser.add_argument("--clips", type=float, nargs="+", default=[0.03, 0.1, 0.3])
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("overrides", nargs="*")
-    got = parser.parse_args(arguments)
-    own = tuple(tuple(getattr(got, name)) for name in ("mechanisms", "clips", "epsilons", "seeds"))
-    return Plan(("evaluation.every=1000000", *got.overrides), *own)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table, what each row promises, and one JSON object a row on the lines that begin with a brace."""
-    plan = parsed(arguments)
+def compare_mechanisms(plan: Plan) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield the head of a table, and then for each row what it says and promises; for a reader and for programs."""
     twin = intervals(mean_over_seeds(free(plan), COLUMN)[:, None])[0]
-    print(f"NDCG@10, full ranking, test items, {len(plan.seeds)} seeds; no privacy: {shown(twin)}")
     head = f"minus {plan.mechanisms[0]} (paired)"
-    print(f"{'mechanism':14}{'epsilon':>8}{'clip':>8}{'95 % over users':>29}{'seeds':>24}{head:>32}", flush=True)
+    yield f"NDCG@10, full ranking, test items, {len(plan.seeds)} seeds; no privacy: {shown(twin)}", None
+    yield f"{'mechanism':14}{'epsilon':>8}{'clip':>8}{'95 % over users':>29}{'seeds':>24}{head:>32}", None
     for epsilon in plan.epsilons:
         cells = list[Cell]()
         for mechanism in plan.mechanisms:
             cells.append(cell(plan, mechanism, epsilon))
-            made = cells[-1]
-            print(f"{line(made, cells[0])}\n  {promised(plan, made)}\n{json.dumps(record(made))}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            yield f"{line(cells[-1], cells[0])}\n  {promised(plan, cells[-1])}", record(cells[-1])

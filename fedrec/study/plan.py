@@ -150,12 +150,18 @@ def _listed(key: str, value: Any, where: str) -> Any:
         raise FedrecError(f"{where}: {key}={value}: a list of {kinds[key].__name__} expected") from error
 
 
+def shipped() -> dict[str, Path]:
+    """Return the plans that come with fedrec, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.yaml"))}
+
+
 def find(name: str) -> Study:
     """Return the study of a yaml file, or one of those that come with fedrec by its name."""
-    shipped = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.yaml"))}
-    path = shipped.get(name, Path(name))
+    path = shipped().get(name, Path(name))
     if not path.is_file():
-        raise FedrecError(f"study {name}: neither a yaml file nor one that comes with fedrec.{suggest(name, shipped)}")
+        raise FedrecError(
+            f"study {name}: neither a yaml file nor one that comes with fedrec.{suggest(name, shipped())}"
+        )
     try:
         node = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

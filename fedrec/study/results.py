@@ -1,6 +1,6 @@
-"""From finished trials to one row for each method and value, with intervals over seeds and over users.
+"""From finished trials to one row for each method and value, and what the study cost.
 
-What a study costs: each trial was charged to the ledger of its users, and all of them add up.
+Intervals are over seeds and over users. Each trial was charged to the ledger of its users; all of them add up.
 """
 
 import json
@@ -19,9 +19,11 @@ from fedrec.evaluation.summary import LEVEL, Interval, intervals
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings
 from fedrec.privacy.accounting.composition import compose, compute_epsilon
-from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.accounting.interpretation import interpret
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.ledger.account import composition_from_json, composition_to_json
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.wording import format_guarantee
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study.plan import METRICS, Study
 
@@ -119,7 +121,7 @@ SPENT = "spent.json"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some trials on the same users spent together, as one guarantee."""
+    """What some trials on the same users spent together, as one guarantee; `meaning` is its sentence."""
 
     unit: str
     neighbouring: str
@@ -142,7 +144,7 @@ def write_spent(settings: Settings, folder: RunFolder) -> None:
     try:
         account = ledger.account
         terms = {"unit": account.unit, "neighbouring": account.neighbouring, "trust": account.trust}
-        total = composition_to_json(ledger.total) if account.private and account.unit != "none" else []
+        total = composition_to_json(ledger.total) if account.private and account.unit != Unit.NONE else []
         spent = {**terms, "delta": account.delta, "population": population, "total": total}
         folder.write_json(SPENT, spent)
     finally:
@@ -168,6 +170,8 @@ def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
     population, unit, neighbouring, trust = key
     delta = min(one["delta"] for one in group)
     total = compose((composition_from_json(one["total"]), 1) for one in group)
+    epsilon = compute_epsilon(total, delta)
+    guarantee = PrivacyGuarantee(Unit(unit), Relation(neighbouring), Trust(trust))
     return Cost(
         population=population,
         unit=unit,
@@ -175,15 +179,14 @@ def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
         trust=trust,
         delta=delta,
         trials=len(group),
-        epsilon=compute_epsilon(total, delta),
-        meaning=format_interpretation(interpret(total, neighbouring, delta), neighbouring),
+        epsilon=epsilon,
+        meaning=format_guarantee(guarantee, epsilon, delta, interpret(total, guarantee.relation, delta)["attacker"]),
     )
 
 
 def describe_cost(cost: Cost) -> str:
     """Return what the trials would have cost people."""
     return (
-        f"On real users these {cost.trials} private trials would together have cost epsilon {cost.epsilon:.2f} "
-        f"(unit: {cost.unit}; {cost.neighbouring}; delta {cost.delta:.1e}; trust: {cost.trust}; {cost.meaning}); all "
-        f"of it is charged to the ledger of {cost.population}."
+        f"On real users these {cost.trials} private trials would together have cost {cost.meaning}. All of it is "
+        f"charged to the ledger of {cost.population}."
     )

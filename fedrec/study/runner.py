@@ -1,23 +1,22 @@
-"""A study from its plan to its table and picture, from wherever it stands.
-
-What a person sees while a study goes on.
-"""
+"""A study from its plan to its table and picture, from wherever it stands; and what a person sees meanwhile."""
 
 import fcntl
 import json
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from fedrec.errors import FedrecError
-from fedrec.experiment.settings import load
+from fedrec.experiment.settings import Settings, load
+from fedrec.privacy.wording import format_epsilon
+from fedrec.report.console import terminal_width
 from fedrec.storage.checkpoint import atomic_write
 from fedrec.study.plan import Study, of
-from fedrec.study.plot import draw
+from fedrec.study.plot import caption, draw, draw_bare
 from fedrec.study.pool import Pool, Task
 from fedrec.study.results import SPENT, Cost, collect, costs, finished, read_spent
 from fedrec.study.tables import to_csv, to_markdown
@@ -56,7 +55,8 @@ class StudyProgress:
         if self.stream.isatty():
             end = "\n" if ended == self.tasks else ""
             news = f"{news}\n" if news else ""
-            print(f"\r\x1b[K{news}{line}", end=end, file=self.stream, flush=True)
+            width = terminal_width(self.stream) - 1
+            print(f"\r\x1b[K{news}{line[:width]}", end=end, file=self.stream, flush=True)
         elif news or now - self.told >= PLAIN_SECONDS:
             self.told = now
             print(f"{news + ': ' if news else ''}{line}", file=self.stream, flush=True)
@@ -73,12 +73,12 @@ def duration(seconds: float) -> str:
 PLAN = "study.json"
 
 
-def begin(study: Study, folder: Path) -> None:
+def begin(study: Study, folder: Path, compose: Callable[[Sequence[str]], Settings] = load) -> None:
     """Make the folder of a study whose every trial can be composed; one that holds a study already is refused."""
     if (folder / PLAN).exists():
         raise FedrecError(f"{folder} holds a study already: go on with --resume {folder}, or choose another name=")
     for trial in study.trials()[: len(study.trials()) // len(study.seeds)]:
-        load(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
+        compose(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     atomic_write(folder / PLAN, study.to_json().encode())
 
@@ -125,7 +125,8 @@ def carry_out(study: Study, folder: Path, workers: int, watch: TextIO | None = N
 
 
 def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, command: str) -> str:
-    """Write table.csv, table.md, cost.json and, if wanted, picture.png and picture.svg; return table.md."""
+    """Write table.csv, table.md, cost.json and, if wanted, picture.png, picture.svg, figure.svg and
+    caption.txt; return table.md."""
     results = collect(study, folder)
     spent = costs(read_spent((folder / "trials").iterdir()))
     atomic_write(folder / "table.csv", to_csv(results).encode())
@@ -135,6 +136,8 @@ def write(study: Study, folder: Path, failed: dict[str, str], picture: bool, com
     atomic_write(folder / "cost.json", (json.dumps(plain, indent=2) + "\n").encode())
     if picture and results.lines and results.dataset:
         draw(results, spent, [folder / "picture.png", folder / "picture.svg"])
+        draw_bare(results, folder / "figure.svg")
+        atomic_write(folder / "caption.txt", f"{study.title}. {caption(results, spent)}\n".encode())
     return text
 
 
@@ -146,6 +149,6 @@ def expectation(study: Study, tasks: Sequence[Task]) -> str:
     if study.vary == "privacy.epsilon" and private:
         text += (
             f"; {len(private)} are private, and each is charged to the ledger of its users: on real users at most "
-            f"epsilon {sum(private):g} by plain addition"
+            f"{format_epsilon(sum(private))} by plain addition"
         )
     return text + "."

@@ -1,13 +1,11 @@
 """One setting over several seeds: what is above popularity, and what privacy costs, with intervals over users.
 
-    python -m fedrec.study.seeds [fedrec simulate's overrides] --seeds 0 1 2
-
-Every trial is charged to the ledger of its users, as any run is. Per-user results are averaged over seeds before they
-are compared, so that no user counts twice.
+`fedrec study seeds`: every trial is charged to the ledger of its users, as any run is. Per-user results are averaged
+over seeds before they are compared, so that no user counts twice.
 """
 
-import argparse
-import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 
 
-def study(overrides: list[str], seeds: list[int], name: str) -> dict[str, list[PerUserResults]]:
+def study(overrides: Sequence[str], seeds: Sequence[int], name: str) -> dict[str, list[PerUserResults]]:
     """Run every seed and return the per-user rows of each method, "" being the model itself."""
     rows: dict[str, list[PerUserResults]] = {}
     for seed in seeds:
@@ -33,10 +31,10 @@ def study(overrides: list[str], seeds: list[int], name: str) -> dict[str, list[P
     return rows
 
 
-def compared(rows: dict[str, list[PerUserResults]]) -> dict[str, dict[str, object]]:
+def compared(rows: dict[str, list[PerUserResults]]) -> dict[str, dict[str, Any]]:
     """Return NDCG@10 and HR@10 of each method, and ours minus it, each with a 95 % interval over users."""
     ours = mean_over_seeds(rows[""], "full_ndcg@10")
-    found = dict[str, dict[str, object]]()
+    found = dict[str, dict[str, Any]]()
     for name, tables in rows.items():
         ndcg, hit = (mean_over_seeds(tables, f"full_{metric}@10") for metric in ("ndcg", "hr"))
         interval, gap = intervals(ndcg[:, None])[0], paired_interval(ours, ndcg)
@@ -51,23 +49,11 @@ def compared(rows: dict[str, list[PerUserResults]]) -> dict[str, dict[str, objec
     return found
 
 
-def main() -> None:
-    """Print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--name", default="seeds")
-    parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
-    found = compared(study(options.overrides, options.seeds, options.name))
-    print(f"{'':22}{'HR@10':>8}{'NDCG@10 (95 % over users)':>32}{'ours minus it (paired)':>34}")
+def to_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what was compared, one line a method."""
+    lines = [f"{'':22}{'HR@10':>8}{'NDCG@10 (95 % over users)':>32}{'ours minus it (paired)':>34}"]
     for name, values in found.items():
-        (m, a, b), (d, low, high) = values["ndcg@10"], values["ours_minus"]  # type: ignore[misc]
-        print(
-            f"{name:22}{values['hr@10']:8.4f}{f'{m:.4f} ({a:.4f} to {b:.4f})':>32}"
-            f"{f'{d:+.4f} ({low:+.4f} to {high:+.4f})':>34}"
-        )
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+        (m, a, b), (d, low, high) = values["ndcg@10"], values["ours_minus"]
+        mean, gap = f"{m:.4f} ({a:.4f} to {b:.4f})", f"{d:+.4f} ({low:+.4f} to {high:+.4f})"
+        lines.append(f"{name:22}{values['hr@10']:8.4f}{mean:>32}{gap:>34}")
+    return lines

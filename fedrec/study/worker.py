@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,6 +31,8 @@ from fedrec.study.results import finished, write_spent
 if TYPE_CHECKING:
     from fedrec.federated.history import RoundReport
     from fedrec.federated.state import RunContext
+
+Compose = Callable[[Sequence[str]], Settings]  # from overrides to settings: some may name what only a program knows
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ def tell(stream: TextIO, **event: Any) -> None:
     print(json.dumps(event), file=stream, flush=True)
 
 
-def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
+def trial(folder: RunFolder, overrides: list[str], stream: TextIO, compose: Compose = load) -> None:
     """Run a trial in its folder, from where it stands, and note what it spent.
 
     A trial that was killed in the middle of a round has lost that round and can't pay for its last: what is left of it
@@ -67,7 +70,7 @@ def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
     """
     resumed = folder.config.exists()
     try:
-        whole = played(folder, overrides, stream)
+        whole = played(folder, overrides, stream, compose)
     except BudgetExceededError:
         if not resumed:
             raise
@@ -75,17 +78,17 @@ def trial(folder: RunFolder, overrides: list[str], stream: TextIO) -> None:
         whole = False
     if not whole and resumed:
         folder.path.rename(next(path for n in range(1, 10_000) if not (path := lost(folder.path, n)).exists()))
-        whole = played(folder, overrides, stream)
+        whole = played(folder, overrides, stream, compose)
     if not whole:
         raise FedrecError(f"{folder.path} ended early: another round would have passed the budget")
 
 
-def played(folder: RunFolder, overrides: list[str], stream: TextIO) -> bool:
+def played(folder: RunFolder, overrides: list[str], stream: TextIO, compose: Compose) -> bool:
     """Run what is still to do of a trial; say whether all of its rounds were played."""
     if folder.config.exists():
         settings = read(folder.config)
     else:
-        settings = load([*overrides, "name=null"])
+        settings = compose([*overrides, "name=null"])
         document = {**settings.document, "name": folder.path.name, "output": str(folder.path.parent)}
         settings, folder = new_run(Settings({**document, "overwrite": False}))
     if not (folder.path / "metrics.json").exists():
@@ -99,9 +102,11 @@ def lost(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.lost{number}")
 
 
-def references(folder: RunFolder, overrides: list[str], names: list[str], stream: TextIO) -> None:
+def references(
+    folder: RunFolder, overrides: list[str], names: list[str], stream: TextIO, compose: Compose = load
+) -> None:
     """Evaluate baselines on the test, each into a file of its own, those that are there already left alone."""
-    experiment = load(overrides).experiment
+    experiment = compose(overrides).experiment
     dataset = load_dataset(experiment)
     folder.exact.mkdir(parents=True, exist_ok=True, mode=0o700)
     for number, name in enumerate(names, 1):
@@ -117,15 +122,21 @@ def references(folder: RunFolder, overrides: list[str], names: list[str], stream
         tell(stream, event="round", done=number / len(names))
 
 
+def perform(task: Mapping[str, Any], stream: TextIO, compose: Compose = load) -> None:
+    """Carry out one task, a trial or the references; its progress goes to `stream` as events."""
+    folder = RunFolder(Path(task["folder"]))
+    if task["kind"] == "trial":
+        trial(folder, task["overrides"], stream, compose)
+    else:
+        references(folder, task["overrides"], task["names"], stream, compose)
+
+
 def serve(commands: "queue.Queue[str]", stream: TextIO) -> None:
     """Carry out commands for ever."""
     while True:
         task = json.loads(commands.get())
         try:
-            if task["kind"] == "trial":
-                trial(RunFolder(Path(task["folder"])), task["overrides"], stream)
-            else:
-                references(RunFolder(Path(task["folder"])), task["overrides"], task["names"], stream)
+            perform(task, stream)
         except FedrecError as error:
             tell(stream, event="failed", why=str(error))
         except Exception:  # a trial may not take the others with it

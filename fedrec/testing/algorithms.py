@@ -15,6 +15,7 @@ from fedrec.algorithms.base import Algorithm, Contribution, RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.devices import DeviceData
 from fedrec.models.base import Recommender
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
@@ -24,10 +25,10 @@ from fedrec.update import Arrays, total
 
 PUBLIC = catalogue(ITEMS)
 CLIP = 0.3
-MECHANISMS: dict[str, Mechanism] = {
-    "none": NoPrivacy(),
-    "user": UserLevel(clip=CLIP, noise_multiplier=1.0, randomness="seeded"),
-    "interaction": InteractionLevel(noise_multiplier=1.0, randomness="seeded"),
+MECHANISMS: dict[Unit, Mechanism] = {
+    Unit.NONE: NoPrivacy(),
+    Unit.USER: UserLevel(clip=CLIP, noise_multiplier=1.0, randomness="seeded"),
+    Unit.INTERACTION: InteractionLevel(noise_multiplier=1.0, randomness="seeded"),
 }
 DEVICES = [device(0, 1, 4, 5, 9), device(1), device(2, 7), device(3, 2, 2, 2, 8, 8), device(4, *range(11))]
 SLACK = 1 + 1e-6
@@ -42,10 +43,10 @@ class AlgorithmCase:
     name: str
 
     @property
-    def units(self) -> list[str]:
+    def units(self) -> list[Unit]:
         """The mechanisms that it can contribute under: plain gradients are no DP-SGD, and are refused there."""
         trains = self.algorithm.trains
-        return [u for u in MECHANISMS if u == "none" or not trains or self.algorithm.sensitivity(u) is not None]
+        return [u for u in MECHANISMS if u == Unit.NONE or not trains or self.algorithm.sensitivity(u) is not None]
 
     def fresh(self) -> Recommender:
         """Return a model that no device has used yet, the same each time."""
@@ -62,7 +63,7 @@ class AlgorithmCase:
         state: Arrays,
         devices: Sequence[DeviceData],
         private: Sequence[Arrays],
-        unit: str = "none",
+        unit: Unit = Unit.NONE,
         round_number: int = 1,
     ) -> list[Contribution]:
         """Return what the devices contribute in a round under the mechanism of that unit."""
@@ -70,7 +71,7 @@ class AlgorithmCase:
         sent = self.algorithm.broadcast(state)
         return list(self.algorithm.contribute_many(self.fresh(), sent, devices, private, context))
 
-    def of_history(self, state: Arrays, history: np.ndarray, unit: str) -> Contribution:
+    def of_history(self, state: Arrays, history: np.ndarray, unit: Unit) -> Contribution:
         """Return what one device with this history contributes."""
         one = device(0, *history.tolist())
         values = np.ones(len(history), np.float32)
@@ -119,28 +120,28 @@ def used_items(case: AlgorithmCase, state: Arrays) -> np.ndarray:
 
 def check_user_bound(case: AlgorithmCase, history: np.ndarray) -> None:
     """Check that one user's statistic, of any history, is no longer than the sensitivity says, in any round."""
-    limit = case.algorithm.sensitivity("user")
+    limit = case.algorithm.sensitivity(Unit.USER)
     assert limit is not None
     for state in case.states[:-1]:
-        assert case.of_history(state, history, "user").update.norm() <= limit * SLACK
+        assert case.of_history(state, history, Unit.USER).update.norm() <= limit * SLACK
 
 
 def check_interaction_bound(case: AlgorithmCase, history: np.ndarray, place: int) -> None:
     """Check that leaving out one interaction moves the statistic no further than the sensitivity says."""
-    limit = case.algorithm.sensitivity("interaction")
+    limit = case.algorithm.sensitivity(Unit.INTERACTION)
     assert limit is not None
     for state in case.states[:-1]:
-        whole = case.of_history(state, history, "interaction")
-        without = case.of_history(state, np.delete(history, place) if len(history) else history, "interaction")
+        whole = case.of_history(state, history, Unit.INTERACTION)
+        without = case.of_history(state, np.delete(history, place) if len(history) else history, Unit.INTERACTION)
         assert distance(whole, without) <= limit * SLACK
 
 
 def check_release_bound(case: AlgorithmCase, history: np.ndarray) -> None:
     """Check algorithm and mechanism together: a statistic passes whole, a trained change is cut down to the clip."""
-    clip = CLIP if case.algorithm.trains else case.algorithm.sensitivity("user") or 0.0
+    clip = CLIP if case.algorithm.trains else case.algorithm.sensitivity(Unit.USER) or 0.0
     ready = UserLevel(clip=clip, noise_multiplier=1.0, randomness="seeded")
     for state in case.states[:-1]:
-        made = case.of_history(state, history, "user").update
+        made = case.of_history(state, history, Unit.USER).update
         released = ready.privatize_update(made, ready.random(1))
         assert released.norm() <= clip * SLACK and released.count == 1
         changes = (float(np.abs(released.arrays[name] - made.arrays[name]).max()) for name in made.arrays)
@@ -163,7 +164,7 @@ class AlgorithmContract:
         return AlgorithmCase(made_by(self)().with_catalogue(PUBLIC), made_by(self, "model"), type(self).__name__)
 
     @pytest.fixture(params=MECHANISMS)
-    def unit(self, request: pytest.FixtureRequest, case: AlgorithmCase) -> str:
+    def unit(self, request: pytest.FixtureRequest, case: AlgorithmCase) -> Unit:
         """A unit of privacy that the algorithm contributes under."""
         if request.param not in case.units:
             pytest.skip(f"{case.name} is refused at {request.param} level")
@@ -179,7 +180,7 @@ class AlgorithmContract:
         """Any other pair is refused by name before a run begins."""
         assert isinstance(case.fresh(), case.algorithm.accepts) and isinstance(type(case.algorithm).name, str)
 
-    def test_many_devices_contribute_what_each_does_alone(self, case: AlgorithmCase, unit: str) -> None:
+    def test_many_devices_contribute_what_each_does_alone(self, case: AlgorithmCase, unit: Unit) -> None:
         """Bit-equal to the loop, here with a fresh model for each: nothing is carried from one device to the next."""
         for number, state in enumerate(case.states[:-1], start=1):
             private = [one.private for one in case.contribute(state, DEVICES, [{} for _ in DEVICES])]
@@ -192,7 +193,7 @@ class AlgorithmContract:
                 assert same(found.update.arrays, alone.update.arrays) and same(found.private, alone.private)
                 assert (found.update.count, found.loss, found.examples) == (1, alone.loss, alone.examples)
 
-    def test_an_update_has_the_promised_names_and_shapes_in_every_round(self, case: AlgorithmCase, unit: str) -> None:
+    def test_an_update_has_the_promised_names_and_shapes_in_every_round(self, case: AlgorithmCase, unit: Unit) -> None:
         """What the server checks a reply for is what a device sends."""
         for number, state in enumerate(case.states[:-1], start=1):
             promised = case.algorithm.shapes(state)
@@ -260,12 +261,12 @@ class AlgorithmContract:
         again = case.contribute(state, DEVICES[:1], [first.private])[0]
         assert same(again.private, first.private) == (not (case.algorithm.trains and first.private))
 
-    def test_an_empty_history_adds_nothing_of_its_own(self, case: AlgorithmCase, unit: str) -> None:
+    def test_an_empty_history_adds_nothing_of_its_own(self, case: AlgorithmCase, unit: Unit) -> None:
         """Zeros; at interaction level training adds its noise all the same, or its absence would say who is idle."""
         for state in case.states[:-1]:
             made = case.contribute(state, DEVICES[1:2], [{}], unit)[0]
             assert made.update.finite() and made.update.count == 1 and (made.loss, made.examples) == (0.0, 0)
-            assert (made.update.norm() > 0) == (unit == "interaction" and case.algorithm.trains)
+            assert (made.update.norm() > 0) == (unit == Unit.INTERACTION and case.algorithm.trains)
 
     def test_rounds_and_users_train_on_draws_of_their_own(self, case: AlgorithmCase) -> None:
         """The same round of the same user draws the same; another round, or another user, does not."""
@@ -281,18 +282,18 @@ class AlgorithmContract:
 
     def test_a_bound_is_finite_for_statistics_and_left_to_the_clip_for_training(self, case: AlgorithmCase) -> None:
         """None says that there is no argument, and that such a pair is refused."""
-        for unit in ("user", "interaction"):
+        for unit in (Unit.USER, Unit.INTERACTION):
             limit = case.algorithm.sensitivity(unit)
             assert limit is None or (limit == math.inf if case.algorithm.trains else 0 < limit < math.inf)
 
     def test_one_user_adds_no_more_than_the_bound(self, case: AlgorithmCase, history: np.ndarray) -> None:
         """The noise at user level is made for this bound."""
-        bounded(case, "user")
+        bounded(case, Unit.USER)
         check_user_bound(case, history)
 
     def test_one_interaction_moves_no_more_than_the_bound(self, case: AlgorithmCase, history: np.ndarray) -> None:
         """The noise at interaction level is made for this bound."""
-        bounded(case, "interaction")
+        bounded(case, Unit.INTERACTION)
         for place in {0, len(history) // 2, max(len(history) - 1, 0)}:
             check_interaction_bound(case, history, place)
 
@@ -300,12 +301,12 @@ class AlgorithmContract:
         self, case: AlgorithmCase, history: np.ndarray
     ) -> None:
         """A statistic is not cut by a clip of its own bound; what was trained never passes the clip."""
-        if case.algorithm.sensitivity("user") is None:
+        if case.algorithm.sensitivity(Unit.USER) is None:
             pytest.skip(f"{case.name} is refused at user level")
         check_release_bound(case, history)
 
 
-def bounded(case: AlgorithmCase, unit: str) -> None:
+def bounded(case: AlgorithmCase, unit: Unit) -> None:
     """Skip what has no finite bound at this unit."""
     limit = case.algorithm.sensitivity(unit)
     if limit is None or math.isinf(limit):

@@ -12,6 +12,7 @@ import pytest
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import allow, instantiate, is_ours
 from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.guarantee import Relation, Trust, Unit
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
 from fedrec.testing.models import made_by
@@ -38,7 +39,7 @@ class MechanismCase:
     @property
     def finite(self) -> bool:
         """Whether it promises anything."""
-        return self.mechanism.terms.unit != "none"
+        return self.mechanism.terms.unit != Unit.NONE
 
 
 def calibrated_for(mechanism: Mechanism, plan: TrainingPlan) -> MechanismCase:
@@ -79,7 +80,7 @@ def said_std(case: MechanismCase, devices: int, round_number: int) -> float:
     mechanism, plan = case.mechanism, case.plan
     nothing = replace(mechanism.privatize_update(vector(np.zeros(6)), mechanism.random(2)), count=devices)
     said = mechanism.privatize_aggregate(nothing, plan, round_number, mechanism.random(1)).noise_std
-    return said * math.sqrt(devices / plan.expected_cohort) if mechanism.terms.trust == "device" else said
+    return said * math.sqrt(devices / plan.expected_cohort) if mechanism.terms.trust == Trust.DEVICE else said
 
 
 class MechanismContract:
@@ -104,7 +105,7 @@ class MechanismContract:
         """The noise that was found costs the epsilon that was asked for, and at most a hundredth less."""
         mechanism, plan = case.mechanism, case.plan
         events = [(mechanism.event(plan, r), 1) for r in range(1, plan.rounds + 1)]
-        if mechanism.terms.trust in ("device", "gateway"):
+        if mechanism.terms.trust in (Trust.DEVICE, Trust.GATEWAY):
             events = [(mechanism.event(plan, 1), mechanism.participation_limit(plan))]
         spent = epsilon_of_events(events, mechanism.delta_for(plan))
         target = mechanism.epsilon
@@ -150,7 +151,7 @@ class MechanismContract:
     def test_a_device_counts_once_and_is_bounded_whatever_it_sends(self, case: MechanismCase) -> None:
         """At user level: huge, infinite or no numbers, and a weight of a million, move the sum by one clip at most."""
         mechanism = case.mechanism
-        if mechanism.terms.unit != "user" or mechanism.pools_users or mechanism.clip is None:
+        if mechanism.terms.unit != Unit.USER or mechanism.pools_users or mechanism.clip is None:
             pytest.skip("bounds something else than a device's whole update")
         quiet: Mechanism = replace(mechanism, noise_multiplier=1e-12)  # type: ignore[type-var]
         for values in (np.full(6, 1e30), np.array([np.nan, 1, 1, 1, 1, 1]), np.array([np.inf, 0, 0, 0, 0, 0])):
@@ -177,9 +178,7 @@ class MechanismContract:
     def test_terms_are_complete(self, case: MechanismCase) -> None:
         """No epsilon without a unit, a relation, whom to trust, against whom, and what it covers."""
         terms = case.mechanism.terms
-        assert terms.unit in {"none", "interaction", "user"}
-        assert terms.neighbouring in {"none", "add-remove", "replace-one"}
-        assert terms.trust in {"none", "device", "gateway", "server"}
+        assert terms.unit in set(Unit) and terms.relation in set(Relation) and terms.trust in set(Trust)
         assert terms.adversary
         assert terms.release_set
         assert 0 < case.mechanism.delta_for(case.plan) < 1 / case.plan.population

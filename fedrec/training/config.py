@@ -13,6 +13,6 @@ class LocalTrainingConfig:
     epochs: int = 1
     batch_size: int = 64
     learning_rate: float = 0.1
-    optimiser: str = "sgd"
+    optimizer: str = "sgd"
     negatives: int = 4
     denominator: float | None = None

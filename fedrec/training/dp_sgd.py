@@ -21,7 +21,7 @@ from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
 from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.local import optimiser
+from fedrec.training.sgd import optimizer
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -90,7 +90,7 @@ class GhostClippingHooks(GradSampleHooksFastGradientClipping):
 
 
 class SystemNoiseDPOptimizer(DPOptimizerFastGradientClipping):
-    """Opacus' optimiser with our draws as the noise on every coordinate of every parameter, used or not."""
+    """Opacus' optimizer with our draws as the noise on every coordinate of every parameter, used or not."""
 
     def __init__(self, inner: torch.optim.Optimizer, public: DPSGDConfig, random: NoiseSource) -> None:
         super().__init__(
@@ -125,7 +125,7 @@ class DPSGDStep:
     ) -> None:
         self._ghost, self._public, self._model = ghost(model.train()), public, model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimiser = SystemNoiseDPOptimizer(optimiser(settings, trained), public, random)
+        self._optimizer = SystemNoiseDPOptimizer(optimizer(settings, trained), public, random)
 
     def step(self, *parts: Batch) -> float:
         """Take one step on the examples of all parts together, also if there are none; return the exact summed loss."""
@@ -136,11 +136,11 @@ class DPSGDStep:
                 loss += self._clipped_sums(batch) if batch is not None and len(batch.items) else 0.0
             finally:
                 self._ghost.disable_hooks()
-            sums.append([parameter.grad for parameter in self._optimiser.params])
-        for parameter, grads in zip(self._optimiser.params, zip(*sums, strict=True), strict=True):
+            sums.append([parameter.grad for parameter in self._optimizer.params])
+        for parameter, grads in zip(self._optimizer.params, zip(*sums, strict=True), strict=True):
             there = [grad for grad in grads if grad is not None]
             parameter.grad = reduce(torch.add, there) if there else None
-        self._optimiser.step()
+        self._optimizer.step()
         return loss
 
     def _clipped_sums(self, batch: Batch) -> float:
@@ -154,7 +154,7 @@ class DPSGDStep:
                 raise RefusedError(
                     f"{type(self._model).__name__}.loss gave {tuple(losses.shape)}, not one value an interaction"
                 )
-            DPTensorFastGradientClipping(self._ghost, self._optimiser, losses, "sum").backward()
+            DPTensorFastGradientClipping(self._ghost, self._optimizer, losses, "sum").backward()
         except NotImplementedError as error:
             raise RefusedError(
                 f"{type(self._model).__name__} calls a layer twice in one loss: call it once, on all ids [B, 1+k]"

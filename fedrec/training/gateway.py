@@ -22,7 +22,7 @@ from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
 from fedrec.rng import Stream
 from fedrec.training.batches import Epoch, Histories, NegativeSampler, epochs, open_draws
 from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.local import optimiser
+from fedrec.training.sgd import optimizer
 from fedrec.update import Arrays
 
 LARGEST_PART = 1 << 17  # columns of all users of one part, padding included: what memory holds at once
@@ -109,7 +109,7 @@ def train_pooled(
     random = mechanism.random(*key, int(devices[0].user), Stream.TRAIN)
     users, histories = UsersAsExamples(model, private, settings.denominator), stacked(devices)
     shared = DPSGDStep(users, settings, public, random)
-    own = optimiser(settings, users.tables.values()) if users.tables else None
+    own = optimizer(settings, users.tables.values()) if users.tables else None
     loss, examples, place = 0.0, 0, next(model.parameters()).device
     for one in _passes(model, histories, settings, public, key):
         sampled = np.flatnonzero(random.uniform(len(devices)) < public.sample_rate)

@@ -1,31 +1,19 @@
 """Local training, the reference: one device at a time, exactly as it would run on that device.
 
-The ordinary way for a device to train: shuffled minibatches, no noise.
+A step is minibatch descent without noise, or DP-SGD.
 """
-
-from collections.abc import Iterable, Sequence
-from typing import Protocol, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedrec.data.devices import DeviceData
-from fedrec.errors import FedrecError, suggest
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, NoiseSource
 from fedrec.rng import Stream
 from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws, samples
 from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.sgd import LocalStep, SGDStep
 from fedrec.update import Arrays
-
-
-class LocalStep(Protocol):
-    """One step of local training."""
-
-    def step(self, batch: Batch) -> float:
-        """Take one step on the model, and return the summed loss of the batch; an empty batch is a step too."""
-        ...
 
 
 def first_of(model: TrainableRecommender, seed: int, user: int) -> Arrays:
@@ -66,53 +54,6 @@ def train(
             loss += stepper.step(Batch(torch.from_numpy(batch).to(place), worth))
             examples += len(rows)
     return loss, examples
-
-
-OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-
-
-def optimiser(settings: LocalTrainingConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the fresh optimiser that the settings name."""
-    if settings.optimiser not in OPTIMISERS:
-        raise FedrecError(
-            f"algorithm.optimiser={settings.optimiser} does not exist.{suggest(settings.optimiser, OPTIMISERS)}"
-        )
-    return OPTIMISERS[settings.optimiser](parameters, lr=settings.learning_rate)  # pyright: ignore[reportCallIssue]
-
-
-class SGDStep:
-    """Minibatch steps on every parameter of the model.
-
-    A step follows the sum of the batch's gradients over `settings.denominator`, or their mean where it is None.
-    """
-
-    def __init__(self, model: TrainableRecommender, settings: LocalTrainingConfig) -> None:
-        self._model, self._settings = model.train(), settings
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # Plain descent needs no optimiser, and to build one for each device took longer than its step.
-        self._optimiser = None if settings.optimiser == "sgd" else optimiser(settings, self._parameters)
-
-    def step(self, batch: Batch) -> float:
-        """Take one step; return the summed loss. A batch without examples changes nothing."""
-        if not len(batch.items):
-            return 0.0
-        loss = self._model.loss(batch).sum()
-        mean = loss / (self._settings.denominator or len(batch.items))
-        if self._optimiser is None:
-            self._descend(mean)
-        else:
-            self._optimiser.zero_grad(set_to_none=True)
-            mean.backward()
-            self._optimiser.step()
-        return float(loss.detach())
-
-    def _descend(self, mean: Tensor) -> None:
-        """Take the step of `torch.optim.SGD`, to the bit: parameters that the loss does not use stay as they are."""
-        gradients = torch.autograd.grad(mean, self._parameters, allow_unused=True)
-        with torch.no_grad():
-            for parameter, gradient in zip(self._parameters, cast(Sequence[Tensor | None], gradients), strict=True):
-                if gradient is not None:
-                    parameter.add_(gradient, alpha=-self._settings.learning_rate)
 
 
 def make_step(

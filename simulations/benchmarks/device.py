@@ -152,14 +152,14 @@ def timed(
     }
 
 
-def service(times: int) -> dict[str, Any]:
-    """Return how long the recommender takes to answer, over its socket."""
+def service(times: int, size: int) -> dict[str, Any]:
+    """Return how long the recommender takes to answer over its socket, from a catalogue of that size."""
     import grpc
 
     from fedrec.device import recommender_pb2, recommender_pb2_grpc
 
     with tempfile.TemporaryDirectory() as folder:
-        home, _ = prepared(Path(folder) / "device", "light", SERVED_ITEMS, SERVED_DIM, SERVED_EVENTS)
+        home, _ = prepared(Path(folder) / "device", "light", size, SERVED_DIM, SERVED_EVENTS)
         command = [sys.executable, "-m", "fedrec", "client", "serve", "--home", str(home.path)]
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
         try:
@@ -167,7 +167,7 @@ def service(times: int) -> dict[str, Any]:
                 grpc.channel_ready_future(channel).result(timeout=120)
                 stub = recommender_pb2_grpc.RecommenderStub(channel)
                 plain, told = (recommender_pb2.RecommendRequest(k=10, explain=explain) for explain in (False, True))
-                items = iter(range(SERVED_ITEMS))
+                items = iter(range(size))
 
                 def event() -> Any:
                     return stub.LogEvent(recommender_pb2.Event(item=f"m{next(items)}"))
@@ -185,7 +185,7 @@ def service(times: int) -> dict[str, Any]:
         finally:
             process.terminate()
             process.wait(30)
-    return {**found, "items": SERVED_ITEMS, "dimensions": SERVED_DIM, "service_peak_mib": peak}
+    return {**found, "items": size, "dimensions": SERVED_DIM, "service_peak_mib": peak}
 
 
 def main() -> None:
@@ -193,9 +193,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m simulations.benchmarks.device", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="processes a median is over (default: 5)")
     parser.add_argument("--calls", type=int, default=2000, help="calls timed (default: 2000)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=[*ENGINES], help="(default: both)")
+    parser.add_argument("--items", type=int, default=SERVED_ITEMS, help=f"of the service (default: {SERVED_ITEMS})")
     options = parser.parse_args()
-    clients = {engine: client(engine, options.repeats) for engine in ENGINES}
-    found = {"clients": clients, "service": service(options.calls), "load_average": os.getloadavg()[0]}
+    clients = {engine: client(engine, options.repeats) for engine in options.engines}
+    found = {"clients": clients, "service": service(options.calls, options.items), "load_average": os.getloadavg()[0]}
     print(json.dumps(found, indent=2))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fedrec.federated import loop
 from fedrec.federated.state import RunContext
 from fedrec.privacy.accounting.composition import compose_events, compute_epsilon
+from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.checkpoint import Checkpoint
 from fedrec.update import Arrays
@@ -47,7 +48,7 @@ def watch(context: RunContext, witness: Witness) -> None:
     """Let every draw of noise and every release of this process be noted; a draw before it is made."""
     mechanism = context.experiment.mechanism
     # The method in which noise is drawn, or through which goes what was noised before.
-    kind, name = type(mechanism), "privatize_aggregate" if mechanism.terms.trust == "server" else leaves(mechanism)
+    kind, name = type(mechanism), "privatize_aggregate" if mechanism.terms.trust == Trust.SERVER else leaves(mechanism)
     draw: Callable[..., Any] = getattr(kind, name)
 
     def drawn(*arguments: Any, **named: Any) -> Any:

@@ -42,7 +42,7 @@ def pool(model: TrainableRecommender, users: int, seed: int) -> None:
 
 def epoch(
     model: TrainableRecommender,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     dataset: Dataset,
     generator: np.random.Generator,
     k: int,
@@ -58,9 +58,9 @@ def epoch(
             drawn[bad] = generator.integers(0, model.items, int(bad.sum()))
         model.pooled_user_rows = torch.from_numpy(user[rows])
         items = torch.from_numpy(np.concatenate([item[rows, None].astype(np.int64), drawn], axis=1))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model.loss(Batch(items, torch.from_numpy(value[rows]))).mean().backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @torch.no_grad()
@@ -90,11 +90,11 @@ def train_centrally(
     if not isinstance(model, TrainableRecommender):
         raise TypeError("only models that train can be trained centrally")
     pool(model, dataset.interactions.users, experiment.seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     generator = np.random.default_rng(experiment.seed)
     best, since, test = -1.0, 0, dict[str, np.ndarray]()
     for _ in range(most_epochs):
-        epoch(model, optimiser, dataset, generator, experiment.node()["algorithm"]["negatives"])
+        epoch(model, optimizer, dataset, generator, experiment.node()["algorithm"]["negatives"])
         score = float(ranked(model, experiment, dataset, "validation")["full_ndcg@10"].mean())
         since = since + 1
         if score > best:

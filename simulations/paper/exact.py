@@ -44,7 +44,7 @@ class Unrounded(GramMatrix):
 
     def weights(self, flat: NDArray[np.floating], size: int) -> NDArray[np.float32]:
         """Return the weights [H, H] in double precision."""
-        return solve(flat, size, self.regularisation)  # pyright: ignore[reportReturnType]
+        return solve(flat, size, self.regularization)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def federated(settings: Settings, folder: Path) -> tuple[Experiment, Dataset, Ar
     experiment = settings.experiment.calibrated(dataset)
     algorithm = cast(object, experiment.algorithm)
     if type(algorithm) is GramMatrix:
-        values = {name: getattr(algorithm, name) for name in ("head", "regularisation", "count_share", "user_exponent")}
+        values = {name: getattr(algorithm, name) for name in ("head", "regularization", "count_share", "user_exponent")}
         experiment = replace(experiment, algorithm=Unrounded(**values))
     place, plan = RunFolder(folder / "run"), experiment.plan(dataset)
     place.create(settings.yaml())
@@ -82,7 +82,7 @@ def apart(settings: Settings, folder: Path) -> Apart:
         case GramMatrix():
             found, expected = last["weights"], central_ease(algorithm, dataset, last["head_items"].astype(np.int64))
         case IALSStatistics():
-            weights = Weights(algorithm.unobserved, algorithm.regulariser)
+            weights = Weights(algorithm.unobserved_weight, algorithm.regularization)
             found, expected = last[FACTORS], central_ials(weights, dataset, first[FACTORS], experiment.rounds)
         case other:
             raise FedrecError(
@@ -99,7 +99,7 @@ def central_ease(algorithm: GramMatrix, dataset: Dataset, head: NDArray[np.int64
     rows = pooled(dataset.devices.refitted())[:, head]
     size = np.maximum(np.asarray(rows.sum(axis=1)).ravel(), 1)
     gram = (rows.T @ (rows.multiply((size**-algorithm.user_exponent)[:, None]))).toarray()
-    inverse = np.linalg.inv(gram + algorithm.regularisation * np.trace(gram) / len(gram) * np.eye(len(gram)))
+    inverse = np.linalg.inv(gram + algorithm.regularization * np.trace(gram) / len(gram) * np.eye(len(gram)))
     weights = -inverse / inverse.diagonal()
     np.fill_diagonal(weights, 0.0)
     return weights

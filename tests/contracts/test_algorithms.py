@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import instantiate
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.testing import AlgorithmContract
 from fedrec.testing.algorithms import (
@@ -45,7 +46,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "two_tower": {"dim": 4, "rank": 2, "window": 3},
     "text_sasrec": {"shape": {"_target_": "fedrec.models.sasrec.Shape", "dim": 4, "window": 3, "blocks": 1}, "rank": 2},
     "mf": {"dim": 3},
-    "ials": {"dim": 3, "unobserved": 0.3, "regulariser": 0.01},
+    "ials": {"dim": 3, "unobserved_weight": 0.3, "regularization": 0.01},
     **{model: {"head": 5} for model in ("ease", "hybrid", "item_knn")},
     "order": {"head": 5, "encoder": None},
 }
@@ -67,7 +68,7 @@ def case_of(name: str, model: str) -> AlgorithmCase:
     return AlgorithmCase(algorithm.with_catalogue(PUBLIC), lambda public: build()(public), name)
 
 
-def bounded(unit: str) -> Iterator[tuple[str, str]]:
+def bounded(unit: Unit) -> Iterator[tuple[str, str]]:
     """The pairs whose contribution has a finite bound at this unit."""
     for pair in PAIRS:
         limit = case_of(*pair).algorithm.sensitivity(unit)
@@ -95,7 +96,7 @@ def test_what_has_no_bound_gets_no_noise() -> None:
     unbounded = {
         (name, unit)
         for name, model in PAIRS
-        for unit in ("user", "interaction")
+        for unit in (Unit.USER, Unit.INTERACTION)
         if case_of(name, model).algorithm.sensitivity(unit) is None
     }
     assert unbounded == {
@@ -111,19 +112,19 @@ def test_what_has_no_bound_gets_no_noise() -> None:
             replace(MECHANISMS[unit], noise_multiplier=None).calibrated(PLAN, None)  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize(("name", "model"), list(bounded("user")))
+@pytest.mark.parametrize(("name", "model"), list(bounded(Unit.USER)))
 @settings(max_examples=60, deadline=None)
 @given(history=HISTORIES)
 def test_one_user_adds_no_more_than_the_bound(name: str, model: str, history: np.ndarray) -> None:
     case = case_of(name, model)
     check_user_bound(case, history)
     for state in case.states[:-1]:
-        norm = case.of_history(state, history, "user").update.norm()
+        norm = case.of_history(state, history, Unit.USER).update.norm()
         silent = not np.isin(history, used_items(case, state)).any() or "symmetric" in case.algorithm.shapes(state)
         assert norm > 0 or silent  # pairs may lie further apart than the window
 
 
-@pytest.mark.parametrize(("name", "model"), list(bounded("interaction")))
+@pytest.mark.parametrize(("name", "model"), list(bounded(Unit.INTERACTION)))
 @settings(max_examples=60, deadline=None)
 @given(history=HISTORIES, data=st.data())
 def test_one_interaction_moves_no_more_than_the_bound(

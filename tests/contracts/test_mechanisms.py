@@ -73,7 +73,8 @@ def trained(mechanism: Mechanism, history: list[int], *key: int) -> ModelUpdate:
     before = model.shared_arrays()
     none, ones = np.empty(0, np.int32), np.ones(len(history), np.float32)
     device = DeviceData(7, np.array(history, np.int32), ones, none, none, np.empty(0, np.float32))
-    train(model, device, settings, mechanism, (*key, 0, 0, 0)[:3])
+    first, second, third, *_ = (*key, 0, 0, 0)
+    train(model, device, settings, mechanism, (first, second, third))
     return ModelUpdate({n: a - before[n] for n, a in model.shared_arrays().items()}, 1)
 
 
@@ -111,7 +112,7 @@ class TestMechanisms(MechanismContract):
     def test_terms_are_those_of_the_kind(self, case: MechanismCase) -> None:
         terms, kind = case.mechanism.terms, type(case.mechanism).__name__
         relations = {"UserLocal": "replace-one", "NoPrivacy": "none"}
-        assert terms.neighbouring == relations.get(kind, "add-remove")
+        assert terms.relation == relations.get(kind, "add-remove")
         trusted = {"UserLocal": "device", "InteractionLevel": "device", "GatewayLevel": "gateway", "NoPrivacy": "none"}
         assert terms.trust == trusted.get(kind, "server")
 

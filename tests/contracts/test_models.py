@@ -48,12 +48,12 @@ def test_training_halves_the_loss(name: str, loss: str) -> None:
     model = load([*FREE, f"model={name}", f"model.loss={loss}"]).experiment.model(catalogue(ITEMS))
     assert isinstance(model, TrainableRecommender) and model.ratings == (loss == "mse")
     batch = Batch(torch.tensor([[1, 2], [4, 3], [5, 7]]), torch.tensor([4.0, 2.0, 5.0]))
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     first = model.loss(batch).sum().item()
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model.loss(batch).sum().backward()
-        optimiser.step()
+        optimizer.step()
     assert model.loss(batch).sum().item() < 0.5 * first
 
 

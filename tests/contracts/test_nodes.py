@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from fedrec import __version__
 from fedrec.data.dataset import Dataset
 from fedrec.device.client_app import make_client_app
 from fedrec.errors import FedrecError
@@ -27,6 +26,7 @@ from fedrec.flower.grid import InProcessGrid
 from fedrec.flower.transport import FlowerTransport
 from fedrec.messages import PROTOCOL, Message, pack, validate_reply
 from fedrec.update import Arrays
+from fedrec.version import __version__
 from tests.support.tiny import small
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 
-from fedrec.cli.client import parser as client_parser
-from fedrec.cli.client import run as client_run
-from fedrec.cli.server import parser as server_parser
-from fedrec.cli.server import run as server_run
+from fedrec.cli import client, server
 from fedrec.errors import FedrecError
 from fedrec.ops import processes
 
@@ -48,15 +46,22 @@ def test_units_are_hardened_and_run_as_a_user_of_their_own(name: str) -> None:
     assert "DynamicUser" not in unit  # an operator's command could not then share the folder
 
 
+def parsed(app: typer.Typer, words: list[str]) -> str:
+    """Return the command of a line whose options and arguments it takes."""
+    commands = typer.main.get_command(app)
+    commands.commands[words[0]].make_context(words[0], words[1:])  # type: ignore[attr-defined]
+    return words[0]
+
+
 def test_units_and_image_start_commands_that_exist() -> None:
-    for name, parser in (("fedrec-client", client_parser()), ("fedrec-server", server_parser())):
+    for name, app in (("fedrec-client", client.app), ("fedrec-server", server.app)):
         (line,) = settings(name)["ExecStart"]
         words = line.replace("${FEDREC_NAME}", "localhost").split()
-        assert words[:2] == ["/usr/bin/env", "fedrec"] and parser.parse_args(words[3:]).command == "up"
+        assert words[:2] == ["/usr/bin/env", "fedrec"] and parsed(app, words[3:]) == "up"
     image = (DEPLOY / "Containerfile").read_text()
     assert re.search(r'^ENTRYPOINT \["fedrec"\]$', image, re.MULTILINE)
     for line in re.findall(r'CMD \[(?:"fedrec", )?"client", (.*)\]$', image, re.MULTILINE):
-        assert client_parser().parse_args(re.findall(r'"(.*?)"', line)).command in ("up", "health")
+        assert parsed(client.app, re.findall(r'"(.*?)"', line)) in ("up", "health")
 
 
 def test_a_device_comes_back_when_the_server_has_seen_it_go() -> None:
@@ -78,7 +83,7 @@ def test_another_users_folder_is_refused_by_that_users_name(tmp_path: Path, monk
     processes.check_owner(home)
     processes.check_owner(tmp_path / "none")
     monkeypatch.setattr(os, "geteuid", lambda: home.stat().st_uid + 1)
-    for run in (client_run, server_run):
+    for run in (client.run, server.run):
         with pytest.raises(FedrecError, match=r"belongs to user .*: run this as that user"):
             run(["status", "--home", str(home)])
     assert not list(home.iterdir())

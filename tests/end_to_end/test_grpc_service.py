@@ -87,7 +87,7 @@ def client(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Client]:
 def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as error:
         call()
-    return error.value.code(), error.value.details()
+    return error.value.code(), error.value.details() or ""
 
 
 @pytest.mark.parametrize("client", ["mf", "neumf", "ease", "content", "popularity"], indirect=True)
@@ -257,12 +257,13 @@ def test_before_the_first_round_events_are_kept_and_the_rest_says_what_is_missin
 
 
 def test_health_and_reflection_answer_and_many_clients_at_once(client: Client) -> None:
-    health = health_pb2_grpc.HealthStub(client.channel)
+    health: Any = health_pb2_grpc.HealthStub(client.channel)
     for name in ("", "fedrec.v1.Recommender"):
         answer = health.Check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    reflected = reflection_pb2_grpc.ServerReflectionStub(client.channel).ServerReflectionInfo(iter([asked]))
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+    reflected = reflection.ServerReflectionInfo(iter([asked]))
     names = {service.name for service in next(reflected).list_services_response.service}
     assert {"fedrec.v1.Recommender", "grpc.health.v1.Health"} <= names
     with ThreadPoolExecutor(8) as pool:

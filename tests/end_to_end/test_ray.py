@@ -1,4 +1,4 @@
-"""The same apps on Ray, by the README's command; offline, with the result of the in-process grid."""
+"""The same apps on Ray, by the command; offline, with the result of the in-process grid."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_flwr_run_gives_what_the_in_process_grid_gives(tmp_path: Path) -> None:
     overrides = [*FREE, "model=mf", "rounds=3", "evaluation.baselines=[]", f"output={tmp_path}"]
-    command = [sys.executable, "-m", "fedrec.flower.ray", "--nodes", "2", *overrides, "name=ray"]
+    command = [sys.executable, "-m", "fedrec", "ray", "--nodes", "2", *overrides, "name=ray"]
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -38,7 +38,7 @@ def killed(output: Path, scenes: list[tuple[str, int, int, list[str]]]) -> Path:
     """Play scenes whole and with kills, and return their folder; every scene must have been hit."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     told = json.dumps([[name, kills, seed, [*RUN, *more]] for name, kills, seed, more in scenes])
-    command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), str(output), told]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "kill_loop.py"), str(output), told]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

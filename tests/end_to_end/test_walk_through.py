@@ -1,4 +1,4 @@
-"""The README's walk-through on real devices, line by line as it is printed there, under a guard; and what is killed."""
+"""The tutorial's walk-through on real devices, line by line as printed there, under a guard; and what is killed."""
 
 import contextlib
 import json
@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def walk_through() -> list[str]:
-    """Return the commands of the README's section, the first block that is set in."""
-    section = (ROOT / "README.md").read_text().partition("## On real devices\n")[2].partition("\n## ")[0]
-    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    """Return the commands of the tutorial, its first block."""
+    page = (ROOT / "docs" / "tutorials" / "two_devices.md").read_text()
+    lines = page.partition("\n```sh")[2].partition("\n```")[0].splitlines()[1:]
     assert lines[0].startswith("fedrec data split")
     return lines
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("fedrec", "client", "server", "simulations", "conf", "tests", "pyproject.toml", "README.md", "Makefile")
+CODE = ("fedrec", "client", "server", "simulations", "conf", "tests")
+ROOMS = (*CODE, "docs", "mkdocs.yml", "pyproject.toml", "README.md", "Makefile")
 SECONDS = 900
 COLLECTED_NOTHING = (4, 5)  # pytest: a wrong argument, no test
 

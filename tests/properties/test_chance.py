@@ -22,7 +22,7 @@ def test_draws_follow_from_the_name() -> None:
     assert draws("one") == draws("one")
     assert not set(draws("one")) & set(draws("other"))
     assert len({float(SystemNoise().gaussian((1,), 1.0)[0]) for _ in range(100)}) == 100
-    assert settings.default.derandomize and settings.default.deadline is None
+    assert settings().derandomize and settings().deadline is None
 
 
 def test_tests_of_the_source_draw_from_it() -> None:

@@ -97,4 +97,4 @@ def test_negatives_do_not_follow_from_the_public_seed() -> None:
         model.load({"item.weight": np.ones((ITEMS, 32), np.float32)})
         train(model, device, load([*SMALL, "model=mf"]).experiment.algorithm, Quiet(noise_multiplier=1.0), (0, 1, 0))  # type: ignore[arg-type]
         results.append(model.shared_arrays()["item_bias.weight"])
-    assert not np.array_equal(*results)
+    assert not np.array_equal(results[0], results[1])

@@ -43,7 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
 TRAINING = {
     "_target_": "fedrec.algorithms.fedavg.FedAvg",
     "learning_rate": 0.05,
-    "optimiser": "adam",
+    "optimizer": "adam",
     "negatives": 40,
 }
 # HR@10 with these settings: 0.113 and 0.090 (mf), 0.100 and 0.097 (neumf); with the leak 0.997 and 0.897.
@@ -158,12 +158,12 @@ def test_federated_popularity_is_counting(tmp_path: Path) -> None:
     assert tested > 0 and counted.sum() == len(dataset.interactions) - tested
 
 
-@pytest.mark.parametrize("regularisation", [0.3, 1.0])
-def test_federated_ease_is_the_closed_form_on_pooled_data(tmp_path: Path, regularisation: float) -> None:
+@pytest.mark.parametrize("regularization", [0.3, 1.0])
+def test_federated_ease_is_the_closed_form_on_pooled_data(tmp_path: Path, regularization: float) -> None:
     """Steck 2019, eq. 8, over the 25 items that most weight falls on, every user's row of length one."""
     size = 25
     state, dataset, _ = finished(
-        tmp_path, "model=ease", f"algorithm.head={size}", f"algorithm.regularisation={regularisation}"
+        tmp_path, "model=ease", f"algorithm.head={size}", f"algorithm.regularization={regularization}"
     )
     rows = np.stack([np.isin(np.arange(dataset.devices.items), items).astype(float) for items in pooled(dataset)])
     weight = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(0)
@@ -172,7 +172,7 @@ def test_federated_ease_is_the_closed_form_on_pooled_data(tmp_path: Path, regula
     assert state["head_items"].tolist() == head.tolist()
     x = rows[:, head] / np.sqrt(np.maximum(rows[:, head].sum(1, keepdims=True), 1))
     gram = x.T @ x
-    inverse = np.linalg.inv(gram + regularisation * np.trace(gram) / size * np.eye(size))
+    inverse = np.linalg.inv(gram + regularization * np.trace(gram) / size * np.eye(size))
     expected = np.eye(size) - inverse / np.diag(inverse)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(state["weights"], expected, atol=1e-4)

@@ -67,7 +67,7 @@ def test_noise_is_never_used_twice(tmp_path: Path, name: str) -> None:
 
     Positive control: in test mode, where noise comes from the seed, they are one and the same.
     """
-    loud = ["privacy.epsilon=0.05", "algorithm.learning_rate=1e-6", "model.scale=1e-9"]
+    loud = ["privacy.epsilon=0.05", "algorithm.learning_rate=1e-6", "model.init_std=1e-9"]
     models = [played(tmp_path / f"{name}-{n}", name, *loud)[1] for n in range(2)]
     played(tmp_path / f"{name}-resumed", name, *loud, stop=1)
     models.append(played(tmp_path / f"{name}-resumed", name, *loud)[1])

@@ -25,7 +25,7 @@ settings.register_profile("fresh", deadline=None, print_blob=True)
 
 def fresh() -> bool:
     """Whether this session was asked to draw afresh."""
-    return not settings.default.derandomize
+    return not settings().derandomize
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class There(Tensor):
             strides=here.stride(),
             storage_offset=here.storage_offset(),
             dtype=here.dtype,
-            device=NAME,
+            device=torch.device(NAME),
         )
         made.here = here
         return made

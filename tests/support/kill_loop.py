@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401 - what the first optimiser imports, in seconds that each child would pay
+import torch._dynamo  # noqa: F401 - what the first optimizer imports, in seconds that each child would pay
 
-from fedrec.cli.main import simulate
+from fedrec.cli.simulate import simulate
 
 
 @contextlib.contextmanager

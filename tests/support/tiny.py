@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedrec.data.dataset import Dataset
+from fedrec.data.interactions import Interactions
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
 from fedrec.federated.state import RunContext, open_run_context
@@ -17,6 +18,12 @@ __all__ = ["FREE", "SMALL", "catalogue", "session", "small"]
 
 SMALL = ["dataset=synthetic", "dataset.users=40", "dataset.items=60", "dataset.interactions=900"]
 FREE = [*SMALL, "privacy=none"]
+
+
+def interactions_of(dataset: Dataset) -> Interactions:
+    """Return the interactions of a data set small enough to keep time and value."""
+    assert isinstance(dataset.interactions, Interactions)
+    return dataset.interactions
 
 
 def small(*overrides: str, base: list[str] | None = None) -> tuple[Experiment, Dataset]:

@@ -69,7 +69,7 @@ def test_a_bad_reply_is_rejected_with_a_reason_that_holds_none_of_its_data(kind:
 
 
 def test_packing_is_lossless() -> None:
-    message = Message({"a": [1, "é"], "n": None}, {"x": np.arange(6).reshape(2, 3), "f": np.float32([[1.5]])})
+    message = Message({"a": [1, "é"], "n": None}, {"x": np.arange(6).reshape(2, 3), "f": np.array([[1.5]], np.float32)})
     again = unpack(pack(message))
     assert again.header == message.header
     assert all(

@@ -1,6 +1,7 @@
-"""Online Retail II: invoices of a British shop for gifts (Chen, Sain and Guo 2012; UCI data set 502, CC BY 4.0).
+"""Shops: Online Retail II, and Amazon video games.
 
-Amazon video games as SASRec was evaluated on (Kang and McAuley 2018, arXiv:1808.09781): "user item" in order.
+Online Retail II: invoices of a British shop for gifts (Chen, Sain and Guo 2012; UCI data set 502, CC BY 4.0). Amazon
+video games as SASRec was evaluated on (Kang and McAuley 2018, arXiv:1808.09781): "user item" in order.
 """
 
 import re

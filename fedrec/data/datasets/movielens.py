@@ -1,6 +1,6 @@
-"""MovieLens 100K and 1M as GroupLens publishes them (Harper and Konstan 2015, doi:10.1145/2827872).
+"""MovieLens: 100K and 1M as GroupLens publishes them, and latest-small, shipped with fedrec under GroupLens' terms.
 
-MovieLens latest-small, the 2016 edition: shipped with fedrec under GroupLens' terms, which stand beside it.
+Harper and Konstan 2015, doi:10.1145/2827872.
 """
 
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
-"""Gowalla check-ins in the split of NGCF and LightGCN (He et al. 2020, arXiv:2002.02126).
+"""Social media: Gowalla, Last.fm and FilmTrust, two of them with links between users.
 
-Last.fm listens of HetRec 2011 (Cantador, Brusilovsky and Kuflik 2011), as GroupLens publishes them.
-
-FilmTrust: ratings of films, and who trusts whom (Guo, Zhang and Yorke-Smith 2013).
+Gowalla check-ins in the split of NGCF and LightGCN (He et al. 2020, arXiv:2002.02126); Last.fm listens of HetRec 2011
+(Cantador, Brusilovsky and Kuflik 2011); FilmTrust (Guo, Zhang and Yorke-Smith 2013): ratings of films, and who trusts
+whom.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""A seeded generator with long-tailed users and items, for tests and for trying things without data.
-
-Synthetic users by the million, in files that are mapped and never held: for measuring how things scale.
-"""
+"""Seeded generators with long-tailed users and items: small in memory, or by the million in memory-mapped files."""
 
 import hashlib
 import json

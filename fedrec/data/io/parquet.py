@@ -1,6 +1,6 @@
-"""Parquet as a `Table`: errors name the row, from 1, where a text file has a line.
+"""Parquet files, and files with one user a line, as a `Table`.
 
-Files with one user a line: the user, then the items that it used.
+Errors name the row, from 1, where a text file has a line.
 """
 
 import gzip

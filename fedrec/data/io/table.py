@@ -1,6 +1,6 @@
-"""Columns of a source as text, checked: every complaint names the file and the line.
+"""Columns of a source as text, checked, and which column plays which part.
 
-Which column of a user's file plays which part.
+Every complaint names the file and the line.
 """
 
 import re

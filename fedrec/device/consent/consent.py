@@ -10,6 +10,8 @@ from fedrec.device.consent.ledger import DeviceLedger
 from fedrec.device.consent.policy import TRUST, ConsentPolicy
 from fedrec.device.consent.request import PrivacyRequest, parse_request
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.privacy.guarantee import PrivacyGuarantee, Trust
+from fedrec.privacy.wording import format_epsilon, format_guarantee
 
 
 class DeclinedError(RefusedError):
@@ -65,7 +67,7 @@ def check(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, 
     if request.trust not in policy.trust:
         allowed = ", ".join(TRUST[name] for name in policy.trust) or "nobody"
         raise RefusedError(f"it would trust {TRUST[request.trust]}; you allow {allowed}")
-    if request.trust == "none":
+    if request.trust == Trust.NONE:
         return
     if request.noise_multiplier < policy.least_noise_multiplier:
         raise RefusedError(
@@ -81,11 +83,9 @@ def check_budget(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceL
     """Raise `RefusedError` if the run by its own words, or the year with this round, passes the largest epsilon."""
     largest = policy.largest_epsilon_per_year
     if request.epsilon > largest:
-        raise RefusedError(f"its run may spend epsilon {request.epsilon:g}; you allow {largest:g} a year")
+        raise RefusedError(f"its run may spend {format_epsilon(request.epsilon)}; you allow {largest:g} a year")
     same = (request.unit, request.neighbouring)
     for total in ledger.spent(policy.delta, now, request):
         if (total.unit, total.neighbouring) == same and total.epsilon > largest:
-            raise RefusedError(
-                f"with it, the last 365 days would come to epsilon {total.epsilon:.2f} (unit {total.unit}, "
-                f"{total.neighbouring}, delta {policy.delta:.0e}); you allow {largest:g} a year"
-            )
+            spent = format_guarantee(PrivacyGuarantee.from_json(total.json()), total.epsilon, policy.delta)
+            raise RefusedError(f"with it, the last 365 days would come to {spent}; you allow {largest:g} a year")

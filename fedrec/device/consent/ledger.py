@@ -1,5 +1,6 @@
 """What a device has taken part in: charged and on disk before it trains, chained like a server's ledger."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,23 @@ from typing import Any
 from fedrec.device.consent.request import PrivacyRequest
 from fedrec.errors import RefusedError
 from fedrec.privacy.accounting.rdp import Part, epsilon_bound, largest_tpr
+from fedrec.privacy.guarantee import PrivacyGuarantee, Trust, Unit
 from fedrec.privacy.ledger.store import Entry, LedgerStore
+from fedrec.privacy.wording import FALSE_ALARMS, format_guarantee, widest_trust
 
 YEAR_SECONDS = 365 * 86400.0
-FALSE_ALARMS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class SpentBudget:
-    """What the last year cost under one unit and relation; `promised` says that somebody else's noise is part of it."""
+    """What the last year cost under one unit and relation.
+
+    `trust` is whom its rounds trusted together; `promised` says that somebody else's noise is part of it.
+    """
 
     unit: str
     neighbouring: str
+    trust: str
     epsilon: float
     rounds: int
     promised: bool
@@ -26,9 +32,17 @@ class SpentBudget:
 
     def json(self) -> dict[str, Any]:
         """Return the cost for its reader, with the most that an attacker finds at FALSE_ALARMS."""
-        names = ("unit", "neighbouring", "epsilon", "rounds", "promised")
+        names = ("unit", "neighbouring", "trust", "epsilon", "rounds", "promised")
         own = {name: getattr(self, name) for name in names}
         return {**own, "false_alarms": FALSE_ALARMS, "finds_at_most": largest_tpr(self.parts, FALSE_ALARMS)}
+
+
+def format_spent(part: Mapping[str, Any], limit: float, delta: float) -> str:
+    """Write for a device's person what `SpentBudget.json` says: the share of the year's limit first."""
+    said = format_guarantee(PrivacyGuarantee.from_json(part), part["epsilon"], delta, part, limit)
+    word = "; as far as those who promised to add noise did" if part["promised"] else ""
+    share, rounds = 100 * part["epsilon"] / limit, part["rounds"]
+    return f"{share:.0f} % of this year's limit used, in {rounds} round{'' if rounds == 1 else 's'}: {said}{word}"
 
 
 class DeviceLedger:
@@ -77,7 +91,7 @@ class DeviceLedger:
         if more is not None:
             added = {"parts": more.parts, "trust": more.trust}
             groups.setdefault((more.unit, more.neighbouring), []).append(added)
-        return [_total(*key, charges, delta) for key, charges in sorted(groups.items()) if key[0] != "none"]
+        return [_total(*key, charges, delta) for key, charges in sorted(groups.items()) if key[0] != Unit.NONE]
 
     def charges(self, now: float) -> list[dict[str, Any]]:
         """Return the charges of the year before `now`, and those that a clock set forward stamped after it."""
@@ -97,5 +111,6 @@ def _total(unit: str, neighbouring: str, charges: list[dict[str, Any]], delta: f
         for z, rate, count in charge["parts"]:
             counts[z, rate] = counts.get((z, rate), 0) + count
     parts: list[Part] = [(z, rate, count) for (z, rate), count in sorted(counts.items())]
-    promised = any(charge["trust"] in ("server", "gateway") for charge in charges)
-    return SpentBudget(unit, neighbouring, epsilon_bound(parts, delta), len(charges), promised, tuple(parts))
+    trust = widest_trust(charge["trust"] for charge in charges)
+    promised = any(charge["trust"] in (Trust.SERVER, Trust.GATEWAY) for charge in charges)
+    return SpentBudget(unit, neighbouring, trust, epsilon_bound(parts, delta), len(charges), promised, tuple(parts))

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 from fedrec.errors import FedrecError, suggest
 from fedrec.experiment.instantiate import check_package
+from fedrec.privacy.guarantee import Trust
 
-TRUST = {
-    "device": "nobody but this device",
-    "gateway": "the gateway that this device belongs to",
-    "server": "the server",
-    "none": "everybody: nothing is protected",
+TRUST: dict[str, str] = {
+    Trust.DEVICE: "nobody but this device",
+    Trust.GATEWAY: "the gateway that this device belongs to",
+    Trust.SERVER: "the server",
+    Trust.NONE: "everybody: nothing is protected",
 }
 TEMPLATE = """[privacy]
 # What a server may ask of this device. A round that asks for more is declined, and nothing is sent.
@@ -37,7 +38,7 @@ class ConsentPolicy:
     delta: float = 1e-5
     least_noise_multiplier: float = 0.3
     largest_clip: float = 10.0
-    trust: tuple[str, ...] = ("device", "gateway", "server")
+    trust: tuple[str, ...] = (Trust.DEVICE, Trust.GATEWAY, Trust.SERVER)
 
     @classmethod
     def of(cls, table: Mapping[str, Any], where: str = "policy.toml") -> "ConsentPolicy":

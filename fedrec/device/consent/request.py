@@ -9,19 +9,20 @@ from typing import Any, cast
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import canonical, check_allowed, is_ours
 from fedrec.privacy.accounting.rdp import Part
+from fedrec.privacy.guarantee import Relation, Trust, Unit
 
 # (unit, neighbouring relation, who is trusted) of each mechanism that a device knows.
 KNOWN = {
-    "none.NoPrivacy": ("none", "none", "none"),
-    "interaction.InteractionLevel": ("interaction", "add-remove", "device"),
-    "user.UserLevel": ("user", "add-remove", "server"),
-    "user_adaptive.UserAdaptive": ("user", "add-remove", "server"),
-    "user_local.UserLocal": ("user", "replace-one", "device"),
-    "banded.BandedUserLevel": ("user", "add-remove", "server"),
-    "gateway.GatewayLevel": ("user", "add-remove", "gateway"),
+    "none.NoPrivacy": (Unit.NONE, Relation.NONE, Trust.NONE),
+    "interaction.InteractionLevel": (Unit.INTERACTION, Relation.ADD_REMOVE, Trust.DEVICE),
+    "user.UserLevel": (Unit.USER, Relation.ADD_REMOVE, Trust.SERVER),
+    "user_adaptive.UserAdaptive": (Unit.USER, Relation.ADD_REMOVE, Trust.SERVER),
+    "user_local.UserLocal": (Unit.USER, Relation.REPLACE_ONE, Trust.DEVICE),
+    "banded.BandedUserLevel": (Unit.USER, Relation.ADD_REMOVE, Trust.SERVER),
+    "gateway.GatewayLevel": (Unit.USER, Relation.ADD_REMOVE, Trust.GATEWAY),
 }
 
-UNPROTECTED = ("none", "none", "none")
+UNPROTECTED = (Unit.NONE, Relation.NONE, Trust.NONE)
 
 # Algorithms whose rounds all get the same part of the budget.
 EQUAL_SHARE = (
@@ -42,9 +43,9 @@ class PrivacyRequest:
     whole may spend by its own configuration.
     """
 
-    unit: str
-    neighbouring: str
-    trust: str
+    unit: Unit
+    neighbouring: Relation
+    trust: Trust
     noise_multiplier: float
     clip: float
     parts: tuple[Part, ...]
@@ -53,7 +54,7 @@ class PrivacyRequest:
     @property
     def promise(self) -> bool:
         """Whether somebody else adds the noise."""
-        return self.trust in ("server", "gateway")
+        return self.trust in (Trust.SERVER, Trust.GATEWAY)
 
 
 def parse_request(header: Mapping[str, Any]) -> PrivacyRequest:
@@ -87,7 +88,7 @@ def rounds_worth(document: Mapping[str, Any]) -> int:
     return 1 if name in EQUAL_SHARE else max(2, int(document["rounds"]))
 
 
-def unit_of(node: Mapping[str, Any]) -> str | None:
+def unit_of(node: Mapping[str, Any]) -> Unit | None:
     """Return the unit of the mechanism that a document describes; None for one that a device does not know."""
     known = KNOWN.get(_mechanism_name(node))
     return None if known is None else known[0]
@@ -99,7 +100,7 @@ def _parse_mechanism(node: Mapping[str, Any], worth: int) -> PrivacyRequest:
         raise RefusedError(f"the server uses {name.rpartition('.')[2]}, a mechanism that this device does not know")
     # What a mechanism of somebody's own promises is its author's claim: here it counts as no protection.
     unit, neighbouring, trust = KNOWN.get(name, UNPROTECTED)
-    if trust == "none" or node.get("randomness", "system") != "system":
+    if trust == Trust.NONE or node.get("randomness", "system") != "system":
         return PrivacyRequest(*UNPROTECTED, 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
     z = positive(node, "noise_multiplier")
     clip = positive(node, "clip") if node.get("sensitivity") is None else positive(node, "sensitivity")
@@ -122,7 +123,7 @@ def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Pa
         if rate > 1 or type(steps) is not int or not 0 < steps < 1 << 30:
             raise RefusedError(f"the request asks for {steps} steps on a share of {rate} of the data")
         return ((z, rate, steps),)
-    return ((z, 1.0, worth if KNOWN[name][2] == "server" else 1),)
+    return ((z, 1.0, worth if KNOWN[name][2] == Trust.SERVER else 1),)
 
 
 def positive(node: Mapping[str, Any], key: str) -> float:

@@ -1,10 +1,7 @@
-"""What every baseline is, and the matrices that they are fitted to.
+"""What every baseline is, the matrices it is fitted to, and the two that need no fit: popularity and local only.
 
-A baseline over the most popular items only, as matrix statistics are: the others follow by popularity.
-
-Popularity: the same list for everybody.
-
-Local only: a device that ranks with what it alone knows, and nobody else's data (federation off).
+A baseline over the head covers the most popular items, as matrix statistics do; the others follow by popularity. A
+local-only device ranks with what it alone knows (federation off).
 """
 
 from abc import ABC, abstractmethod

@@ -1,13 +1,9 @@
-"""EASE: the linear item-item model with a closed form (Steck 2019).
+"""Centralised baselines on pooled data: EASE, iALS and item-kNN.
 
-With P = (X'X + lambda I)^-1 the weights are B = I - P diag(P)^-1, whose diagonal is 0, and scores are x B.
-
-iALS: matrix factorisation for implicit feedback by alternating least squares (Rendle et al. 2022).
-
-Minimises the sum over observed (1 - p.q)^2 + w0 * that over all (p.q)^2 + that over rows reg * (n_row + w0 * n_other)
-|row|^2, n_row the row's observations and n_other the number of rows on the other side (their nu = 1).
-
-Item-kNN: cosine between items, shrunk, the nearest neighbours only.
+EASE (Steck 2019): with P = (X'X + lambda I)^-1 the weights are B = I - P diag(P)^-1, whose diagonal is 0; scores are
+x B. iALS (Rendle et al. 2022) minimises the sum over observed (1 - p.q)^2 + w0 * that over all (p.q)^2 + that over rows
+reg * (n_row + w0 * n_other) |row|^2, n_row the row's observations and n_other the number of rows on the other side
+(their nu = 1). Item-kNN: cosine between items, shrunk, the nearest neighbours only.
 """
 
 from collections.abc import Sequence
@@ -93,10 +89,10 @@ CHUNK = 1024  # rows whose [d, d] systems are solved together
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`unobserved` weight w0 of every pair, and `regulariser` per observation."""
+    """`unobserved` weight w0 of every pair, and `regularization` per observation."""
 
     unobserved: float = 0.3
-    regulariser: float = 0.01
+    regularization: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +130,7 @@ def _solve(matrix: Sparse, other: Floats, weights: Weights) -> Floats:
     every = weights.unobserved * (other.T @ other)
     wanted = matrix @ other
     counts = np.diff(matrix.indptr)
-    ridge = weights.regulariser * (counts + weights.unobserved * len(other))
+    ridge = weights.regularization * (counts + weights.unobserved * len(other))
     solved = np.empty_like(wanted)
     for first in range(0, len(wanted), CHUNK):
         rows = slice(first, first + CHUNK)

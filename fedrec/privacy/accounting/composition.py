@@ -22,11 +22,14 @@ from dp_accounting import (
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
 
 from fedrec.errors import FedrecError
+from fedrec.privacy.guarantee import Relation
 
 Composition = frozenset[tuple[float, float, int]]  # (noise multiplier, sampling rate, how often)
 
-ADD_REMOVE, REPLACE_ONE = "add-remove", "replace-one"
-RELATIONS = {ADD_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE, REPLACE_ONE: NeighboringRelation.REPLACE_ONE}
+RELATIONS = {
+    Relation.ADD_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE,
+    Relation.REPLACE_ONE: NeighboringRelation.REPLACE_ONE,
+}
 EMPTY: Composition = frozenset()
 NON_PRIVATE: Composition = frozenset({(0.0, 1.0, 1)})
 FINE, COARSE = 1e-4, 1e-3  # discretisation of privacy losses; the coarse one is at most 1e-3 above and ten times faster
@@ -55,7 +58,9 @@ def epsilon_of_events(events: Iterable[tuple[DpEvent, int]], delta: float) -> fl
     return compute_epsilon(compose_events(events), delta)
 
 
-def compute_epsilon(total: Composition, delta: float, interval: float = FINE, relation: str = ADD_REMOVE) -> float:
+def compute_epsilon(
+    total: Composition, delta: float, interval: float = FINE, relation: Relation = Relation.ADD_REMOVE
+) -> float:
     """Return epsilon at delta of a composition, an upper bound at every discretisation interval.
 
     Noise multipliers are over what adding or removing a unit moves. With `relation` "replace-one" a unit's data become
@@ -116,18 +121,18 @@ def _multiplier(z: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(total: Composition, delta: float, interval: float, relation: str) -> float:
+def _epsilon(total: Composition, delta: float, interval: float, relation: Relation) -> float:
     if any(z == 0 for z, _, _ in total):
         return math.inf
     return float(loss_distribution(total, interval, relation).get_epsilon_for_delta(delta))
 
 
 def loss_distribution(
-    total: Composition, interval: float = FINE, relation: str = ADD_REMOVE
+    total: Composition, interval: float = FINE, relation: Relation = Relation.ADD_REMOVE
 ) -> PrivacyLossDistribution:
     """Return the privacy loss distribution of a composition that spends something finite."""
     merged = _merged(total)
-    interval *= _coarsening(merged, 1.0 if relation == ADD_REMOVE else 2.0)
+    interval *= _coarsening(merged, 1.0 if relation == Relation.ADD_REMOVE else 2.0)
     bases = [(_base(z, rate, interval, relation), n) for z, rate, n in merged]
     parts = [base if n == 1 else base.self_compose(n) for base, n in bases]
     whole = parts[0]
@@ -154,7 +159,7 @@ def _coarsening(parts: list[tuple[float, float, int]], distance: float) -> float
 
 
 @lru_cache(maxsize=256)
-def _base(z: float, rate: float, interval: float, relation: str) -> PrivacyLossDistribution:
+def _base(z: float, rate: float, interval: float, relation: Relation) -> PrivacyLossDistribution:
     return from_gaussian_mechanism(
         z, sampling_prob=rate, value_discretization_interval=interval, neighboring_relation=RELATIONS[relation]
     )

@@ -1,13 +1,11 @@
-"""What an epsilon means to somebody: under either neighbouring relation, and as what an attacker can do with it.
+"""What an epsilon means: under either neighbouring relation, and as what the best attacker gains.
 
-What the best attacker gains, read from the accounted curve (epsilon, delta(epsilon)) and not from one point of it.
-
-Any test of "was this unit there?" obeys TPR <= e^epsilon FPR + delta and 1 - FPR <= e^epsilon (1 - TPR) + delta for
-every epsilon (Kairouz, Oh & Viswanath, "The composition theorem for differential privacy", 2015; Dong, Roth & Su,
-"Gaussian differential privacy", 2022).
+An attacker's gain is read from the whole accounted curve (epsilon, delta(epsilon)). Any test of "was this unit there?"
+obeys TPR <= e^epsilon FPR + delta and 1 - FPR <= e^epsilon (1 - TPR) + delta for every epsilon (Kairouz, Oh &
+Viswanath, "The composition theorem for differential privacy", 2015; Dong, Roth & Su, "Gaussian differential privacy",
+2022).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.privacy.accounting.composition import (
-    ADD_REMOVE,
     COARSE,
-    REPLACE_ONE,
     Composition,
     compose,
     compute_epsilon,
     loss_distribution,
 )
+from fedrec.privacy.guarantee import Relation
 from fedrec.privacy.ledger.account import Account, composition_from_json
+from fedrec.privacy.wording import FALSE_ALARMS
 
 Numbers = NDArray[np.float64]
 LARGEST, POINTS = 60.0, 1201  # epsilons of the curve: further ones bound nothing that a test could measure
@@ -50,7 +48,7 @@ class TradeOff:
         return float(np.sum(np.diff(grid) * self.largest_tpr(grid)[1:]))
 
 
-def trade_off(total: Composition, relation: str = ADD_REMOVE) -> TradeOff:
+def trade_off(total: Composition, relation: Relation = Relation.ADD_REMOVE) -> TradeOff:
     """Return the curve of a composition; of one without any guarantee, that of certainty."""
     epsilons = np.linspace(0, LARGEST, POINTS)
     if not total:
@@ -61,21 +59,23 @@ def trade_off(total: Composition, relation: str = ADD_REMOVE) -> TradeOff:
     return TradeOff(epsilons, np.clip(deltas, 0, 1))
 
 
-FALSE_ALARMS = 0.01
 SHARES = {"least": 0.0, "median": 0.5, "ninth_decile": 0.9, "largest": 1.0}
 
 
-def epsilons(total: Composition, neighbouring: str, delta: float) -> dict[str, float]:
+def epsilons(total: Composition, relation: Relation, delta: float) -> dict[str, float]:
     """Return epsilon under both relations, upper bounds, for a composition accounted under one of them.
 
     Add-remove compares a unit's data with none (a contribution of zero, at most the clip away), replace-one with any
     other data (at most twice the clip away). What is accounted under replace-one takes part always, so that the same
     noise is worth twice as much under add-remove.
     """
-    if neighbouring == REPLACE_ONE:
+    if relation == Relation.REPLACE_ONE:
         alone = frozenset((2 * z, rate, count) for z, rate, count in total)
-        return {ADD_REMOVE: compute_epsilon(alone, delta, COARSE), REPLACE_ONE: compute_epsilon(total, delta, COARSE)}
-    return {name: compute_epsilon(total, delta, COARSE, name) for name in (ADD_REMOVE, REPLACE_ONE)}
+        whole = {Relation.ADD_REMOVE: alone, Relation.REPLACE_ONE: total}
+        return {str(name): compute_epsilon(part, delta, COARSE) for name, part in whole.items()}
+    return {
+        str(name): compute_epsilon(total, delta, COARSE, name) for name in (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
+    }
 
 
 def over_devices(account: Account, counts: NDArray[np.uint32]) -> dict[str, float]:
@@ -88,24 +88,14 @@ def over_devices(account: Account, counts: NDArray[np.uint32]) -> dict[str, floa
     return {name: compute_epsilon(compose([(once, n)]), account.delta, COARSE) for name, n in times.items()}
 
 
-def interpret(total: Composition, neighbouring: str, delta: float) -> dict[str, Any]:
+def interpret(total: Composition, relation: Relation, delta: float) -> dict[str, Any]:
     """Return what stands beside every epsilon: that of either relation, and what an attacker finds at most."""
     caught = float(trade_off(total).largest_tpr(FALSE_ALARMS)[0])
     attacker = {"false_alarms": FALSE_ALARMS, "finds_at_most": caught}
-    return {"epsilons": epsilons(total, neighbouring, delta), "attacker": attacker}
+    return {"epsilons": epsilons(total, relation, delta), "attacker": attacker}
 
 
 def interpretation(total: Composition, account: Account, counts: NDArray[np.uint32]) -> dict[str, Any]:
     """Return what stands beside the epsilon of a run with a guarantee, after it spent `total`."""
-    found = interpret(total, account.neighbouring, account.delta)
+    found = interpret(total, Relation(account.neighbouring), account.delta)
     return {**found, "over_devices": over_devices(account, counts)} if account.per_device else found
-
-
-def format_interpretation(found: Mapping[str, Any], neighbouring: str) -> str:
-    """Return the other relation's epsilon and the attacker's gain as half a sentence."""
-    other = next(name for name in (ADD_REMOVE, REPLACE_ONE) if name != neighbouring)
-    attacker = found["attacker"]
-    return (
-        f"{other} {found['epsilons'][other]:.2f}; at {100 * attacker['false_alarms']:.0f} % false alarms an attacker "
-        f"finds at most {100 * attacker['finds_at_most']:.0f} %"
-    )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedrec.errors import RefusedError
 from fedrec.privacy.accounting.composition import EMPTY, Composition, compose, compose_events
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 
@@ -42,7 +43,7 @@ class Account:
         return cls(
             mechanism=type(mechanism).__name__,
             unit=terms.unit,
-            neighbouring=terms.neighbouring,
+            neighbouring=terms.relation,
             trust=terms.trust,
             private=bool(getattr(mechanism, "private", True)),
             epsilon=epsilon if math.isfinite(epsilon) else None,
@@ -54,9 +55,14 @@ class Account:
         )
 
     @property
+    def guarantee(self) -> PrivacyGuarantee:
+        """Return what stands behind this account's epsilon: unit, relation and trust."""
+        return PrivacyGuarantee(Unit(self.unit), Relation(self.neighbouring), Trust(self.trust))
+
+    @property
     def per_device(self) -> bool:
         """Whether each device is charged for itself; without a guarantee none is: test mode never ends early."""
-        return self.trust in ("device", "gateway") and self.private
+        return self.trust in (Trust.DEVICE, Trust.GATEWAY) and self.private
 
     @property
     def budget(self) -> float:

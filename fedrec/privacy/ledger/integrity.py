@@ -1,9 +1,8 @@
 """The newest entry of a ledger, in a second file: a ledger that was rolled back, cut or deleted no longer holds it.
 
-Whoever puts back an old copy of both files at once is found out only by what lies elsewhere: the head in the checkpoint
-of a run, the head in its privacy card. FEDREC_ANCHORS puts the anchors on another disk than the ledgers.
-
-What is said of a ledger that was edited, cut, rolled back or deleted, and that nothing may be spent on it.
+Putting back an old copy of both files at once is found out only by what lies elsewhere: the head in the checkpoint of a
+run, the head in its privacy card. FEDREC_ANCHORS puts the anchors on another disk than the ledgers. On a ledger that
+was tampered with nothing may be spent.
 """
 
 import fcntl

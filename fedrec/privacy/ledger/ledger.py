@@ -34,6 +34,7 @@ from fedrec.privacy.ledger.population import rows, runs
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
+from fedrec.privacy.wording import format_epsilon, format_guarantee, format_terms
 
 
 class Ledger:
@@ -224,11 +225,11 @@ class Ledger:
             reason = f"every device has taken part {account.participations} times, as often as the noise allows"
         else:
             so_far = running_epsilon(self.total, account.delta, account.budget)
-            reason = f"after {so_far:.3f} so far it would pass privacy.epsilon={account.epsilon}"
+            reason = f"after {format_epsilon(so_far)} so far it would pass privacy.epsilon={account.epsilon}"
         note = f"; {lost} rounds were lost and stay charged" if lost else ""
         return (
-            f"round {round_number} of {self._run} is refused: {reason} (unit {account.unit}, {account.neighbouring}, "
-            f"delta {account.delta:.1e}{note})"
+            f"round {round_number} of {self._run} is refused: {reason} "
+            f"({format_terms(account.guarantee, account.delta)}{note})"
         )
 
     def _check_population(self, event: Composition) -> None:
@@ -237,10 +238,10 @@ class Ledger:
         own = compute_spend(self.account, self._entries, self._counts, event)
         total = compute_epsilon(compose((part, 1) for part in [own, *self._other_runs()]), self.account.delta)
         if total > self._population_limit:
+            together = format_guarantee(self.account.guarantee, total, self.account.delta)
             raise RefusedError(
-                f"{self._run} is refused: all runs on these users would come to epsilon {total:.4g}, more than "
-                f"privacy.population_epsilon={self._population_limit} (unit {self.account.unit}, "
-                f"{self.account.neighbouring}, delta {self.account.delta:.1e})"
+                f"{self._run} is refused: all runs on these users would come to {together}, more than "
+                f"privacy.population_epsilon={self._population_limit}"
             )
 
     def _other_runs(self) -> list[Composition]:

@@ -1,17 +1,19 @@
-"""All runs on one population of users, as its ledger tells them.
+"""All runs on one population of users, as its ledger tells them, and all ledgers of this machine."""
 
-What the ledgers of this machine hold, one table each.
-"""
-
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedrec.errors import FedrecError, suggest
 from fedrec.paths import ledger_path, populations
 from fedrec.privacy.accounting.composition import Composition, compose, compute_epsilon
-from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.accounting.interpretation import interpret
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation
 from fedrec.privacy.ledger.account import Account, compute_spend, counts_of
 from fedrec.privacy.ledger.store import Entry, LedgerStore
+from fedrec.privacy.wording import NO_GUARANTEE, format_guarantee, widest_trust
+
+BASELINE = re.compile(r"(?<=[0-9a-f]{8})baselines/")  # a ledger's name of a run's baseline has no slash before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,13 @@ class Run:
 class Total:
     """What all runs of one unit and relation have spent together; `delta` is the smallest of theirs.
 
-    `beside` is what stands beside an epsilon: that of either relation, and an attacker's gain.
+    `trust` is whom they trust together; `beside` is what stands beside an epsilon: that of either relation, and an
+    attacker's gain.
     """
 
     unit: str
     neighbouring: str
+    trust: str
     runs: int
     epsilon: float
     delta: float
@@ -66,8 +70,9 @@ def totals(found: list[Run]) -> list[Total]:
         same = [run for run in private if run.adds_to(account)]
         delta = min(run.account.delta for run in same)
         spent = compose((run.spent, 1) for run in same)
-        told = interpret(spent, neighbouring, delta)
-        made.append(Total(unit, neighbouring, len(same), compute_epsilon(spent, delta), delta, told))
+        told = interpret(spent, Relation(neighbouring), delta)
+        trust = widest_trust(run.account.trust for run in same)
+        made.append(Total(unit, neighbouring, trust, len(same), compute_epsilon(spent, delta), delta, told))
     return made
 
 
@@ -115,11 +120,10 @@ class LedgerListing:
             return [f"{self.population}: {self.problem}", ""]
         made = [f"{self.population}  (verified; head {self.head[:12]}...)"]
         for total in self.totals:
-            together = f"all {total.runs} runs together" if total.runs > 1 else "one run"
-            made.append(
-                f"  {together}, unit {total.unit}, {total.neighbouring}: epsilon {total.epsilon:.2f} at delta "
-                f"{total.delta:.1e} ({format_interpretation(total.beside, total.neighbouring)})"
-            )
+            together = f"all {total.runs} private runs together" if total.runs > 1 else "one private run"
+            guarantee = PrivacyGuarantee.from_json(asdict(total))
+            said = format_guarantee(guarantee, total.epsilon, total.delta, total.beside["attacker"])
+            made.append(f"  {together}: {said}")
         return [*made, *(f"  {_line(run)}" for run in self.runs), ""]
 
 
@@ -156,15 +160,15 @@ def _summary(run: Run) -> dict[str, Any]:
         "lost": statuses.count("lost") + statuses.count("reserved"),
         "epsilon": compute_epsilon(run.spent, account.delta) if account.private else None,
         "delta": account.delta if account.private else None,
-        "beside": interpret(run.spent, account.neighbouring, account.delta) if account.private else None,
+        "beside": interpret(run.spent, Relation(account.neighbouring), account.delta) if account.private else None,
     }
 
 
 def _line(run: Run) -> str:
     told = _summary(run)
     lost = f", {told['lost']} lost or open" if told["lost"] else ""
-    guarantee = "no privacy"
+    guarantee = NO_GUARANTEE
     if told["epsilon"] is not None:
-        more = format_interpretation(told["beside"], told["neighbouring"])
-        guarantee = f"epsilon {told['epsilon']:.2f}, delta {told['delta']:.1e} ({more})"
-    return f"{told['run']}: {told['mechanism']}, {told['rounds']} rounds{lost}, {guarantee}"
+        guarantee = format_guarantee(run.account.guarantee, told["epsilon"], told["delta"], told["beside"]["attacker"])
+    rounds = f"{told['rounds']} round{'' if told['rounds'] == 1 else 's'}"
+    return f"{BASELINE.sub('/baselines/', told['run'])}: {told['mechanism']}, {rounds}{lost}, {guarantee}"

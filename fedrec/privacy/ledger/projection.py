@@ -5,12 +5,13 @@ from typing import Any
 
 from fedrec.paths import ledger_path
 from fedrec.privacy.accounting.composition import Composition, compose, compose_events, compute_epsilon
-from fedrec.privacy.accounting.interpretation import format_interpretation, interpret
+from fedrec.privacy.accounting.interpretation import interpret
+from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.privacy.ledger.account import Account, composition_from_json
 from fedrec.privacy.ledger.population import runs
 from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.privacy.wording import TRUST
+from fedrec.privacy.wording import format_epsilon, format_guarantee
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +45,21 @@ class Projection:
 
     def lines(self) -> list[str]:
         """Return the projection for a reader."""
-        width = len(str(max(self.rounds)))
+        guarantee = PrivacyGuarantee.from_json(asdict(self))
+        last = max(self.rounds)
+        attacker = {number: beside["attacker"] for number, beside in self.beside.items()}
+        whole = format_guarantee(guarantee, self.rounds[last], self.delta, attacker[last])
         limit = "no limit" if self.population_limit is None else f"limit {self.population_limit:g}"
         more = "" if self.affordable else ": it would be refused before its end"
         return [
-            f"{self.mechanism}: unit {self.unit}, {self.neighbouring}, trusted: {TRUST[self.trust]}, "
-            f"delta {self.delta:.1e}, noise multiplier {self.noise_multiplier:.3f}",
+            f"{self.mechanism}, noise multiplier {self.noise_multiplier:.3f}, after {last} rounds: {whole}",
             *(
-                f"  after round {number:>{width}}: epsilon {epsilon:.2f} "
-                f"({format_interpretation(self.beside[number], self.neighbouring)})"
+                f"  after round {number:>{len(str(last))}}: {format_epsilon(epsilon)}, attacker at most "
+                f"{100 * attacker[number]['finds_at_most']:.0f} %"
                 for number, epsilon in self.rounds.items()
             ),
-            f"  all runs on {self.population}: {self.population_before:.2f} so far, {self.population_after:.2f} with "
-            f"this one ({limit}){more}",
+            f"  all runs on {self.population}: {format_epsilon(self.population_before)} so far, "
+            f"{format_epsilon(self.population_after)} with this one ({limit}){more}",
         ]
 
 
@@ -83,7 +86,7 @@ def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: fl
         delta=account.delta,
         noise_multiplier=float(getattr(mechanism, "noise_multiplier", 0.0)),
         rounds={number: compute_epsilon(part, account.delta) for number, part in parts.items()},
-        beside={number: interpret(part, account.neighbouring, account.delta) for number, part in parts.items()},
+        beside={number: interpret(part, mechanism.terms.relation, account.delta) for number, part in parts.items()},
         population=population,
         population_before=compute_epsilon(others, account.delta),
         population_after=compute_epsilon(whole, account.delta),

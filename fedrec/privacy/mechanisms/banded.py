@@ -29,8 +29,9 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import UserClippingMechanism, check_positive, multiplier_for
-from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, PrivacyGuarantee, Shapes, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.sampling import cyclic_cohort
 from fedrec.update import Arrays, ModelUpdate
 
@@ -89,9 +90,9 @@ def optimal_bands(rounds: int, bands: int, separation: int) -> tuple[float, ...]
 
 
 BANDED_TERMS = PrivacyGuarantee(
-    "user",
-    "add-remove",
-    "server",
+    unit=Unit.USER,
+    relation=Relation.ADD_REMOVE,
+    trust=Trust.SERVER,
     adversary="everyone who sees the released models; the server itself is trusted",
     release_set="the model after each round",
     sampling="none assumed: devices take turns in fixed, public groups, a known number of rounds apart",

@@ -1,10 +1,6 @@
-"""What most mechanisms have in common: Poisson cohorts, nothing carried from round to round, nodes that only sum.
+"""What mechanisms share: settings and their checks, Poisson cohorts, nodes that only sum, the user-level clip.
 
-What a configuration can get wrong about privacy, named by its key.
-
-What all mechanisms at user level share: settings, the clip of a device's whole update, ordinary local training.
-
-Which algorithm may go with which mechanism: only pairs for which there is an argument.
+`check_compatible` lets only pairs of algorithm and mechanism pass for which there is an argument.
 """
 
 import math
@@ -19,9 +15,11 @@ from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.privacy.accounting.calibration import Use, composition, noise_multiplier
 from fedrec.privacy.accounting.composition import checked_delta, compute_epsilon, default_delta
 from fedrec.privacy.clipping import NormClipper, group_of
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import CohortUpdates, DPSGDConfig, Mechanism, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
 from fedrec.privacy.sampling import poisson_cohort
+from fedrec.privacy.wording import format_epsilon
 from fedrec.update import Arrays, ModelUpdate, total
 
 
@@ -118,7 +116,7 @@ def multiplier_for(epsilon: float, delta: float, uses: tuple[Use, ...], given: f
     if (cost := compute_epsilon(composition(given, uses), delta)) > epsilon:
         enough = noise_multiplier(epsilon, delta, uses)
         raise RefusedError(
-            f"privacy.noise_multiplier={given} costs epsilon {cost:.2f} over the run, more than "
+            f"privacy.noise_multiplier={given} costs {format_epsilon(cost)} over the run, more than "
             f"privacy.epsilon={epsilon}; {enough:.4f} is enough, and null finds it"
         )
     return given
@@ -217,15 +215,15 @@ def add_gaussian_noise(arrays: Arrays, std: float, random: NoiseSource) -> Array
     return {name: (array + random.gaussian(array.shape, std)).astype(np.float32) for name, array in arrays.items()}
 
 
-INSTEAD = {"interaction": "privacy=user", "user": "privacy=interaction"}
+INSTEAD = {Unit.INTERACTION: "privacy=user", Unit.USER: "privacy=interaction"}
 
 
-def check_compatible(algorithm_name: str, mechanism: Mechanism, sensitivity: float | None, unit: str) -> None:
+def check_compatible(algorithm_name: str, mechanism: Mechanism, sensitivity: float | None, unit: Unit) -> None:
     """Raise `RefusedError`, naming both, if the algorithm has no sensitivity to one `unit`: noise would hide nothing.
 
     `sensitivity` is `math.inf` where the mechanism itself bounds the contribution (training), finite for a statistic.
     """
-    if unit != "none" and sensitivity is None:
+    if unit != Unit.NONE and sensitivity is None:
         raise RefusedError(
             f"{algorithm_name} and {type(mechanism).__name__} have no argument together: nothing bounds what one "
             f"{unit} changes. Try {INSTEAD.get(unit, 'another privacy=')} or privacy=none."

@@ -18,15 +18,16 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, check_positive, multiplier_for
-from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, PrivacyGuarantee, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
 from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, ModelUpdate
 
 GATEWAY_TERMS = PrivacyGuarantee(
-    "user",
-    "add-remove",
-    "gateway",
+    unit=Unit.USER,
+    relation=Relation.ADD_REMOVE,
+    trust=Trust.GATEWAY,
     adversary="the server and everyone after it, other gateways included",
     release_set="every update that a gateway sends",
 )

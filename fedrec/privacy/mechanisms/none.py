@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
 from fedrec.privacy.accounting.composition import default_delta
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import BaseMechanism
-from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, PrivacyGuarantee, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
 from fedrec.update import Arrays, ModelUpdate
 
-NO_TERMS = PrivacyGuarantee("none", "none", "none", adversary="nobody", release_set="nothing is protected")
+NO_TERMS = PrivacyGuarantee(
+    unit=Unit.NONE,
+    relation=Relation.NONE,
+    trust=Trust.NONE,
+    adversary="nobody",
+    release_set="nothing is protected",
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.update import Arrays, ModelUpdate
 
 if TYPE_CHECKING:  # devices without torch use these values too
@@ -113,18 +114,6 @@ class Aggregate:
     def mean(self) -> Arrays:
         """Return the arrays over the denominator."""
         return {name: (array / np.float32(self.denominator)).astype(np.float32) for name, array in self.arrays.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class PrivacyGuarantee:
-    """What a mechanism promises, in the words that go with every epsilon."""
-
-    unit: str  # "none", "interaction" or "user"
-    neighbouring: str  # "add-remove", "replace-one" or "none"
-    trust: str  # who is trusted: "device" (nobody else), "gateway" (the node that holds the user), "server", or "none"
-    adversary: str
-    release_set: str
-    sampling: str = ""  # what the guarantee assumes of who takes part when; "" where the kind of trust says it
 
 
 class Mechanism(Protocol):

@@ -18,14 +18,15 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, multiplier_for
-from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, PrivacyGuarantee, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, TrainingPlan
 from fedrec.update import Arrays, ModelUpdate
 
 USER_TERMS = PrivacyGuarantee(
-    "user",
-    "add-remove",
-    "server",
+    unit=Unit.USER,
+    relation=Relation.ADD_REMOVE,
+    trust=Trust.SERVER,
     adversary="everyone who sees the released models; the server itself is trusted",
     release_set="the model after each round",
 )

@@ -17,25 +17,13 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fedrec.errors import FedrecError
+from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.privacy.mechanisms.base import add_gaussian_noise
-from fedrec.privacy.mechanisms.protocol import (
-    Aggregate,
-    CohortUpdates,
-    NoiseSource,
-    PrivacyGuarantee,
-    Shapes,
-    TrainingPlan,
-)
+from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.mechanisms.user import USER_TERMS, UserLevel
 from fedrec.update import Arrays, ModelUpdate
 
-ADAPTIVE_TERMS = PrivacyGuarantee(
-    USER_TERMS.unit,
-    USER_TERMS.neighbouring,
-    USER_TERMS.trust,
-    USER_TERMS.adversary,
-    release_set="the model after each round and the clip of each round",
-)
+ADAPTIVE_TERMS = replace(USER_TERMS, release_set="the model after each round and the clip of each round")
 BIT = "unclipped"
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender, TrainableRecommender
+from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
 from fedrec.rng import Stream
 from fedrec.training.batches import (
@@ -76,8 +77,8 @@ def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechan
         return f"{type(mechanism).__name__} trains the users of a node as one"
     if (reason := own_noise(mechanism)) is not None:
         return reason
-    if settings.optimiser != "sgd":
-        return f"algorithm.optimiser={settings.optimiser} is not plain gradient descent"
+    if settings.optimizer != "sgd":
+        return f"algorithm.optimizer={settings.optimizer} is not plain gradient descent"
     try:
         check(StackedModel(model), model)
     except RefusedError as reason:
@@ -87,7 +88,7 @@ def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechan
 
 def own_noise(mechanism: Mechanism) -> str | None:
     """Return why noise can't be drawn for many devices at once, or None where it can, or where there is none."""
-    if mechanism.terms.trust == "device" and not mechanism.private:
+    if mechanism.terms.trust == Trust.DEVICE and not mechanism.private:
         return "seeded noise is each device's own, and noise for many at once would depend on who is among them"
     return None
 

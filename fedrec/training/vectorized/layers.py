@@ -22,7 +22,7 @@ from torch.nn import functional
 from fedrec.errors import RefusedError
 
 NoiseSampler = Callable[[tuple[int, ...], float], Tensor]
-CLIP_SLACK = 1e-6  # Opacus' own: its optimiser divides by the norm + 1e-6
+CLIP_SLACK = 1e-6  # Opacus' own: its optimizer divides by the norm + 1e-6
 
 
 class Layer(nn.Module, ABC):

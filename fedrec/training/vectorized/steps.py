@@ -1,10 +1,7 @@
-"""One step of all devices of a tile.
+"""One step of all devices of a tile, and noise that waits for the rows that need it.
 
-A batch is (rows [c, b, 1+k], values [c, b], how many of each line are real [c]).
-
-Noise that waits: drawn for a row when it is read, and once for all devices where it never is.
-
-Shapes: V items, R rows of a tile, C devices.
+A batch is (rows [c, b, 1+k], values [c, b], how many of each line are real [c]). Lazy noise is drawn for a row when it
+is read, and once for all devices where it never is. Shapes: V items, R rows of a tile, C devices.
 """
 
 import torch

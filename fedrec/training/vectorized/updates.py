@@ -1,8 +1,7 @@
 """What many devices contribute, before anything is summed: changes of touched rows, and of dense parameters.
 
-Shapes: C devices, R rows that they touched together, V items.
-
-The rows that a tile of devices can touch: every item of their batches, numbered once for each device.
+A tile is a group of devices and the rows that they can touch, numbered once for each device. Shapes: C devices, R rows
+that they touched together, V items.
 """
 
 from collections.abc import Mapping, Sequence

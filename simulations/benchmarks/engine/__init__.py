@@ -2,6 +2,8 @@
 
     python -m simulations.benchmarks.engine
 
-The job is that of `../shared/bench`: real users, sampled negatives, one small network. Ours, the loop and Opacus take
-the same examples through the same network; their processes take turns, so that a busy machine is busy for all.
+The job is one small network, trained on each device's items and sampled negatives. Without more, ours is measured on
+made-up devices. `--bench` names a folder with the scripts of the plain loop and the peers, which make the job of real
+users from MovieLens archives (`--data`), and then all are measured on it. Ours, the loop and Opacus take the same
+examples through the same network; their processes take turns, so that a busy machine is busy for all.
 """

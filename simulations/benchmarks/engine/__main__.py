@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import simulations.benchmarks.engine as package
 from fedrec.errors import FedrecError
-from simulations.benchmarks.engine.job import prepare
+from simulations.benchmarks.engine.job import make_up, prepare
 from simulations.benchmarks.engine.peers import peer
 from simulations.benchmarks.engine.table import Ratio, Row, show
 
 DEVICES, FEWEST, PEER_ROUNDS = 1200, 2, 3  # devices of a measurement, rounds at least, rounds of a peer
+MADE_UP_ITEMS = 3706  # as many as ML-1M has
 ENGINE, ONE, MANY = "engine alone, 5,000 a round", "engine alone, one thread", "through Flower, 5,000 a round"
 FEW, LOOP = "through Flower, 100 a round", "plain torch loop"
 NOISY, NOISY_ONE = "engine, DP-SGD with noise", "engine, DP-SGD with noise, one thread"
@@ -56,7 +58,20 @@ def rows(options: argparse.Namespace) -> list[Row]:
         ]
     if options.pfl:
         found.append(Row(PFL, "pfl_loop", "ml-1m", 100, peer=True))
+    if options.bench is None:
+        ours = [row for row in found if row.system.startswith("ours:") and row.data == "ml-1m"]
+        found = [replace(row, data="made-up", devices=min(row.devices, options.users)) for row in ours]
     return [row for row in found if not options.only or any(word in row.name for word in options.only)]
+
+
+def lay_out(options: argparse.Namespace) -> None:
+    """Leave the job's arrays in the working folder."""
+    if options.bench is None:
+        if options.ray or options.pfl:
+            raise FedrecError("--ray and --pfl: a peer is measured by its script; --bench names their folder")
+        make_up(options.work, options.users, MADE_UP_ITEMS)
+    else:
+        prepare(options.bench, options.data, options.work, ["ml-100k", "ml-1m"])
 
 
 def measure(row: Row, options: argparse.Namespace) -> None:
@@ -91,8 +106,9 @@ def ours(row: Row, work: Path) -> dict[str, Any]:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bench", type=Path, default=Path("../shared/bench"), help="the bench's scripts")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="where ml-100k.zip and ml-1m.zip lie")
+    parser.add_argument("--bench", type=Path, help="the scripts of the plain loop and the peers, and so real users")
+    parser.add_argument("--data", type=Path, default=Path("."), help="where ml-100k.zip and ml-1m.zip lie")
+    parser.add_argument("--users", type=int, default=6040, help="made-up devices, where there is no --bench")
     parser.add_argument("--work", type=Path, help="where the job's arrays are kept (default: a temporary folder)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of ours (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="times that all of ours take their turn")
@@ -112,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options.work = (options.work or Path(folder)).resolve()
         try:
-            prepare(options.bench, options.data, options.work, ["ml-100k", "ml-1m"])
+            lay_out(options)
         except FedrecError as error:
             raise SystemExit(f"error: {error}") from error
         found, before = rows(options), os.getloadavg()

@@ -1,4 +1,4 @@
-"""The job of `../shared/bench` as a data set and a model of ours; its scripts are copied to where they can write."""
+"""The job as a data set and a model of ours: made up, or by the bench's own scripts, copied to where they can write."""
 
 import importlib
 import os
@@ -26,17 +26,31 @@ SCRIPTS = ("job.py", "net.py", "loop.py", "flower_ray.py", "pfl_loop.py")
 
 def prepare(bench: Path, data: Path, work: Path, names: list[str]) -> None:
     """Copy the bench's scripts to `work/bench`, beside a link to the data, and let them make the job's arrays once."""
-    for script in SCRIPTS:
-        if not (bench / script).exists():
-            raise FedrecError(f"{bench / script} does not exist: --bench is the folder with {', '.join(SCRIPTS)}")
+    for file in SCRIPTS:
+        if not (bench / file).exists():
+            raise FedrecError(f"{bench / file} does not exist: --bench is the folder with {', '.join(SCRIPTS)}")
     (work / "bench").mkdir(parents=True, exist_ok=True)
-    for script in SCRIPTS:
-        shutil.copy(bench / script, work / "bench" / script)
+    for file in SCRIPTS:
+        shutil.copy(bench / file, work / "bench" / file)
     if not (work / "data").exists():
         (work / "data").symlink_to(data.resolve())
     for name in names:
         if not (work / "bench" / f"job-{name}.npz").exists():
             script("job", work).build(name)
+
+
+def make_up(work: Path, users: int, items: int) -> None:
+    """Make the job's arrays for devices that do not exist: 20 to 300 examples each, one in five of them used."""
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(20, 301, users))])
+    (work / "bench").mkdir(parents=True, exist_ok=True)
+    np.savez(
+        work / "bench" / "job-made-up.npz",
+        offsets=offsets,
+        items=rng.integers(0, items, offsets[-1]).astype(np.int32),
+        labels=(rng.random(offsets[-1]) < 0.2).astype(np.float32),
+        n_items=items,
+    )
 
 
 def script(name: str, work: Path) -> ModuleType:

@@ -12,6 +12,7 @@ from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram, solve
 from fedrec.algorithms.item_counts import ItemCounts, bounded_counts
 from fedrec.errors import FedrecError
 from fedrec.models.ease import Ease
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from tests.support.tiny import catalogue
 
@@ -46,7 +47,7 @@ def test_what_the_server_keeps_is_not_broadcast() -> None:
     assert FedAdam().broadcast({**STATE, **MOMENTS}).keys() == {"w"}
 
 
-@pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": 0.0}, {"optimiser": "lamb"}, {"negatives": -1}])
+@pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": 0.0}, {"optimizer": "lamb"}, {"negatives": -1}])
 def test_nonsense_is_refused_by_name(fields: dict[str, float]) -> None:
     with pytest.raises(FedrecError, match=f"algorithm.{next(iter(fields))}="):
         FedAvg(**fields)  # type: ignore[arg-type]
@@ -57,7 +58,7 @@ def test_nonsense_is_refused_by_name(fields: dict[str, float]) -> None:
 def test_counts_are_bounded_whatever_repeats(history: np.ndarray) -> None:
     norm = float(np.linalg.norm(bounded_counts(history, 12, "user")))
     assert norm == 0 if len(history) == 0 else abs(norm - 1) < 1e-6
-    assert bounded_counts(history, 12, "interaction").sum() == len(history)
+    assert bounded_counts(history, 12, Unit.INTERACTION).sum() == len(history)
 
 
 @settings(max_examples=200, deadline=None)
@@ -66,7 +67,7 @@ def test_one_interaction_moves_raw_counts_by_one(history: np.ndarray, data: st.D
     if len(history):
         place = data.draw(st.integers(0, len(history) - 1))
         without = np.delete(history, place)
-        change = bounded_counts(history, 12, "interaction") - bounded_counts(without, 12, "interaction")
+        change = bounded_counts(history, 12, Unit.INTERACTION) - bounded_counts(without, 12, Unit.INTERACTION)
         assert np.linalg.norm(change) == ItemCounts().sensitivity("interaction")
 
 
@@ -85,7 +86,7 @@ def test_gram_matrices_are_bounded_whatever_repeats(history: np.ndarray) -> None
 def test_the_weights_are_those_of_the_closed_form() -> None:
     rng = np.random.default_rng(0)
     histories = [np.flatnonzero(rng.random(8) < 0.5) for _ in range(30)]
-    flat = sum(bounded_gram(h.astype(np.int32), np.arange(8), 8).astype(float) for h in histories)
+    flat = np.sum([bounded_gram(h.astype(np.int32), np.arange(8), 8) for h in histories], axis=0, dtype=float)
     x = np.stack([np.isin(np.arange(8), h) / np.sqrt(max(len(h), 1)) for h in histories])
     gram = x.T @ x
     inverse = np.linalg.inv(gram + 0.5 * np.trace(gram) / 8 * np.eye(8))

@@ -34,7 +34,7 @@ def check(path: Path, *overrides: str) -> None:
     "overrides",
     [
         ["model=ease", "algorithm.head=25"],
-        ["model=ease", "algorithm.head=25", "algorithm.user_exponent=0.5", "algorithm.regularisation=0.1"],
+        ["model=ease", "algorithm.head=25", "algorithm.user_exponent=0.5", "algorithm.regularization=0.1"],
         ["model=ials", "model.dim=6", "rounds=4"],
     ],
 )

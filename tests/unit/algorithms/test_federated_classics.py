@@ -39,7 +39,7 @@ def test_federated_ials_is_the_centralised_one(tmp_path: Path) -> None:
     """Four alternations from the same start: to 1e-6 relative, and in fact to the last digits."""
     first, last, dataset = finished(tmp_path, "model=ials", "model.dim=6", "rounds=4")
     weights, matrix = pooled_ials.Weights(0.3, 0.01), pooled(dataset.devices.refitted())
-    items = first["item_factors"]
+    items = first["item_factors"].astype(np.float64)
     for _ in range(4):
         users = pooled_ials._solve(matrix, items, weights)  # pyright: ignore[reportPrivateUsage]
         items = pooled_ials._solve(matrix.T.tocsr(), users, weights)  # pyright: ignore[reportPrivateUsage]

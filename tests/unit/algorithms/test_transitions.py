@@ -32,7 +32,9 @@ UPPER = np.triu_indices(ITEMS, 1)
 
 def device(history: np.ndarray) -> DeviceData:
     empty = np.empty(0, np.int32)
-    return DeviceData(0, history.astype(np.int32), np.ones(len(history), np.float32), empty, empty, np.empty(0))
+    return DeviceData(
+        0, history.astype(np.int32), np.ones(len(history), np.float32), empty, empty, np.empty(0, np.float32)
+    )
 
 
 def dense(place: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
@@ -118,7 +120,7 @@ def test_without_noise_the_estimates_are_the_sums() -> None:
     histories = [np.array([0, 1, 2]), np.array([1, 2]), np.array([5, 4])]
     state = fitted(ready(window=1), histories)
     both = state["symmetric"] / state["symmetric"].max()
-    raw = sum(dense(*(p := transitions(h, ITEMS, 1, 1.0))[:2], ITEMS) / p.norm(0.4) for h in histories)
+    raw = np.sum([dense(*(p := transitions(h, ITEMS, 1, 1.0))[:2], ITEMS) / p.norm(0.4) for h in histories], axis=0)
     pairs = np.flatnonzero(raw)
     np.testing.assert_allclose(both[pairs], raw[pairs] / raw.max(), rtol=1e-4)
     assert state["antisymmetric"][flat_place(np.array([4]), np.array([5]), ITEMS)[0]] < 0

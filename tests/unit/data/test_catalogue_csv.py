@@ -12,7 +12,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.io.catalogue_csv import read_items, write_items
 from fedrec.data.io.device_csv import COLUMNS, mapping, read_device_file
 from fedrec.errors import FedrecError
-from tests.support.tiny import small
+from tests.support.tiny import interactions_of, small
 
 NAMES = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=8).map(str.strip).filter(bool)
 VALUES = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -122,7 +122,7 @@ def test_a_mistake_in_a_device_file_is_named_with_its_line(
 
 def test_what_is_handed_out_is_what_the_users_did(tmp_path: Path) -> None:
     dataset = small()[1]
-    said, table = hand_out(dataset, 10, tmp_path / "files"), dataset.interactions
+    said, table = hand_out(dataset, 10, tmp_path / "files"), interactions_of(dataset)
     assert len(said) == 11 and said[0].endswith(f"items.csv: {len(dataset.catalogue):,} items, public")
     assert read_items(tmp_path / "files" / "items.csv").ids.tolist() == dataset.catalogue.ids.tolist()
     for user in range(10):

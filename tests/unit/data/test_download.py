@@ -132,7 +132,7 @@ def test_archive_with_its_files_at_the_root(tmp_path: Path) -> None:
 
 
 def test_list_get_and_check() -> None:
-    names = [line.split()[0] for line in describe()]
+    names = [row[0] for row in describe()]
     assert names[0] == "ml-latest-small"
     assert {"ml-100k", "ml-1m", "hetrec2011-lastfm-2k", "csv", "recbole", "synthetic"} <= set(names)
     assert get(MovieLensLatestSmall())[0].startswith(str(SHIPPED))

@@ -9,6 +9,7 @@ import pytest
 from fedrec.data.datasets.csv import Delimited
 from fedrec.data.datasets.recbole import RecBole
 from fedrec.errors import FedrecError
+from tests.support.tiny import interactions_of
 
 CSV = "user,item,time\nann,x,3\nbob,y,1\nann,y,2\n"
 
@@ -24,7 +25,7 @@ def test_csv_with_the_default_columns(tmp_path: Path) -> None:
     assert data.interactions.user_ids.tolist() == ["ann", "bob"]
     assert data.catalogue.ids[data.interactions.item].tolist() == ["y", "x", "y"]
     assert data.catalogue.feature_names == ("position",)
-    assert data.interactions.value.tolist() == [1, 1, 1]
+    assert interactions_of(data).value.tolist() == [1, 1, 1]
 
 
 def test_csv_with_mapped_columns_and_another_separator(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_csv_with_mapped_columns_and_another_separator(tmp_path: Path) -> None:
     columns = {"user": "who", "item": "what", "time": "when", "value": "stars"}
     for separator in (";", "semicolon"):
         data = Delimited(path=path, columns=columns, separator=separator).load()
-        assert data.interactions.value.tolist() == [4.5, 2]
+        assert interactions_of(data).value.tolist() == [4.5, 2]
     assert len(Delimited(path=path, columns=columns, separator=";", threshold=4).load().interactions) == 1
 
 
@@ -141,7 +142,7 @@ def test_recbole_with_its_item_file(tmp_path: Path) -> None:
     assert data.catalogue.titles.tolist() == ["Brazil", "Alien", "Cube"]
     assert data.catalogue.origin == "item file"
     assert data.interactions.item.tolist() == [0, 1, 1]
-    assert data.interactions.value.tolist() == [2, 4, 5]
+    assert interactions_of(data).value.tolist() == [2, 4, 5]
 
 
 def test_recbole_without_times_and_ratings(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from fedrec.data.prepare import (
 )
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
+from tests.support.tiny import interactions_of
 
 Row = tuple[str, str, float, float]
 
@@ -42,7 +43,7 @@ def built(given_rows: list[Row], plan: PrepareOptions | None = None, **options: 
 
 def test_users_and_items_by_number_rows_by_time_ties_by_file_order() -> None:
     data = built([("10", "7", 5, 1), ("9", "30", 2, 1), ("10", "30", 3, 1), ("10", "4", 5, 1)])
-    table = data.interactions
+    table = interactions_of(data)
     assert table.user_ids.tolist() == ["9", "10"]
     assert data.catalogue.ids.tolist() == ["4", "7", "30"]
     assert data.catalogue.origin == "interactions"
@@ -63,13 +64,13 @@ def test_repairs_are_counted_and_the_first_duplicate_is_kept() -> None:
     assert dict(data.repairs) == {DUPLICATES: 2, BELOW_THRESHOLD: 1, BELOW_MINIMUM: 1}
     assert data.interactions.user_ids.tolist() == ["a"]
     assert data.catalogue.ids[data.interactions.item].tolist() == ["x", "y", "x"]
-    assert data.interactions.value.tolist() == [1, 1, 1]  # implicit under a threshold
+    assert interactions_of(data).value.tolist() == [1, 1, 1]  # implicit under a threshold
 
 
 def test_without_threshold_ratings_are_kept_and_nothing_is_repaired() -> None:
     data = built([("a", "x", 1, 5), ("a", "x", 2, 5), ("b", "x", 1, 0.5)])
     assert data.repairs == ()
-    assert data.interactions.value.tolist() == [5, 5, 0.5]
+    assert interactions_of(data).value.tolist() == [5, 5, 0.5]
 
 
 @settings(deadline=None)
@@ -121,7 +122,8 @@ def test_population_is_that_of_the_rows_not_of_filters() -> None:
 
 
 def test_without_time_the_file_counts_or_a_seeded_draw_that_filters_do_not_move() -> None:
-    bare = replace(rows([("a", str(n), 0, n) for n in range(20)] + [("b", "0", 0, 9)]), time=None)
+    given: list[Row] = [*(("a", str(n), 0, n) for n in range(20)), ("b", "0", 0, 9)]
+    bare = replace(rows(given), time=None)
     by_file = prepare_dataset(bare, SourceOptions(), PrepareOptions("f"))
     assert by_file.split == BY_FILE
     assert by_file.interactions.item[:20].tolist() == list(range(20))
@@ -131,7 +133,7 @@ def test_without_time_the_file_counts_or_a_seeded_draw_that_filters_do_not_move(
     assert drawn.split == BY_CHANCE
     assert drawn.interactions.item[:20].tolist() != list(range(20))
     assert filtered.interactions.item.tolist() == drawn.interactions.item[:20].tolist()
-    assert not drawn.interactions.time.any()
+    assert not interactions_of(drawn).time.any()
 
 
 def test_a_split_that_a_source_lacks_and_a_negative_minimum_are_refused() -> None:

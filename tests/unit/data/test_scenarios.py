@@ -23,6 +23,7 @@ from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
 from fedrec.models.item_features import feature_vectors
 from tests.support import scenario_layouts as layouts
+from tests.support.tiny import interactions_of
 
 Shared = Callable[[str], Path]
 
@@ -32,7 +33,7 @@ def sizes(data: Dataset) -> tuple[int, int, int]:
 
 
 def used(data: Dataset, user: int) -> list[str]:
-    rows = data.interactions.item[data.interactions.user == user]
+    rows = data.interactions.item[interactions_of(data).user == user]
     return data.catalogue.ids[rows].tolist()
 
 
@@ -67,7 +68,7 @@ def test_online_retail_from_parquet_equals_csv(tmp_path: Path) -> None:
     parquet.write_table(csv.read_csv(folder / "online_retail.csv"), tmp_path / "other" / "online_retail.parquet")
     one, other = (OnlineRetailII(path=str(tmp_path / name)).load() for name in ("shop", "other"))
     assert np.array_equal(one.interactions.item, other.interactions.item)
-    assert np.array_equal(one.interactions.time, other.interactions.time) and one.population == other.population
+    assert np.array_equal(interactions_of(one).time, interactions_of(other).time) and one.population == other.population
 
 
 def test_online_retail_names_the_line_of_a_wrong_time(tmp_path: Path) -> None:

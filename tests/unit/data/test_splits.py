@@ -14,6 +14,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.data.splits import hold_out, leave_last_out
 from fedrec.errors import FedrecError
 from tests.support.data_layouts import write_ml_1m, write_ml_100k
+from tests.support.tiny import interactions_of
 
 Shared = Callable[[str], Path]
 
@@ -134,6 +135,6 @@ def test_published_ncf_split_on_ml_1m(shared: Shared) -> None:
     assert np.array_equal(devices.start[1:] - devices.test_from, np.ones(6040))
     assert data.catalogue.ids[devices.item[devices.test_from]].tolist() == published
     assert devices.candidates is not None and devices.candidates.shape == (6040, 99)
-    last = leave_last_out(data.interactions)
+    last = leave_last_out(interactions_of(data))
     moved = int((last.item[last.test_from] != devices.item[devices.test_from]).sum())
     assert 0 < moved < 6040

@@ -79,7 +79,7 @@ TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
     "noise from a seed": ({"randomness": "seeded"}, "it would trust everybody"),
     "little noise": ({"noise_multiplier": 0.2}, "its noise multiplier is 0.2; you ask for at least 0.3"),
     "a large clip": ({"clip": 50.0}, "its clip is 50; you allow at most 10"),
-    "a large run": ({"epsilon": 50.0}, "its run may spend epsilon 50; you allow 5 a year"),
+    "a large run": ({"epsilon": 50.0}, "its run may spend epsilon 50.00; you allow 5 a year"),
     "a dear round": (
         {"noise_multiplier": 0.5},
         r"the last 365 days would come to epsilon 1\d\.\d\d .*you allow 5 a year",
@@ -296,7 +296,7 @@ def test_a_device_reads_the_event_that_the_mechanism_has(path: Path, model: str)
     found = parse_request({"experiment": experiment.document})
     assert (found.unit, found.neighbouring, found.trust) == (
         mechanism.terms.unit,
-        mechanism.terms.neighbouring,
+        mechanism.terms.relation,
         mechanism.terms.trust,
     )
     told = compose((frozenset({part}), 1) for part in found.parts)

@@ -103,7 +103,7 @@ def test_a_model_of_torch_alone_trains_its_vector_again(tmp_path: Path) -> None:
     stores = [home_with(tmp_path / name, "content", events).store() for name, events in (("a", 6), ("b", 5))]
     assert forget(stores[0], "i5") == (1, True) and rebuild(stores[1])
     found = [saved_state.newest_private(store)["user.weight"] for store in stores]
-    assert np.array_equal(*found) and found[0].any()
+    assert np.array_equal(found[0], found[1]) and found[0].any()
 
 
 def test_before_the_first_model_forgetting_forgets(tmp_path: Path) -> None:

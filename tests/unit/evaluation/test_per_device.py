@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,13 @@ def test_the_options_refuse_what_makes_no_sense() -> None:
     assert EvaluationConfig(cutoffs=[20, 10]).cutoffs == (10, 20)  # pyright: ignore[reportArgumentType]
     with pytest.raises(FedrecError, match="Did you mean 'popularity'"):
         EvaluationConfig(baselines=("popularty",))
-    for wrong in ({"cutoffs": (5,)}, {"negatives": 0}, {"users": 0}, {"select": "first"}):
+    unfit: tuple[dict[str, Any], ...] = (
+        {"cutoffs": (5,)},
+        {"negatives": 0},
+        {"users": 0},
+        {"select": "first"},
+    )
+    for wrong in unfit:
         with pytest.raises(FedrecError, match=f"evaluation.{next(iter(wrong))}"):
             EvaluationConfig(**wrong)
     assert EvaluationConfig(users=5).chosen(100).tolist() == sorted(set(EvaluationConfig(users=5).chosen(100).tolist()))

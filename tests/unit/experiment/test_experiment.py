@@ -18,7 +18,7 @@ from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import Experiment, accelerator, load_dataset
 from fedrec.experiment.settings import load
-from tests.support.tiny import SMALL, catalogue
+from tests.support.tiny import SMALL, catalogue, interactions_of
 
 MODELS = ["mf", "neumf", "content", "ease", "popularity"]
 PRIVATE = [
@@ -53,7 +53,7 @@ def shuffled(node: Any) -> Any:
 
 def others_tastes(dataset: Dataset, seed: int = 1) -> Dataset:
     """The same public facts, other behaviour: every item, rating and time is drawn again, and so is who is active."""
-    rng, own = np.random.default_rng(seed), dataset.interactions
+    rng, own = np.random.default_rng(seed), interactions_of(dataset)
     changed = replace(
         own,
         user=np.sort(rng.integers(0, own.users, len(own))).astype(np.int32),

@@ -32,7 +32,7 @@ CONF = Path(__file__).parents[3] / "conf"
         ("algorithm.learning_rate=fast", "algorithm.learning_rate=fast: expected a number"),
         ("algorithm.learning_rate=-1", "algorithm.learning_rate=-1"),
         ("algorithm.epochs=1.5", "algorithm.epochs=1.5: expected a whole number"),
-        ("algorithm.optimiser=sgdd", "algorithm.optimiser=sgdd"),
+        ("algorithm.optimizer=sgdd", "algorithm.optimizer=sgdd"),
         ("cohort.dropout=2", "cohort.dropout=2"),
         ("evaluation.select=first", "select"),
         ("accelerator=tpu", "accelerator=tpu must be cpu or cuda"),

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec import __version__
 from fedrec.errors import FedrecError
 from fedrec.federated.exchange import NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
 from fedrec.messages import Message
 from fedrec.update import ModelUpdate
+from fedrec.version import __version__
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
 SHAPES = {"w": (2,)}
@@ -101,7 +101,11 @@ def test_what_is_admitted_is_what_the_mechanism_lets_in() -> None:
     directory = NodeDirectory(Told([(1, reply(4.0))]), {1: range(2)}, HEADER)
     requests = directory.requests("train", np.array([0, 1]), {})
     found = gather_updates(
-        directory, requests, SHAPES, 9.0, lambda update: ModelUpdate({"w": update.arrays["w"] / 4}, update.count)
+        directory,
+        requests,
+        SHAPES,
+        9.0,
+        lambda update: ModelUpdate({"w": update.arrays["w"] / np.float32(4)}, update.count),
     )
     assert found.total.arrays["w"].tolist() == [1.0, 1.0]
 

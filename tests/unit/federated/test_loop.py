@@ -137,7 +137,7 @@ def test_dropouts_change_neither_noise_nor_epsilon(tmp_path: Path) -> None:
         base = [*SMALL, "privacy=user", "cohort.size=20"]
         rounds, _ = played(tmp_path / str(place), LocalTransport(2), "model=mf", "rounds=3", *extra, base=base)
         spent.append(rounds[-1].epsilon)
-    assert spent[0] is not None and spent[0] == spent[1] == spent[2] <= 8.0
+    assert spent[0] is not None and spent[0] == spent[1] == spent[2] and spent[0] <= 8.0
 
 
 def test_a_deadline_bounds_a_slow_node(tmp_path: Path) -> None:

@@ -233,13 +233,13 @@ def test_adam_is_torchs_adam() -> None:
     """Against torch.optim.Adam on the same gradients, with a learning rate that stays."""
     algorithm = FedSGDSequences(server_learning_rate=0.01, warm_up=0)
     weights = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
-    optimiser = torch.optim.Adam([weights], lr=0.01, betas=(0.9, 0.99), eps=1e-8)
+    optimizer = torch.optim.Adam([weights], lr=0.01, betas=(0.9, 0.99), eps=1e-8)
     first = np.array([1.0, -2.0, 0.5], np.float32)
     state = {"w": first, "first/w": np.zeros(3, np.float32), "second/w": np.zeros(3, np.float32)}
     state[TAKEN] = np.zeros(1, np.float32)
     for gradient in ([0.3, -1.0, 0.0], [0.1, 2.0, 0.0], [-0.5, 0.5, 1e-3]):
         weights.grad = torch.tensor(gradient)
-        optimiser.step()
+        optimizer.step()
         state = algorithm.step(state, Aggregate({"w": -np.array(gradient, np.float32) * 4}, 4.0))
         np.testing.assert_allclose(state["w"], weights.detach().numpy(), rtol=1e-4, atol=1e-6)
 

@@ -26,7 +26,7 @@ RUNS = [
     ["model=mf", "privacy=gateway", "privacy.clip=0.1"],
     ["model=mf", "privacy=banded", "cohort.size=4", "rounds=4"],
     ["model=neumf", "privacy=interaction"],
-    ["model=neumf", "privacy=user", "privacy.clip=split"],
+    ["model=neumf", "privacy=user", "privacy.clipping=split"],
     ["model=content", "privacy=interaction"],
     ["model=content", "privacy=user_local", REFERENCE],
     ["model=pfedrec", "privacy=none"],
@@ -69,7 +69,7 @@ def test_what_is_elsewhere_can_not_be_mixed_or_read_as_an_array() -> None:
         assert isinstance(there, There) and there.cpu().tolist() == [1, 1, 1]
         assert isinstance(torch.nn.Linear(3, 2).to(NAME)(there), There)
         with pytest.raises(RuntimeError, match="same device"):
-            there + torch.ones(3)
+            _ = there + torch.ones(3)
         with pytest.raises(RuntimeError, match="same device"):
             torch.nn.functional.embedding(torch.zeros(2, dtype=torch.long), torch.ones(2, 2).to(NAME))
         with pytest.raises(RuntimeError, match="numpy"):

@@ -96,7 +96,7 @@ def test_it_trains_as_torch_does(model: str, training: str, mechanism: str) -> N
 REFUSED = {
     "privacy=interaction": "not InteractionLevel: choose privacy=none or privacy=user",
     "model=content": "not ContentRecommender",
-    "algorithm.optimiser=adam": "the light engine has sgd",
+    "algorithm.optimizer=adam": "the light engine has sgd",
 }
 
 

@@ -110,12 +110,12 @@ def calibrated(*overrides: str) -> Experiment:
     return experiment.calibrated(load_dataset(experiment))
 
 
-def test_split_is_asked_for_by_the_key_of_the_clip_or_its_own() -> None:
-    for words in (["privacy.clip=split"], ["privacy.clipping=split"]):
-        made: Any = calibrated("model=neumf", "privacy=user", *words).mechanism
-        assert made.clipping == "split" and made.clip == 1.0
-    made = calibrated("model=neumf", "privacy=user", "privacy.clip=whole").mechanism
-    assert made.clipping == "whole"
+def test_split_is_asked_for_by_its_own_key_and_the_key_of_the_norm_names_it() -> None:
+    made: Any = calibrated("model=neumf", "privacy=user", "privacy.clipping=split").mechanism
+    assert made.clipping == "split" and made.clip == 1.0
+    for word in ("split", "whole"):
+        with pytest.raises(FedrecError, match=rf"the clip is a number.* how to clip is privacy\.clipping={word}"):
+            load(["model=neumf", "privacy=user", f"privacy.clip={word}"])
 
 
 def test_split_costs_what_whole_costs() -> None:
@@ -126,11 +126,8 @@ def test_split_costs_what_whole_costs() -> None:
 
 @pytest.mark.parametrize("privacy", ["interaction", "gateway", "none"])
 def test_split_is_refused_by_name_where_examples_are_clipped(privacy: str) -> None:
-    for words in ("privacy.clip=split", "privacy.clipping=split"):
-        with pytest.raises(
-            RefusedError, match=r"privacy\.clipping=split: (Interaction|Gateway|No)\w+ bounds an example's"
-        ):
-            load([*SMALL, "model=neumf", f"privacy={privacy}", words])
+    with pytest.raises(RefusedError, match=r"privacy\.clipping=split: (Interaction|Gateway|No)\w+ bounds an example's"):
+        load([*SMALL, "model=neumf", f"privacy={privacy}", "privacy.clipping=split"])
 
 
 def test_split_is_refused_where_there_is_one_group() -> None:

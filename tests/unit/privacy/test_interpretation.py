@@ -14,7 +14,6 @@ from scipy.stats import norm
 from fedrec.privacy.accounting.composition import Composition, compose_events, compute_epsilon
 from fedrec.privacy.accounting.interpretation import (
     epsilons,
-    format_interpretation,
     interpretation,
     over_devices,
     trade_off,
@@ -114,16 +113,6 @@ def test_over_devices_composes_each_devices_own_rounds() -> None:
     once = compose_events([(mechanism.event(plan, 1), int(counts.max()))])
     assert found["largest"] == pytest.approx(compute_epsilon(once, account.delta), rel=2e-3)
     assert over_devices(account, np.zeros(3, np.uint32))["largest"] == 0
-
-
-def test_the_clause_says_both() -> None:
-    found = {
-        "epsilons": {"add-remove": 2.0, "replace-one": 4.5},
-        "attacker": {"false_alarms": 0.01, "finds_at_most": 0.2},
-    }
-    said = format_interpretation(found, "add-remove")
-    assert said == "replace-one 4.50; at 1 % false alarms an attacker finds at most 20 %"
-    assert format_interpretation(found, "replace-one").startswith("add-remove 2.00")
 
 
 @settings(max_examples=4, deadline=None)

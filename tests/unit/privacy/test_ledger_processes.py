@@ -39,14 +39,15 @@ def another_process() -> Iterator[Callable[[str], list[str]]]:
     with subprocess.Popen(
         [sys.executable, "-c", OTHER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        sent, said = process.stdin, process.stdout
+        assert sent is not None and said is not None
 
         def write(name: str) -> list[str]:
-            print(name, file=process.stdin, flush=True)
-            return process.stdout.readline().split()
+            print(name, file=sent, flush=True)
+            return said.readline().split()
 
         yield write
-        process.stdin.close()
+        sent.close()
         assert process.wait() == 0
 
 

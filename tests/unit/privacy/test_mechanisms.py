@@ -14,17 +14,23 @@ from torch import Tensor, nn
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.base import check_compatible
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.local import SGDStep
+from fedrec.training.sgd import SGDStep
 from fedrec.update import ModelUpdate
 
 PLAN = TrainingPlan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)
 SHORT = TrainingPlan(population=943, interactions=100_000, cohort_rate=1.0, rounds=4, trains=True)
+
+
+def multiplier(mechanism: UserLevel | InteractionLevel) -> float:
+    assert mechanism.noise_multiplier is not None
+    return mechanism.noise_multiplier
 
 
 def test_user_level_matches_the_table() -> None:
@@ -32,8 +38,8 @@ def test_user_level_matches_the_table() -> None:
     assert mechanism.noise_multiplier == pytest.approx(0.70, abs=0.02)
     assert mechanism.clip == 1.0
     event = mechanism.event(PLAN, 1)
-    assert event == PoissonSampledDpEvent(50 / 943, GaussianDpEvent(mechanism.noise_multiplier))
-    assert mechanism.event(SHORT, 1) == GaussianDpEvent(mechanism.noise_multiplier)
+    assert event == PoissonSampledDpEvent(50 / 943, GaussianDpEvent(multiplier(mechanism)))
+    assert mechanism.event(SHORT, 1) == GaussianDpEvent(multiplier(mechanism))
     assert mechanism.participation_limit(PLAN) == 200
 
 
@@ -46,7 +52,8 @@ def test_user_level_takes_the_clip_of_a_statistic() -> None:
 def test_user_level_spends_shares() -> None:
     plan = replace(SHORT, rounds=3, shares=(0.5, 0.25, 0.25), trains=False)
     mechanism = UserLevel(epsilon=2.0).calibrated(plan, 1.0)
-    z = [mechanism.event(plan, r).noise_multiplier for r in (1, 2, 3)]
+    events: list[Any] = [mechanism.event(plan, r) for r in (1, 2, 3)]
+    z = [event.noise_multiplier for event in events]
     assert z[1] == z[2] == pytest.approx(z[0] * 2**0.5)
     assert mechanism.noise_multiplier == pytest.approx(
         UserLevel(epsilon=2.0).calibrated(replace(plan, shares=None), 1.0).noise_multiplier, rel=1e-3
@@ -57,7 +64,7 @@ def test_user_level_spends_shares() -> None:
 
 def test_interaction_level_accounts_local_steps_and_no_cohort_sampling() -> None:
     mechanism = InteractionLevel(epsilon=4.0, sample_rate=0.25, local_steps=3).calibrated(PLAN, math.inf)
-    z, times = mechanism.noise_multiplier, mechanism.participation_limit(PLAN)
+    z, times = multiplier(mechanism), mechanism.participation_limit(PLAN)
     assert times == binom.ppf(0.999, 200, 50 / 943)
     assert mechanism.event(PLAN, 5) == SelfComposedDpEvent(PoissonSampledDpEvent(0.25, GaussianDpEvent(z)), 3)
     spent = epsilon_of_events([(PoissonSampledDpEvent(0.25, GaussianDpEvent(z)), 3 * times)], mechanism.delta_for(PLAN))
@@ -76,7 +83,7 @@ def test_interaction_level_participations() -> None:
 def test_interaction_level_statistic() -> None:
     plan = replace(SHORT, trains=False)
     mechanism = InteractionLevel(epsilon=4.0, sample_rate=0.1, local_steps=7).calibrated(plan, 0.5)
-    assert mechanism.event(plan, 1) == GaussianDpEvent(mechanism.noise_multiplier)
+    assert mechanism.event(plan, 1) == GaussianDpEvent(multiplier(mechanism))
     update = ModelUpdate({"a": np.full(2000, 50.0, np.float32)}, 1)
     released = mechanism.privatize_update(update, mechanism.random()).arrays["a"] - 50
     assert mechanism.noise_multiplier is not None
@@ -102,12 +109,12 @@ def test_pairs_are_refused_by_name() -> None:
     with pytest.raises(
         RefusedError, match=r"Ease and InteractionLevel have no argument together.*privacy=user or privacy=none"
     ):
-        check_compatible("Ease", InteractionLevel(), None, "interaction")
+        check_compatible("Ease", InteractionLevel(), None, Unit.INTERACTION)
     with pytest.raises(RefusedError, match="Odd and UserLevel"):
         check_compatible("Odd", UserLevel(), None, "user")
     check_compatible("Ease", UserLevel(), 1.0, "user")
-    check_compatible("FedAvg", InteractionLevel(), math.inf, "interaction")
-    check_compatible("Ease", NoPrivacy(), None, "none")
+    check_compatible("FedAvg", InteractionLevel(), math.inf, Unit.INTERACTION)
+    check_compatible("Ease", NoPrivacy(), None, Unit.NONE)
 
 
 def test_a_given_multiplier_must_keep_the_epsilon() -> None:
@@ -242,7 +249,7 @@ def test_plain_descent_is_that_of_torch_to_the_bit(idle: bool) -> None:
 
 def test_optimisers_by_name() -> None:
     model = Line()
-    SGDStep(model, LocalTrainingConfig(optimiser="adam", learning_rate=0.01)).step(batch(7))
+    SGDStep(model, LocalTrainingConfig(optimizer="adam", learning_rate=0.01)).step(batch(7))
     assert float(model.w.weight.detach()) == pytest.approx(-0.01, rel=1e-3)
-    with pytest.raises(FedrecError, match=r"algorithm\.optimiser=sdg does not exist\. Did you mean 'sgd'"):
-        SGDStep(Line(), LocalTrainingConfig(optimiser="sdg"))
+    with pytest.raises(FedrecError, match=r"algorithm\.optimizer=sdg does not exist\. Did you mean 'sgd'"):
+        SGDStep(Line(), LocalTrainingConfig(optimizer="sdg"))

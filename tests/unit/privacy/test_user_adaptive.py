@@ -102,7 +102,7 @@ def test_a_statistic_keeps_its_own_clip_and_spends_nothing_on_bits() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("target", 1.0), ("bit_share", 0.0), ("clip_learning_rate", -0.1), ("clip_learning_rate", 2.0)]
 )
-def test_impossible_settings_are_named(field: str, value: float) -> None:
+def test_impossible_settings_are_named(field: str, value: Any) -> None:
     with pytest.raises(FedrecError, match=rf"privacy\.{field}={value}"):
         UserAdaptive(**{field: value})
     with pytest.raises(FedrecError, match=r"privacy\.clip=nan"):

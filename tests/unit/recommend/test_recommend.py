@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.cli.main import main
-from fedrec.cli.recommend import newest
+from fedrec.cli.results import newest
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.numpy_engine.solver import LogitStep, SolveWeights, solve_user

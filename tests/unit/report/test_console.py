@@ -1,6 +1,7 @@
 """What people read: the live line, the verdict, the table; never one bare epsilon."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from fedrec.federated.history import RoundReport
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.report.console import Progress, guarantee, table, verdict
+from fedrec.report.console import Progress, fitted, result, table, verdict
 from fedrec.report.metrics_json import ended_early
 
 FULL = {"hr@10": 0.07, "ndcg@10": 0.036, "ndcg@10_ci": [0.03, 0.04], "coverage@10": 0.15}
@@ -36,12 +37,6 @@ def values(popular: dict[str, Any], twin: dict[str, Any], **privacy: Any) -> dic
     }
 
 
-def test_the_guarantee_carries_everything_that_it_means_nothing_without() -> None:
-    said = guarantee(PRIVACY)
-    assert all(part in said for part in ("8.00", "interaction", "add-remove", "3.2e-06", "device"))
-    assert guarantee({"unit": "none"}) == "no privacy guarantee"
-
-
 @pytest.mark.parametrize(
     ("popular", "word"),
     [((0.02, 0.01, 0.02), "above"), ((0.05, -0.03, -0.01), "below"), ((0.035, -0.01, 0.01), "not to be told from")],
@@ -53,9 +48,9 @@ def test_the_verdict_says_no_more_than_the_interval_does(popular: tuple[float, f
 
 def test_the_verdict_in_full() -> None:
     assert verdict(values(found(0.02, 0.01, 0.02), found(0.04, -0.01, -0.001))) == (
-        "On ml-latest-small, content with epsilon 8.00 (unit: one interaction; add-remove; delta 3.2e-06; trusted: the "
-        "device only) reaches NDCG@10 0.0360 on full ranking, above popularity's 0.0200 (difference +0.0160, 95 % over "
-        "users +0.0100 to +0.0200); without privacy it reaches 0.0400, so privacy costs 10 %."
+        "On ml-latest-small, content at interaction level (epsilon 8.00) reaches NDCG@10 0.0360 on full ranking, above "
+        "popularity's 0.0200 (difference +0.0160, 95 % over users +0.0100 to +0.0200); without privacy it reaches "
+        "0.0400, so privacy costs 10 %."
     )
     said = verdict(values({}, found(0.03, -0.01, 0.01)))
     assert said.endswith(
@@ -78,7 +73,7 @@ def test_what_privacy_costs_is_the_share_that_is_lost() -> None:
 def test_synthetic_users_are_named_as_such() -> None:
     made = values({}, {})
     made["dataset"] = {"name": "synthetic", "synthetic": True}
-    assert verdict(made).startswith("On synthetic (synthetic users), content with ")
+    assert verdict(made).startswith("On synthetic (synthetic users), content at ")
 
 
 def test_a_run_that_ended_early_says_so_in_its_verdict() -> None:
@@ -111,7 +106,8 @@ def report(number: int, **changes: Any) -> RoundReport:
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
-def test_progress_shows_what_was_promised(stream: io.StringIO) -> None:
+def test_progress_shows_what_was_promised(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     progress = Progress(stream)
     progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
     progress.round(report(1))
@@ -137,3 +133,41 @@ def test_a_run_that_ends_early_says_so() -> None:
     progress.start("", session)  # type: ignore[arg-type]
     progress.end(session, 2)  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [30, 60, 79, 118])
+def test_the_live_line_fits_and_keeps_what_is_needed_most(width: int) -> None:
+    progress = Progress(io.StringIO(), label="private_popularity", rounds=300, started=0.0)
+    progress.validation = 0.02
+    parts = progress._parts(report(13), 10.0)
+    line = fitted(parts, width)
+    assert len(line) <= width and line.startswith("private_popularity round 13/30")
+    assert ("epsilon 1.50" in line) == (width >= 60) and ("devices/s" in line) == (width >= 118)
+
+
+def test_each_round_takes_one_line_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    progress = Progress(Terminal())
+    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
+    progress.round(report(1))
+    progress.round(report(2, rejected={2: "emb is not finite"}))
+    progress.close()
+    lines = progress.stream.getvalue().split("\n")  # type: ignore[attr-defined]
+    shown = [part for part in lines[0].split("\r\x1b[K") if part]
+    assert len(shown) == 2 and all(len(part) < 60 for part in shown) and shown[0].startswith("####------")
+    assert lines[1] == "  round 2: node 2 does not count: emb is not finite" and lines[2:] == [""]
+
+
+@pytest.mark.parametrize("width", [52, 60, 80, 100])
+def test_the_table_fits_the_terminal_and_leaves_out_the_least(width: int) -> None:
+    made = table(values(found(0.02, 0.01, 0.02), found(0.04, -0.01, 0.0)), width)
+    assert all(len(line) <= width for line in made.splitlines())
+    assert made.count("0.0360 (0.0300 to 0.0400)") == 1 and ("coverage" in made) == (width >= 100)
+
+
+def test_a_result_is_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = values(found(0.02, 0.01, 0.02), {})
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(map(len, result(made, tmp_path, io.StringIO()).splitlines())) > 150
+    wrapped = result(made, tmp_path, Terminal()).splitlines()
+    assert max(len(line) for line in wrapped[:-1]) <= 70 and wrapped[-1] == f"Run folder: {tmp_path.resolve()}"

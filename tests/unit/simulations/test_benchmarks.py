@@ -1,5 +1,6 @@
 """The benchmarks run, and their figures follow from what was measured; how fast anything is, no test says."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_the_tables_show_every_figure_in_its_column_and_a_dash_where_none_was_me
 
 
 def test_every_ratio_names_rows_that_are_measured() -> None:
-    options = type("Options", (), {"threads": 2, "ray": "python", "pfl": "python", "only": None})()
+    options = Namespace(threads=2, bench=Path("b"), ray="python", pfl="python", only=None)
     names = {row.name for row in __main__.rows(options)}
     assert all({ratio.over, ratio.under} <= names for ratio in __main__.RATIOS)
 

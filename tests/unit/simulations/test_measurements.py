@@ -28,6 +28,7 @@ from simulations.crash_tests import devices as device_kills
 from simulations.crash_tests import runs
 from simulations.crash_tests.points import TRACED
 from simulations.crash_tests.witness import Verdict
+from simulations.devices import Walk
 
 PLAN = TrainingPlan(population=2, interactions=20, cohort_rate=1.0, rounds=9, trains=True)
 COST = PrivacyRequest("user", "add-remove", "server", 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)
@@ -38,7 +39,7 @@ def line(number: int, answered: int, **more: object) -> str:
 
 
 @pytest.fixture
-def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SimpleNamespace, list[Path]]:
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Walk, list[Path]]:
     """A run of three rounds on two devices, the first of which missed round 2: honest ledgers, stores and lines."""
     monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "state"))
     ledger = Ledger.open("devices-abc", "the-run", UserLevel(epsilon=4.0).calibrated(PLAN, 9.0), PLAN, 2)
@@ -61,7 +62,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SimpleNames
     (run / "exact").mkdir(parents=True)
     (run / "config.yaml").write_text("run: the-run\n")
     (run / "exact" / "rounds.jsonl").write_text(line(1, 2) + line(2, 1) + line(3, 2))
-    return SimpleNamespace(folder=tmp_path), homes
+    return Walk(tmp_path), homes
 
 
 HONEST = {"rounds_released": 3, "rounds_charged": 3, "updates_counted": 5}
@@ -71,13 +72,13 @@ def bad(found: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in found.items() if count and name not in HONEST}
 
 
-def test_an_honest_run_on_devices_has_no_fault(played: tuple[SimpleNamespace, list[Path]]) -> None:
+def test_an_honest_run_on_devices_has_no_fault(played: tuple[Walk, list[Path]]) -> None:
     found = device_kills.verdict(*played, "r")
     assert {name: found[name] for name in HONEST} == HONEST and bad(found) == {}
 
 
 def test_an_update_that_more_devices_are_said_to_have_sent_than_did_was_counted_twice(
-    played: tuple[SimpleNamespace, list[Path]],
+    played: tuple[Walk, list[Path]],
 ) -> None:
     lines = played[0].folder / "runs" / "r" / "exact" / "rounds.jsonl"
     lines.write_text(line(1, 2) + line(2, 2) + line(3, 1))
@@ -87,7 +88,7 @@ def test_an_update_that_more_devices_are_said_to_have_sent_than_did_was_counted_
 
 
 def test_a_round_that_no_device_was_charged_for_and_a_device_charged_twice_are_found(
-    played: tuple[SimpleNamespace, list[Path]],
+    played: tuple[Walk, list[Path]],
 ) -> None:
     with sqlite3.connect(played[1][1] / "ledger.sqlite") as database:
         database.execute(
@@ -102,7 +103,7 @@ def test_only_processes_that_name_the_word_and_the_folder_are_killed(tmp_path: P
     started = [subprocess.Popen(sleeper, stdout=subprocess.PIPE, **place) for place in places]  # type: ignore[call-overload]
     try:
         for process in started:
-            process.stdout.readline()
+            assert process.stdout is not None and process.stdout.readline()
         assert device_kills.processes_of(tmp_path / "a", "flower-supernode") == [started[0].pid]
         assert sorted(device_kills.processes_of(tmp_path, "flower-supernode")) == sorted(p.pid for p in started)
         assert device_kills.processes_of(tmp_path / "a", "flower-superlink") == []

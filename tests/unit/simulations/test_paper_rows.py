@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrec.cli.study import run
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
@@ -92,24 +93,24 @@ def test_a_study_keeps_the_rows_of_each_method_over_all_seeds(tmp_path: Path) ->
 
 def test_a_line_of_the_frontier_says_what_its_tables_hold() -> None:
     wobble = spread() - 0.5
-    text, record = frontier.line(4, [of(0.5 + wobble, hr=0.2), of(0.5 - wobble, hr=0.4)]).splitlines()
+    text, record = frontier.line(4, [of(0.5 + wobble, hr=0.2), of(0.5 - wobble, hr=0.4)])
     width = abs(wobble.mean())
     assert text.startswith("epsilon 4: sampled_hr@10 0.8750 (0.8750 to 0.8750; seeds +-0.0000); sampled_ndcg@10 0.7500")
     assert "; full_hr@10 0.3000 (0.3000 to 0.3000; seeds +-0.1000); " in text
     assert text.endswith(f"full_ndcg@10 0.5000 (0.5000 to 0.5000; seeds +-{width:.4f})")
-    assert json.loads(record)["epsilon"] == 4 and json.loads(record)["full_hr@10"] == pytest.approx([0.3] * 3)
+    assert record["epsilon"] == 4 and record["full_hr@10"] == pytest.approx([0.3] * 3)
 
 
 def test_without_privacy_the_frontier_names_no_epsilon() -> None:
-    text, record = frontier.line(float("inf"), [of(spread())]).splitlines()
-    assert text.startswith("epsilon inf: ") and json.loads(record)["epsilon"] is None
+    text, record = frontier.line(float("inf"), [of(spread())])
+    assert text.startswith("epsilon inf: ") and record["epsilon"] is None
 
 
 @pytest.mark.parametrize(
     ("asked", "epsilons", "seeds_of_each"),
     [
-        ("privacy=user --epsilons 1 8 --seeds 4 5", [1, 8], [4, 5]),
-        ("privacy=none --epsilons 1 8 --seeds 4", [float("inf")], [4]),
+        ("privacy=user --epsilons 1,8 --seeds 4,5", [1, 8], [4, 5]),
+        ("privacy=none --epsilons 1,8 --seeds 4", [float("inf")], [4]),
     ],
 )
 def test_the_frontier_tries_each_epsilon_with_each_seed(
@@ -127,14 +128,15 @@ def test_the_frontier_tries_each_epsilon_with_each_seed(
         return of([0.5])
 
     monkeypatch.setattr(frontier, "trial", trial)
-    monkeypatch.setattr("sys.argv", ["frontier", "model=popularity", *asked.split(), "--part", "validation"])
-    frontier.main()
+    command = ["frontier", "model=popularity", *asked.split(), "--part", "validation"]
+    run(command)
     assert tried == [(epsilon, seed, "validation") for epsilon in epsilons for seed in seeds_of_each]
     lines = capsys.readouterr().out.splitlines()
-    for said, epsilon in zip(lines[::3], epsilons, strict=True):
-        claimed = f"epsilon {epsilon:.2f} (unit: user; add-remove; delta 1.0e-05; trust: the server"
+    for said, epsilon in zip(lines[::2], epsilons, strict=True):
+        claimed = f"epsilon {epsilon:.2f} (unit: one user; add-remove; delta 1e-05; trusts the server"
         assert said.startswith("no privacy" if np.isinf(epsilon) else claimed)
-    records = [json.loads(line) for line in lines if line.startswith("{")]
+    run([*command, "--json"])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["epsilon"] for record in records] == [None if np.isinf(e) else e for e in epsilons]
 
 
@@ -174,8 +176,8 @@ def test_an_epoch_on_the_pool_moves_every_used_row_once_and_draws_no_own_item(mo
 
     monkeypatch.setattr(model, "loss", noted)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    central.epoch(model, optimiser, dataset, np.random.default_rng(0), 3)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    central.epoch(model, optimizer, dataset, np.random.default_rng(0), 3)  # type: ignore[arg-type]
     assert sorted(asked) == sorted(seen)
     assert all(not torch.equal(before[name], value) for name, value in model.named_parameters())
 
@@ -297,7 +299,7 @@ def test_the_leak_is_that_held_out_items_are_never_trained_down(setting: pfedrec
         moved[leaky] = 0
         for place, user in enumerate(made.users.tolist()):
             device, change = setting.devices[user], made.stack.update_of(place).arrays["item.weight"]
-            moved[leaky] += np.count_nonzero(change[[*device.validation, *device.test]].any(axis=1))
+            moved[leaky] += int(np.count_nonzero(change[[*device.validation, *device.test]].any(axis=1)))
     assert moved[True] == 0 < moved[False]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from fedrec.cli.study import run
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 from fedrec.study import frontier
@@ -28,10 +29,8 @@ def test_two_rounds_of_everybody_are_one_gaussian_at_either_delta() -> None:
     assert gaussian_delta(mu, found.epsilon_by_users) == pytest.approx(found.delta_by_users, rel=0.02)
 
 
-def test_a_line_for_each_epsilon(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = [*SMALL, "model=ease", "privacy=user", "--epsilons", "1", "4"]
-    monkeypatch.setattr("sys.argv", ["deltas", *overrides])
-    frontier.print_deltas()
+def test_a_line_for_each_epsilon(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["deltas", *SMALL, "model=ease", "privacy=user", "--epsilons", "1,4"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [round(row["epsilon"], 1) for row in rows] == [1.0, 4.0]
     assert all(row["epsilon_by_users"] < row["epsilon"] for row in rows)

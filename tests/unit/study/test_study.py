@@ -24,7 +24,7 @@ from fedrec.privacy.accounting.composition import compose, compute_epsilon
 from fedrec.privacy.ledger.account import composition_from_json
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study import runner, worker
-from fedrec.study.plan import of
+from fedrec.study.plan import Study, of
 from fedrec.study.plot import bars, spread
 from fedrec.study.results import collect, costs, over_seeds, read_spent
 from fedrec.study.runner import StudyProgress, begin, carry_out, duration, list_tasks, resumed, write
@@ -126,13 +126,20 @@ def test_the_picture_says_everything_that_is_needed_to_read_it(finished: Path) -
     for said in (
         "Toy",
         "epsilon (unit user)",
-        "ease, no privacy",
+        "no privacy",
         "a device alone",
         "excludes selection",
         "delta 1e-05",
     ):
         assert said in comments
     assert "http://www.w3.org" in comments and "<image" not in comments
+
+
+def test_the_bare_picture_leaves_title_and_caption_to_the_text_around_it(finished: Path) -> None:
+    figure, said = (finished / "figure.svg").read_text(), (finished / "caption.txt").read_text()
+    ElementTree.fromstring(figure)
+    assert "Toy" not in figure and "excludes selection" not in figure and "prefers-color-scheme: dark" in figure
+    assert said.startswith("Toy") and "excludes selection" in said
 
 
 def test_names_are_kept_apart_and_in_order() -> None:
@@ -201,14 +208,16 @@ def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path,
     assert [order["folder"] for order in list_tasks(study, tmp_path / "one") if order["kind"] == "trial"] == []
 
 
-def test_flags_leave_the_overrides_behind_them_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_leave_the_overrides_behind_them_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[Study]()
+    monkeypatch.setattr(commands, "carry_on", lambda study, *_: found.append(study))
+    monkeypatch.setattr(runner, "begin", lambda study, folder: folder.mkdir(parents=True))
     given = ["privacy-accuracy", "--methods", "ease,order", "--values", "1,0.5", "--seeds", "0", "rounds=3"]
-    options, more = commands.parser().parse_known_args(given)
-    assert (options.methods, options.values, options.seeds) == (["ease", "order"], [1, 0.5], [0])
-    assert [*options.overrides, *more] == ["rounds=3"]
-    with pytest.raises(SystemExit):
-        commands.parser().parse_args(["privacy-accuracy", "--seeds", "0.5"])
-    assert "--seeds" in capsys.readouterr().err
+    commands.run([*given, "--output", str(tmp_path)])
+    assert (list(found[0].methods), found[0].values, found[0].seeds) == (["ease", "order"], (1, 0.5), (0,))
+    assert found[0].given == ("rounds=3",)
+    with pytest.raises(FedrecError, match=r"--seeds 0\.5: whole numbers with commas expected"):
+        commands.run(["privacy-accuracy", "--seeds", "0.5"])
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

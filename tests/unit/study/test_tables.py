@@ -148,9 +148,9 @@ def test_trials_on_the_same_people_add_up_and_others_stand_apart(tmp_path: Path)
     assert together.epsilon == pytest.approx(compute_epsilon(frozenset({(4.0 / 2**0.5, 1.0, 1)}), 1e-6), abs=1e-4)
     assert apart.epsilon == pytest.approx(compute_epsilon(frozenset({(4.0, 1.0, 1)}), 1e-5), abs=1e-4)
     assert describe_cost(together).startswith("On real users these 2 private trials would together have cost epsilon ")
-    meaning = "replace-one 3.31; at 1 % false alarms an attacker finds at most 2 %"
-    terms = f"(unit: user; add-remove; delta 1.0e-06; trust: server; {meaning})"
-    assert f"{terms}; all of it is charged to the ledger of people." in describe_cost(together)
+    meaning = "at 1 % false alarms an attacker who guesses whether somebody took part is right for at most 2 %"
+    terms = f"(unit: one user; add-remove; delta 1e-06; trusts the server): {meaning} of those who did"
+    assert f"{terms}. All of it is charged to the ledger of people." in describe_cost(together)
 
 
 def study(folder: Path) -> Study:

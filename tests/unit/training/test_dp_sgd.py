@@ -46,6 +46,7 @@ class Factors(Base):
     def __init__(self) -> None:
         super().__init__()
         self.bias, self.idle = nn.Embedding(ITEMS, 1), nn.Linear(4, 2)
+        self.features: Tensor
         self.register_buffer("features", torch.randn(ITEMS, 4), persistent=False)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -133,9 +134,9 @@ def by_opacus_hooks(model: Base, batch: Batch, clip: float) -> dict[str, Tensor]
         parameter.requires_grad_(False)  # hooks mode can't leave a parameter out
     module = GradSampleModule(Wrapped(model), loss_reduction="sum", strict=False)
     inner = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], RATE)
-    optimiser = DPOptimizer(inner, noise_multiplier=0, max_grad_norm=clip, expected_batch_size=5, loss_reduction="mean")
+    optimizer = DPOptimizer(inner, noise_multiplier=0, max_grad_norm=clip, expected_batch_size=5, loss_reduction="mean")
     module(batch.items, batch.values).sum().backward()
-    optimiser.step()
+    optimizer.step()
     return changes(model, before)
 
 
@@ -200,7 +201,7 @@ def test_noise_reaches_every_coordinate_with_the_calibrated_deviation(size: int)
     assert (noise.std(0) > 0.8 * z * clip).all()
     assert noise.std() == pytest.approx(z * clip, rel=0.02)
     assert abs(noise.mean()) < 6 * z * clip / noise.size**0.5
-    off = np.corrcoef(noise.T)[np.triu_indices(noise.shape[1], 1)]
+    off = np.asarray(np.corrcoef(noise.T))[np.triu_indices(noise.shape[1], 1)]
     assert np.abs(off).max() < 8 / 600**0.5
 
 
@@ -277,7 +278,7 @@ def test_adam_follows_the_noised_sum() -> None:
     model = make(Base)
     before = state(model)
     DPSGDStep(
-        model, LocalTrainingConfig(optimiser="adam", learning_rate=0.01), constants(1.0, 1.0), SystemNoise()
+        model, LocalTrainingConfig(optimizer="adam", learning_rate=0.01), constants(1.0, 1.0), SystemNoise()
     ).step(batch_of(4))
     for change in changes(model, before).values():
         assert torch.allclose(change.abs(), torch.full_like(change, 0.01), rtol=1e-2)

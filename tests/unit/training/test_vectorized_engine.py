@@ -39,13 +39,13 @@ def table(sizes: tuple[int, ...] = SIZES, items: int = ITEMS) -> DeviceTable:
 
 
 MODELS: dict[str, Any] = {
-    "mf bce": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, scale=0.5),
-    "mf bpr": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, loss="bpr", scale=0.5),
+    "mf bce": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, init_std=0.5),
+    "mf bpr": lambda: MatrixFactorization(catalogue(ITEMS), dim=4, loss="bpr", init_std=0.5),
     "mf mse": lambda: MatrixFactorization(catalogue(ITEMS), dim=3, loss="mse", offset=3.5),
-    "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), scale=0.5),
-    "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", scale=0.5),
+    "neumf bce": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(8, 4), init_std=0.5),
+    "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=4, layers=(6,), loss="bpr", init_std=0.5),
     "neumf mse": lambda: NeuMF(catalogue(ITEMS), dim=2, layers=(), loss="mse", offset=3.5),
-    "pfedrec": lambda: PFedRec(catalogue(ITEMS), dim=4, scale=0.5, item_rate=9.0),
+    "pfedrec": lambda: PFedRec(catalogue(ITEMS), dim=4, init_std=0.5, item_rate=9.0),
     "content": lambda: ContentRecommender(catalogue(ITEMS)),
 }
 TRAININGS = {
@@ -163,7 +163,7 @@ def test_company_and_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     engine, sent = VectorizedEngine(model, settings), model.shared_arrays()
 
     def contributed(users: np.ndarray) -> dict[int, Arrays]:
-        private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
+        private: Any = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
         got = engine.train(sent, CohortData(devices, users), private, NoPrivacy(), (SEED, ROUND))
         return {user: got.stack.update_of(place).arrays for place, user in enumerate(got.users.tolist())}
 
@@ -183,7 +183,7 @@ def test_one_broken_example_counts_for_nothing() -> None:
     sent = model.shared_arrays()
     sent["item_mlp.weight"][devices[0].history[0]] = np.nan
     engine, users = VectorizedEngine(model, settings), np.arange(2)
-    private = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
+    private: Any = {name: array.astype(np.float64) for name, array in engine.first_private(SEED, users).items()}
     got = engine.train(sent, CohortData(devices, users), private, mechanism, (SEED, ROUND))
     for place, user in enumerate(got.users.tolist()):
         mine = {name: array[user] for name, array in private.items()}
@@ -200,7 +200,7 @@ class Odd(MatrixFactorization):
 
 
 REASONS: dict[str, tuple[Any, FedAvg, Mechanism]] = {
-    "plain gradient descent": (MODELS["mf bce"], FedAvg(optimiser="adam"), NoPrivacy()),
+    "plain gradient descent": (MODELS["mf bce"], FedAvg(optimizer="adam"), NoPrivacy()),
     "as one": (MODELS["mf bce"], FedAvg(), GatewayLevel(noise_multiplier=1.0)),
     "seeded noise": (MODELS["mf bce"], FedAvg(), InteractionLevel(noise_multiplier=1.0, randomness="seeded")),
 }

@@ -1,0 +1,229 @@
+"""Rows that a program holds in memory: a pandas, polars or Arrow table, or a mapping of columns.
+
+A document can't carry rows. It names their content, and the process that was handed them keeps them under that name.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from fedrec.data.catalogue import Catalogue, position
+from fedrec.data.dataset import Dataset
+from fedrec.data.io.table import ColumnMapping, Table, decode_dictionary, map_columns
+from fedrec.data.prepare import PrepareOptions, prepare_dataset, seen
+from fedrec.data.sources import Rows, SourceOptions, rows_of
+from fedrec.errors import FedrecError
+
+NAME = "frame"
+KEPT = 4  # frames that a process remembers when nobody holds them any more
+# Names that columns often have, tried in this order where a part is not named.
+USUAL = {
+    "user": ("user", "user_id", "userId", "userid"),
+    "item": ("item", "item_id", "itemId", "itemid", "movieId"),
+    "time": ("time", "timestamp", "datetime"),
+}
+HANDED = "a pandas, polars or Arrow table, or a mapping of column names to arrays"
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """The rows of a frame, and the titles of the items in the order of their ids where a column names them."""
+
+    rows: Rows
+    titles: Mapping[str, str]
+
+    @property
+    def content(self) -> str:
+        """A name for exactly these rows and titles."""
+        named = "\n".join(f"{item}\t{title}" for item, title in sorted(self.titles.items()))
+        return hashlib.sha256(f"{self.rows.digest()}\n{named}".encode()).hexdigest()[:32]
+
+
+_held: OrderedDict[str, HeldRows] = OrderedDict()
+
+
+def hold(held: HeldRows) -> str:
+    """Remember rows in this process and return the name of their content; the last few are kept."""
+    name = held.content
+    _held[name] = held
+    _held.move_to_end(name)
+    while len(_held) > KEPT:
+        _held.popitem(last=False)
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame(SourceOptions):
+    """Rows that this process holds in memory, called by their `content`; `columns` and `title` say where they lay."""
+
+    columns: Mapping[str, str | None] | None = None
+    title: str | None = None
+    content: str | None = None
+
+    def load(self) -> Dataset:
+        """Prepare the rows as those of a CSV file; rows that are not here are an error that says how to bring them."""
+        if self.path is not None or self.content is None:
+            raise FedrecError(
+                "dataset=frame is handed over from Python: fedrec.simulate(frame, user=..., item=..., time=...); a "
+                "file is read by dataset=csv dataset.path=FILE"
+            )
+        held = _held.get(self.content)
+        if held is None:
+            raise FedrecError(
+                f"the rows of this run (a data frame, content {self.content[:12]}) are not in this process: in Python, "
+                "fedrec.load_run(FOLDER, frame) brings them back, and .resume() goes on"
+            )
+        return prepare_dataset(held.rows, self, PrepareOptions(NAME, catalogue=self.rebuild(seen(held.rows), held)))
+
+    def rebuild(self, items: Catalogue, held: HeldRows | None = None) -> Catalogue:
+        """Return the catalogue of these ids and titles with its features, which need no rows: the order of the ids."""
+        titles = items.titles if held is None else [held.titles.get(str(item), str(item)) for item in items.ids]
+        features = position(len(items))
+        return replace(items, titles=np.array(titles), features=features, feature_names=("position",))
+
+
+Columns = Mapping[str, Callable[[], Any]]
+
+
+def read_frame(frame: Any, given: Mapping[str, str | None], title: str | None = None) -> tuple[HeldRows, ColumnMapping]:
+    """Return the rows of a frame, and which column played which part.
+
+    `given` maps user, item, time and value to columns. A part that it lacks is looked for under its usual names;
+    time=None says that the rows stand in the order of time. `title` is a column with the items' titles, which are
+    public. Errors name the column, with the nearest one, or the row.
+    """
+    columns = columns_of(frame)
+    mapping = choose_columns(columns, given, title)
+    wanted = [column for column in (mapping.user, mapping.item, mapping.time, mapping.value, title) if column]
+    arrays = {name: to_arrow(columns[name](), name) for name in wanted}
+    sizes = {name: len(column) for name, column in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise FedrecError(f"columns of unequal length: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
+    if not max(sizes.values()):
+        raise FedrecError("the data frame has no rows; at least one is expected")
+    if mapping.time:
+        arrays[mapping.time] = to_seconds(arrays[mapping.time])
+    table = Table(arrays, place)
+    rows = rows_of(table, mapping.user, mapping.item, mapping.time, mapping.value)
+    return HeldRows(rows, titles_of(table, rows, title) if title else {}), mapping
+
+
+def place(row: int) -> str:
+    """Return where a row of a frame stands."""
+    return "the data frame" if row < 0 else f"the data frame: row {row} (from 0)"
+
+
+def choose_columns(columns: Columns, given: Mapping[str, str | None], title: str | None) -> ColumnMapping:
+    """Return which column plays which part; one that is not there is an error that names the nearest."""
+    usual = {part: next((name for name in names if name in columns), "") for part, names in USUAL.items()}
+    for part in USUAL:
+        if not usual[part] and part not in given:
+            order = ", or time=None where the rows stand in the order of time" if part == "time" else ""
+            raise FedrecError(f"which column holds the {part}? Say {part}=COLUMN{order}; columns: {', '.join(columns)}")
+    mapping = map_columns(given, ColumnMapping(usual["user"], usual["item"], usual["time"] or None, None))
+    settings = {column: setting.replace("dataset.columns.", "") + "=" for column, setting in mapping.settings().items()}
+    settings |= {title: "title="} if title else {}
+    Table(dict.fromkeys(columns, pa.array([])), place).require(settings, settings)
+    return mapping
+
+
+def columns_of(frame: Any) -> Columns:
+    """Return the columns of a frame by name, each to be read when it is called for; other things are refused."""
+    if type(frame).__name__ == "LazyFrame":
+        frame = frame.collect()
+    if isinstance(frame, Mapping):
+        columns = cast("Mapping[Any, Any]", frame)
+        return {str(name): partial(columns.__getitem__, name) for name in columns}
+    fields = frame.dtype.names if isinstance(frame, np.ndarray) else getattr(frame, "column_names", None)
+    names = fields or getattr(frame, "columns", None)
+    if is_frame(frame) and names is not None:
+        return {str(name): partial(frame.__getitem__, name) for name in names}
+    raise FedrecError(f"a {type(frame).__name__} is no data frame: {HANDED} is expected")
+
+
+def is_frame(value: Any) -> bool:
+    """Say whether a value looks like a table with columns; a mapping of arrays is looked at by its values."""
+    if isinstance(value, Mapping):
+        columns = list(cast("Mapping[Any, Any]", value).values())
+        return bool(columns) and all(is_column(column) for column in columns)
+    if isinstance(value, np.ndarray):
+        return value.dtype.names is not None
+    marks = ("__dataframe__", "__arrow_c_stream__", "to_arrow", "collect_schema")
+    return not isinstance(value, type) and any(hasattr(value, mark) for mark in marks)
+
+
+def is_column(value: Any) -> bool:
+    """Say whether a value is a column: a list, an array, a series."""
+    return (
+        isinstance(value, list | tuple | range) or hasattr(value, "__array__") or hasattr(value, "__arrow_c_stream__")
+    )
+
+
+def to_arrow(column: Any, name: str) -> Any:
+    """Return a column as one Arrow array, without copying where its owner allows; blanks are null."""
+    try:
+        if hasattr(column, "to_arrow"):
+            column = column.to_arrow()
+        found = column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError):
+        found = as_text(column, name)
+    found = decode_dictionary(found)
+    if pa.types.is_nested(found.type):
+        raise FedrecError(f"column '{name}' holds lists: one value a row is expected")
+    return found
+
+
+def as_text(column: Any, name: str) -> Any:
+    """Return a column of mixed kinds as text."""
+    try:
+        values = list(column)
+    except TypeError as error:
+        raise FedrecError(
+            f"column '{name}' is a {type(column).__name__}: an array, a series or a list expected"
+        ) from error
+    return pa.array([None if value is None or value != value else str(value) for value in values], pa.string())
+
+
+def to_seconds(column: Any) -> Any:
+    """Return moments, days and ISO 8601 texts as seconds since 1970 (UTC where they name no zone); numbers as they are.
+
+    A text that is no moment stays as it is, for the complaint that names its row.
+    """
+    kind = column.type
+    if pa.types.is_date(kind):
+        column, kind = column.cast(pa.timestamp("s")), pa.timestamp("s")
+    if pa.types.is_timestamp(kind):
+        whole = column.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return pa.array(whole / UNITS[kind.unit])
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        texts = column.dictionary_encode()
+        return pa.array([_moment(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
+    return column
+
+
+def _moment(text: str) -> str:
+    """Return an ISO 8601 moment as seconds; any other text as it is."""
+    try:
+        found = datetime.fromisoformat(text.strip()) if not text.strip().isdigit() else None
+    except ValueError:
+        return text
+    if found is None:
+        return text
+    return repr((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def titles_of(table: Table, rows: Rows, title: str) -> dict[str, str]:
+    """Return the first title that is not blank of every item that has one."""
+    titles = dict[str, str]()
+    for code, text in zip(rows.item.codes.tolist(), table.texts(title), strict=True):
+        if text and rows.item.names[code] not in titles:
+            titles[rows.item.names[code]] = text
+    return titles

@@ -1,0 +1,71 @@
+"""What a mechanism guarantees, in typed terms: unit, neighbouring relation, who is trusted.
+
+The words in JSON are the values of the enums. Plain Python: a device decides on what it is asked with nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Unit(StrEnum):
+    """The unit of privacy: what of a person an epsilon hides."""
+
+    NONE = "none"
+    INTERACTION = "interaction"
+    USER = "user"
+
+
+class Relation(StrEnum):
+    """The neighbouring relation: which two worlds an epsilon compares."""
+
+    NONE = "none"
+    ADD_REMOVE = "add-remove"
+    REPLACE_ONE = "replace-one"
+
+
+class Trust(StrEnum):
+    """Who is trusted with what a device computes before noise is added."""
+
+    NONE = "none"
+    DEVICE = "device"  # nobody else
+    GATEWAY = "gateway"  # the node that holds the user
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyGuarantee:
+    """What a mechanism promises beside its numbers; `fedrec.privacy.wording.format_guarantee` writes the sentence.
+
+    `sampling` is what the guarantee assumes of who takes part when; "" where the kind of trust says it.
+    """
+
+    unit: Unit
+    relation: Relation
+    trust: Trust
+    adversary: str = ""
+    release_set: str = ""
+    sampling: str = ""
+
+    def json(self) -> dict[str, str]:
+        """Return the guarantee under the keys that every result has for it."""
+        return {
+            "unit": self.unit,
+            "neighbouring": self.relation,
+            "trust": self.trust,
+            "adversary": self.adversary,
+            "release_set": self.release_set,
+            "sampling": self.sampling,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the guarantee of a result; what it leaves out is none, or not said."""
+        said = {name: str(values.get(name, "")) for name in ("adversary", "release_set", "sampling")}
+        return cls(
+            unit=Unit(values.get("unit", Unit.NONE)),
+            relation=Relation(values.get("neighbouring", Relation.NONE)),
+            trust=Trust(values.get("trust", Trust.NONE)),
+            **said,
+        )
