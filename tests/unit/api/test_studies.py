@@ -112,7 +112,7 @@ def test_plans_by_name_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyP
 def test_a_mechanism_as_an_object_is_varied() -> None:
     found = small(models=["popularity"], privacy=fedrec.UserLocal(), epsilon=[4], **{"evaluation.negatives": 20})
     private = found.table[found.table["kind"] == "private"]
-    assert private["epsilon"].tolist() == [4] and "trust: device" in found.cost
+    assert private["epsilon"].tolist() == [4] and "trusts the device only" in found.cost
 
 
 @pytest.mark.parametrize(
