@@ -62,6 +62,7 @@ class NotebookProgress(SilentProgress):
     """Shows one bar under the cell, which moves on from the run to its baselines and ends as a line."""
 
     handle: Any = None
+    first_begun: float = field(default_factory=time.monotonic)
     begun: float = field(default_factory=time.monotonic)
     drawn: float = 0.0
     validation: float | None = None
@@ -80,6 +81,11 @@ class NotebookProgress(SilentProgress):
         if now - self.drawn >= REDRAWN or report.round == self.rounds:
             self.drawn = now
             self.show(self._line(report, now), report.round / max(self.rounds, 1))
+
+    def close(self) -> None:
+        """Fill the bar and say how long all of it took."""
+        if self.last == self.rounds:
+            self.show(f"done in {time.monotonic() - self.first_begun:.0f} s", 1.0)
 
     def _line(self, report: "RoundReport", now: float) -> str:
         parts = [
@@ -147,9 +153,12 @@ def finish(path: Path, held: HeldRows | None, progress: bool) -> None:
     folder, shown = RunFolder(path), make_progress(progress)
     settings = read(folder.config)
     parts = int(settings.document["nodes"])
+    call = f"fedrec.load_run({str(path)!r}).resume({'frame' if held is not None else ''})"
+    shown.note(f"Run folder: {path}  (interrupted, {call} goes on)")
     try:
         with on_this_machine() as nodes:
             Simulation(settings, folder, lambda: nodes(parts), shown).simulate()
+        shown.close()
     except KeyboardInterrupt:
-        call = f"fedrec.load_run({str(path)!r}).resume({'frame' if held is not None else ''})"
+        shown.close()
         raise KeyboardInterrupt(f"interrupted; {call} goes on after the last finished round") from None

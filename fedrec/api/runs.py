@@ -1,6 +1,7 @@
 """A run as a value: made by `simulate`, found again by `load_run`."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from fedrec.errors import FedrecError, suggest
 from fedrec.evaluation.per_user import load as load_rows
 from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.overrides import find_overruled
 from fedrec.experiment.settings import Settings, read
 from fedrec.models.base import Recommender
 from fedrec.privacy.wording import format_privacy
@@ -189,10 +191,10 @@ class Run:
         head = ["", "HR@10", "NDCG@10", "95 % over users", "coverage@10"]
         rows = [method_row(values["model"], values["test"])]
         rows += [method_row(str(TITLES.get(n, n)), found) for n, found in values["baselines"].items() if found]
-        said = f"<p>{escape(verdict(values))}</p>"
-        return (
-            f"{said}{to_html(head, rows)}<p>Guarantee: {escape(self.guarantee)}. Folder: {escape(str(self.folder))}</p>"
-        )
+        said, promise = verdict(values), self.guarantee
+        below = "" if promise in said else f"Guarantee: {promise}. "
+        place = f"<p>{escape(below)}Folder: {escape(str(self.folder))}</p>"
+        return f"<p>{escape(said)}</p>{to_html(head, rows)}{place}"
 
     def _finished(self) -> FinishedRun:
         if self.held is not None:
@@ -228,7 +230,10 @@ def simulate(*overrides: Any, progress: bool = True, allow: Any = (), **settings
     """
     allow_parts(allow)
     request = gather(overrides, settings)
-    _, folder = new_run(validate(request.settings()))
+    chosen = validate(request.settings())
+    for line in find_overruled(chosen.experiment, request.plain):
+        warnings.warn(line, stacklevel=2)
+    _, folder = new_run(chosen)
     run = Run(folder.path, request.held)
     finish(folder.path, request.held, progress)
     return run

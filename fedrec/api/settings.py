@@ -7,9 +7,8 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -19,13 +18,13 @@ from fedrec.data.datasets.frame import HeldRows, hold, is_column, is_frame, read
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import load_dataset as loaded_dataset
 from fedrec.experiment.instantiate import allow_class, call_or_refuse
+from fedrec.experiment.overrides import Conf
 from fedrec.experiment.settings import EXPERIMENT_KEYS, Schema, Settings, load
-from fedrec.paths import conf_dir
 
 COLUMNS = ("user", "item", "time", "value")
 GROUPS = EXPERIMENT_KEYS[:6]
 PLAIN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*")
-WORDS = ("true", "false", "null", "none", "nan", "inf")
+WORDS = ("true", "false", "null", "nan", "inf")
 # What a model of one's own takes its algorithm and its rounds from, where it is no kin of a model in conf/.
 KIN = {
     "fedrec.models.sequential.SequentialRecommender": "sasrec",
@@ -42,6 +41,11 @@ class Part:
     kind: type
     base: str
     fields: Mapping[str, Any]
+
+    def is_shipped(self, group: str) -> bool:
+        """Say whether the class is one that comes with fedrec, with plain settings: overrides say all of it."""
+        nested = any(isinstance(value, dict) for value in self.fields.values())
+        return bool(self.base) and raw_node(group, self.base)["_target_"] == full_name(self.kind) and not nested
 
     def node(self, base: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
         """Return the node of the document, given the kin's as it was resolved and as its file has it.
@@ -66,6 +70,11 @@ class Request:
     overrides: tuple[str, ...]
     parts: Parts = field(default_factory=dict[tuple[str, str], Part])
     held: HeldRows | None = None
+
+    @property
+    def plain(self) -> list[str]:
+        """The overrides that the command line knows too."""
+        return [text for text in self.overrides if tuple(text.split("=", 1)) not in self.parts]
 
     def settings(self, overrides: Sequence[str] | None = None) -> Settings:
         """Return the settings of the request, or of other overrides with the same names."""
@@ -157,6 +166,10 @@ def of_setting(key: str, value: Any, parts: dict[tuple[str, str], Part]) -> list
         return [text for name, one in below.items() for text in of_setting(f"{key}.{name}", one, parts)]
     if key in GROUPS and not isinstance(value, str):
         part = to_part(key, value)
+        if part.is_shipped(key):
+            raw = raw_node(key, part.base)
+            changed = {f"{key}.{name}": one for name, one in part.fields.items() if name in raw and one != raw[name]}
+            return [f"{key}={part.base}", *pairs(changed)]
         parts[key, part.kind.__name__] = part
         return [f"{key}={part.kind.__name__}"]
     return pairs({key: value})
@@ -208,13 +221,9 @@ def plain(value: Any) -> Any:
 
 def find_kin(group: str, kind: type) -> str:
     """Return the choice of conf/ whose class is the nearest ancestor, or where there is none, what stands for it."""
-    lineage = [f"{one.__module__}.{one.__qualname__}" for one in inspect.getmro(kind)]
+    lineage, conf = [full_name(one) for one in inspect.getmro(kind)], Conf.of()
     for name in lineage:
-        found = [
-            path.stem
-            for path in sorted((conf_dir() / group).glob("*.yaml"))
-            if raw_node(group, path)["_target_"] == name
-        ]
+        found = [choice for choice in conf.groups[group] if raw_node(group, choice)["_target_"] == name]
         if found:
             return getattr(kind, "name", "") if getattr(kind, "name", "") in found else found[0]
     if group == "model":
@@ -225,9 +234,15 @@ def find_kin(group: str, kind: type) -> str:
     return "none" if group == "privacy" else ""
 
 
-def raw_node(group: str, path: Path) -> dict[str, Any]:
+def full_name(kind: type) -> str:
+    """Return what documents call a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@cache
+def raw_node(group: str, choice: str) -> Mapping[str, Any]:
     """Return a choice's node as its file has it."""
-    read = cast(dict[str, Any], yaml.safe_load(path.read_text()))
+    read = cast(dict[str, Any], yaml.safe_load(Conf.of().path(group, choice).read_text()))
     return read.get(group, read)
 
 
@@ -245,8 +260,7 @@ def compose(overrides: Sequence[str], parts: Parts) -> Settings:
     outer += [f"{group}={kin}" for group, part in own.items() if (kin := base_of(group, part, outer))]
     document = dict(load(outer).document)
     for group, part in own.items():
-        path = conf_dir() / group / f"{part.base}.yaml"
-        document[group] = part.node(document[group], raw_node(group, path) if part.base else {})
+        document[group] = part.node(document[group], raw_node(group, part.base) if part.base else {})
     for group, name, value in inner:
         set_field(document[group], name.split("."), yaml.safe_load(value))
     return Settings(document)

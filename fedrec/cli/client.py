@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrec.cli.options import Command, Group, Json, examples, print_json, run_command
+from fedrec.cli.grammar import Command, Group, examples, run_command
+from fedrec.cli.options import Json, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:

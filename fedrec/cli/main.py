@@ -26,7 +26,8 @@ from typing import Annotated
 import typer
 
 from fedrec.cli import client, data, new, privacy, results, server, simulate, study
-from fedrec.cli.options import NO_SPACE, Group, examples, run_command
+from fedrec.cli.grammar import Group, examples, run_command
+from fedrec.cli.options import NO_SPACE
 from fedrec.errors import FedrecError
 from fedrec.version import __version__
 

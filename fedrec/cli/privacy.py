@@ -6,7 +6,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from fedrec.cli.options import Command, Group, Json, Overrides, check_overrides, examples, print_json
+from fedrec.cli.grammar import Command, Group, examples
+from fedrec.cli.options import Json, Overrides, check_overrides, print_json
 from fedrec.errors import FedrecError, RefusedError
 
 VERIFIED = {True: "verified: the ledger here holds it", False: "not verified: its ledger is not on this machine"}

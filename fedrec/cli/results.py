@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrec.cli.options import Command, Json, check_overrides, complete_typed, examples, numbers, print_json
+from fedrec.cli.grammar import Command, examples
+from fedrec.cli.options import Json, check_overrides, complete_typed, numbers, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:

@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrec.cli.options import (
-    Command,
-    Group,
-    Json,
-    Overrides,
-    check_output,
-    check_overrides,
-    examples,
-    going_on,
-    print_json,
-    run_command,
-)
+from fedrec.cli.grammar import Command, Group, examples, run_command
+from fedrec.cli.options import Json, Overrides, check_output, check_overrides, going_on, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrec.cli.options import (
-    Command,
-    Json,
-    Overrides,
-    check_output,
-    check_overrides,
-    examples,
-    going_on,
-    own_folders,
-    print_json,
-)
+from fedrec.cli.grammar import Command, examples
+from fedrec.cli.options import Json, Overrides, check_output, check_overrides, going_on, own_folders, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:

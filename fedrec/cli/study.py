@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrec.cli.grammar import Command, Group, examples, run_command, typed
 from fedrec.cli.options import (
-    Command,
-    Group,
     Json,
     Overrides,
     check_output,
     check_overrides,
-    examples,
     going_on,
     numbers,
     print_json,
-    run_command,
-    typed,
     whole_numbers,
     words,
 )

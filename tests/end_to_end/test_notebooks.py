@@ -11,7 +11,7 @@ BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "first_run": {"DATASET": "synthetic", "EPSILON": 8, "LIKES": ["item 1"]},
     "privacy_accuracy": {"DATASET": "synthetic", "MODELS": ["popularity"], "EPSILONS": [8], "SEEDS": [0]},
-    "own_model": {"DATASET": "synthetic", "ROUNDS": 2},
+    "own_model": {"DATA": {"dataset": "synthetic"}, "ROUNDS": 2},
 }
 
 

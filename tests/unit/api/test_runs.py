@@ -100,7 +100,7 @@ def test_a_run_shows_itself_in_a_notebook_and_as_a_line(tmp_path: Path) -> None:
     run = fedrec.simulate(dataset="synthetic", model="popularity", privacy="user", name="shown", progress=False)
     html = run._repr_html_()
     assert html.startswith("<p>On synthetic") and "popularity, pooled data" in html and "<table>" in html
-    assert "Guarantee: epsilon 8.00" in html and "<style" not in html
+    assert html.count("epsilon 8.00") == 1 and "Folder: runs/shown" in html and "<style" not in html
     assert repr(run).startswith("<fedrec run shown: popularity, NDCG@10 0.") and "\n" not in repr(run)
     for ending in ("svg", "pdf"):
         assert run.plot(tmp_path / f"rounds.{ending}")._repr_png_()[1:4] == b"PNG"
@@ -114,7 +114,7 @@ def test_a_run_is_found_again_in_its_folder() -> None:
     again = fedrec.load_run(run.folder, purchases())
     assert again == run and again.metrics == run.metrics and again.history.equals(run.history)
     assert again.recommend(user="C3", k=2).equals(run.recommend(user="C3", k=2))
-    with pytest.raises(FedrecError, match="not those of.*their content is.*the same rows in the same order"):
+    with pytest.raises(FedrecError, match=r"not those of.*their content is.*the same rows in the same order"):
         fedrec.load_run(run.folder, purchases(seed=1))
     with pytest.raises(FedrecError, match="was not trained on a data frame"):
         fedrec.load_run(fedrec.simulate(dataset="synthetic", model="popularity", **FAST).folder, purchases())
@@ -182,7 +182,7 @@ def test_an_interrupted_run_says_the_call_that_goes_on(monkeypatch: pytest.Monke
         == run._repr_html_()[3:-4].replace("&lt;", "<").replace("&gt;", ">")
     )
     assert run.history["round"].tolist() == [1, 2]
-    with pytest.raises(FedrecError, match="no metrics.json yet, the run is not finished"):
+    with pytest.raises(FedrecError, match=r"no metrics\.json yet, the run is not finished"):
         run.metrics["ndcg@10"]
     assert run.resume(purchases(), progress=False).history["round"].tolist() == [1, 2, 3, 4]
     assert run.metrics["privacy"]["epsilon"] == pytest.approx(8, abs=0.01)  # nothing was charged twice
@@ -202,13 +202,21 @@ def test_a_mistake_leaves_no_run_behind() -> None:
         trained(name="once")
 
 
+def test_a_setting_that_another_one_overrules_is_said() -> None:
+    with pytest.warns(UserWarning, match="rounds=9 is not used: algorithm gram plays 2 rounds"):
+        run = trained(model="ease", rounds=9)
+    assert len(run.history) == 2
+    with pytest.warns(UserWarning, match=r"privacy\.clip=0\.3 is not used: algorithm gram trains nothing"):
+        fedrec.simulate(dataset="synthetic", model="ease", privacy=fedrec.UserLevel(clip=0.3), **FAST)
+
+
 def test_progress_in_a_notebook_is_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = list[tuple[str, float]]()
     monkeypatch.setattr(NotebookProgress, "show", lambda self, text, share: drawn.append((text, share)))
     monkeypatch.setattr(execution, "in_notebook", lambda: True)
     monkeypatch.setattr(execution, "REDRAWN", 0.0)
     fedrec.simulate(dataset="synthetic", model="mf", privacy="user", rounds=2, **{**FAST, "progress": True})
-    assert [share for _, share in drawn] == [0.0, 0.5, 1.0]
+    assert [share for _, share in drawn] == [0.0, 0.5, 1.0, 1.0] and drawn.pop()[0].startswith("done in ")
     assert drawn[-1][0].startswith("run: round 2 of 2, validation NDCG@10 0.") and "epsilon 8.00" in drawn[-1][0]
 
 

@@ -1,4 +1,4 @@
-"""What a program hands over becomes the same settings as a command line's, or an error that names what would be right."""
+"""What a program hands over becomes the settings of a command line, or an error that names what would be right."""
 
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,8 @@ def test_a_mechanism_is_handed_over_as_an_object() -> None:
         assert load_settings(privacy=kind()).experiment.mechanism == kind()
     assert load_settings(privacy=fedrec.BandedUserLevel).experiment.mechanism == fedrec.BandedUserLevel()
     assert load_settings("privacy.epsilon=3", privacy=UserLevel).experiment.mechanism == UserLevel(epsilon=3.0)
+    assert gather([], {"privacy": UserLevel(epsilon=2.0)}).overrides == ("privacy=user", "privacy.epsilon=2.0")
+    assert gather([], {"model": partial(MatrixFactorization, dim=8)}).overrides == ("model=mf", "model.dim=8")
 
 
 def test_a_model_of_ones_own_brings_what_its_kin_brings() -> None:

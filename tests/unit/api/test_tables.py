@@ -29,7 +29,7 @@ def test_a_table_is_pandas_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
     table = make_table(columns)
     assert isinstance(table, Table) and table.columns == ["round", "loss"] and len(table) == 2
     assert list(table)[1] == {"round": 2, "loss": None}
-    with pytest.raises(KeyError, match="no column 'lss'.*'loss'"):
+    with pytest.raises(KeyError, match=r"no column 'lss'.*'loss'"):
         table["lss"]
     assert util.find_spec("pandas") is not None
 

@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from fedrec import simulation
-from fedrec.cli import options
+from fedrec.cli import grammar, options
 from fedrec.cli.data import guess_columns, named, rows
 from fedrec.cli.main import app, main
 from fedrec.errors import FedrecError
@@ -50,7 +50,7 @@ def test_every_help_has_two_examples_and_takes_overrides_by_their_groups(
 ) -> None:
     assert status_of(*shlex.split(words)[1:], "--help") == 0
     told = capsys.readouterr().out
-    examples = options.examples_of(COMMANDS[words])
+    examples = grammar.examples_of(COMMANDS[words])
     for one in COMMANDS[words].params:
         help_of = str(getattr(one, "help", None) or "")
         assert help_of and help_of.split()[0] in told, f"{one.name} has no help"
@@ -60,7 +60,7 @@ def test_every_help_has_two_examples_and_takes_overrides_by_their_groups(
         assert "rounds=8 " in told and "name=null" in told
 
 
-@pytest.mark.parametrize("line", [line for command in COMMANDS.values() for line in options.examples_of(command)])
+@pytest.mark.parametrize("line", [line for command in COMMANDS.values() for line in grammar.examples_of(command)])
 def test_every_example_is_a_command_with_settings_that_exist(line: str) -> None:
     words = shlex.split(line)[1:]
     context = COMMANDS["fedrec"].make_context("fedrec", list(words), resilient_parsing=True)
@@ -161,7 +161,7 @@ def test_columns_are_told_by_their_names_and_said(tmp_path: Path, capsys: pytest
     ],
 )
 def test_lists_may_be_written_with_spaces(given: str, expected: str) -> None:
-    assert options.joined_lists(given.split()) == expected.split()
+    assert grammar.joined_lists(given.split()) == expected.split()
 
 
 def test_parts_of_ones_own_go_with_the_overrides(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Rows in memory: every kind of table gives the same rows, and what is wrong is named by column and row."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -30,24 +31,36 @@ def purchases() -> pd.DataFrame:
     )
 
 
-SAME = {
+def seconds(df: pd.DataFrame) -> "pd.Series[int]":
+    return df["order_date"].astype("datetime64[s]").astype("int64")
+
+
+def in_aden(df: pd.DataFrame) -> "pd.Series[Any]":
+    return df["order_date"].dt.tz_localize("UTC").dt.tz_convert("Asia/Aden")
+
+
+def lists(df: pd.DataFrame) -> dict[str, list[Any]]:
+    return {name: df[name].tolist() for name in df}
+
+
+SAME: dict[str, Callable[[pd.DataFrame], Any]] = {
     "polars": pl.from_pandas,
     "polars, lazy": lambda df: pl.from_pandas(df).lazy(),
     "Arrow": pa.Table.from_pandas,
-    "lists": lambda df: {name: df[name].tolist() for name in df},
+    "lists": lists,
     "arrays": lambda df: {name: df[name].to_numpy() for name in df},
     "records": lambda df: df.to_records(),
     "categories": lambda df: df.assign(customer_id=df["customer_id"].astype("category")),
-    "moments with a zone": lambda df: df.assign(order_date=df["order_date"].dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")),
+    "moments with a zone": lambda df: df.assign(order_date=in_aden(df)),
     "nanoseconds": lambda df: df.assign(order_date=df["order_date"].astype("datetime64[ns]")),
     "ISO texts": lambda df: df.assign(order_date=df["order_date"].astype(str)),
     "ISO texts with a zone": lambda df: df.assign(order_date=[f"{t.isoformat()}Z" for t in df["order_date"]]),
-    "seconds": lambda df: df.assign(order_date=df["order_date"].astype("datetime64[s]").astype("int64")),
-    "seconds as text": lambda df: df.assign(order_date=df["order_date"].astype("datetime64[s]").astype("int64").astype(str)),
-    "Python's moments": lambda df: {**{n: df[n].tolist() for n in df}, "order_date": list(df["order_date"].dt.to_pydatetime())},
+    "seconds": lambda df: df.assign(order_date=seconds(df)),
+    "seconds as text": lambda df: df.assign(order_date=seconds(df).astype(str)),
+    "Python's moments": lambda df: {**lists(df), "order_date": list(df["order_date"].dt.to_pydatetime())},
     "whole numbers as floats": lambda df: df.assign(sku=df["sku"].astype(float)),
     "another index": lambda df: df.set_index(pd.Index(range(5, 5 + ROWS))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", SAME)
