@@ -48,6 +48,11 @@ class Override:
             raise FedrecError(f"{text}: key=value is expected, such as rounds=5{_meant(text)}")
         return cls(text, found["mark"], found["key"], (found["value"] or "").strip())
 
+    @property
+    def choice(self) -> str:
+        """The value as the name of a choice, without quotes."""
+        return self.value.strip("'\"")
+
 
 @dataclass(frozen=True)
 class Conf:
@@ -113,7 +118,7 @@ class Conf:
     def origins(self, overrides: Sequence[str]) -> dict[str, str]:
         """Return where the value of each key comes from: a file under conf/, or an override."""
         parsed = [Override.parse(text) for text in overrides]
-        given = {one.key: one.value for one in parsed if one.key in self.groups}
+        given = {one.key: one.choice for one in parsed if one.key in self.groups}
         found = {key: _told(where, value) for where, node in self.layers(given) for key, value in items(node)}
         return found | {one.key: f"override {one.text}" for one in parsed if one.key not in self.groups}
 
@@ -128,14 +133,14 @@ class Conf:
             if any(found[1] for found in COMMA.finditer(one.value)):
                 quoted = f"""'{one.key}="{one.value}"'"""
                 raise FedrecError(f"{one.text}: one value is expected; {SWEEP}; a comma of the value's own: {quoted}")
-            if one.key not in self.groups or one.mark == "~" or one.value == "null":
+            if one.key not in self.groups or one.mark == "~" or one.choice == "null":
                 continue
-            if one.value in self.groups[one.key]:
-                chosen[one.key] = one.value
-            elif one.value in (others := find_offered(one.key)):
+            if one.choice in self.groups[one.key]:
+                chosen[one.key] = one.choice
+            elif one.choice in (others := find_offered(one.key)):
                 offered.add(one.key)
             else:
-                raise FedrecError(f"{one.text} does not exist.{suggest(one.value, [*self.groups[one.key], *others])}")
+                raise FedrecError(f"{one.text} does not exist.{suggest(one.choice, [*self.groups[one.key], *others])}")
         nodes = [node for _, node in self.layers(chosen)]
         known = {key for node in nodes for key in flat(node)}
         for one in parsed:

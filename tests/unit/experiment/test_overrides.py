@@ -63,7 +63,15 @@ def test_mistakes_are_told(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["evaluation.baselines=[popularity,ease]", "dataset.path='a,b.csv'", "+model.new=1", "~privacy", "name=x=y"]
+    "text",
+    [
+        "evaluation.baselines=[popularity,ease]",
+        "dataset.path='a,b.csv'",
+        "+model.new=1",
+        "~privacy",
+        "name=x=y",
+        "model='ease'",
+    ],
 )
 def test_what_is_no_mistake_passes(text: str) -> None:
     CONF.check([text])
