@@ -94,7 +94,7 @@ def test_recommendations_are_a_table_of_items_titles_scores_and_reasons() -> Non
         ({"user": "C1", "k": 0}, "k=0"),
     ):
         with pytest.raises(FedrecError, match=said):
-            run.recommend(**wrong)
+            run.recommend(**wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_run_shows_itself_in_a_notebook_and_as_a_line(tmp_path: Path) -> None:

@@ -260,10 +260,8 @@ def test_a_superlink_that_does_not_start_says_why(tmp_path: Path) -> None:
     [("name=a b", "can't travel through `flwr run`"), ("modle=mf", "modle does not exist. Did you mean 'model'")],
 )
 def test_what_can_not_travel_to_ray_is_refused_before_anything_starts(
-    override: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    override: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["ray", override])
     monkeypatch.setattr(ray, "simulation_superlink", lambda *_: pytest.fail("it started"))
-    with pytest.raises(SystemExit) as ended:
-        ray.main()
-    assert ended.value.code == 2 and said in capsys.readouterr().err
+    with pytest.raises(FedrecError, match=said):
+        ray.run_on_ray([override], 2, None)
