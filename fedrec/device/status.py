@@ -89,12 +89,13 @@ def page(home: Home) -> str:
         store.close()
     return text(
         [
-            Metric("fedrec_device_rounds_answered", "Rounds answered.", float(rounds)),
-            Metric(
-                "fedrec_device_reasons_declined", "Different reasons for which rounds were declined.", float(declined)
-            ),
-            Metric("fedrec_device_bytes_down", "Bytes of the requests answered.", float(down)),
-            Metric("fedrec_device_bytes_up", "Bytes of the answers.", float(up)),
+            Metric(f"fedrec_device_{name}", said, float(value), counter=True)
+            for name, said, value in (
+                ("rounds_answered", "Rounds answered.", rounds),
+                ("reasons_declined", "Different reasons for which rounds were declined.", declined),
+                ("bytes_down", "Bytes of the requests answered.", down),
+                ("bytes_up", "Bytes of the answers.", up),
+            )
         ],
         {},
     )

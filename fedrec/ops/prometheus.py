@@ -1,64 +1,83 @@
-"""Counts for Prometheus, over HTTP on loopback: the text format needs no library."""
+"""Metrics for Prometheus, over HTTP on loopback."""
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
 
 from fedrec.errors import FedrecError
+
+INDEX = '<!doctype html><html lang="en"><title>fedrec</title><p><a href="/metrics">Metrics for Prometheus</a></html>\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its name with its unit, what it is, and its value, None where there is none now."""
+    """One metric: its name with its unit, what it is, and its value, None where there is none now.
+
+    A counter only grows while its process runs; Prometheus reads it under its name with `_total` behind it.
+    """
 
     name: str
     help: str
     value: float | None
-    kind: str = "gauge"
+    counter: bool = False
 
 
-def text(figures: Sequence[Metric], labels: Mapping[str, str]) -> str:
-    """Return the figures in Prometheus' text format, version 0.0.4, all with the same labels."""
-    shown = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(labels.items()))
-    lines = list[str]()
-    for figure in figures:
-        if figure.value is not None:
-            lines += [f"# HELP {figure.name} {figure.help}", f"# TYPE {figure.name} {figure.kind}"]
-            lines.append(f"{figure.name}{{{shown}}} {figure.value!r}" if shown else f"{figure.name} {figure.value!r}")
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True, eq=False)
+class Metrics(Collector):
+    """Metrics as they are now, all with the same labels."""
+
+    metrics: Sequence[Metric]
+    labels: Mapping[str, str]
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield those that have a value."""
+        for metric in self.metrics:
+            if metric.value is not None:
+                family = CounterMetricFamily if metric.counter else GaugeMetricFamily
+                one = family(metric.name, metric.help, labels=list(self.labels))
+                one.add_metric(list(self.labels.values()), metric.value)
+                yield one
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def text(metrics: Sequence[Metric], labels: Mapping[str, str]) -> str:
+    """Return the metrics in Prometheus' text format, all with the same labels."""
+    registry = CollectorRegistry()
+    registry.register(Metrics(metrics, labels))
+    return generate_latest(registry).decode()
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Answers without a line in the log."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
 
 
 @contextlib.contextmanager
 def serve_metrics(port: int | None, page: Callable[[], str]) -> Generator[None]:
-    """Serve `page()` at http://127.0.0.1:port/metrics while inside; None serves nothing."""
+    """Serve `page()` at http://127.0.0.1:port/metrics while inside, and a link to it at /; None serves nothing."""
     if port is None:
         yield
         return
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            """Answer /metrics."""
-            if self.path.split("?")[0] != "/metrics":
-                self.send_error(404)
-                return
-            content = page().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep quiet."""
+    def answer(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        found = {"/": ("text/html; charset=utf-8", lambda: INDEX), "/metrics": (CONTENT_TYPE_LATEST, page)}
+        kind, content = found.get(environ["PATH_INFO"], ("text/plain", None))
+        body = b"not found: the metrics are at /metrics\n" if content is None else content().encode()
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
+        start_response("404 Not Found" if content is None else "200 OK", headers)
+        return [body]
 
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = make_server("127.0.0.1", port, answer, ThreadingWSGIServer, QuietHandler)
     except (OSError, OverflowError) as error:
         raise FedrecError(f"--metrics {port}: {error}; another port is needed") from error
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from fedrec.federated.state import RunContext
 
 LATE, LOST = "no answer before the deadline", "Flower says"  # the second: the device went away, or its app was killed
-COUNTED = {
+STATES = {
     "round": "The last finished round.",
     "rounds": "Rounds to play.",
+    "epsilon": "Epsilon spent by the run so far; absent without privacy.",
+    "round_seconds": "How long the last round took.",
+}
+COUNTED = {
     "asked": "Requests sent to devices since the run began or went on.",
     "answered": "Answers that counted.",
     "late": "Requests without an answer before the deadline.",
     "declined": "Requests that a device's own policy declined.",
     "refused": "Answers that did not count: errors, wrong shapes, not a number.",
-    "epsilon": "Epsilon spent by the run so far; absent without privacy.",
-    "round_seconds": "How long the last round took.",
     "bytes_down": "Bytes sent to devices.",
     "bytes_up": "Bytes received from devices.",
 }
@@ -66,9 +68,9 @@ def page(home: ServerHome) -> str:
     run = json.loads(home.status.read_text()) if home.status.exists() else {}
     admitted = len(Registry(home).devices())
     figures = [Metric("fedrec_devices_admitted", "Devices admitted.", float(admitted))]
-    for key, said in COUNTED.items():
+    for key, said in {**STATES, **COUNTED}.items():
         value = run.get(key)
-        figures.append(Metric(f"fedrec_{key}", said, None if value is None else float(value)))
+        figures.append(Metric(f"fedrec_{key}", said, None if value is None else float(value), key in COUNTED))
     return text(figures, {"run": str(run["run"])} if run else {})
 
 

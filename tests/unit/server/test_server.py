@@ -179,7 +179,7 @@ def test_prometheus_reads_text() -> None:
     figures = [
         Metric("a_seconds", "Time.", 1.5),
         Metric("b", "Nothing now.", None),
-        Metric("c_total", "C.", 2, "counter"),
+        Metric("c", "C.", 2, counter=True),
     ]
     said = text(figures, {"run": 'x"y\n'})
     assert said.splitlines() == [
@@ -188,7 +188,7 @@ def test_prometheus_reads_text() -> None:
         'a_seconds{run="x\\"y\\n"} 1.5',
         "# HELP c_total C.",
         "# TYPE c_total counter",
-        'c_total{run="x\\"y\\n"} 2',
+        'c_total{run="x\\"y\\n"} 2.0',
     ]
 
 
@@ -198,7 +198,8 @@ def test_metrics_are_served_while_inside_and_on_loopback_only() -> None:
     before = threading.active_count()
     with serve_metrics(port, lambda: "a 1\n"):
         assert urllib.request.urlopen(f"{place}/metrics").read() == b"a 1\n"
-        with pytest.raises(urllib.error.HTTPError):
+        assert b'href="/metrics"' in urllib.request.urlopen(place).read()
+        with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{place}/other")
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{place}/metrics")
@@ -215,11 +216,12 @@ def test_a_run_is_seen_in_the_servers_metrics_and_no_item_in_a_devices(
     assert "fedrec_devices_admitted 2.0" in page(village.server)
     village.deployment(village.prepare("name=real", "rounds=2")).carry_out()
     said = page(village.server)
-    for line in ('fedrec_answered{run="real"} 4.0', 'fedrec_declined{run="real"} 0.0', 'fedrec_round{run="real"} 2.0'):
-        assert line in said
+    for name, value in (("answered_total", 4.0), ("declined_total", 0.0), ("round", 2.0)):
+        assert f'fedrec_{name}{{run="real"}} {value}' in said
+    assert "# TYPE fedrec_answered_total counter" in said and "# TYPE fedrec_round gauge" in said
     assert "epsilon" not in said and "fedrec_round_seconds" in said
     own = device_page(Home(village.homes[0].path))
     store = village.homes[0].store()
-    assert "fedrec_device_rounds_answered 2.0" in own
+    assert "fedrec_device_rounds_answered_total 2.0" in own
     names = [line.split()[0] for line in own.splitlines() if not line.startswith("#")]
     assert len(names) == 4 and not {event.item for event in store.history()} & set(own.split())
