@@ -1,7 +1,7 @@
 """EASE as two sums over devices: counts choose the head, then one bounded Gram matrix over it, solved on the server.
 
 Steck 2019, eq. 8, with every user weighing 1/n: the Gram matrix of a unit-length history has length one, its upper
-triangle with the diagonal at most one (`notes/privacy_corrections.md` 5). By default the same weight is used with and
+triangle with the diagonal at most one (invariant P5). By default the same weight is used with and
 without a mechanism, so that the two differ by the noise alone.
 
 Item-kNN from the sums of EASE: the same counts and Gram matrix, read as cosines.

@@ -8,7 +8,7 @@ one round all of it is sent for the whole catalogue; in two, the first round's c
 What one device says of pairs of items: windowed transitions of its history, or which items it holds together.
 
 Coalesced per unordered pair before anything is bounded, so that a history that repeats items weighs what any other does
-(`notes/privacy_corrections.md` 4). A pair of head places a < b has the flat place a (2 H - a - 1) / 2 + b - a - 1 in
+(invariant P4). A pair of head places a < b has the flat place a (2 H - a - 1) / 2 + b - a - 1 in
 the strict upper triangle of a head of H items.
 """
 

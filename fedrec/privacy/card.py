@@ -107,7 +107,7 @@ def _empty(path: str, value: Any) -> list[str]:
 
 
 def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
-    """Return the eleven fields (`notes/privacy.md` section 8) of a run with a guarantee."""
+    """Return the eleven fields (docs/privacy/card.md) of a run with a guarantee."""
     terms, account, told = mechanism.terms, ledger.account, ledger.interpretation()
     attacker = told["attacker"]
     return {

@@ -5,7 +5,7 @@ Both turn random words into numbers in the same way. A Gaussian is the inverse o
 steps would be coarse, so a word in the outer 2^-12 only says "tail, and on this side": how far out is drawn anew from a
 64-bit word, in double precision. So the tail has 77 random bits, the largest draw lies at 10.1 standard deviations, and
 what can be told from bounded support (under 1e-20 a release at a noise multiplier of 0.5) is far below any delta;
-`notes/privacy.md` section 3.3 has what 24 and 32 bits would cost. What remains is that sums of floating-point numbers
+docs/development/invariants.md has what 24 and 32 bits would cost. What remains is that sums of floating-point numbers
 are not real numbers (Mironov, "On significance of the least significant bits for differential privacy", 2012).
 """
 

@@ -4,7 +4,7 @@ Shapes: C devices, n slots (the longest history among them), k negatives of each
 some of each device's interactions once: slot s of device c holds its history row `order[c, s]`, for s < `count[c]`.
 
 Negatives never look beyond the train items: a sampler that avoids validation or test items leaks them, because the
-held-out item is then the only one never pushed down (`notes/evaluation.md` section 1.1 measured a counter of negatives,
+held-out item is then the only one never pushed down (invariant E1: measured with a counter of negatives,
 with no model at all, at HR@10 = 1.0).
 
 The passes that a device, or many at once, train on in one round.

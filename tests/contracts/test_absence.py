@@ -1,6 +1,6 @@
 """Drop-outs change no mechanism's noise, and no mechanism's epsilon: each is seen to fail once the fault is planted.
 
-notes/privacy.md I6, I7. What counts is the noise that stands between one unit and the mechanism's adversary: on the
+Invariants I6, I7. What counts is the noise that stands between one unit and the mechanism's adversary: on the
 sum of a round where the server adds it, on each device's or gateway's update where they do.
 """
 

@@ -46,7 +46,7 @@ def test_counts_are_audited_where_a_user_is_replaced() -> None:
 @pytest.mark.parametrize("model", ["mf", "popularity"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
 def test_every_mechanism_is_tight(name: str, model: str) -> None:
-    """The promise of `notes/privacy.md` M14 in full: at least 0.95 of the reported epsilon, at 4 and 8."""
+    """Invariant M14 in full: at least 0.95 of the reported epsilon, at 4 and 8."""
     assert audit(load([*SMALL, f"privacy={name}", f"model={model}"]).experiment).verdict == "holds"
 
 

@@ -142,7 +142,7 @@ HOSTILE = {
 @pytest.mark.parametrize("plan", ["some, trained", "all, statistic"])
 @pytest.mark.parametrize("name", USER)
 def test_user_level_bounds_any_device(name: str, values: np.ndarray, plan: str) -> None:
-    """notes/privacy.md M2, I5: a device's influence is at most the clip, whatever it sends and whatever it weighs."""
+    """Invariants M2, I5: a device's influence is at most the clip, whatever it sends and whatever it weighs."""
     values = np.asarray(values, np.float64)
     mechanism: Any = replace(calibrated(name, PLANS[plan]), noise_multiplier=1e-12)  # type: ignore[type-var]
     clip = 1.0 if PLANS[plan].trains else SENSITIVITY

@@ -1,4 +1,4 @@
-"""notes/privacy.md I1 to I3: kill -9 at any moment; the ledger never knows too little, noise is drawn once a charge.
+"""Invariants I1 to I3: kill -9 at any moment; the ledger never knows too little, noise is drawn once a charge.
 
 The default suite kills at every named point once; `-m slow` and `simulations.crash_tests.runs` a thousand times.
 """
@@ -140,7 +140,7 @@ class Always(random.Random):
 def test_a_ledger_that_charges_late_is_caught(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The mutant of notes/privacy.md 11.12: noise before the reservation. The kills must find it, by themselves."""
+    """Noise before the reservation breaks invariant I1. The kills must find it, by themselves."""
     reserve, commit = Ledger.reserve, Ledger.commit
 
     def late(self: Ledger, round_number: int, cohort: np.ndarray) -> None:

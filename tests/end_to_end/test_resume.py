@@ -124,7 +124,7 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
 
 
 def test_a_killed_banded_run_leaves_lost_rounds_out(scenes: Path) -> None:
-    """notes/privacy_corrections.md 21: no row of the matrix is noised twice, and devices keep their turns."""
+    """Invariant P21: no row of the matrix is noised twice, and devices keep their turns."""
     run = scenes / "banded" / "kills" / "run"
     rows = json.loads((run / "privacy_card.json").read_text())["ledger"]["rows"]
     numbers = [row["round"] for row in rows]

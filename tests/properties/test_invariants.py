@@ -1,4 +1,4 @@
-"""The invariants of notes/privacy.md, section 10: each has tests, and faults that were planted to see them fail.
+"""The invariants of docs/development/invariants.md: each has tests, and faults that were planted to see them fail.
 
 A fault is a patch of tests/mutants (`make mutants` runs them), or a test of its own that plants it (with "::").
 """

@@ -2,7 +2,7 @@
 
 Items are drawn uniformly at random, so there is nothing to learn, and devices train alone. Whoever ranks the held-out
 item better than chance then knows it from somewhere else: negatives that avoid it, candidates drawn differently, a
-history that holds it (`notes/evaluation.md` section 1.1). All draws are seeded: a run passes always or never.
+history that holds it (invariant E1). All draws are seeded: a run passes always or never.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Invariants of notes/privacy.md 10, through the real rounds, for every mechanism; each with its fault planted."""
+"""The invariants, through the real rounds, for every mechanism; each with its fault planted."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

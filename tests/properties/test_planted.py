@@ -1,4 +1,4 @@
-"""notes/privacy.md I12: ids planted in the data appear in no message, checkpoint, ledger, metric, line or log."""
+"""Invariant I12: ids planted in the data appear in no message, checkpoint, ledger, metric, line or log."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -79,7 +79,7 @@ def test_the_whole_command_keeps_them_out_of_files_and_screen(
 def test_what_breaks_on_a_node_is_told_without_its_words(
     tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception may hold anything of the data; the server hears its kind (class 54 of notes/security.md)."""
+    """An exception may hold anything of the data; the server hears its kind (invariant I14)."""
     from fedrec.device.client_app import make_client_app
     from fedrec.node.node import Node
 

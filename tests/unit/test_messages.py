@@ -1,4 +1,4 @@
-"""The wire format, and replies that must not count. Numbers are those of notes/security.md section 2."""
+"""The wire format, and replies that must not count. Invariant S1."""
 
 import contextlib
 import json

@@ -3,7 +3,7 @@
 Shapes: C devices of a tile, c of them in a step, b examples of each, n places of an example (its 1+k items, say),
 i inputs, o outputs, R rows of all devices together. A layer's `forward` notes what went in, and its backward pass what
 came back: from the two follow each example's part of the gradient, its norm, and the step, all in closed form
-(Goodfellow, "Efficient per-example gradient computations", 2015; for tables, `notes/privacy.md` section 2.1).
+(Goodfellow, "Efficient per-example gradient computations", 2015; for tables, docs/development/invariants.md).
 
 Here is what all layers share, and layer norms; `lookups` and `products` hold the others. A new kind of layer is one
 more class: its parameters stacked, `squared_grad_norms`, `apply_step`, `add_noise`.

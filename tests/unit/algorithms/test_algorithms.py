@@ -74,7 +74,7 @@ def test_one_interaction_moves_raw_counts_by_one(history: np.ndarray, data: st.D
 @settings(max_examples=200, deadline=None)
 @given(HISTORIES)
 def test_gram_matrices_are_bounded_whatever_repeats(history: np.ndarray) -> None:
-    """notes/privacy_corrections.md 4 and 5: coalesced before they are normalised, norm at most 1."""
+    """Invariants P4 and P5: coalesced before they are normalised, norm at most 1."""
     head = np.array([0, 2, 3, 7, 11])
     flat = bounded_gram(history, head, 12)
     assert np.linalg.norm(flat) <= 1 + 1e-6

@@ -79,7 +79,7 @@ def test_bounds_at_the_ends() -> None:
 
 
 def test_the_curve_is_that_of_the_gaussian() -> None:
-    """`notes/privacy_corrections.md` 23 and 27: .255 at 1 % false alarms and AUC .88 for epsilon 8."""
+    """Invariants P23 and P27: .255 at 1 % false alarms and AUC .88 for epsilon 8."""
     for epsilon, tpr, auc in ((1.0, 0.0198, 0.58), (8.0, 0.255, 0.88)):
         mu = gaussian(epsilon)
         curve = trade_off(frozenset({(1 / mu, 1.0, 1)}))

@@ -65,7 +65,7 @@ def test_metrics_follow_their_contract(finished: tuple[Path, dict, str]) -> None
 
 
 def test_public_lines_hold_nothing_exact(finished: tuple[Path, dict, str]) -> None:
-    """Under a mechanism, loss, validation and who answered lie in exact/ alone (notes/privacy_corrections.md 17)."""
+    """Under a mechanism, loss, validation and who answered lie in exact/ alone (invariant P17)."""
     folder = finished[0]
     public = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     exact = [json.loads(line) for line in (folder / "exact" / "rounds.jsonl").read_text().splitlines()]
@@ -179,7 +179,7 @@ def test_data_is_listed_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_planted_ids_stay_out_of_what_is_public(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A user's id is in no public file and in no line on the screen (notes/privacy.md I12)."""
+    """A user's id is in no public file and in no line on the screen (invariant I12)."""
     path = tmp_path / "log.csv"
     lines = [f"canary-user-{u},item {(u * 7 + n * n) % 30},{n}" for u in range(25) for n in range(8)]
     path.write_text("user,item,time\n" + "\n".join(lines) + "\n")

@@ -185,7 +185,7 @@ def test_units_and_relations_are_not_added_and_promises_are_marked(consent: Cons
 
 
 def test_the_cohorts_sampling_counts_for_nothing_and_uneven_rounds_for_all(consent: Consent) -> None:
-    """notes/privacy_corrections.md 14: a device can't see who else was drawn."""
+    """Invariant P14: a device can't see who else was drawn."""
     document = json.loads(header(base=CENTRAL)["experiment"])
     document["cohort"] = {"size": 1}
     assert parse_request({"experiment": json.dumps(document)}).parts == ((3.0, 1.0, 1),)
@@ -271,7 +271,7 @@ def test_for_gaussians_it_is_never_below_the_closed_form(z: float, count: int, d
     ],
 )
 def test_it_stays_near_the_vectors_of_the_notes(part: tuple[float, float, int], exact: float) -> None:
-    """notes/privacy.md section 6, at delta 1e-5: Renyi is 8 to 15 % loose."""
+    """The reference values of the invariants' page, at delta 1e-5: Renyi is 8 to 15 % loose."""
     assert exact < epsilon_bound([part], 1e-5) < 1.16 * exact
 
 

@@ -17,7 +17,7 @@ def test_all_devices_where_no_size_is_given() -> None:
 
 
 def test_draws_are_poisson() -> None:
-    """Sizes have the binomial's mean and variance, and devices are independent (notes/privacy.md I13)."""
+    """Sizes have the binomial's mean and variance, and devices are independent (invariant I13)."""
     population, rounds = 200, 2000
     plan = TrainingPlan(population, 0, CohortConfig(size=20).rate(population), rounds, trains=True)
     drawn = np.zeros((rounds, population))

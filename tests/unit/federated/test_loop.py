@@ -131,7 +131,7 @@ def test_dropouts_leave_fewer_answers_and_too_few_release_nothing(tmp_path: Path
 
 
 def test_dropouts_change_neither_noise_nor_epsilon(tmp_path: Path) -> None:
-    """notes/privacy.md I6: the same epsilon at every rate of absence, an unreleased round included."""
+    """Invariant I6: the same epsilon at every rate of absence, an unreleased round included."""
     spent = list[float | None]()
     for place, extra in enumerate(([], ["cohort.dropout=0.5"], ["cohort.dropout=0.9", "cohort.minimum=39"])):
         base = [*SMALL, "privacy=user", "cohort.size=20"]
@@ -162,7 +162,7 @@ def test_no_node_and_another_version_are_named(tmp_path: Path) -> None:
 
 
 def test_pairs_without_an_argument_are_refused_by_name() -> None:
-    """notes/privacy_corrections.md 3: the whole cross product either carries noise or is refused."""
+    """Invariant P3: the whole cross product either carries noise or is refused."""
     verdicts = dict[tuple[str, str], bool]()
     for model in ("mf", "neumf", "content", "popularity", "ease"):
         for privacy in ("none", "user", "interaction"):

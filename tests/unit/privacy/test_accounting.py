@@ -1,4 +1,4 @@
-"""The accountant's test vectors (notes/privacy.md 4.1 and 6), and calibration as its inverse."""
+"""The accountant's reference values (docs/development/invariants.md), and calibration as its inverse."""
 
 import math
 import warnings

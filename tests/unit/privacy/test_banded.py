@@ -98,7 +98,7 @@ def effective(plan: TrainingPlan, target: float, delta: float) -> float:
 
 @pytest.mark.parametrize(("cohort", "target", "z"), [(120, 4.0, 0.53), (120, 8.0, 0.30), (302, 4.0, 0.97)])
 def test_effective_multipliers_of_the_table(cohort: int, target: float, z: float) -> None:
-    """notes/privacy.md 4.2: separations 50 and 20, 200 rounds of 6,040 users."""
+    """The reference values of the invariants' page: separations 50 and 20, 200 rounds of 6,040 users."""
     plan = TrainingPlan(6040, 10**6, cohort / 6040, 200, trains=True)
     assert effective(plan, target, 6.9e-5) == pytest.approx(z, abs=0.011)
 
@@ -121,7 +121,7 @@ def whitened(noise: np.ndarray, mechanism: BandedUserLevel) -> np.ndarray:
 
 
 def test_what_is_released_is_white_noise_behind_the_matrix() -> None:
-    """notes/privacy.md M3, for correlated noise: C times the noise is white, unit and independent over rounds."""
+    """Invariant M3, for correlated noise: C times the noise is white, unit and independent over rounds."""
     mechanism = BandedUserLevel(epsilon=4.0, clip=0.5).calibrated(PLAN, math.inf)
     noise = play(mechanism, 12, 4000)
     white = whitened(noise, mechanism)
@@ -132,7 +132,7 @@ def test_what_is_released_is_white_noise_behind_the_matrix() -> None:
 
 
 def test_after_a_loss_the_noise_starts_afresh_and_no_draw_comes_twice() -> None:
-    """notes/privacy_corrections.md 21: before and behind the loss lie two independent blocks of the same matrix."""
+    """Invariant P21: before and behind the loss lie two independent blocks of the same matrix."""
     mechanism = BandedUserLevel(epsilon=4.0).calibrated(PLAN, math.inf)
     noise = play(mechanism, 9, 4000, lost=(4,))
     blocks = [whitened(noise[:3], mechanism), whitened(noise[4:], mechanism)]

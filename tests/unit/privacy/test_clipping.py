@@ -43,7 +43,7 @@ def oracle(update: ModelUpdate, rule: NormClipper) -> dict[str, np.ndarray]:
 @settings(deadline=None, max_examples=200)
 @given(item=arrays(np.float32, (3, 2), elements=FLOATS), dense=arrays(np.float32, 4, elements=FLOATS))
 def test_every_update_ends_within_its_bounds(rule: NormClipper, item: np.ndarray, dense: np.ndarray) -> None:
-    """notes/privacy.md M2: NaN, infinity, zero, denormal numbers and the largest ones included."""
+    """Invariant M2: NaN, infinity, zero, denormal numbers and the largest ones included."""
     update = update_of(item, dense)
     clipped = rule.clipped(update)
     assert clipped.finite() and clipped.norm() <= rule.norm * (1 + 1e-6)
@@ -73,7 +73,7 @@ def test_stacked_factors_are_those_of_one_device_at_a_time(rule: NormClipper) ->
 @pytest.mark.parametrize("size", [1e30, 1e3, 1.0])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_node_cannot_claim_more_than_its_devices(rule: NormClipper, size: float, count: int) -> None:
-    """notes/privacy.md I5, M6: the server itself bounds what a node sends, whatever the node did."""
+    """Invariants I5, M6: the server itself bounds what a node sends, whatever the node did."""
     lying = update_of(np.full((3, 2), size), np.full(4, size), count)
     admitted = UserLevel(clip=rule.norm, clipping=rule.grouping, dense_share=0.3).clip_node_sum(lying)
     assert admitted.count == count

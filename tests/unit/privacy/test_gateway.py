@@ -89,7 +89,7 @@ def test_one_step_is_the_sum_of_what_users_would_send(model: TrainableRecommende
 
 
 def test_per_sample_norms_are_those_of_whole_users(model: TrainableRecommender) -> None:
-    """notes/privacy_corrections.md 16: not one interaction's, as after a reshape before the embedding."""
+    """Invariant P16: not one interaction's, as after a reshape before the embedding."""
     from fedrec.training.dp_sgd import ghost
 
     users = UsersAsExamples(model, privates(model, DEVICES), 3.0)
@@ -118,7 +118,7 @@ def test_one_user_moves_the_sum_by_at_most_the_clip(model: TrainableRecommender,
 
 
 def test_a_user_shapes_no_other_users_vector(model: TrainableRecommender) -> None:
-    """notes/privacy_corrections.md 16: in a round, a private vector depends on its own user's data only."""
+    """Invariant P16: in a round, a private vector depends on its own user's data only."""
     other = [device(3, [0, 2]) if one.user == 3 else one for one in DEVICES]
     first, second = (together(model, quiet(0.5), found).private for found in (DEVICES, other))
     for user in (0, 1, 2, 4):
@@ -146,7 +146,7 @@ def test_noise_falls_on_every_coordinate_whoever_was_sampled(histories: list[lis
 
 
 def test_noise_never_repeats_and_in_test_mode_does() -> None:
-    """notes/privacy.md I3: the same gateway, round and seed, drawn twice."""
+    """Invariant I3: the same gateway, round and seed, drawn twice."""
     model = MODELS["mf"]()
     for randomness, same in (("system", False), ("seeded", True)):
         made = GatewayLevel(randomness=randomness, sample_rate=0.5).calibrated(PLAN, math.inf)

@@ -26,7 +26,7 @@ from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_local import UserLocal
 
 DELTA = 1e-5
-REPLACE_ONE = [  # q, z, T, epsilon: notes/privacy.md 6
+REPLACE_ONE = [  # q, z, T, epsilon: docs/development/invariants.md, reference values
     (0.01, 1.0, 1000, 2.843446),
     (0.05, 2.0, 300, 3.710879),
     (1.0, 10.0, 100, 9.997256),
@@ -64,7 +64,7 @@ def test_what_is_accounted_under_replace_one_is_worth_less_against_nothing() -> 
 
 @pytest.mark.parametrize(("epsilon", "caught"), [(1.0, 0.0197), (2.0, 0.0340), (4.0, 0.0807), (8.0, 0.2546)])
 def test_an_attackers_gain_is_that_of_the_curve(epsilon: float, caught: float) -> None:
-    """notes/privacy_corrections.md 23: .255 at epsilon 8, where one point (epsilon, delta) alone would allow 1."""
+    """Invariant P23: .255 at epsilon 8, where one point (epsilon, delta) alone would allow 1."""
     plan = TrainingPlan(6040, 10**6, 1.0, 10, trains=True)
     mechanism = UserLevel(epsilon=epsilon, delta=DELTA).calibrated(plan, math.inf)
     total = compose_events([(mechanism.event(plan, 1), 10)])
@@ -122,7 +122,7 @@ def test_over_devices_composes_each_devices_own_rounds() -> None:
     steps=st.sampled_from([1, 20, 150]),
 )
 def test_pld_lies_below_prv_and_prv_below_rdp(q: float, z: float, steps: int) -> None:
-    """notes/privacy_corrections.md 22: from epsilon .3 up, three accountants of two libraries."""
+    """Invariant P22: from epsilon .3 up, three accountants of two libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from opacus.accountants import create_accountant

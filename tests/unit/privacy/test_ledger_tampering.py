@@ -349,7 +349,7 @@ def test_a_whole_chain_that_tells_an_impossible_story_is_refused(files: Files, s
 
 
 def test_a_thousand_flipped_bits_change_nothing_unnoticed(files: Files, tmp_path: Path) -> None:
-    """notes/privacy.md I17: a flipped bit is found, or lies where the ledger keeps nothing."""
+    """Invariant I17: a flipped bit is found, or lies where the ledger keeps nothing."""
 
     def told(path: Path) -> str:
         database = sqlite3.connect(path)
@@ -382,7 +382,7 @@ def test_a_thousand_flipped_bits_change_nothing_unnoticed(files: Files, tmp_path
 def test_a_disk_that_fails_ends_the_round_before_anything_is_drawn(
     files: Files, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """notes/privacy.md I16: where the anchor can't be made durable nothing may be released; the charge stays."""
+    """Invariant I16: where the anchor can't be made durable nothing may be released; the charge stays."""
     ledger = opened()
 
     def fails(descriptor: int) -> None:

@@ -40,7 +40,7 @@ def one(norm: float) -> ModelUpdate:
 @pytest.mark.parametrize("start", [0.1, 0.9, 1.1, 10.0])
 @pytest.mark.parametrize("target", [0.5, 0.8])
 def test_the_clip_converges_to_the_quantile_from_anywhere(start: float, target: float) -> None:
-    """notes/privacy.md M15; with the sign inverted (mutant 15) it runs away."""
+    """Invariant M15; with the sign inverted (mutant adaptive-sign) it runs away."""
     norms = np.random.default_rng(1).lognormal(0.0, 0.5, PLAN.population)
     quantile = float(np.quantile(norms, target))
     clips = play(adaptive(clip=start * float(np.median(norms)), target=target), norms, PLAN.rounds)

@@ -17,7 +17,7 @@ PLAN = TrainingPlan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, 
 
 
 def test_mu_is_twice_the_root_of_the_rounds_over_z() -> None:
-    """notes/privacy_corrections.md 13: mu = 2 sqrt(T) / z."""
+    """Invariant P13: mu = 2 sqrt(T) / z."""
     mechanism = UserLocal(epsilon=4.0).calibrated(PLAN, math.inf)
     assert mechanism.event(PLAN, 3) == GaussianDpEvent(mechanism.multiplier() / 2)
     mu = 2 * math.sqrt(PLAN.rounds) / mechanism.multiplier()

@@ -1,6 +1,6 @@
 """Which examples local training sees: the same for a device alone and in company, and never what is held out.
 
-The leak gate of notes/evaluation.md section 1.3 is here too: nothing may be learned from what is never drawn.
+The leak gate (invariant E2) is here too: nothing may be learned from what is never drawn.
 """
 
 import numpy as np
