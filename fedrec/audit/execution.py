@@ -20,7 +20,7 @@ from fedrec.federated.state import RunContext, ServerState, initial_state, open_
 from fedrec.messages import Message, pack, unpack
 from fedrec.node.node import Node
 from fedrec.privacy.accounting.composition import Composition
-from fedrec.privacy.clipping import NormClipper, group_of
+from fedrec.privacy.clipping import group_of
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.storage.checkpoint import load_checkpoint
@@ -148,10 +148,10 @@ def durable(context: RunContext) -> ServerState:
 
 def flat(arrays: Mapping[str, NDArray[Any]], mechanism: Mechanism) -> NDArray[np.float64]:
     """Return a canary's update as numbers [items]: its groups each in proportion to its part of the clip."""
-    rule = getattr(mechanism, "rule", None)
+    rule = mechanism.rule
     parts = list[NDArray[np.float64]]()
     for name, array in arrays.items():
-        share = rule.bounds[group_of(name, rule.grouping)] / rule.norm if isinstance(rule, NormClipper) else 1.0
+        share = rule.bounds[group_of(name, rule.grouping)] / rule.norm if rule is not None else 1.0
         parts.append(array.ravel().astype(np.float64) * share)
     return np.sum(parts, axis=0)
 

@@ -8,9 +8,16 @@ from typing import Annotated
 
 import typer
 
+from fedrec.cli.grammar import Command, Group, examples
 from fedrec.errors import FedrecError
 
-app = typer.Typer(help="Start a part of your own: a package with a model, its yaml and a test.", no_args_is_help=True)
+EXAMPLES = examples("fedrec new model my_model", "fedrec new model my_model --into parts")
+app = typer.Typer(
+    name="new",
+    cls=Group,
+    help="Start a part of your own: a package with a model, its yaml and a test.",
+    epilog=EXAMPLES,
+)
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 TAKEN = {"conf", "fedrec", "model", "tests"}
@@ -136,7 +143,7 @@ def new() -> None:
     """Start a part of your own: a package with a model, its yaml and a test."""
 
 
-@app.command()
+@app.command("model", cls=Command, epilog=EXAMPLES)
 def model(
     name: Annotated[str, typer.Argument(help="of the package and of the choice model=NAME, e.g. my_model")],
     into: Annotated[Path, typer.Option(metavar="DIR", help="where its folder is made")] = Path(),

@@ -76,15 +76,6 @@ def check_overrides(overrides: Sequence[str] | None) -> list[str]:
     return [*given, *guess_columns(given)]
 
 
-def own_folders(overrides: Sequence[str]) -> list[Path]:
-    """Return the folders of the user's own settings that --config-dir named."""
-    folders = [Path(text.removeprefix("config_dir=")) for text in overrides if text.startswith("config_dir=")]
-    for folder in folders:
-        if not folder.is_dir():
-            raise FedrecError(f"--config-dir {folder}: no such folder")
-    return folders
-
-
 def check_output(overrides: Sequence[str]) -> None:
     """Refuse a folder for runs that can't be written to, before anything heavy."""
     output = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("output=")), "runs")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.grammar import Command, examples
-from fedrec.cli.options import Json, Overrides, check_output, check_overrides, going_on, own_folders, print_json
+from fedrec.cli.options import Json, Overrides, check_output, check_overrides, going_on, print_json
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
@@ -95,10 +95,13 @@ def begun(overrides: Sequence[str], resume: str | None) -> "tuple[Settings, RunF
 def config_command(overrides: Overrides = None, as_json: Json = False) -> None:
     """Print the settings that a run would have, and where each value comes from."""
     given = check_overrides(overrides)
+    from fedrec.experiment.extensions import search_path, split_overrides
     from fedrec.experiment.overrides import Conf, items
     from fedrec.experiment.settings import load
 
-    document, origins = load(given).document, Conf.of(*own_folders(given)).origins(given)
+    document, (settings, extensions) = load(given).document, split_overrides(given)
+    with search_path(settings, extensions) as folders:
+        origins = Conf.of(*folders).origins(settings)
     if as_json:
         keys = [key for key, value in items(document) if not (isinstance(value, dict) and value)]
         print_json({"settings": document, "origins": {key: origin(key, origins) for key in keys}})

@@ -117,7 +117,7 @@ class Experiment:
                 f"algorithm={type(algorithm).__name__} works for {takes}, not for {type(model).__name__}"
             )
         if algorithm.trains:
-            check_groups(getattr(mechanism, "clipping", "whole"), model.shared_arrays(), type(model).__name__)
+            check_groups(mechanism.clipping, model.shared_arrays(), type(model).__name__)
         sensitivity = algorithm.sensitivity(mechanism.terms.unit)
         check_compatible(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
         if mechanism.pools_users and algorithm.trains and not algorithm.pools_users:

@@ -80,16 +80,15 @@ def check_folder(folder: Path) -> Path:
 
 
 @cache
-def installed() -> EntryPoints:
-    """Return the entry points of all installed packages; none is loaded. To look again, clear this cache."""
-    return entry_points()
+def installed(group: str) -> EntryPoints:
+    """Return the entry points of installed packages in a group of theirs; none is loaded. The cache can be cleared."""
+    return entry_points(group=group)
 
 
 def entry_points_of(group: str) -> dict[str, EntryPoint]:
     """Return the entry points that installed packages offer for a group of conf/, by name."""
-    return (
-        {point.name: point for point in installed().select(group=ENTRY_POINTS[group])} if group in ENTRY_POINTS else {}
-    )
+    found = installed(ENTRY_POINTS[group]) if group in ENTRY_POINTS else ()
+    return {point.name: point for point in found}
 
 
 def package_name(point: EntryPoint) -> str:

@@ -33,6 +33,7 @@ from fedrec.privacy.wording import (
     TITLES,
     TRUST,
     UNACCOUNTED,
+    authors_claim,
     format_guarantee,
 )
 
@@ -71,12 +72,14 @@ def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: 
         "delta": account.delta,
         **beside,
     }
+    author = authors_claim(mechanism)
     said = format_guarantee(mechanism.terms, epsilon, account.delta, beside.get("attacker"))
+    said = f"{said}; {author}" if author else said
     made = {
         "claim": said if claim else NO_CLAIM,
         "privacy": privacy if claim else NO_PRIVACY,
         "fields": fields(mechanism, plan, ledger, facts) if claim else {},
-        "mechanism": {"name": account.mechanism, **_public(mechanism)},
+        "mechanism": {"name": account.mechanism, **_public(mechanism), **({"claim": author} if author else {})},
         "ledger": {"population": ledger.population, "head": ledger.head, "rows": ledger.rows()},
     }
     return checked(made)
@@ -120,8 +123,8 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
         },
         "released": {"release_set": terms.release_set, "beside_it": facts.released},
         "noise": {
-            "clip": getattr(mechanism, "clip", None),
-            "noise_multiplier": getattr(mechanism, "noise_multiplier", None),
+            "clip": mechanism.clip,
+            "noise_multiplier": mechanism.noise_multiplier,
             "added": ADDED[terms.trust],
             "generator": SECURE,
         },
@@ -151,7 +154,7 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
 
 def _accounting(mechanism: Mechanism, ledger: Ledger) -> dict[str, Any]:
     account, epsilon = ledger.account, ledger.epsilon()
-    by_hand = getattr(mechanism, "delta", None) is not None
+    by_hand = mechanism.delta is not None
     return {
         "accountant": ACCOUNTANT,
         "version": version("dp-accounting"),
@@ -215,4 +218,5 @@ def format_promise(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | No
         return format_guarantee(terms, None, delta)
     total = projected(mechanism, plan, plan.rounds)
     spent = compute_epsilon(total, delta) if epsilon is None else epsilon
-    return format_guarantee(terms, spent, delta, interpret(total, terms.relation, delta)["attacker"])
+    said = format_guarantee(terms, spent, delta, interpret(total, terms.relation, delta)["attacker"])
+    return f"{said}; {author}" if (author := authors_claim(mechanism)) else said

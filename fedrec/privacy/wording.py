@@ -86,6 +86,9 @@ NOT_PROTECTED = (
 )
 
 
+AUTHORS = "the claim is its author's, not checked by fedrec"
+
+
 def format_guarantee(
     guarantee: PrivacyGuarantee,
     epsilon: float | None,
@@ -109,10 +112,16 @@ def format_guarantee(
     return f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
 
 
+def authors_claim(mechanism: object) -> str:
+    """Return what stands beside the guarantee of a mechanism that is not fedrec's own; nothing for one that is."""
+    return "" if type(mechanism).__module__.startswith("fedrec.") else AUTHORS
+
+
 def format_privacy(privacy: Mapping[str, Any]) -> str:
     """Write the guarantee of a run from the "privacy" part of its metrics.json or of its card."""
     guarantee = PrivacyGuarantee.from_json(privacy)
-    return format_guarantee(guarantee, privacy.get("epsilon"), privacy.get("delta"), privacy.get("attacker"))
+    said = format_guarantee(guarantee, privacy.get("epsilon"), privacy.get("delta"), privacy.get("attacker"))
+    return f"{said}; {privacy['claim']}" if privacy.get("claim") else said
 
 
 def format_terms(guarantee: PrivacyGuarantee, delta: float | None) -> str:

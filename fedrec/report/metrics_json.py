@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fedrec.evaluation.candidates import candidates_digest
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, summarize
-from fedrec.privacy.wording import NO_PRIVACY
+from fedrec.privacy.wording import NO_PRIVACY, authors_claim
 from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def privacy(context: "RunContext") -> dict[str, Any]:
         "adversary": terms.adversary,
         "release_set": terms.release_set,
         **context.ledger.interpretation(),
+        **({"claim": claim} if (claim := authors_claim(mechanism)) else {}),
         "selection": "excludes selection: settings were chosen on exact validation figures",
     }
 

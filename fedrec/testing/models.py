@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ class ModelContract:
         """The algorithm that it is fitted by."""
         if self.algorithm is None and not isinstance(model, TrainableRecommender):
             pytest.skip(f"{type(model).__name__} does not train: say which algorithm it is fitted by")
-        return (self.algorithm or FedAvg()).with_catalogue(catalogue())
+        return (self.algorithm or cast(Algorithm, FedAvg())).with_catalogue(catalogue())
 
     @pytest.fixture
     def trained(self, model: Recommender) -> TrainableRecommender:

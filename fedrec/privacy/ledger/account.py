@@ -39,13 +39,13 @@ class Account:
     @classmethod
     def of(cls, mechanism: Mechanism, plan: TrainingPlan, devices: int) -> "Account":
         """Return the account of a calibrated mechanism on this plan."""
-        terms, epsilon = mechanism.terms, float(getattr(mechanism, "epsilon", math.inf))
+        terms, epsilon = mechanism.terms, mechanism.epsilon
         return cls(
             mechanism=type(mechanism).__name__,
             unit=terms.unit,
             neighbouring=terms.relation,
             trust=terms.trust,
-            private=bool(getattr(mechanism, "private", True)),
+            private=mechanism.private,
             epsilon=epsilon if math.isfinite(epsilon) else None,
             delta=mechanism.delta_for(plan),
             participations=mechanism.participation_limit(plan),

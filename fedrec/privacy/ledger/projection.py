@@ -84,7 +84,7 @@ def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: fl
         neighbouring=account.neighbouring,
         trust=account.trust,
         delta=account.delta,
-        noise_multiplier=float(getattr(mechanism, "noise_multiplier", 0.0)),
+        noise_multiplier=mechanism.noise_multiplier or 0.0,
         rounds={number: compute_epsilon(part, account.delta) for number, part in parts.items()},
         beside={number: interpret(part, mechanism.terms.relation, account.delta) for number, part in parts.items()},
         population=population,

@@ -27,6 +27,11 @@ class BaseMechanism:
     """Base of mechanisms that differ in what they do to an update, to a sum, or while a device trains."""
 
     @property
+    def rule(self) -> NormClipper | None:
+        """No whole update is clipped."""
+        return None
+
+    @property
     def pools_users(self) -> bool:
         """Devices of a node train one by one."""
         return False

@@ -75,6 +75,11 @@ class InteractionLevel(BaseMechanism):
         return INTERACTION_TERMS
 
     @property
+    def clipping(self) -> str:
+        """An example's gradient is clipped as a whole."""
+        return "whole"
+
+    @property
     def private(self) -> bool:
         """Whether an epsilon may be reported: not where the noise can be drawn again from a seed."""
         return self.randomness == "system"

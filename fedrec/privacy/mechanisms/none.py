@@ -49,6 +49,31 @@ class NoPrivacy(BaseMechanism):
         """Whether an epsilon may be reported."""
         return False
 
+    @property
+    def delta(self) -> float | None:
+        """None is set: no claim uses it."""
+        return None
+
+    @property
+    def clip(self) -> float | None:
+        """Nothing is clipped."""
+        return None
+
+    @property
+    def clipping(self) -> str:
+        """Nothing is clipped, and so nothing apart."""
+        return "whole"
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """There is no noise."""
+        return None
+
+    @property
+    def randomness(self) -> str:
+        """Every draw is the seed's."""
+        return "seeded"
+
     def delta_for(self, plan: TrainingPlan) -> float:
         """Return the default delta for users; no claim uses it."""
         return default_delta(plan.population)

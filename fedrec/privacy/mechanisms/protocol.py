@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.update import Arrays, ModelUpdate
 
@@ -134,6 +135,41 @@ class Mechanism(Protocol):
     @property
     def private(self) -> bool:
         """Whether an epsilon may be reported: not where there is no noise, or noise that a seed can draw again."""
+        ...
+
+    @property
+    def epsilon(self) -> float:
+        """What the whole run may spend; infinite where nothing is promised."""
+        ...
+
+    @property
+    def delta(self) -> float | None:
+        """The delta that was set by hand; None where `delta_for` finds it from the plan."""
+        ...
+
+    @property
+    def clip(self) -> float | None:
+        """The largest norm of what is clipped; None where nothing is."""
+        ...
+
+    @property
+    def clipping(self) -> str:
+        """How an update is clipped: "whole", or "split" into item rows and dense parameters."""
+        ...
+
+    @property
+    def rule(self) -> NormClipper | None:
+        """How one device's whole update is clipped; None where that is not what is bounded."""
+        ...
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """The noise's standard deviation over the clip; None before it is calibrated, and where there is no noise."""
+        ...
+
+    @property
+    def randomness(self) -> str:
+        """Where the draws come from: "system", or "seeded" where they can be drawn again."""
         ...
 
     def delta_for(self, plan: TrainingPlan) -> float:

@@ -13,6 +13,7 @@ from fedrec.experiment import instantiate
 from fedrec.experiment.extensions import as_overrides, choices, split_overrides
 from fedrec.experiment.instantiate import allowed
 from fedrec.experiment.settings import Settings, load, read
+from fedrec.privacy.wording import AUTHORS, format_privacy
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study.worker import trial
@@ -155,3 +156,15 @@ def test_a_trial_of_a_study_and_its_run_folder_go_on_with_it(package: Path, tmp_
     instantiate._allowed.clear()
     finished = FinishedRun.open(run.path)
     assert finished.of_user(3).scores().shape == (60,) and allowed() == {NAME}
+
+
+def test_the_guarantee_of_a_mechanism_of_ones_own_is_its_authors_claim(installed: Path, tmp_path: Path) -> None:
+    """In the card, in metrics.json and in every sentence made of them; of ours nothing is said."""
+    given = [*FREE, "model=popularity", "evaluation.baselines=[]"]
+    for name, more in (("theirs", [f"allow={NAME}", "privacy=promise"]), ("ours", ["privacy=user"])):
+        run = RunFolder(tmp_path / "runs" / name)
+        trial(run, [*given, *more], io.StringIO())
+        card, values = (json.loads((run.path / f"{f}.json").read_text()) for f in ("privacy_card", "metrics"))
+        said = [card["claim"], card["mechanism"].get("claim", ""), format_privacy(values["privacy"])]
+        assert [AUTHORS in text for text in said] == [name == "theirs"] * 3
+        assert values["mechanism"] == {"theirs": "promise", "ours": "user"}[name] and not card["missing"]
