@@ -293,32 +293,32 @@ def test_what_has_no_bound_gets_no_noise() -> None:
             replace(MECHANISMS[unit], noise_multiplier=None).calibrated(PLAN, None)  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize(("name", "model"), list(bounded("user")))
+@pytest.mark.parametrize(("name", "model"), list(bounded(Unit.USER)))
 @settings(max_examples=60, deadline=None)
 @given(history=HISTORIES)
 def test_one_user_adds_no_more_than_the_bound(name: str, model: str, history: np.ndarray) -> None:
     case = case_of(name, model)
-    limit = case.algorithm.sensitivity("user")
+    limit = case.algorithm.sensitivity(Unit.USER)
     assert limit is not None
     for state in stages_of(name, model)[:-1]:
-        norm = contribution(case, state, history, "user").update.norm()
+        norm = contribution(case, state, history, Unit.USER).update.norm()
         silent = not np.isin(history, used_items(case, state)).any() or "symmetric" in case.algorithm.shapes(state)
         assert norm <= limit * (1 + 1e-6) and (norm > 0 or silent)  # pairs may lie further apart than the window
 
 
-@pytest.mark.parametrize(("name", "model"), list(bounded("interaction")))
+@pytest.mark.parametrize(("name", "model"), list(bounded(Unit.INTERACTION)))
 @settings(max_examples=60, deadline=None)
 @given(history=HISTORIES, data=st.data())
 def test_one_interaction_moves_no_more_than_the_bound(
     name: str, model: str, history: np.ndarray, data: st.DataObject
 ) -> None:
     case = case_of(name, model)
-    limit = case.algorithm.sensitivity("interaction")
+    limit = case.algorithm.sensitivity(Unit.INTERACTION)
     assert limit is not None
     place = data.draw(st.integers(0, max(len(history) - 1, 0)))
     for state in stages_of(name, model)[:-1]:
-        whole = contribution(case, state, history, "interaction")
-        without = contribution(case, state, np.delete(history, place) if len(history) else history, "interaction")
+        whole = contribution(case, state, history, Unit.INTERACTION)
+        without = contribution(case, state, np.delete(history, place) if len(history) else history, Unit.INTERACTION)
         assert distance(whole, without) <= limit * (1 + 1e-6)
 
 
@@ -331,9 +331,11 @@ def test_what_leaves_a_device_at_user_level_is_within_the_clip(name: str, model:
     """Algorithm and mechanism together: a statistic passes whole, a trained change is cut down to the clip."""
     case, mechanism = case_of(name, model), MECHANISMS[Unit.USER]
     assert isinstance(mechanism, UserLevel)
-    ready = mechanism if case.algorithm.trains else replace(mechanism, clip=case.algorithm.sensitivity("user") or 0.0)
+    ready = (
+        mechanism if case.algorithm.trains else replace(mechanism, clip=case.algorithm.sensitivity(Unit.USER) or 0.0)
+    )
     for state in stages_of(name, model)[:-1]:
-        made = contribution(case, state, history, "user").update
+        made = contribution(case, state, history, Unit.USER).update
         released = ready.privatize_update(made, ready.random(1))
         assert released.norm() <= ready.clip * (1 + 1e-6) and released.count == 1
         assert case.algorithm.trains or distance_of(released.arrays, made.arrays) <= 1e-6
