@@ -56,7 +56,7 @@ def test_nonsense_is_refused_by_name(fields: dict[str, float]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(HISTORIES)
 def test_counts_are_bounded_whatever_repeats(history: np.ndarray) -> None:
-    norm = float(np.linalg.norm(bounded_counts(history, 12, "user")))
+    norm = float(np.linalg.norm(bounded_counts(history, 12, Unit.USER)))
     assert norm == 0 if len(history) == 0 else abs(norm - 1) < 1e-6
     assert bounded_counts(history, 12, Unit.INTERACTION).sum() == len(history)
 
@@ -68,7 +68,7 @@ def test_one_interaction_moves_raw_counts_by_one(history: np.ndarray, data: st.D
         place = data.draw(st.integers(0, len(history) - 1))
         without = np.delete(history, place)
         change = bounded_counts(history, 12, Unit.INTERACTION) - bounded_counts(without, 12, Unit.INTERACTION)
-        assert np.linalg.norm(change) == ItemCounts().sensitivity("interaction")
+        assert np.linalg.norm(change) == ItemCounts().sensitivity(Unit.INTERACTION)
 
 
 @settings(max_examples=200, deadline=None)

@@ -17,6 +17,7 @@ from fedrec.errors import FedrecError
 from fedrec.models import transitions as order
 from fedrec.models.item_kernels import public_kernels
 from fedrec.models.transitions import ItemTransitionModel, TransitionPrior, Window, sizes
+from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
@@ -53,7 +54,9 @@ def fitted(algorithm: TransitionCounts, histories: list[np.ndarray], noise: floa
     public = algorithm.catalogue or PUBLIC
     state = algorithm.init(ItemTransitionModel(public, head=algorithm.head, encoder=algorithm.encoder), public)
     for _ in range(algorithm.rounds(1)):
-        sent = (ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(h), "user"), 1) for h in histories)
+        sent = (
+            ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(h), Unit.USER), 1) for h in histories
+        )
         like = {name: np.zeros(shape, np.float32) for name, shape in algorithm.shapes(state).items()}
         summed = {
             n: (a + rng.normal(0, noise, a.shape)).astype(np.float32) for n, a in total(sent, like).arrays.items()
@@ -104,7 +107,7 @@ def test_a_device_weighs_one_whatever_it_repeats(history: np.ndarray, one_round:
     several = len(np.unique(history[:10])) > 1
     for stage in (0.0, 1.0):
         state["stage/order"][:] = stage
-        norm = ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(history), "user"), 1).norm()
+        norm = ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(history), Unit.USER), 1).norm()
         assert norm <= 1 + 1e-6 and (not several or norm > 1 - 1e-6)
 
 

@@ -18,6 +18,7 @@ from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import Experiment, accelerator, load_dataset
 from fedrec.experiment.settings import load
+from fedrec.privacy.guarantee import Unit
 from tests.support.tiny import SMALL, catalogue, interactions_of
 
 MODELS = ["mf", "neumf", "content", "ease", "popularity"]
@@ -217,7 +218,7 @@ def test_no_privacy_has_nothing_to_calibrate(dataset: Dataset) -> None:
 def test_the_clip_of_a_statistic_is_its_own_bound_not_the_users(dataset: Dataset, privacy: str) -> None:
     one = made("model=popularity", f"privacy={privacy}", "privacy.clip=0.01").calibrated(dataset)
     bound = {"user": "clip", "interaction": "sensitivity"}[privacy]
-    assert getattr(one.mechanism, bound) == one.algorithm.sensitivity(privacy) == 1.0
+    assert getattr(one.mechanism, bound) == one.algorithm.sensitivity(Unit(privacy)) == 1.0
     trained = made("model=mf", f"privacy={privacy}", "privacy.clip=0.01").calibrated(dataset)
     assert trained.node()["privacy"]["clip"] == 0.01
 

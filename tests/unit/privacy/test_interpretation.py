@@ -19,6 +19,7 @@ from fedrec.privacy.accounting.interpretation import (
     trade_off,
 )
 from fedrec.privacy.accounting.rdp import largest_tpr
+from fedrec.privacy.guarantee import Relation
 from fedrec.privacy.ledger.account import Account
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
@@ -43,21 +44,21 @@ def composition(q: float, z: float, steps: int) -> Composition:
 @pytest.mark.parametrize(("q", "z", "steps", "known"), REPLACE_ONE)
 def test_replace_one_vectors(q: float, z: float, steps: int, known: float) -> None:
     total = composition(q, z, steps)
-    assert compute_epsilon(total, DELTA, relation="replace-one") == pytest.approx(known, abs=1e-4)
-    found = epsilons(total, "add-remove", DELTA)
+    assert compute_epsilon(total, DELTA, relation=Relation.REPLACE_ONE) == pytest.approx(known, abs=1e-4)
+    found = epsilons(total, Relation.ADD_REMOVE, DELTA)
     assert known - 1e-4 <= found["replace-one"] <= known * 1.002
     assert found["add-remove"] < found["replace-one"]
 
 
 def test_without_sampling_replacing_is_halving_the_noise() -> None:
-    found = epsilons(composition(1.0, 8.0, 9), "add-remove", DELTA)
+    found = epsilons(composition(1.0, 8.0, 9), Relation.ADD_REMOVE, DELTA)
     assert found["replace-one"] == pytest.approx(get_epsilon_gaussian(8 / 3 / 2, DELTA), rel=1e-3)
 
 
 def test_what_is_accounted_under_replace_one_is_worth_less_against_nothing() -> None:
     plan = TrainingPlan(1000, 9, 1.0, 4, trains=True)
     mechanism = UserLocal(epsilon=4.0).calibrated(plan, math.inf)
-    found = epsilons(compose_events([(mechanism.event(plan, 1), 4)]), "replace-one", mechanism.delta_for(plan))
+    found = epsilons(compose_events([(mechanism.event(plan, 1), 4)]), Relation.REPLACE_ONE, mechanism.delta_for(plan))
     assert found["replace-one"] == pytest.approx(4.0, rel=5e-3)
     assert found["add-remove"] == pytest.approx(get_epsilon_gaussian(mechanism.multiplier() / 2, 1e-5), rel=2e-3)
 

@@ -111,8 +111,8 @@ def test_pairs_are_refused_by_name() -> None:
     ):
         check_compatible("Ease", InteractionLevel(), None, Unit.INTERACTION)
     with pytest.raises(RefusedError, match="Odd and UserLevel"):
-        check_compatible("Odd", UserLevel(), None, "user")
-    check_compatible("Ease", UserLevel(), 1.0, "user")
+        check_compatible("Odd", UserLevel(), None, Unit.USER)
+    check_compatible("Ease", UserLevel(), 1.0, Unit.USER)
     check_compatible("FedAvg", InteractionLevel(), math.inf, Unit.INTERACTION)
     check_compatible("Ease", NoPrivacy(), None, Unit.NONE)
 

@@ -18,6 +18,7 @@ from fedrec.device.consent.request import PrivacyRequest
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
 from fedrec.flower import ray, superlink
+from fedrec.privacy.guarantee import Relation, Trust, Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
@@ -31,7 +32,7 @@ from simulations.crash_tests.witness import Verdict
 from simulations.devices import Walk
 
 PLAN = TrainingPlan(population=2, interactions=20, cohort_rate=1.0, rounds=9, trains=True)
-COST = PrivacyRequest("user", "add-remove", "server", 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)
+COST = PrivacyRequest(Unit.USER, Relation.ADD_REMOVE, Trust.SERVER, 5.0, 1.0, ((5.0, 1.0, 1),), 1.0)
 
 
 def line(number: int, answered: int, **more: object) -> str:
