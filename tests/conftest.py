@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from fedrec.models import text_embeddings
 from tests.support.chance import drawn_for
 
-ROOT = Path(__file__).parents[1]
 settings.load_profile("same")
 
 
@@ -25,19 +24,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
-def shared_root() -> Path:
-    return Path(os.environ.get("FEDREC_SHARED", ROOT.parent / "shared")).resolve()
+def shared_root() -> Path | None:
+    """Return the folder of real data, FEDREC_SHARED; None where nobody named one."""
+    named = os.environ.get("FEDREC_SHARED")
+    return Path(named).resolve() if named else None
 
 
 @pytest.fixture
 def shared() -> Callable[[str], Path]:
-    """`shared(name)` is shared/data/name; the test is skipped by that name where it is absent."""
+    """`shared(name)` is FEDREC_SHARED/data/name; the test is skipped by that name where it is absent."""
 
     def find(name: str) -> Path:
-        path = shared_root() / "data" / name
-        if not path.exists():
-            pytest.skip(f"needs shared data: {name}")
-        return path
+        root = shared_root()
+        if root is None or not (root / "data" / name).exists():
+            pytest.skip(f"needs shared data: {name} under FEDREC_SHARED")
+        return root / "data" / name
 
     return find
 

@@ -24,7 +24,7 @@ def test_invariants_are_numbered_without_gaps() -> None:
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    defined = {name for path in sources() for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    defined = {name for path in sources() for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)}
     named = {number: re.findall(r"`(test_\w+)`", row) for number, row in ROWS.items()}
     assert {name for names in named.values() for name in names} <= defined
     assert all(names for number, names in named.items() if number[0] in "MIES")

@@ -71,7 +71,7 @@ def test_the_error_is_that_of_the_matrix() -> None:
     ("rounds", "separation", "times"), [(200, 50, 3.71), (200, 20, 3.18), (500, 100, 5.15), (9, 1, 1.0)]
 )
 def test_gains_over_independent_noise(rounds: int, separation: int, times: float) -> None:
-    """notes/privacy.md 4.2, found there with another optimizer."""
+    """The reference values of the invariants' page, found with another optimizer."""
     assert error_gain(np.array(optimal_bands(rounds, separation, separation)), rounds, separation) == pytest.approx(
         times, abs=0.006
     )
