@@ -1,8 +1,9 @@
-"""What README, docs/ and notebooks show is true: blocks run, commands parse, settings, modules, files and variables exist.
+"""What README, docs/ and notebooks show is true: blocks run, commands parse; settings, modules and files exist.
 
-A block of `sh` or `python` runs, page by page and in order, unless its title says "Not run" and why; runs are cut to one
-round without baselines. Commands under docs/results take hours and stand beside the JSON of what they gave; blocks under
-docs/development are excerpts. Whether or not it runs, every `fedrec` command has to parse, and every setting to exist.
+A block of `sh` or `python` runs, page by page and in order, unless its title says "Not run" and why; runs are cut to
+one round without baselines. Commands under docs/results take hours and stand beside the JSON of what they gave; blocks
+under docs/development are excerpts. Whether or not it runs, every `fedrec` command has to parse, and every setting to
+exist.
 """
 
 import importlib.util

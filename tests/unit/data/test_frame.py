@@ -31,11 +31,11 @@ def purchases() -> pd.DataFrame:
     )
 
 
-def seconds(df: pd.DataFrame) -> "pd.Series[int]":
+def seconds(df: pd.DataFrame) -> Any:
     return df["order_date"].astype("datetime64[s]").astype("int64")
 
 
-def in_aden(df: pd.DataFrame) -> "pd.Series[Any]":
+def in_aden(df: pd.DataFrame) -> Any:
     return df["order_date"].dt.tz_localize("UTC").dt.tz_convert("Asia/Aden")
 
 
