@@ -61,5 +61,4 @@ from the commands themselves.
 **Output.** What a person reads goes to standard output, progress to standard error. With `--json`, standard output is
 JSON and nothing else.
 
-**Exit status.** 0: done. 1: a check says no (an audit contradicts a claim, a ledger was tampered with). 2: something
-that you can mend, named in one line. 130: Ctrl-C; the line says how to go on."""
+**Exit status.** 0 is done; [all others](errors.md#exit-statuses)."""
