@@ -19,18 +19,16 @@ from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import canonical_document
 from fedrec.experiment.settings import Settings, load, read
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import Transport
 from fedrec.federated.loop import run
-from fedrec.federated.state import TrainingOutcome, open_run_context
-from fedrec.federated.transport import Transport
+from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.report.console import Progress, result
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
-from fedrec.storage.checkpoint import load_checkpoint
-from fedrec.storage.run_folder import RunFolder, write_catalogue
+from fedrec.storage.run_folder import RunFolder, load_checkpoint, write_catalogue
 
 NO_PRIVACY = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
 POPULARITY = {

@@ -79,5 +79,5 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_the_rule_would_notice() -> None:
     assert under("flwr.app", "flwr") and not under("flwr_datasets", "flwr")
     assert "flwr.clientapp" in set(imported(ROOT / "client" / "app.py"))
-    assert upward("fedrec/data/x.py", {"fedrec.models.mf"}) and upward("fedrec/study/x.py", {"fedrec.flower.grid"})
+    assert upward("fedrec/data/x.py", {"fedrec.models.mf"}) and upward("fedrec/study/x.py", {"fedrec.flower.transport"})
     assert not upward("fedrec/models/x.py", {"fedrec.data.dataset", "fedrec.models.mf", "fedrec.errors"})

@@ -21,7 +21,7 @@ from scipy import linalg
 from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease, ItemKnn, same_head

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ials import Ials, user_vector

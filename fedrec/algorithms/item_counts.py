@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.models.base import Recommender
 from fedrec.models.popularity import Popularity
 from fedrec.privacy.guarantee import Unit

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrec.algorithms.base import Contribution, RoundContext, TrainingAlgorithm
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender

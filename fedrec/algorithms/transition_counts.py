@@ -22,7 +22,7 @@ from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.algorithms.transition_estimation import Sums, estimate_counts, estimate_transitions
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender
 from fedrec.models.ease import check_head, same_head

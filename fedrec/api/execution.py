@@ -15,15 +15,14 @@ import torch
 from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.frame import HeldRows, hold
 from fedrec.experiment.settings import read
-from fedrec.federated.transport import Transport
+from fedrec.federated.exchange import Transport
 from fedrec.privacy.wording import format_epsilon
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation
 from fedrec.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import RoundReport
-    from fedrec.federated.state import RunContext
+    from fedrec.federated.state import RoundReport, RunContext
 
 QUIET = {  # nothing calls home
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -133,8 +132,7 @@ def on_this_machine() -> Generator[Callable[[int], Transport]]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from fedrec.device.client_app import make_client_app, simulated_node
-    from fedrec.flower.grid import InProcessGrid
-    from fedrec.flower.transport import FlowerTransport
+    from fedrec.flower.transport import FlowerTransport, InProcessGrid
     from fedrec.node.node import forget
 
     simulated_node.cache_clear()

@@ -26,8 +26,7 @@ from fedrec.experiment.settings import Settings, read
 from fedrec.models.base import Recommender
 from fedrec.privacy.wording import format_privacy
 from fedrec.recommend.finished_run import FinishedRun
-from fedrec.recommend.item_search import ItemSearch
-from fedrec.recommend.ranker import UserRanker, described, recommend
+from fedrec.recommend.ranker import ItemSearch, UserRanker, described, recommend
 from fedrec.report.console import TITLES, verdict
 from fedrec.report.html import write_page
 from fedrec.simulation import new_run, validate

@@ -13,9 +13,8 @@ from fedrec.api.execution import NotebookProgress, in_notebook, on_this_machine
 from fedrec.api.runs import Run
 from fedrec.api.settings import Request, gather, of_setting
 from fedrec.api.tables import Picture, make_table, to_html
-from fedrec.audit.auditor import POINTS, Audit, lines
+from fedrec.audit.auditor import POINTS, Audit, lines, load_record, save_record
 from fedrec.audit.auditor import audit as run_audit
-from fedrec.audit.records import load_record, save_record
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.privacy.guarantee import Unit

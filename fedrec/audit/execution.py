@@ -23,8 +23,7 @@ from fedrec.privacy.accounting.composition import Composition
 from fedrec.privacy.clipping import group_of
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.storage.checkpoint import load_checkpoint
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_checkpoint
 
 TRAINING = {"_target_": "fedrec.algorithms.fedavg.FedAvg", "learning_rate": 1.0, "batch_size": 1 << 30}
 COUNTING = {"_target_": "fedrec.algorithms.item_counts.ItemCounts"}

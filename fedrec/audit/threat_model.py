@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from fedrec.algorithms.item_counts import ItemCounts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceData, DeviceTable
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import DeviceData, DeviceTable, Interactions
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit

@@ -82,8 +82,8 @@ def import_command(
 ) -> None:
     """Take interactions from a CSV: item, and maybe time, value, kind."""
     here = open_home(home)
-    from fedrec.data.io.device_csv import mapping, read_device_file
-    from fedrec.device.deletion import expire
+    from fedrec.data.io.csv_files import mapping, read_device_file
+    from fedrec.device.saved_state import expire
     from fedrec.device.store import Event
 
     here.enrolment()
@@ -111,7 +111,7 @@ def forget_command(
         raise FedrecError("fedrec client forget takes one of --item ID and --everything")
     here = open_home(home)
     here.enrolment()
-    from fedrec.device.deletion import forget
+    from fedrec.device.saved_state import forget
 
     store = here.store()
     try:

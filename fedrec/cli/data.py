@@ -235,8 +235,7 @@ def hand_out(dataset: "Dataset", devices: int, folder: Path) -> list[str]:
     import numpy as np
 
     from fedrec.data.interactions import FlatInteractions
-    from fedrec.data.io.catalogue_csv import write_items
-    from fedrec.data.io.device_csv import COLUMNS
+    from fedrec.data.io.csv_files import COLUMNS, write_items
 
     table = dataset.interactions
     if isinstance(table, FlatInteractions):

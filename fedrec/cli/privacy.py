@@ -26,7 +26,7 @@ def ledger(
     as_json: Json = False,
 ) -> None:
     """Say what all runs on the users of each population have spent, verified; status 1 where one was tampered with."""
-    from fedrec.privacy.ledger.population import read_ledgers
+    from fedrec.privacy.ledger.projection import read_ledgers
 
     found = read_ledgers(population)
     if as_json:
@@ -113,9 +113,8 @@ def device(
     as_json: Json = False,
 ) -> None:
     """Say what this device has taken part in, and declined."""
-    from fedrec.device.consent.consent import Consent
+    from fedrec.device.consent.consent import Consent, ConsentPolicy
     from fedrec.device.consent.ledger import format_spent
-    from fedrec.device.consent.policy import ConsentPolicy
 
     ledger, rules = device_files(where, policy)
     if not ledger.exists():

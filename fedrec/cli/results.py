@@ -77,7 +77,7 @@ def newest(output: Path = Path("runs")) -> Path:
 
 def person(finished: "FinishedRun", user: str | None, likes: str | None) -> "UserRanker":
     """Return the taste of a user of the data set, or of somebody who likes some titles."""
-    from fedrec.recommend.item_search import ItemSearch
+    from fedrec.recommend.ranker import ItemSearch
 
     if user is not None:
         return finished.of_user(finished.user(user))
@@ -211,7 +211,7 @@ def audit(chosen: "Settings", run: Path | None, points: Sequence[float] | None, 
 
 def noted(found: "Audit", experiment: "Experiment", run: Path | None) -> Path:
     """Keep an audit of a run or of settings; the card of a run that is over cites it from now on."""
-    from fedrec.audit.records import load_record, save_record
+    from fedrec.audit.auditor import load_record, save_record
     from fedrec.experiment.experiment import load_dataset
     from fedrec.report.html import write_page
     from fedrec.report.privacy_card import cite_audit

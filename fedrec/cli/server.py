@@ -101,7 +101,7 @@ def admit_command(
     """Let devices take part."""
     here = open_home(home)
     from fedrec.ops import processes
-    from fedrec.server.registry import Registry
+    from fedrec.server.home import Registry
     from fedrec.server.supervisor import register
 
     for file in keys:

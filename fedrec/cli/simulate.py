@@ -53,8 +53,7 @@ def simulate(overrides: Sequence[str], resume: str | None = None, json_only: boo
         raise FedrecError(f"{Path(resume, 'config.yaml')} does not exist: --resume takes the folder of a run")
     settings, folder = begun(overrides, resume)
     from fedrec.device.client_app import make_client_app
-    from fedrec.flower.grid import InProcessGrid
-    from fedrec.flower.transport import FlowerTransport
+    from fedrec.flower.transport import FlowerTransport, InProcessGrid
     from fedrec.report.console import Progress, result
     from fedrec.simulation import Simulation
 

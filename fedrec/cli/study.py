@@ -250,7 +250,7 @@ def seeds(
     """Run one setting with several seeds, baselines included: what is above popularity, and what privacy costs."""
     given, chosen = check_overrides(overrides), whole_numbers("--seeds", seeds)
     check_output(given)
-    from fedrec.study.seeds import compared, study, to_lines
+    from fedrec.study.frontier import compared, study, to_lines
 
     found = compared(study(given, chosen or (), name))
     if as_json:

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import FlatInteractions, Interactions
+from fedrec.data.interactions import DeviceTable, FlatInteractions, Interactions
 
 if TYPE_CHECKING:
     from fedrec.data.io.table import Table, Tokens

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
-from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.table import Tokens
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out

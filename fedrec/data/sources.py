@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.devices import LEAVE_LAST_OUT
 from fedrec.data.download import Files, fetch, open_files, verify
+from fedrec.data.interactions import LEAVE_LAST_OUT
 from fedrec.data.io.table import Table, Tokens
 from fedrec.errors import FedrecError, suggest
 

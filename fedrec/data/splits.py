@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceTable
 from fedrec.data.download import Files
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.table import Table, Tokens
 from fedrec.errors import FedrecError

@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedrec.device.consent.consent import Consent, DeclinedError
-from fedrec.device.consent.policy import ConsentPolicy, packages_of, read_table
+from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError, packages_of, read_table
 from fedrec.device.consent.request import check_packages
 from fedrec.errors import FedrecError, suggest
 from fedrec.experiment.instantiate import allow_only

@@ -8,8 +8,7 @@ import numpy as np
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceData, DeviceTable, device_data
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import DeviceData, DeviceTable, Interactions, device_data
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
 from fedrec.messages import Message

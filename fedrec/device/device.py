@@ -8,12 +8,11 @@ from fedrec.data import catalogue as wire
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
 from fedrec.device.backend import select_backend
-from fedrec.device.consent.consent import Consent, DeclinedError
-from fedrec.device.consent.policy import ConsentPolicy
+from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
 from fedrec.device.consent.request import check_packages
 from fedrec.device.dataset import BufferedPrivateStore, local_dataset, train_on
-from fedrec.device.deletion import expire
 from fedrec.device.home import Home
+from fedrec.device.saved_state import expire
 from fedrec.device.store import DeviceStore
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import allow_only

@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 
 from fedrec.device.backend import select_backend
-from fedrec.device.consent.policy import TEMPLATE, packages_of, read_table
+from fedrec.device.consent.consent import TEMPLATE, packages_of, read_table
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError, suggest
 from fedrec.ops.keys import device_id, new_key

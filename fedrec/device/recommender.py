@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import device_data
+from fedrec.data.interactions import device_data
 from fedrec.device import saved_state
-from fedrec.device.deletion import expire, forget
 from fedrec.device.home import Home
+from fedrec.device.saved_state import expire, forget
 from fedrec.device.store import DeviceStore, Event
 from fedrec.errors import FedrecError
 from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import Message
 from fedrec.numpy_engine.experiment import has_light_model
-from fedrec.recommend.item_search import ItemSearch
 from fedrec.recommend.numpy_ranker import RankerFactory
-from fedrec.recommend.ranker import Explanation, Recommendation, UserRanker, explain, recommend
+from fedrec.recommend.ranker import Explanation, ItemSearch, Recommendation, UserRanker, explain, recommend
 
 NEVER = -1  # a connection does not notice its own writes: after them, it looks as if for the first time
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy
-from fedrec.device.deletion import expire
 from fedrec.device.home import Home
+from fedrec.device.saved_state import expire
 from fedrec.device.status import page
 from fedrec.errors import FedrecError
 from fedrec.flower import supernode

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import CandidateBook, Part
 from fedrec.evaluation.config import HEADLINE, EvaluationConfig

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.config import EvaluationConfig
 
 Items = NDArray[np.int32]

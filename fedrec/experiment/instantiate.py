@@ -36,8 +36,8 @@ SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str:
 # rewritten, for its hash names the experiment: whoever looks into one asks `canonical` or `canonical_node`.
 ALIASES = {
     "fedrec.algorithms.counts.ItemCounts": "fedrec.algorithms.item_counts.ItemCounts",
-    "fedrec.algorithms.fedadagrad.FedAdagrad": "fedrec.algorithms.fedopt.FedAdagrad",
-    "fedrec.algorithms.fedadam.FedAdam": "fedrec.algorithms.fedopt.FedAdam",
+    "fedrec.algorithms.fedadagrad.FedAdagrad": "fedrec.algorithms.fedavg.FedAdagrad",
+    "fedrec.algorithms.fedadam.FedAdam": "fedrec.algorithms.fedavg.FedAdam",
     "fedrec.algorithms.gram.GramMatrix": "fedrec.algorithms.gram_matrix.GramMatrix",
     "fedrec.algorithms.ials.IalsSums": "fedrec.algorithms.ials.IALSStatistics",
     "fedrec.algorithms.neighbours.Neighbours": "fedrec.algorithms.gram_matrix.ItemKnnGram",

@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 
 from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
 from fedrec.federated.exchange import GatherResult, gather_updates
-from fedrec.federated.history import RoundReport, epsilon_spent, record_round
-from fedrec.federated.state import RunContext, ServerState, check_unchanged, initial_state
+from fedrec.federated.state import (
+    RoundReport,
+    RunContext,
+    ServerState,
+    check_unchanged,
+    epsilon_spent,
+    initial_state,
+    record_round,
+)
 from fedrec.rng import Stream
-from fedrec.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedrec.storage.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 from fedrec.update import ModelUpdate
 
 

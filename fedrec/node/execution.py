@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.algorithms.sequence_sgd import FedSGDSequences
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.experiment.experiment import Experiment
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.base import Algorithm, PooledContribution, RoundContext
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.messages import PROTOCOL, Message

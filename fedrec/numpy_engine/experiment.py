@@ -15,7 +15,7 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.instantiate import call_or_refuse, canonical, canonical_node, instantiate
 from fedrec.numpy_engine.models import LightModel
 from fedrec.privacy.clipping import NormClipper
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import LocalTrainingConfig
 from fedrec.update import ModelUpdate
 
 

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
 from fedrec.messages import PROTOCOL, Message
 from fedrec.numpy_engine.experiment import LightExperiment
 from fedrec.numpy_engine.models import LightModel
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
-from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import Histories, LocalTrainingConfig, NegativeSampler, epochs, first_private, open_draws
 from fedrec.update import Arrays, ModelUpdate, total
 from fedrec.version import __version__
 

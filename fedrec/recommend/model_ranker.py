@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.experiment.experiment import Experiment
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.mechanisms.none import NoPrivacy

@@ -16,8 +16,7 @@ from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.wording import format_epsilon, format_privacy
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import RoundReport
-    from fedrec.federated.state import RunContext
+    from fedrec.federated.state import RoundReport, RunContext
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
 BAR = 14  # letters

@@ -4,11 +4,10 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
-from fedrec.audit.records import NO_AUDIT, Record, code_hash, load_record
+from fedrec.audit.auditor import NO_AUDIT, Record, code_hash, load_record
 from fedrec.privacy.card import Facts, build_card, checked, render_card
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.storage.checkpoint import atomic_write
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, atomic_write
 from fedrec.version import __version__
 
 if TYPE_CHECKING:

@@ -10,17 +10,14 @@ from safetensors.numpy import save_file
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import MetricSums
 from fedrec.experiment.settings import Settings
-from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
-from fedrec.federated.history import RoundReport, load_released_state
+from fedrec.federated.exchange import EVALUATE_SECONDS, Transport, base_header
 from fedrec.federated.loop import run
-from fedrec.federated.state import RunContext
-from fedrec.federated.transport import Transport
+from fedrec.federated.state import RoundReport, RunContext, load_released_state
 from fedrec.report.console import Progress
 from fedrec.report.metrics_json import CONTRACT_BASELINES, privacy
 from fedrec.report.privacy_card import card_of, write_card
 from fedrec.server.directory import EnrolledDirectory
-from fedrec.server.home import ServerHome
-from fedrec.server.registry import Registry
+from fedrec.server.home import Registry, ServerHome
 from fedrec.server.status import write_status
 from fedrec.simulation import last_round, open_ledger
 from fedrec.storage.run_folder import RunFolder, write_catalogue

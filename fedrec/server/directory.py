@@ -13,7 +13,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.federated.exchange import NodeDirectory
 from fedrec.messages import Message, sanitize_text
 from fedrec.ops.keys import signed
-from fedrec.server.registry import Admitted
+from fedrec.server.home import Admitted
 from fedrec.version import __version__
 
 HELLO_SECONDS = 60.0

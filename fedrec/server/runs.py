@@ -11,8 +11,7 @@ from fedrec.experiment.settings import Settings, load
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.paths import app_dir
-from fedrec.server.home import ServerHome
-from fedrec.server.registry import count
+from fedrec.server.home import ServerHome, count
 from fedrec.simulation import new_run, resumed_run, validate
 from fedrec.storage.run_folder import RunFolder
 

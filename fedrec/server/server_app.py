@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedrec.federated.transport import Transport
+from fedrec.federated.exchange import Transport
 from fedrec.ops import processes
 from fedrec.report.console import Progress
 from fedrec.server.deployment import Deployment

@@ -9,13 +9,11 @@ from fedrec.messages import DECLINED
 from fedrec.ops import processes
 from fedrec.ops.prometheus import Metric, text
 from fedrec.privacy.wording import format_epsilon
-from fedrec.server.home import ServerHome
-from fedrec.server.registry import Registry
-from fedrec.storage.checkpoint import atomic_write
+from fedrec.server.home import Registry, ServerHome
+from fedrec.storage.run_folder import atomic_write
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import RoundReport
-    from fedrec.federated.state import RunContext
+    from fedrec.federated.state import RoundReport, RunContext
 
 LATE, LOST = "no answer before the deadline", "Flower says"  # the second: the device went away, or its app was killed
 STATES = {

@@ -7,8 +7,7 @@ from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.ops.prometheus import serve_metrics
 from fedrec.server import certificates
-from fedrec.server.home import Address, ServerHome
-from fedrec.server.registry import Registry
+from fedrec.server.home import Address, Registry, ServerHome
 from fedrec.server.status import page
 
 

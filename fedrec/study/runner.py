@@ -14,7 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.settings import Settings, load
 from fedrec.privacy.wording import format_epsilon
 from fedrec.report.console import terminal_width
-from fedrec.storage.checkpoint import atomic_write
+from fedrec.storage.run_folder import atomic_write
 from fedrec.study.plan import Study, of
 from fedrec.study.plot import caption, draw, draw_bare
 from fedrec.study.pool import Pool, Task

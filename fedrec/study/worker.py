@@ -22,15 +22,14 @@ from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import save
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, load, read
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.exchange import LocalTransport
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study.results import finished, write_spent
 
 if TYPE_CHECKING:
-    from fedrec.federated.history import RoundReport
-    from fedrec.federated.state import RunContext
+    from fedrec.federated.state import RoundReport, RunContext
 
 Compose = Callable[[Sequence[str]], Settings]  # from overrides to settings: some may name what only a program knows
 

@@ -13,7 +13,7 @@ import torch
 
 from fedrec.algorithms.base import Algorithm, Contribution, RoundContext
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.models.base import Recommender
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.interaction import InteractionLevel

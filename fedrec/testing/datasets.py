@@ -14,7 +14,7 @@ import pytest
 from fedrec.data.dataset import Dataset, DataSource
 from fedrec.experiment.extensions import as_overrides
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.exchange import LocalTransport
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.testing.models import made_by

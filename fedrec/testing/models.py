@@ -11,7 +11,7 @@ import torch
 from fedrec.algorithms.base import Algorithm, RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Batch, Recommender, TrainableRecommender
 from fedrec.privacy.mechanisms.none import NoPrivacy

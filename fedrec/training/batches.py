@@ -10,6 +10,8 @@ with no model at all, at HR@10 = 1.0).
 The passes that a device, or many at once, train on in one round.
 
 Private arrays of many devices at once: their first values, and one device's part of them.
+
+How a device trains: the settings that every engine shares; light, for devices without torch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,11 +22,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
 from fedrec.rng import CounterRNG, Stream, Words, normal, random_below, uniform
-from fedrec.training.config import LocalTrainingConfig
 from fedrec.update import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTrainingConfig:
+    """How a device trains: `epochs` over batches of `batch_size`, `negatives` drawn per positive.
+
+    A step follows the sum of the batch's gradients over `denominator`, or their mean where it is None.
+    """
+
+    epochs: int = 1
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    optimizer: str = "sgd"
+    negatives: int = 4
+    denominator: float | None = None
+
 
 ORDER, NEGATIVE = 0, 1  # what an index is for: its highest bit
 ATTEMPTS = 64

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.sgd import optimizer
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.

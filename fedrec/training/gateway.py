@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
 from fedrec.rng import Stream
-from fedrec.training.batches import Epoch, Histories, NegativeSampler, epochs, open_draws
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import Epoch, Histories, LocalTrainingConfig, NegativeSampler, epochs, open_draws
 from fedrec.training.sgd import optimizer
 from fedrec.update import Arrays
 

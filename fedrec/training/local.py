@@ -6,12 +6,19 @@ A step is minibatch descent without noise, or DP-SGD.
 import numpy as np
 import torch
 
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, NoiseSource
 from fedrec.rng import Stream
-from fedrec.training.batches import Histories, NegativeSampler, epochs, first_private, open_draws, samples
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import (
+    Histories,
+    LocalTrainingConfig,
+    NegativeSampler,
+    epochs,
+    first_private,
+    open_draws,
+    samples,
+)
 from fedrec.training.sgd import LocalStep, SGDStep
 from fedrec.update import Arrays
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedrec.errors import FedrecError, suggest
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import LocalTrainingConfig
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 

@@ -20,8 +20,8 @@ from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.noise import SystemNoise
-from fedrec.storage.checkpoint import Checkpoint, save_checkpoint
 from fedrec.storage.private_arrays import MmapPrivateStore
+from fedrec.storage.run_folder import Checkpoint, save_checkpoint
 
 Times = dict[str, list[float]]
 

@@ -56,8 +56,7 @@ def one(users: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     from fedrec.device.client_app import make_client_app
     from fedrec.experiment.settings import load
     from fedrec.federated.loop import RoundReport
-    from fedrec.flower.grid import InProcessGrid
-    from fedrec.flower.transport import FlowerTransport
+    from fedrec.flower.transport import FlowerTransport, InProcessGrid
     from fedrec.report.console import Progress
     from fedrec.simulation import Simulation, new_run
 

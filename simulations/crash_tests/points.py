@@ -12,9 +12,8 @@ from typing import Any
 import fedrec
 from fedrec.federated import loop
 from fedrec.privacy.ledger import ledger
-from fedrec.privacy.ledger.integrity import Anchor
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.ledger.store import LedgerStore
+from fedrec.privacy.ledger.store import Anchor, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder

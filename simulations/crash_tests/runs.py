@@ -25,13 +25,12 @@ import torch
 from fedrec.data.dataset import Dataset
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import RunContext, open_run_context
-from fedrec.federated.transport import LocalTransport
 from fedrec.paths import ledger_path
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.storage.checkpoint import load_checkpoint
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_checkpoint
 from simulations.crash_tests.points import kill_at, kill_at_line, points
 from simulations.crash_tests.witness import Verdict, Witness, judge, watch
 

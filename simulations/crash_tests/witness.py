@@ -13,7 +13,7 @@ from fedrec.federated.state import RunContext
 from fedrec.privacy.accounting.composition import compose_events, compute_epsilon
 from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.storage.checkpoint import Checkpoint
+from fedrec.storage.run_folder import Checkpoint
 from fedrec.update import Arrays
 from simulations.crash_tests.points import leaves
 

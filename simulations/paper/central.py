@@ -19,7 +19,7 @@ from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.exchange import LocalTransport
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run

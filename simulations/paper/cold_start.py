@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrec.algorithms.sequence_sgd import FedSGDSequences
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.evaluation.summary import intervals

@@ -26,10 +26,9 @@ from fedrec.evaluation.baselines.base import pooled
 from fedrec.evaluation.baselines.pooled import Ials, Weights
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.state import init_algorithm_state, open_run_context
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.state import init_algorithm_state, load_released_state, open_run_context
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
 from fedrec.update import Arrays

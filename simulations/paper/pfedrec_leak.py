@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.evaluation.batched import evaluate_users
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.evaluation.per_user import PerUserResults

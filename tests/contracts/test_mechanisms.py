@@ -10,14 +10,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
 from fedrec.testing import MechanismContract
 from fedrec.testing.mechanisms import PLANS, SENSITIVITY, MechanismCase, calibrated_for, flat, released_sum, vector
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.local import train
 from fedrec.update import ModelUpdate
 

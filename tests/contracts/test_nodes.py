@@ -19,11 +19,9 @@ from fedrec.data.dataset import Dataset
 from fedrec.device.client_app import make_client_app
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
-from fedrec.federated.exchange import base_header, hosted_by
-from fedrec.federated.transport import LocalTransport, Transport
+from fedrec.federated.exchange import LocalTransport, Transport, base_header, hosted_by
 from fedrec.flower.codec import decode_reply
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.messages import PROTOCOL, Message, pack, validate_reply
 from fedrec.update import Arrays
 from fedrec.version import __version__

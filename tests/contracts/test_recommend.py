@@ -7,7 +7,7 @@ import pytest
 
 from fedrec.errors import RefusedError
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.exchange import LocalTransport
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.recommend.ranker import described, explain, recommend
 from fedrec.report.console import Progress

@@ -18,7 +18,7 @@ from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms import base, gateway
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.noise import SeededNoise
-from fedrec.storage.checkpoint import Checkpoint
+from fedrec.storage.run_folder import Checkpoint
 from simulations.crash_tests import runs
 from simulations.crash_tests.points import points
 from simulations.crash_tests.witness import Verdict, Witness, judge

@@ -17,8 +17,7 @@ from fedrec.experiment.instantiate import ALIASES, foreign_targets
 from fedrec.experiment.settings import read
 from fedrec.privacy.ledger.account import check_terms_unchanged
 from fedrec.simulation import begun_as
-from fedrec.storage.checkpoint import load_checkpoint
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_checkpoint
 from fedrec.study.compare import groups_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run-0.1.0.zip"

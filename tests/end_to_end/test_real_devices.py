@@ -17,7 +17,7 @@ from fedrec.messages import PROTOCOL, Message
 from fedrec.ops.keys import device_id, new_key, sign, signed
 from fedrec.server import deployment as room
 from fedrec.server.runs import completed
-from fedrec.storage.checkpoint import load_checkpoint
+from fedrec.storage.run_folder import load_checkpoint
 from tests.support.devices import WILLING, Village
 
 

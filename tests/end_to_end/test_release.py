@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.state import load_released_state
 from fedrec.messages import Message
 from fedrec.node.node import Node
 from tests.support.tiny import SMALL, session, small

@@ -12,8 +12,7 @@ import pytest
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError
 from fedrec.federated import loop
-from fedrec.federated.history import RoundReport
-from fedrec.federated.state import RunContext, ServerState
+from fedrec.federated.state import RoundReport, RunContext, ServerState
 from tests.support.tiny import SMALL
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data.catalogue import Catalogue, position
-from fedrec.data.devices import LEAVE_LAST_OUT, DeviceTable, device_data
-from fedrec.data.interactions import FlatInteractions, Interactions
+from fedrec.data.interactions import LEAVE_LAST_OUT, DeviceTable, FlatInteractions, Interactions, device_data
 from fedrec.data.io.delimited import SEPARATOR_NAMES, Layout, read_delimited, separator_that_fits
 from fedrec.data.io.table import ROLES, ColumnMapping, Table, Tokens, map_columns
 from fedrec.data.prepare import PrepareOptions, first_of_each_pair, prepare_dataset, repair

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.experiment.settings import load
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.mechanisms.interaction import InteractionLevel

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.mf import MatrixFactorization
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.training.batches import CohortData
-from fedrec.training.vectorized import steps
+from fedrec.training.vectorized import stacked_model as steps
 from fedrec.training.vectorized.engine import VectorizedEngine
 from tests.support.tiny import catalogue
 

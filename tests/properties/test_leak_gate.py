@@ -17,14 +17,14 @@ import torch
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Row, evaluate_device
 from fedrec.evaluation.per_user import table
 from fedrec.experiment.instantiate import instantiate
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.state import load_released_state
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.training.batches import Histories, Keyed, NegativeSampler

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Row, evaluate_device
 from fedrec.evaluation.per_user import table

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.federated.history import RoundReport, load_released_state
+from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport, Transport
+from fedrec.federated.state import RoundReport, load_released_state
 from fedrec.messages import Message
 from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.mechanisms.base import BaseMechanism
@@ -165,7 +165,7 @@ def test_only_the_mechanisms_own_memory_is_carried(tmp_path: Path, name: str) ->
     with session(experiment, dataset, tmp_path) as opened:
         list(run(opened))
         released = experiment.algorithm.broadcast(load_released_state(opened)[1])
-    from fedrec.storage.checkpoint import load_checkpoint
+    from fedrec.storage.run_folder import load_checkpoint
 
     saved = load_checkpoint(opened.folder.checkpoints)
     expected = {"user_adaptive": {"clip"}, "banded": set(released)}

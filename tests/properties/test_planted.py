@@ -9,10 +9,9 @@ import pytest
 from fedrec.cli.main import main
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.messages import Message, pack
 from fedrec.paths import state_dir
 from tests.support.tiny import session

@@ -18,11 +18,11 @@ from hypothesis.extra import numpy as hnp
 
 from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue, common_words, films, multi_hot, split_genres, year_of
-from fedrec.data.io.device_csv import COLUMNS, Row, mapping, read_device_file
+from fedrec.data.io.csv_files import COLUMNS, Row, mapping, read_device_file
 from fedrec.device.saved_state import request_fingerprint
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.flower.codec import MESSAGE_TYPES, decode, decode_reply, encode, encode_request
-from fedrec.flower.grid import InProcessGrid
+from fedrec.flower.transport import InProcessGrid
 from fedrec.messages import HEADER, Message, RejectedReplyError, pack, sanitize_text, unpack, validate_reply
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -8,17 +8,15 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from fedrec.cli.data import hand_out
-from fedrec.data.io.device_csv import read_device_file
+from fedrec.data.io.csv_files import read_device_file
 from fedrec.device.client_app import make_client_app
 from fedrec.device.home import Enrolment, Home, enroll
 from fedrec.device.store import Event
 from fedrec.experiment.settings import load
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.report.console import Progress
 from fedrec.server.deployment import Deployment
-from fedrec.server.home import ServerHome
-from fedrec.server.registry import Registry
+from fedrec.server.home import Registry, ServerHome
 from fedrec.server.runs import completed
 from fedrec.simulation import new_run, resumed_run
 from fedrec.storage.run_folder import RunFolder

@@ -8,8 +8,8 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import Interactions
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
+from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.state import RunContext, open_run_context
-from fedrec.federated.transport import LocalTransport, Transport
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
 from fedrec.testing.models import catalogue

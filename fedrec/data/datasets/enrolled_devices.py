@@ -9,8 +9,7 @@ import numpy as np
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import Interactions
-from fedrec.data.io.catalogue_csv import read_items
-from fedrec.data.io.device_csv import read_device_file
+from fedrec.data.io.csv_files import read_device_file, read_items
 from fedrec.data.io.table import Tokens
 from fedrec.data.prepare import PrepareOptions, prepare_dataset
 from fedrec.data.sources import LEAVE_LAST_OUT, Rows, SourceOptions

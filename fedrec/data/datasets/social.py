@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, pairs
-from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_sequences, unpacked
 from fedrec.data.io.table import Table

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceTable
 from fedrec.data.download import cache
-from fedrec.data.interactions import FlatInteractions, open_mmap
+from fedrec.data.interactions import DeviceTable, FlatInteractions, open_mmap
 from fedrec.data.io.table import Tokens
 from fedrec.data.prepare import PrepareOptions, prepare_dataset
 from fedrec.data.sources import Rows, SourceOptions

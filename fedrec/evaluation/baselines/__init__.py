@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError, suggest
 from fedrec.evaluation.baselines import base, pooled
 from fedrec.evaluation.baselines.base import Scorer, over_head

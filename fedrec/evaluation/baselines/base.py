@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.models.item_features import feature_vectors
 
 Sparse = Any  # scipy ships no types

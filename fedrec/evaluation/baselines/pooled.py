@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import lapack
 
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.evaluation.baselines.base import Floats, Scorer, Sparse, pooled, stacked
 

@@ -30,8 +30,7 @@ from fedrec.privacy.ledger.account import (
     mark_pending_lost,
     pending_round,
 )
-from fedrec.privacy.ledger.population import rows, runs
-from fedrec.privacy.ledger.projection import projected
+from fedrec.privacy.ledger.projection import projected, rows, runs
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.wording import format_epsilon, format_guarantee, format_terms

@@ -1,17 +1,181 @@
-"""What a run will have spent before it starts, and what then all runs on its users will have."""
+"""What a run will have spent before it starts, and what then all runs on its users will have.
 
+All runs on one population of users, as its ledger tells them, and all ledgers of this machine.
+"""
+
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fedrec.paths import ledger_path
+from fedrec.errors import FedrecError, suggest
+from fedrec.paths import ledger_path, populations
 from fedrec.privacy.accounting.composition import Composition, compose, compose_events, compute_epsilon
 from fedrec.privacy.accounting.interpretation import interpret
-from fedrec.privacy.guarantee import PrivacyGuarantee
-from fedrec.privacy.ledger.account import Account, composition_from_json
-from fedrec.privacy.ledger.population import runs
-from fedrec.privacy.ledger.store import LedgerStore
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation
+from fedrec.privacy.ledger.account import Account, composition_from_json, compute_spend, counts_of
+from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.privacy.wording import format_epsilon, format_guarantee
+from fedrec.privacy.wording import NO_GUARANTEE, format_epsilon, format_guarantee, widest_trust
+
+BASELINE = re.compile(r"(?<=[0-9a-f]{8})baselines/")  # a ledger's name of a run's baseline has no slash before it
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run on a population: its terms, its rounds and what it has spent."""
+
+    run: str
+    account: Account
+    rows: list[dict[str, Any]]
+    spent: Composition
+
+    def adds_to(self, account: Account) -> bool:
+        """Say whether what it spent adds to that of another account: a guarantee of the same unit and relation."""
+        same = (self.account.unit, self.account.neighbouring) == (account.unit, account.neighbouring)
+        return same and self.account.private
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What all runs of one unit and relation have spent together; `delta` is the smallest of theirs.
+
+    `trust` is whom they trust together; `beside` is what stands beside an epsilon: that of either relation, and an
+    attacker's gain.
+    """
+
+    unit: str
+    neighbouring: str
+    trust: str
+    runs: int
+    epsilon: float
+    delta: float
+    beside: dict[str, Any]
+
+
+def runs(store: LedgerStore) -> list[Run]:
+    """Return all runs of a ledger, in the order of their names."""
+    found: list[Run] = []
+    for run in store.runs():
+        entries = store.entries(run)
+        account = Account(**entries[0].body)
+        found.append(Run(run, account, rows(entries), compute_spend(account, entries, counts_of(store, run))))
+    return found
+
+
+def totals(found: list[Run]) -> list[Total]:
+    """Return one total per unit and relation: different ones are not added, and runs without a guarantee have none.
+
+    Where devices spend, the largest counts of all runs are added up, as if one device had them all.
+    """
+    private = [run for run in found if run.account.private]
+    groups = {(run.account.unit, run.account.neighbouring): run.account for run in private}
+    made: list[Total] = []
+    for (unit, neighbouring), account in sorted(groups.items()):
+        same = [run for run in private if run.adds_to(account)]
+        delta = min(run.account.delta for run in same)
+        spent = compose((run.spent, 1) for run in same)
+        told = interpret(spent, Relation(neighbouring), delta)
+        trust = widest_trust(run.account.trust for run in same)
+        made.append(Total(unit, neighbouring, trust, len(same), compute_epsilon(spent, delta), delta, told))
+    return made
+
+
+def rows(entries: list[Entry]) -> list[dict[str, Any]]:
+    """Return a run's rounds: round, status (reserved, committed, lost), event, and the hash of the reservation."""
+    made: dict[str, dict[str, Any]] = {}
+    newest: dict[int, str] = {}
+    for entry in entries[1:]:
+        number = int(entry.body["round"])
+        if entry.kind == "reserve":
+            newest[number] = entry.hash
+            keys = ("noise_multiplier", "sampling_rate", "count")
+            event = [dict(zip(keys, part, strict=True)) for part in entry.body["event"]]
+            made[entry.hash] = {"round": number, "status": "reserved", "event": event, "hash": entry.hash}
+        else:
+            made[newest[number]]["status"] = {"commit": "committed", "lost": "lost"}[entry.kind]
+    return list(made.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerListing:
+    """One population's ledger: its runs and totals, or what is wrong with it."""
+
+    population: str
+    path: str
+    head: str
+    problem: str
+    totals: list[Total]
+    runs: list[Run]
+
+    def json(self) -> dict[str, Any]:
+        """Return the ledger as JSON: a run's epsilon is null where nothing bounds it."""
+        return {
+            "population": self.population,
+            "path": self.path,
+            "head": self.head,
+            "wrong": self.problem or None,
+            "totals": [asdict(total) for total in self.totals],
+            "runs": [{**_summary(run), "rows": run.rows} for run in self.runs],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the ledger for a reader."""
+        if self.problem:
+            return [f"{self.population}: {self.problem}", ""]
+        made = [f"{self.population}  (verified; head {self.head[:12]}...)"]
+        for total in self.totals:
+            together = f"all {total.runs} private runs together" if total.runs > 1 else "one private run"
+            guarantee = PrivacyGuarantee.from_json(asdict(total))
+            said = format_guarantee(guarantee, total.epsilon, total.delta, total.beside["attacker"])
+            made.append(f"  {together}: {said}")
+        return [*made, *(f"  {_line(run)}" for run in self.runs), ""]
+
+
+def read_ledgers(population: str | None) -> list[LedgerListing]:
+    """Return the ledger of a population, or all of this machine; one that was tampered with says so in `problem`."""
+    known = populations()
+    if population is not None and population not in known:
+        raise FedrecError(f"no ledger of a population named {population} here.{suggest(population, known)}")
+    return [_read(name) for name in (known if population is None else [population])]
+
+
+def _read(population: str) -> LedgerListing:
+    path = ledger_path(population)
+    try:
+        store = LedgerStore(path)
+    except FedrecError as error:
+        return LedgerListing(population, str(path), "", str(error), [], [])
+    try:
+        found = runs(store)
+        return LedgerListing(population, str(path), store.head(), "", totals(found), found)
+    finally:
+        store.close()
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    account, statuses = run.account, [row["status"] for row in run.rows]
+    return {
+        "run": run.run,
+        "mechanism": account.mechanism,
+        "unit": account.unit,
+        "neighbouring": account.neighbouring,
+        "trust": account.trust,
+        "rounds": len(statuses),
+        "lost": statuses.count("lost") + statuses.count("reserved"),
+        "epsilon": compute_epsilon(run.spent, account.delta) if account.private else None,
+        "delta": account.delta if account.private else None,
+        "beside": interpret(run.spent, Relation(account.neighbouring), account.delta) if account.private else None,
+    }
+
+
+def _line(run: Run) -> str:
+    told = _summary(run)
+    lost = f", {told['lost']} lost or open" if told["lost"] else ""
+    guarantee = NO_GUARANTEE
+    if told["epsilon"] is not None:
+        guarantee = format_guarantee(run.account.guarantee, told["epsilon"], told["delta"], told["beside"]["attacker"])
+    rounds = f"{told['rounds']} round{'' if told['rounds'] == 1 else 's'}"
+    return f"{BASELINE.sub('/baselines/', told['run'])}: {told['mechanism']}, {rounds}{lost}, {guarantee}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,14 @@ from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
-from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.base import (
+    UserClippingMechanism,
+    add_gaussian_noise,
+    check_positive,
+    most_participations,
+    multiplier_for,
+)
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
-from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, ModelUpdate
 
 GATEWAY_TERMS = PrivacyGuarantee(

@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
-from fedrec.privacy.mechanisms.base import BaseMechanism, check_common, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.base import (
+    BaseMechanism,
+    check_common,
+    check_positive,
+    most_participations,
+    multiplier_for,
+)
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, DPSGDConfig, NoiseSource, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
-from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, ModelUpdate
 
 INTERACTION_TERMS = PrivacyGuarantee(

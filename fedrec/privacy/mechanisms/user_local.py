@@ -16,9 +16,14 @@ from typing import ClassVar, Self
 from dp_accounting import DpEvent, GaussianDpEvent
 
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
-from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, check_positive, multiplier_for
+from fedrec.privacy.mechanisms.base import (
+    UserClippingMechanism,
+    add_gaussian_noise,
+    check_positive,
+    most_participations,
+    multiplier_for,
+)
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
-from fedrec.privacy.sampling import most_participations
 from fedrec.update import Arrays, ModelUpdate
 
 LOCAL_TERMS = PrivacyGuarantee(

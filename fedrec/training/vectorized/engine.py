@@ -30,6 +30,7 @@ from fedrec.training.batches import (
     CohortData,
     Epoch,
     Histories,
+    LocalTrainingConfig,
     NegativeSampler,
     Slots,
     epochs,
@@ -37,9 +38,14 @@ from fedrec.training.batches import (
     open_draws,
     samples,
 )
-from fedrec.training.config import LocalTrainingConfig
-from fedrec.training.vectorized.stacked_model import StackedModel, check
-from fedrec.training.vectorized.steps import LazyNoise, NoiseSampler, clipped_step, plain_step
+from fedrec.training.vectorized.stacked_model import (
+    LazyNoise,
+    NoiseSampler,
+    StackedModel,
+    check,
+    clipped_step,
+    plain_step,
+)
 from fedrec.training.vectorized.updates import Contributions, RowIndex, StackedUpdates, Tile, TileUpdates, joined
 from fedrec.update import Arrays
 

@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.errors import FedrecError
 from fedrec.models.base import TrainableRecommender, linear_over_parts
 

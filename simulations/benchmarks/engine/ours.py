@@ -11,8 +11,7 @@ from fedrec.device.client_app import make_client_app
 from fedrec.experiment.experiment import load_dataset
 from fedrec.federated.loop import run_round
 from fedrec.federated.state import initial_state, open_run_context
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.node import execution
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Aggregate

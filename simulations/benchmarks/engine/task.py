@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
 from simulations.benchmarks.engine.job import arrays

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.fedavg import FedAvg
-from fedrec.algorithms.fedopt import FedAdagrad, FedAdam
+from fedrec.algorithms.fedavg import FedAdagrad, FedAdam, FedAvg
 from fedrec.algorithms.gram_matrix import GramMatrix, bounded_gram, solve
 from fedrec.algorithms.item_counts import ItemCounts, bounded_counts
 from fedrec.errors import FedrecError

@@ -12,11 +12,10 @@ from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation.baselines import pooled as pooled_ials
 from fedrec.evaluation.baselines.base import pooled
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.state import init_algorithm_state
-from fedrec.federated.transport import LocalTransport
-from fedrec.models.hybrid import Hybrid, standardised
+from fedrec.federated.state import init_algorithm_state, load_released_state
+from fedrec.models.ease import Hybrid, standardised
 from fedrec.models.ials import Ials
 from fedrec.update import Arrays
 from tests.support.tiny import SMALL, catalogue, session, small

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedrec.algorithms.transition_counts import TransitionCounts, flat_place, together, transitions, triangle
 from fedrec.algorithms.transition_estimation import Prior, count_features, fit_prior_mean, posterior_mean, shrink_counts
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.models import transitions as order
 from fedrec.models.item_kernels import public_kernels

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fedrec.audit import auditor, records
-from fedrec.audit.auditor import Audit
-from fedrec.audit.records import FILE, load_record, save_record, settings_hash
+from fedrec.audit import auditor
+from fedrec.audit import auditor as records
+from fedrec.audit.auditor import FILE, Audit, load_record, save_record, settings_hash
 from fedrec.audit.trials import Finding
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError

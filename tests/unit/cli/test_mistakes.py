@@ -20,7 +20,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.device import dataset, supervisor
 from fedrec.device.availability import AvailabilityPolicy as Participation
 from fedrec.device.availability import span
-from fedrec.device.consent.policy import ConsentPolicy
+from fedrec.device.consent.consent import ConsentPolicy
 from fedrec.device.home import Enrolment, Home
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation.config import EvaluationConfig

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from fedrec.cli.data import hand_out
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.io.catalogue_csv import read_items, write_items
-from fedrec.data.io.device_csv import COLUMNS, mapping, read_device_file
+from fedrec.data.io.csv_files import COLUMNS, mapping, read_device_file, read_items, write_items
 from fedrec.errors import FedrecError
 from tests.support.tiny import interactions_of, small
 

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from fedrec.cli.data import hand_out
-from fedrec.data import devices
+from fedrec.data import interactions as devices
 from fedrec.data.datasets.synthetic import SyntheticLarge, ranks_of
-from fedrec.data.devices import DeviceTable
-from fedrec.data.interactions import FlatInteractions, file_of, open_mmap, release_pages
+from fedrec.data.interactions import DeviceTable, FlatInteractions, file_of, open_mmap, release_pages
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.exchange import LocalTransport
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 

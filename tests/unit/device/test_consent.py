@@ -15,17 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.device.client_app import make_client_app
-from fedrec.device.consent.consent import Consent, DeclinedError
+from fedrec.device.consent.consent import TEMPLATE, Consent, ConsentPolicy, DeclinedError
 from fedrec.device.consent.ledger import YEAR_SECONDS, DeviceLedger
-from fedrec.device.consent.policy import TEMPLATE, ConsentPolicy
 from fedrec.device.consent.request import KNOWN, parse_request
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
-from fedrec.federated.history import RoundReport, load_released_state
 from fedrec.federated.loop import run
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.federated.state import RoundReport, load_released_state
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.privacy.accounting.composition import compose, compose_events, compute_epsilon
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from tests.support.tiny import SMALL, session, small

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fedrec.cli.client import run
-from fedrec.device import deletion, saved_state
-from fedrec.device.deletion import expire, forget, rebuild
+from fedrec.device import saved_state
+from fedrec.device import saved_state as deletion
 from fedrec.device.device import Device
 from fedrec.device.home import Home
+from fedrec.device.saved_state import expire, forget, rebuild
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 from fedrec.recommend.numpy_ranker import RankerFactory

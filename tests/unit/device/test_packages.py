@@ -12,12 +12,12 @@ import pytest
 from fedrec.data.catalogue import encode
 from fedrec.device import saved_state
 from fedrec.device.backend import ConsentGuard
-from fedrec.device.consent.policy import TEMPLATE, packages_of, read_table
+from fedrec.device.consent.consent import TEMPLATE, packages_of, read_table
 from fedrec.device.consent.request import parse_request
-from fedrec.device.deletion import rebuild
 from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.device.recommender import DeviceRecommender
+from fedrec.device.saved_state import rebuild
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.instantiate import allow
 from fedrec.messages import PROTOCOL, Message

@@ -193,7 +193,7 @@ def test_what_is_no_catalogue_is_refused(name: str) -> None:
 def test_a_device_needs_no_torch(tmp_path: Path) -> None:
     heavy = "('torch', 'hydra', 'scipy', 'flwr', 'pyarrow', 'dp_accounting')"
     code = "import sys, fedrec.device.device, fedrec.device.supervisor, fedrec.device.status, fedrec.cli.client"
-    code += ", fedrec.data.io.device_csv"
+    code += ", fedrec.data.io.csv_files"
     code += f"; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -17,9 +17,9 @@ import pytest
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.state import load_released_state
 from tests.support.tiny import session
 
 SEEDS = (0, 1, 2)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.evaluation import batched
 from fedrec.evaluation.batched import evaluate_batch, evaluate_users, squared_errors, with_targets

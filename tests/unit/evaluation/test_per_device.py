@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.evaluation.candidates import digest, draw
 from fedrec.evaluation.config import EvaluationConfig

@@ -5,10 +5,10 @@ import pytest
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.cohort import CohortConfig
+from fedrec.privacy.mechanisms.base import cyclic_cohort, most_participations, poisson_cohort
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.noise import SeededNoise
-from fedrec.privacy.sampling import cyclic_cohort, most_participations, poisson_cohort
 
 
 def test_all_devices_where_no_size_is_given() -> None:

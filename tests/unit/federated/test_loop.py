@@ -9,11 +9,10 @@ import pytest
 from fedrec.device.client_app import make_client_app
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
-from fedrec.federated.history import RoundReport, load_released_state
+from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport, Transport
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.federated.state import RoundReport, load_released_state
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.messages import Message
 from tests.support.tiny import SMALL, session, small
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.sequence_sgd import TAKEN, FedSGDSequences
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.state import load_released_state
 from fedrec.models.sasrec import SASRec
 from fedrec.models.sequential import Windows
 from fedrec.node.execution import explain_sequential

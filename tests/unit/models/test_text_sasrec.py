@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.sequence_sgd import FedSGDSequences
 from fedrec.errors import FedrecError
-from fedrec.federated.history import load_released_state
+from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.state import load_released_state
 from fedrec.models import text_embeddings
 from fedrec.models.sasrec import Shape
 from fedrec.models.text_sasrec import LoRALinear, TextSASRec

@@ -11,7 +11,7 @@ import torch
 
 from fedrec.experiment import experiment
 from fedrec.experiment.settings import load
-from fedrec.federated.transport import LocalTransport
+from fedrec.federated.exchange import LocalTransport
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from tests.support.chance import drawn_for, fresh

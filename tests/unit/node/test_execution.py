@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError
 from fedrec.models.mf import MatrixFactorization
 from fedrec.node.execution import HELD_BYTES, ThreadedExecutor, Total, split_into_groups

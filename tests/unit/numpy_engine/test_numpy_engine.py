@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedrec.algorithms.base import RoundContext
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.device.backend import select_backend
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.exchange import base_header

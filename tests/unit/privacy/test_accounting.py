@@ -20,15 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError
-from fedrec.privacy.accounting.calibration import TOLERANCE, composition, noise_multiplier
 from fedrec.privacy.accounting.composition import (
     COARSE,
+    TOLERANCE,
     checked_delta,
     compose,
     compose_events,
+    composition,
     compute_epsilon,
     default_delta,
     epsilon_of_events,
+    noise_multiplier,
     running_epsilon,
 )
 

@@ -20,8 +20,8 @@ from fedrec.privacy.mechanisms.banded import (
     squared_error,
     squared_sensitivity,
 )
+from fedrec.privacy.mechanisms.base import cyclic_cohort
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
-from fedrec.privacy.sampling import cyclic_cohort
 from fedrec.update import Arrays, ModelUpdate
 
 PLAN = TrainingPlan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)

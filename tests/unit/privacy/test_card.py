@@ -230,8 +230,7 @@ def test_a_ledger_that_was_tampered_with_is_listed_as_such(capsys: pytest.Captur
 
 
 def test_what_a_device_took_part_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fedrec.device.consent.consent import Consent, DeclinedError
-    from fedrec.device.consent.policy import ConsentPolicy
+    from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
 
     consent = Consent(ConsentPolicy(), tmp_path / "ledger.sqlite")
     document = small("model=mf", "rounds=2", base=[*SMALL, "privacy=user"])[0].document

@@ -11,7 +11,7 @@ import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.data.devices import DeviceData
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.models.content import ContentRecommender

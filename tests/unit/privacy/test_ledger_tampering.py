@@ -24,9 +24,10 @@ import pytest
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.loop import run
 from fedrec.paths import anchor_path, ledger_path
-from fedrec.privacy.ledger import integrity, store
-from fedrec.privacy.ledger.integrity import Anchor
+from fedrec.privacy.ledger import store
+from fedrec.privacy.ledger import store as integrity
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.store import Anchor
 from fedrec.privacy.ledger.verify import FIRST, entry_hash
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel

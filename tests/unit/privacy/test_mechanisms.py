@@ -20,7 +20,7 @@ from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.sgd import SGDStep
 from fedrec.update import ModelUpdate
 

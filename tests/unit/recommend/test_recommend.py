@@ -17,9 +17,8 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.numpy_engine.solver import LogitStep, SolveWeights, solve_user
 from fedrec.recommend.finished_run import FinishedRun
-from fedrec.recommend.item_search import ItemSearch
 from fedrec.recommend.numpy_ranker import RankerFactory
-from fedrec.recommend.ranker import recommend
+from fedrec.recommend.ranker import ItemSearch, recommend
 from tests.contracts.test_recommend import finished
 
 FILMS = ["Toy Story (1995)", "Heat (1995)", "Matrix, The (1999)", "Heat (1986)", "Toys", "The Good, the Bad (1966)"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedrec.federated.history import RoundReport
+from fedrec.federated.state import RoundReport
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.report.console import Progress, fitted, result, table, verdict
 from fedrec.report.metrics_json import ended_early

@@ -25,8 +25,7 @@ from fedrec.ops import processes
 from fedrec.ops.keys import new_key
 from fedrec.ops.prometheus import Metric, serve_metrics, text
 from fedrec.server import certificates
-from fedrec.server.home import Address, ServerHome
-from fedrec.server.registry import Registry
+from fedrec.server.home import Address, Registry, ServerHome
 from fedrec.server.status import page
 from fedrec.server.supervisor import up
 from tests.support.devices import Village

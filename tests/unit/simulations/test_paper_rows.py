@@ -12,7 +12,8 @@ from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment
 from fedrec.models.pfedrec import PFedRec
-from fedrec.study import frontier, seeds
+from fedrec.study import frontier
+from fedrec.study import frontier as seeds
 from fedrec.training.vectorized.updates import Contributions, StackedUpdates
 from simulations.paper import central, cold_start, pfedrec_leak
 from tests.support.tiny import FREE, small

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedrec.storage.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 
 STATE = {"item.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "first/item.weight": np.ones(3, np.float32)}
 

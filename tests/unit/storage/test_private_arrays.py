@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from fedrec.device.client_app import make_client_app
 from fedrec.federated import loop
-from fedrec.flower.grid import InProcessGrid
-from fedrec.flower.transport import FlowerTransport
+from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.storage.private_arrays import MmapPrivateStore
 from tests.support.tiny import session, small
 

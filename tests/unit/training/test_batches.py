@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data.devices import DeviceData, DeviceTable
+from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import evaluate_device
 from fedrec.evaluation.per_user import table

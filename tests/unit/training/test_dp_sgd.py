@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender, bce, bpr
 from fedrec.privacy.noise import SeededNoise, SystemNoise
-from fedrec.training.config import LocalTrainingConfig
+from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.dp_sgd import DPSGDConfig, DPSGDStep
 
 ITEMS, RATE = 23, 0.7

@@ -8,7 +8,7 @@ import torch
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorization
