@@ -1,9 +1,8 @@
 """`fedrec data list | get | check | split`: data sets, by the same settings as everywhere or by their bare name."""
 
 import csv
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from fedrec.cli.grammar import Command, Group, examples
 from fedrec.cli.options import Json, check_overrides, complete_typed, print_json
 from fedrec.errors import FedrecError
+from fedrec.experiment.overrides import quoted
 
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset, DataSource
@@ -27,15 +27,6 @@ SIZES = {
     "gowalla": "1,027,370 visits, 29,858 users, 40,981 places",
     "microlens-50k": "359,708 uses, 50,000 users, 19,220 videos",
 }
-USER = ("user", "customer", "member", "visitor", "account", "reader", "listener")
-ITEM = ("item", "product", "sku", "stock", "article", "movie", "film", "track", "song", "book", "asin", "isbn")
-TIME = ("timestamp", "date", "datetime", "orderdate", "invoicedate", "purchasedate", "eventtime", "createdat", "ts")
-NAMES = {  # what columns are called elsewhere, in small letters and without spaces or underscores
-    "user": {f"{word}{end}" for word in USER for end in ("", "id", "no", "number")},
-    "item": {f"{word}{end}" for word in ITEM for end in ("", "id", "no", "number", "code")},
-    "time": {*TIME, "time"},
-}
-SEPARATORS = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|"}
 FILES = {".csv": "csv", ".tsv": "csv", ".parquet": "csv", ".inter": "recbole"}  # whose reader takes a file of that name
 
 app = typer.Typer(
@@ -117,38 +108,6 @@ def named(text: str) -> list[str]:
     kind = FILES.get(path.suffix, "csv")
     tabs = ["dataset.separator=tab"] if path.suffix == ".tsv" else []
     return [f"dataset={kind}", f"dataset.path={quoted(text)}", *tabs]
-
-
-def quoted(text: str) -> str:
-    """Return a text as the value of an override."""
-    return text if re.fullmatch(r"[\w/.-]+", text) else f"'{text}'"
-
-
-def guess_columns(overrides: Sequence[str]) -> list[str]:
-    """Return settings for columns of a CSV that have another name than the default, and say so.
-
-    Only what the header alone decides: one column, and no more, whose name is one of the words for its part.
-    """
-    given = dict(text.split("=", 1) for text in overrides if "=" in text)
-    header = read_header(Path(given.get("dataset.path", "").strip("'\"")), given)
-    made = dict[str, str]()
-    for role, names in NAMES.items():
-        found = [column for column in header if re.sub(r"[\W_]", "", column.lower()) in names]
-        if role not in header and len(found) == 1 and f"dataset.columns.{role}" not in given:
-            made[role] = found[0]
-    if made:
-        told = ", ".join(f"{role} = {column}" for role, column in made.items())
-        print(f"columns by their names: {told} (dataset.columns.*=COLUMN chooses others)", file=sys.stderr)
-    return [f"dataset.columns.{role}={quoted(column)}" for role, column in made.items()]
-
-
-def read_header(path: Path, given: Mapping[str, str]) -> list[str]:
-    """Return the names in the first line of a text file; none where it is no such file."""
-    separator = SEPARATORS.get(given.get("dataset.separator", "comma"), given.get("dataset.separator", ","))
-    if not path.is_file() or path.suffix in (".parquet", ".pq") or len(separator) != 1:
-        return []
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [column.strip() for column in next(csv.reader([file.readline()], delimiter=separator), [])]
 
 
 def show(lines: Sequence[Any], as_json: bool) -> None:

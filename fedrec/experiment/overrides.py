@@ -3,7 +3,9 @@
 A typo is answered from here, before Hydra or torch is imported. Hydra composes; a test holds this reading to it.
 """
 
+import csv
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +30,26 @@ ENTRY_POINTS = {
 SWEEP = "a sweep is a study: fedrec study PLAN --values 1,2 (fedrec study --help)"
 # What a statistic has no use for (its own bound is the clip, and nothing is trained), and what DP-SGD replaces.
 TRAINING_ONLY = ("clip", "clipping", "dense_share", "sample_rate", "local_steps", "denominator", "target", "bit_share")
+# What columns are called elsewhere, in small letters and without spaces or underscores.
+USER_WORDS = ("user", "customer", "member", "visitor", "account", "reader", "listener")
+ITEM_WORDS = ("item", "product", "sku", "stock", "article", "movie", "film", "track", "song", "book", "asin", "isbn")
+TIME_WORDS = (
+    "timestamp",
+    "date",
+    "datetime",
+    "orderdate",
+    "invoicedate",
+    "purchasedate",
+    "eventtime",
+    "createdat",
+    "ts",
+)
+COLUMN_NAMES = {
+    "user": {f"{word}{end}" for word in USER_WORDS for end in ("", "id", "no", "number")},
+    "item": {f"{word}{end}" for word in ITEM_WORDS for end in ("", "id", "no", "number", "code")},
+    "time": {*TIME_WORDS, "time"},
+}
+SEPARATORS = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|"}
 BY_DP_SGD = {"epochs": "local_steps", "batch_size": "sample_rate", "denominator": "denominator"}
 
 
@@ -236,3 +258,35 @@ def _check_clip(one: Override, known: set[str], nodes: Sequence[Mapping[str, Any
 
 def _rounds(count: int) -> str:
     return f"{count} round" if count == 1 else f"{count} rounds"
+
+
+def quoted(text: str) -> str:
+    """Return a text as the value of an override."""
+    return text if re.fullmatch(r"[\w/.-]+", text) else f"'{text}'"
+
+
+def guess_columns(overrides: Sequence[str]) -> list[str]:
+    """Return settings for columns of a CSV that have another name than the default, and say so.
+
+    Only what the header alone decides: one column, and no more, whose name is one of the words for its part.
+    """
+    given = dict(text.split("=", 1) for text in overrides if "=" in text)
+    header = read_header(Path(given.get("dataset.path", "").strip("'\"")), given)
+    made = dict[str, str]()
+    for role, names in COLUMN_NAMES.items():
+        found = [column for column in header if re.sub(r"[\W_]", "", column.lower()) in names]
+        if role not in header and len(found) == 1 and f"dataset.columns.{role}" not in given:
+            made[role] = found[0]
+    if made:
+        told = ", ".join(f"{role} = {column}" for role, column in made.items())
+        print(f"columns by their names: {told} (dataset.columns.*=COLUMN chooses others)", file=sys.stderr)
+    return [f"dataset.columns.{role}={quoted(column)}" for role, column in made.items()]
+
+
+def read_header(path: Path, given: Mapping[str, str]) -> list[str]:
+    """Return the names in the first line of a text file; none where it is no such file."""
+    separator = SEPARATORS.get(given.get("dataset.separator", "comma"), given.get("dataset.separator", ","))
+    if not path.is_file() or path.suffix in (".parquet", ".pq") or len(separator) != 1:
+        return []
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return [column.strip() for column in next(csv.reader([file.readline()], delimiter=separator), [])]

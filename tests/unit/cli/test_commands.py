@@ -18,10 +18,10 @@ import yaml
 
 from fedrec import simulation
 from fedrec.cli import grammar, options
-from fedrec.cli.data import guess_columns, named, rows
+from fedrec.cli.data import named, rows
 from fedrec.cli.main import app, main
 from fedrec.errors import FedrecError
-from fedrec.experiment.overrides import Conf
+from fedrec.experiment.overrides import Conf, guess_columns
 from fedrec.experiment.settings import load
 from tests.support.tiny import SMALL
 
