@@ -52,7 +52,8 @@ class DevicePrivate:
             content = pack(Message({}, dict(arrays)))
             connection.execute("delete from private where run != ? or round >= ?", [self._run, round_number])
             connection.execute("insert into private values (?, ?, ?)", [self._run, round_number, content])
-            connection.execute("delete from private where round <= ?", [round_number - KEPT_ROUNDS])
+            kept = "select round from private order by round desc limit ?"
+            connection.execute(f"delete from private where round not in ({kept})", [KEPT_ROUNDS])
             stamp(self._store, "private")
 
 
