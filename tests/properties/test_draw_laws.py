@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedrec.privacy.mechanisms.base import cyclic_cohort, most_participations, poisson_cohort
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, TrainingPlan
 from fedrec.privacy.noise import SeededNoise, make_noise_source
-from fedrec.privacy.sampling import cyclic_cohort, most_participations, poisson_cohort
 from fedrec.rng import CounterRNG, Stream, normal, random_below, splitmix64, uniform
 from fedrec.training.batches import (
     Histories,
+    LocalTrainingConfig,
     NegativeSampler,
     Slots,
     epochs,
@@ -25,7 +26,6 @@ from fedrec.training.batches import (
     shuffled,
     uniform_negatives,
 )
-from fedrec.training.config import LocalTrainingConfig
 
 ITEMS = 12
 LINES = st.lists(st.lists(st.integers(0, ITEMS - 1), unique=True, max_size=ITEMS), min_size=1, max_size=5)
