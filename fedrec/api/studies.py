@@ -20,10 +20,11 @@ from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.wording import format_terms
 from fedrec.report.html import write_page
+from fedrec.report.plot import check_installed
 from fedrec.report.privacy_card import cite_audit
 from fedrec.storage.run_folder import RunFolder
 from fedrec.study.plan import Study, find, of
-from fedrec.study.plot import check_installed, make_figure
+from fedrec.study.plot import make_figure
 from fedrec.study.pool import Pool, cores
 from fedrec.study.results import Results, collect, costs, describe_cost, read_spent
 from fedrec.study.runner import PLAN, StudyProgress, alone, begin, list_tasks, write

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError, suggest
+from fedrec.report import plot
 
 SHOWN_ROWS = 20
 
@@ -88,7 +89,7 @@ class Picture:
         supported = self.figure.canvas.get_supported_filetypes()
         if (ending := Path(path).suffix.removeprefix(".")) not in supported:
             raise FedrecError(f"{path}: the ending decides the format.{suggest(ending, supported)}")
-        self.figure.savefig(path, dpi=160)
+        plot.save(self.figure, Path(path))
         return Path(path)
 
     def __repr__(self) -> str:
@@ -100,24 +101,9 @@ class Picture:
         return found.getvalue()
 
 
-PANELS = {"validation": "validation NDCG@10", "loss": "mean training loss", "epsilon": "epsilon spent so far"}
-
-
 def draw_rounds(rounds: Mapping[str, Sequence[Any]], title: str) -> Picture:
     """Draw one panel for each figure that the rounds hold, against the round."""
-    from matplotlib.figure import Figure
-
-    lines = {
-        name: [(n, y) for n, y in zip(rounds["round"], rounds[name], strict=True) if y is not None] for name in PANELS
-    }
-    panels = {name: points for name, points in lines.items() if points}
-    figure = Figure(figsize=(3.2 * max(len(panels), 1), 2.6), layout="constrained")
-    for place, (name, points) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), place)
-        axes.plot(*zip(*points, strict=True), color="#0072b2", marker="o", markersize=3, linewidth=1.5)
-        axes.set(xlabel="round", title=PANELS[name])
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+    plot.check_installed()
+    figure = plot.draw_rounds(plot.panels(rounds))
     figure.suptitle(title, fontsize=10)
     return Picture(figure)

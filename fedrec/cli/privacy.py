@@ -45,7 +45,8 @@ def card(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")
     path = run / "privacy_card.json"
     if not path.exists():
         raise FedrecError(f"{path} does not exist: a run writes its card when it ends; go on with --resume {run}")
-    from fedrec.privacy.card import checked, render_card
+    from fedrec.privacy.card import checked
+    from fedrec.report.privacy_card import render_card
 
     try:
         found = checked(cast(dict[str, Any], json.loads(path.read_text())))

@@ -86,7 +86,7 @@ def run_plan(
         raise FedrecError(f"--resume {resume} goes on with the study as it was begun: leave out the rest")
     chosen = chosen_plan(plan, overrides, methods, values, seeds) if resume is None else None
     check_output([f"output={output}"])
-    from fedrec.study.plot import check_installed
+    from fedrec.report.plot import check_installed
     from fedrec.study.runner import begin, resumed
 
     if not no_picture:

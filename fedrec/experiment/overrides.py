@@ -20,6 +20,7 @@ from fedrec.paths import conf_dir
 OVERRIDE = re.compile(r"(?P<mark>~|\+{0,2})(?P<key>[^\s=@+~]+)(?P<package>@[^=]*)?(?:=(?P<value>.*))?", re.DOTALL)
 GLOBAL = re.compile(r"^# *@package +_global_ *$", re.MULTILINE)
 COMMA = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|(,)""")  # a comma outside brackets and quotes
+PLAIN = re.compile(r"[\w./:~-]+")  # what needs no quotes in an override
 HOW_TO_CLIP = ("whole", "split")
 ENTRY_POINTS = {
     "model": "fedrec.models",
@@ -50,6 +51,8 @@ COLUMN_NAMES = {
     "time": {*TIME_WORDS, "time"},
 }
 SEPARATORS = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|"}
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first reads ten times as fast
+NOT_OF_THE_RUN = ("name", "output", "overwrite", "run")  # where a run lies: its own each time
 BY_DP_SGD = {"epochs": "local_steps", "batch_size": "sample_rate", "denominator": "denominator"}
 
 
@@ -130,12 +133,14 @@ class Conf:
     def layers(self, given: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield what is composed, each file's name under conf/ and its settings; a later one wins."""
         yield "config.yaml", self.run_level
-        for group, choice in self.choose(given).items():
-            if choice is not None:
-                path = self.path(group, choice)
-                node = {key: value for key, value in _read(path).items() if key != "defaults"}
-                where = f"{group}/{choice}.yaml" if path.is_relative_to(self.folders[0]) else str(path)
-                yield where, node if GLOBAL.search(path.read_text()) else {group: node}
+        yield from (self.layer(group, choice) for group, choice in self.choose(given).items() if choice is not None)
+
+    def layer(self, group: str, choice: str) -> tuple[str, dict[str, Any]]:
+        """Return the name of a choice's file under conf/ and its settings."""
+        path = self.path(group, choice)
+        node = {key: value for key, value in _read(path).items() if key != "defaults"}
+        where = f"{group}/{choice}.yaml" if path.is_relative_to(self.folders[0]) else str(path)
+        return where, node if GLOBAL.search(path.read_text()) else {group: node}
 
     def origins(self, overrides: Sequence[str]) -> dict[str, str]:
         """Return where the value of each key comes from: a file under conf/, or an override."""
@@ -206,6 +211,45 @@ def find_overruled(experiment: Any, overrides: Sequence[str]) -> list[str]:
     return lines
 
 
+def find_overrides(document: Mapping[str, Any]) -> list[str] | None:
+    """Return the overrides that compose such settings again; None where fedrec's own choices don't."""
+    conf, choices = Conf.of(), dict[str, str]()
+    for group in conf.defaults:
+        if group not in document:
+            continue
+        target = document[group]["_target_"]
+        fitting = [choice for choice in conf.groups[group] if target in conf.path(group, choice).read_text()]
+        found = {choice: conf.layer(group, choice)[1][group] for choice in fitting}
+        if not found:
+            return None
+        choices[group] = min(found, key=lambda choice: len(_changed(found[choice], document[group])))
+    for group in list(choices):  # what another choice or the default brings need not be said
+        rest = {name: choice for name, choice in choices.items() if name != group}
+        if conf.choose(rest) == conf.choose(choices):
+            choices = rest
+    composed = dict[str, Any]()
+    for _, node in conf.layers(choices):
+        composed |= dict(items(node))
+    own = {key: value for key, value in items(document) if key not in NOT_OF_THE_RUN and not isinstance(value, dict)}
+    for key, value in composed.items():  # taken over from another setting
+        if isinstance(value, str) and value.startswith("${"):
+            composed[key] = own.get(value.strip("${}"), value)
+    changed = [f"{key}={_written(value)}" for key, value in own.items() if composed.get(key) != value]
+    return [*(f"{group}={choice}" for group, choice in choices.items()), *changed]
+
+
+def _changed(node: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in items(other) if dict(items(node)).get(key) != value]
+
+
+def _written(value: Any) -> str:
+    """Return a value as an override says it."""
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{quoted}'"
+    return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip()
+
+
 def flat(node: Mapping[str, Any]) -> set[str]:
     """Return the dotted names of everything in a configuration, branches included."""
     return {key for key, _ in items(node)}
@@ -226,7 +270,7 @@ def _told(where: str, value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        node = yaml.safe_load(path.read_text())
+        node = yaml.load(path.read_text(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FedrecError(f"{path}: {str(error).splitlines()[0]}") from error
     if not isinstance(node, dict):

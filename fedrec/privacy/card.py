@@ -1,10 +1,8 @@
-"""What stands beside every epsilon: one sentence, and the privacy card of a run.
+"""The privacy card of a run: what stands beside its epsilon.
 
 The card has eleven fields. Where one of them is missing, whatever else it says, it claims nothing.
 
-A privacy card as a page of Markdown.
-
-What a run promises before it starts, in one sentence.
+`fedrec.report.privacy_card` makes a page of it.
 """
 
 import math
@@ -175,37 +173,6 @@ def _public(mechanism: Mechanism) -> dict[str, Any]:
     """Return the mechanism's own settings, all of which are public."""
     names: tuple[str, ...] = tuple(getattr(mechanism, "__dataclass_fields__", ()))
     return {name: getattr(mechanism, name) for name in names}
-
-
-def render_card(card: dict[str, Any], run: str) -> str:
-    """Return the card of a run for a reader: the claim first, then its eleven fields, then the ledger's rounds."""
-    lines = [f"# Privacy card of {run}", "", f"**{card['claim']}**", ""]
-    if card["missing"] and card["fields"]:
-        lines += [f"Missing, so that nothing is claimed: {', '.join(card['missing'])}.", ""]
-    if not card["fields"]:
-        lines += ["This run has no finite epsilon: nothing bounds what its results tell of a person.", ""]
-    for name, title in TITLES.items():
-        if card["fields"].get(name):
-            lines += [f"## {title}", "", *_lines(card["fields"][name]), ""]
-    return "\n".join([*lines, *_ledger(card["ledger"])]) + "\n"
-
-
-def _lines(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [f"- {name.replace('_', ' ')}: {_text(part)}" for name, part in cast(dict[str, Any], value).items()]
-    return [f"- {_text(part)}" for part in cast(list[Any], value)]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(part)}" for name, part in cast(dict[str, Any], value).items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _ledger(ledger: dict[str, Any]) -> list[str]:
-    statuses = [row["status"] for row in ledger["rows"]]
-    counts = ", ".join(f"{statuses.count(status)} {status}" for status in ("committed", "lost", "reserved"))
-    return ["## Ledger", "", f"- rounds: {counts}", f"- head: `{ledger['head']}`"]
 
 
 def format_promise(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | None = None) -> str:

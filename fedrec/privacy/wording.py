@@ -9,7 +9,7 @@ Devices without torch, scipy and dp-accounting use this file too.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 
@@ -36,6 +36,35 @@ TRUST: dict[str, str] = {
     Trust.SERVER: "the server",
     Trust.NONE: "everybody",
 }
+# What a part of a card's field is called; one that is not here, as its key.
+PARTS = {
+    "trusted": "who is trusted",
+    "raw_updates": "who sees updates without noise",
+    "adversary": "against whom",
+    "unit": "hidden is",
+    "enforced": "how it is bounded",
+    "relation": "relation",
+    "meaning": "which two worlds",
+    "epsilon_under_either": "epsilon under either relation",
+    "release_set": "what epsilon covers",
+    "beside_it": "and beside it",
+    "clip": "clip (largest norm)",
+    "noise_multiplier": "noise over clip",
+    "added": "where noise is added",
+    "generator": "drawn by",
+    "rate": "share drawn each round",
+    "assumed_and_done": "assumed and done",
+    "epsilon_with_it": "epsilon with it",
+    "epsilon_without_it": "epsilon without it",
+    "rho_without_sampling": "rho (zCDP) without sampling",
+    "mu": "mu (Gaussian DP)",
+    "attacker_finds_at_most": "an attacker is right for at most",
+    "at_false_alarms": "at false alarms",
+    "participations": "rounds that one device may take part in",
+    "epsilon_of_all_runs_on_these_users": "epsilon of all runs on these users, when this one ended",
+    "not_included": "not included",
+}
+SHARES = ("attacker_finds_at_most", "at_false_alarms")  # parts that are written in %
 UNIT: dict[str, str] = {Unit.USER: "one user", Unit.INTERACTION: "one interaction", Unit.NONE: "none"}
 # What an attacker guesses, and of whom it then is right for some: two worlds that the relation compares.
 GUESSES = {
@@ -160,3 +189,14 @@ def format_epsilon(epsilon: float | None) -> str:
 def widest_trust(trusts: Iterable[str]) -> Trust:
     """Return whom several guarantees trust together: the one of them that sees most."""
     return max((Trust(trust) for trust in trusts), key=(Trust.DEVICE, Trust.GATEWAY, Trust.SERVER, Trust.NONE).index)
+
+
+def format_part(name: str, value: Any) -> str:
+    """Write a part of a card's field, with the digits that mean something."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {format_part(name, part)}" for key, part in cast(dict[str, Any], value).items())
+    if not isinstance(value, float):
+        return str(value)
+    if name in SHARES:
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f}" if name.startswith("epsilon") else f"{value:.2g}" if name == "delta" else f"{value:.3g}"

@@ -162,10 +162,12 @@ TITLES = {
 
 def verdict(values: Mapping[str, Any]) -> str:
     """Return the sentence that says what the run shows; its guarantee stands beside it, by `format_privacy`."""
-    ours, popular = values["test"]["full"]["ndcg@10"], values["baselines"]["popularity"]
-    data = f"{values['dataset']['name']}{' (synthetic users)' if values['dataset']['synthetic'] else ''}"
+    ours, popular = values["test"]["full"].get("ndcg@10"), values["baselines"]["popularity"]
+    data = f"{values['dataset']['name']}{' (synthetic users)' if values['dataset'].get('synthetic') else ''}"
     unit, epsilon = values["privacy"]["unit"], values["privacy"]["epsilon"]
     level = "without privacy" if unit == Unit.NONE else f"at {unit} level ({format_epsilon(epsilon)})"
+    if ours is None:
+        return f"On {data}, {values['model']} {level} was trained; how well it ranks, its devices have not told."
     text = f"On {data}, {values['model']} {level} reaches NDCG@10 {ours:.4f} on full ranking"
     if popular:
         gap = popular["paired_ndcg@10"]
@@ -186,7 +188,9 @@ def verdict(values: Mapping[str, Any]) -> str:
 
 def table(values: Mapping[str, Any], width: int | None = None) -> str:
     """Return one line a method, full ranking first; in at most `width` letters, without the columns that do not fit."""
-    found = methods(values)
+    found = [(name, one) for name, one in methods(values) if one["full"].get("ndcg@10_ci")]
+    if not found:
+        return "No figures: no user had anything held out, or none told."
     negatives = values["test"]["sampled"]["negatives"]
     columns = [
         ["", "", *(name for name, _ in found)],

@@ -1,12 +1,17 @@
 """The privacy card of a run, with what the run itself knows beside its mechanism, as JSON and as a page."""
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
 from fedrec.audit.auditor import NO_AUDIT, Record, code_hash, load_record
-from fedrec.privacy.card import Facts, build_card, checked, render_card
+from fedrec.privacy.card import Facts, build_card, checked
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.wording import PARTS, TITLES, format_part
 from fedrec.storage.run_folder import RunFolder, atomic_write
 from fedrec.version import __version__
 
@@ -53,6 +58,53 @@ def cite_audit(folder: RunFolder, record: Record) -> None:
     ran = code_hash() if f"(source {code_hash()})" in evidence["code"] else "unknown"
     evidence |= {"audit": record.cited(ran), "audit_verdict": record.verdict}
     write_card(folder, checked(made))
+
+
+def sections(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a reader sees of the card's fields: a title each, and (name, text) rows, the name "" in a list.
+
+    The ledger's rounds are counted; they lie in privacy_card.json.
+    """
+    found = list[dict[str, Any]]()
+    for name, title in TITLES.items():
+        if parts := card.get("fields", {}).get(name):
+            pairs = parts.items() if isinstance(parts, dict) else (("", part) for part in parts)
+            rows = [(PARTS.get(key, key.replace("_", " ")), format_part(key, part)) for key, part in pairs]
+            found.append({"title": title, "rows": rows})
+    if ledger := card.get("ledger"):
+        statuses = [row["status"] for row in ledger["rows"]]
+        counts = ", ".join(f"{statuses.count(status)} {status}" for status in ("committed", "lost", "reserved"))
+        found.append({"title": "Ledger", "rows": [("rounds", counts), ("head", ledger["head"])]})
+    return found
+
+
+def render_card(card: Mapping[str, Any], run: str) -> str:
+    """Return the card of a run for a reader, in Markdown: the claim, its eleven fields, and the ledger's rounds."""
+    return (
+        templates()
+        .get_template("privacy_card.md")
+        .render(run=run, claim=card["claim"], fields=card["fields"], missing=card["missing"], sections=sections(card))
+    )
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates of pages; what a run's files say is escaped in every HTML page."""
+    found = Environment(
+        loader=PackageLoader("fedrec.report", "templates"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"sentence": begin_sentence, "unbroken": lambda text: str(text).replace(" %", "\u00a0%")}
+    return found
+
+
+def begin_sentence(text: str) -> str:
+    """Return a text with a capital letter; Jinja's own filter lowers the rest."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def vocabulary(origin: str) -> str:

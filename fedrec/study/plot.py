@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrec.errors import FedrecError
 from fedrec.privacy.wording import format_epsilon
+from fedrec.report.plot import COLOURS, GREY, save
 from fedrec.study.plan import Study
 from fedrec.study.results import Cost, Line, Results
 from fedrec.study.tables import EXCLUDES, named
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
-GREY = "#777777"
 LABELS = {"full_ndcg@10": "NDCG@10", "full_hr@10": "HR@10", "sampled_ndcg@10": "NDCG@10", "sampled_hr@10": "HR@10"}
 WIDTH_LETTERS = 150
 DARK = """<style>
@@ -25,22 +23,11 @@ DARK = """<style>
 Name = tuple[float, float, str, str]  # where its line ends, what is written, its colour
 
 
-def check_installed() -> None:
-    """Refuse, naming the extra, where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise FedrecError(
-            "the picture needs matplotlib, which is not installed: pip install 'fedrec[report]', or --no-picture for "
-            "the table alone"
-        ) from error
-
-
 def draw(results: Results, costs: Sequence[Cost], paths: Sequence[Path]) -> None:
     """Draw the picture, with title and caption, into every path; its ending decides the format."""
     figure = make_figure(results, costs)
     for path in paths:
-        _save(figure, path)
+        save(figure, path)
 
 
 def make_figure(results: Results, costs: Sequence[Cost]) -> Any:
@@ -56,7 +43,7 @@ def draw_bare(results: Results, path: Path) -> None:
     figure, _ = _figure(results, (7.5, 4.2))
     figure.patch.set_alpha(0)
     figure.axes[0].patch.set_alpha(0)
-    _save(figure, path)
+    save(figure, path)
     if path.suffix == ".svg":
         path.write_text(path.read_text().replace("<defs>", DARK, 1))
 
@@ -76,13 +63,6 @@ def _figure(results: Results, size: tuple[float, float]) -> tuple[Any, Any]:
     _axes(axes, results)
     _label(axes, names)
     return figure, axes
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedrec", "font.family": "sans-serif"}):
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def caption(results: Results, costs: Sequence[Cost]) -> str:

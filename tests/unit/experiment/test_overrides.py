@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from fedrec.errors import FedrecError
-from fedrec.experiment.overrides import Conf, Override, find_overruled, flat, items
+from fedrec.experiment.overrides import Conf, Override, find_overrides, find_overruled, flat, items
 from fedrec.experiment.settings import load
 from fedrec.paths import conf_dir
 from tests.support.tiny import SMALL
@@ -120,6 +120,29 @@ def test_a_folder_of_ones_own_brings_choices(tmp_path: Path) -> None:
 def test_what_another_setting_overrules_is_told(overrides: list[str], said: list[str]) -> None:
     found = find_overruled(load([*SMALL, *overrides]).experiment, overrides)
     assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ([], []),
+        (["model=mf", "privacy=user", "privacy.epsilon=4", "rounds=7"], None),
+        (["model=ease"], ["model=ease"]),
+        (["experiment=video", "evaluation.baselines=[]"], None),
+        (["model=content", "algorithm=fedadam", "privacy=none"], ["algorithm=fedadam", "privacy=none"]),
+        (["dataset=csv", "dataset.path='a, b=\\'c.csv'", "seed=3", "privacy.delta=1e-6"], None),
+        (["cohort=small", "model.init_std=0.2", "model=mf"], None),
+    ],
+)
+def test_settings_say_the_overrides_that_compose_them_again(overrides: list[str], found: list[str] | None) -> None:
+    document = load(overrides).document
+    again = find_overrides({**document, "name": "other", "run": "other-1"})
+    assert again is not None and load(again).document == document
+    assert found is None or again == found
+
+
+def test_settings_with_somebody_elses_part_have_none() -> None:
+    assert find_overrides({**load([]).document, "model": {"_target_": "mine.Model"}}) is None
 
 
 def test_a_mistake_is_told_before_hydra_and_torch_are_imported() -> None:

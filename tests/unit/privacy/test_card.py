@@ -12,13 +12,14 @@ import pytest
 
 from fedrec.cli.main import main
 from fedrec.privacy.accounting.composition import compute_epsilon
-from fedrec.privacy.card import Facts, build_card, checked, missing, render_card
+from fedrec.privacy.card import Facts, build_card, checked, missing
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.wording import TITLES
+from fedrec.report.privacy_card import render_card
 from tests.support.tiny import SMALL, small
 
 PLAN = TrainingPlan(population=40, interactions=400, cohort_rate=0.5, rounds=4, trains=True)
