@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,7 +86,7 @@ def test_the_separator_that_would_have_fitted_is_named(name: str) -> None:
     assert separator_that_fits(header.encode(), "utf-8", {"user", "stars"}) == ""
 
 
-def column(values: list[object]) -> Table:
+def column(values: Sequence[object]) -> Table:
     return Table({"c": pa.array(values)}, lambda row: f"f:{row + 2}")
 
 
