@@ -148,6 +148,14 @@ def test_many_devices_at_once_are_each_of_them_alone(
                 assert np.array_equal(array[user], expected), "and zeros where nothing was saved"
 
 
+def test_many_devices_that_repeat_a_round_write_over_its_own_slot(tmp_path: Path) -> None:
+    store, users = MmapPrivateStore(tmp_path / "p", USERS, LIKE), np.array([1, 3])
+    for number, value in ((1, 1.0), (2, 2.0), (2, 5.0), (2, 6.0)):
+        store.save_many(users, {name: np.full((2, *a.shape), value, np.float32) for name, a in LIKE.items()}, number)
+    for user in users.tolist():
+        assert same(store.load(user, 2), arrays(1.0)) and same(store.load(user, 3), arrays(6.0))
+
+
 def test_of_many_the_ones_that_are_not_finite_are_left_as_they_were(tmp_path: Path) -> None:
     store, users = MmapPrivateStore(tmp_path / "p", USERS, LIKE), np.array([0, 1, 3])
     store.save_many(users, {name: np.ones((3, *a.shape), np.float32) for name, a in LIKE.items()}, 1)

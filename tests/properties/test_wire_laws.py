@@ -95,6 +95,16 @@ def test_a_reply_with_one_field_changed_counts_only_where_the_field_still_fits(f
             validate_reply(reply, ASKED, SHAPES)
 
 
+@pytest.mark.parametrize("count", range(-2, 6))
+def test_nobody_answers_for_more_devices_than_were_asked(count: int) -> None:
+    reply = Message({**HONEST, "count": count}, {n: np.ones(shape, np.float32) for n, shape in SHAPES.items()})
+    if 0 <= count <= 2:
+        validate_reply(reply, ASKED, SHAPES)
+    else:
+        with pytest.raises(RejectedReplyError, match="count is not a number of the devices asked"):
+            validate_reply(reply, ASKED, SHAPES)
+
+
 @given(st.integers(0, 3), st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_one_value_that_is_no_number_anywhere_is_noticed(place: int, value: float) -> None:
     array = np.ones(4, np.float32)
@@ -248,3 +258,5 @@ def test_two_requests_have_one_name_only_where_they_ask_for_the_same(
     which = data.draw(st.sampled_from(sorted(arrays)))
     changed = np.append(arrays[which].reshape(-1), arrays[which].dtype.type(1))
     assert request_fingerprint(Message(header, {**arrays, which: changed})) != name
+    reshaped = {**arrays, which: arrays[which][None]}
+    assert request_fingerprint(Message(header, reshaped)) != name, "the same bytes of another shape"
