@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from fedrec.report.svg import Dot, dots, lines, ticks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from fedrec.algorithms.gram_matrix import bounded_gram, solve, unfolded_gram
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.algorithms.transition_counts import flat_place, together, transitions, triangle
 from fedrec.data.catalogue import Catalogue, position
-from fedrec.data.devices import DeviceTable
+from fedrec.data.interactions import DeviceTable
 from fedrec.evaluation import baselines
 from fedrec.evaluation.baselines.base import Scorer, over_head, pooled, stacked
 from fedrec.evaluation.baselines.pooled import Weights, fit_ease, fit_ials, fit_item_knn
@@ -24,7 +25,6 @@ from fedrec.numpy_engine.solver import LogitStep, SolveWeights, solve_user
 from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.guarantee import Unit
 from fedrec.recommend.ranker import largest, recommend
-from fedrec.report.svg import Dot, dots, lines, ticks
 from fedrec.update import ModelUpdate
 
 ITEMS, DIM = 6, 3
