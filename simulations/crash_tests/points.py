@@ -22,10 +22,10 @@ ROOM = Path(fedrec.__file__).parent
 TRACED = {
     str(ROOM / name)
     for name in (
-        "federated/loop.py", "federated/state.py", "federated/history.py", "federated/exchange.py", "node/node.py",
-        "storage/checkpoint.py", "storage/run_folder.py", "storage/private_arrays.py", "privacy/noise.py",
+        "federated/loop.py", "federated/state.py", "federated/exchange.py", "node/node.py",
+        "storage/run_folder.py", "storage/private_arrays.py", "privacy/noise.py",
         "privacy/ledger/ledger.py", "privacy/ledger/store.py", "privacy/ledger/account.py",
-        "privacy/ledger/integrity.py", "privacy/mechanisms/base.py",
+        "privacy/mechanisms/base.py", "node/execution.py", "privacy/clipping.py", "flower/codec.py",
         *(f"privacy/mechanisms/{name}.py" for name in (
             "user", "interaction", "user_adaptive", "user_local", "banded", "gateway")),
     )

@@ -25,7 +25,6 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.loop import run
 from fedrec.paths import anchor_path, ledger_path
 from fedrec.privacy.ledger import store
-from fedrec.privacy.ledger import store as integrity
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import Anchor
 from fedrec.privacy.ledger.verify import FIRST, entry_hash
@@ -253,7 +252,7 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
         with pytest.raises(RefusedError, match="would pass"):
             opened().reserve(5)
     room = Path(store.__file__).parent
-    for name in ("ledger", "store", "account", "integrity", "population", "verify"):
+    for name in ("ledger", "store", "account", "projection", "verify"):
         assert "import time" not in (room / f"{name}.py").read_text()
 
 
@@ -355,7 +354,7 @@ def test_a_thousand_flipped_bits_change_nothing_unnoticed(files: Files, tmp_path
     def told(path: Path) -> str:
         database = sqlite3.connect(path)
         try:
-            if found := integrity.read_problems(database):
+            if found := store.read_problems(database):
                 return f"found: {found[0]}"
             rows = database.execute("SELECT run, kind, body, hash FROM entries ORDER BY seq").fetchall()
             by_run = database.execute("SELECT hash FROM entries WHERE run = 'run' ORDER BY seq").fetchall()
