@@ -77,7 +77,9 @@ def main() -> None:
         print(f"{path.relative_to(ROOT)}: {'differs from results/*.json' if options.check else 'written'}")
         if not options.check:
             path.write_text(made)
-    raise SystemExit(bool(stale) and options.check)
+    if not stale:
+        print("every page agrees with results/*.json")
+    raise SystemExit(int(bool(stale) and options.check))
 
 
 if __name__ == "__main__":
