@@ -62,7 +62,7 @@ def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
     )
 
 
-TRAINING = tuple(f"fedrec.algorithms.{name}" for name in ("fedavg.FedAvg", "fedopt.FedAdam", "fedopt.FedAdagrad"))
+TRAINING = tuple(f"fedrec.algorithms.{name}" for name in ("fedavg.FedAvg", "fedavg.FedAdam", "fedavg.FedAdagrad"))
 MODELS = ("fedrec.models.mf.MatrixFactorization", "fedrec.models.neumf.NeuMF")
 
 

@@ -29,6 +29,7 @@ SMALLEST = {
     "paper.central": ["--seeds", "0", "--rates", "0.1", "--", *MF, "output={folder}"],
     "paper.cold_start": ["--models", "two_tower", "--new", "0.2", "--", *SMALL, "model.dim=2", "rounds=1"],
     "paper.exact": [*SMALL, "model=ials", "model.dim=2", "rounds=2"],
+    "results_pages": ["--check"],
     "paper.pfedrec_leak": ["--rounds", "1", "--alone", "2", *SMALL, "model.dim=2"],
 }
 ON_REAL_DEVICES = {"devices": [*DEVICES, "1"], "crash_tests.devices": [*DEVICES, "2", "--kills", "1"]}
@@ -76,7 +77,7 @@ def test_every_command_runs_in_its_smallest_form(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert play(name, [word.format(folder=tmp_path) for word in SMALLEST[name]], monkeypatch) == 0
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out.strip() or name == "results_pages"
     for written in tmp_path.glob("*.json"):
         assert json.loads(written.read_text())
 

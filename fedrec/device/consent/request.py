@@ -27,8 +27,8 @@ UNPROTECTED = (Unit.NONE, Relation.NONE, Trust.NONE)
 # Algorithms whose rounds all get the same part of the budget.
 EQUAL_SHARE = (
     "fedavg.FedAvg",
-    "fedopt.FedAdam",
-    "fedopt.FedAdagrad",
+    "fedavg.FedAdam",
+    "fedavg.FedAdagrad",
     "sequence_sgd.FedSGDSequences",
     "item_counts.ItemCounts",
 )
