@@ -70,7 +70,7 @@ ALIASES = {
 OLD_FIELDS = {
     **{
         f"fedrec.algorithms.{name}": {"optimiser": "optimizer"}
-        for name in ("fedavg.FedAvg", "fedopt.FedAdam", "fedopt.FedAdagrad")
+        for name in ("fedavg.FedAvg", "fedavg.FedAdam", "fedavg.FedAdagrad")
     },
     "fedrec.algorithms.gram_matrix.GramMatrix": {"regularisation": "regularization"},
     **{

@@ -112,7 +112,7 @@ def client(engine: str, repeats: int) -> dict[str, float]:
         runs = list[list[float]]()
         for number in range(repeats):
             more = [str(home.path), f"{folder}/request"] if number == 0 else []
-            said = subprocess.run([*command, *more], env=environment(), capture_output=True, text=True, check=True)
+            said = subprocess.run([*command, *more], env=environment(), stdout=subprocess.PIPE, text=True, check=True)
             runs.append([float(word) for word in said.stdout.split()[-7:]])
     named = ("import_flwr_and_numpy_seconds", "the_same_cpu_seconds", "import_on_top_seconds", "on_top_cpu_seconds")
     seconds = {name: statistics.median(run[place] for run in runs) for place, name in enumerate(named)}

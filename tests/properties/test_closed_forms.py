@@ -245,7 +245,7 @@ def test_near_values_get_near_vectors(values: list[float], centres: int) -> None
     found = bumps(column, centres)
     assert found.shape == (len(values), centres) and ((found >= 0) & (found <= 1)).all()
     again = bumps(3 * column + 5, centres)
-    np.testing.assert_allclose(found, again, atol=1e-3), "whatever the unit"
+    np.testing.assert_allclose(found, again, atol=1e-3, err_msg="whatever the unit")
     for one, other in itertools.combinations(range(len(values)), 2):
         if column[one] == column[other]:
             assert np.array_equal(found[one], found[other])
