@@ -81,7 +81,7 @@ def trained(mechanism: Mechanism, history: list[int], *key: int) -> ModelUpdate:
 def expected_std(case: MechanismCase, devices: int, round_number: int) -> float:
     mechanism: Any = case.mechanism
     share = 1.0 if case.plan.shares is None else case.plan.shares[round_number - 1] * case.plan.rounds
-    std = getattr(mechanism, "noise_multiplier", 0.0) * (1.0 if case.plan.trains else SENSITIVITY)
+    std = (mechanism.noise_multiplier or 0.0) * (1.0 if case.plan.trains else SENSITIVITY)
     match type(mechanism).__name__:
         case "UserLevel":
             return std / share**0.5

@@ -48,7 +48,7 @@ GOLDEN = {
 # f-strings outside wording.py that print an epsilon on purpose: how often, and why it is no guarantee.
 ALLOWED = {
     "privacy/card.py": (1, "the cross-check of the accountant, a field of the card"),
-    "audit/records.py": (1, "what an adversary measured"),
+    "audit/auditor.py": (1, "what an adversary measured"),
     "study/frontier.py": (1, "the budget that was asked for, as a row's name"),
     "study/mechanisms.py": (1, "the budget that was asked for, as a column"),
 }
