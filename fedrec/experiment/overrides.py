@@ -20,7 +20,6 @@ from fedrec.paths import conf_dir
 OVERRIDE = re.compile(r"(?P<mark>~|\+{0,2})(?P<key>[^\s=@+~]+)(?P<package>@[^=]*)?(?:=(?P<value>.*))?", re.DOTALL)
 GLOBAL = re.compile(r"^# *@package +_global_ *$", re.MULTILINE)
 COMMA = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|(,)""")  # a comma outside brackets and quotes
-PLAIN = re.compile(r"[\w./:~-]+")  # what needs no quotes in an override
 HOW_TO_CLIP = ("whole", "split")
 ENTRY_POINTS = {
     "model": "fedrec.models",
@@ -52,7 +51,6 @@ COLUMN_NAMES = {
 }
 SEPARATORS = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|"}
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first reads ten times as fast
-NOT_OF_THE_RUN = ("name", "output", "overwrite", "run")  # where a run lies: its own each time
 BY_DP_SGD = {"epochs": "local_steps", "batch_size": "sample_rate", "denominator": "denominator"}
 
 
@@ -209,45 +207,6 @@ def find_overruled(experiment: Any, overrides: Sequence[str]) -> list[str]:
     if getattr(mechanism, "clipping", "") == "whole" and "privacy.dense_share" in given and algorithm.trains:
         lines.append(f"{given['privacy.dense_share'].text} is not used without privacy.clipping=split")
     return lines
-
-
-def find_overrides(document: Mapping[str, Any]) -> list[str] | None:
-    """Return the overrides that compose such settings again; None where fedrec's own choices don't."""
-    conf, choices = Conf.of(), dict[str, str]()
-    for group in conf.defaults:
-        if group not in document:
-            continue
-        target = document[group]["_target_"]
-        fitting = [choice for choice in conf.groups[group] if target in conf.path(group, choice).read_text()]
-        found = {choice: conf.layer(group, choice)[1][group] for choice in fitting}
-        if not found:
-            return None
-        choices[group] = min(found, key=lambda choice: len(_changed(found[choice], document[group])))
-    for group in list(choices):  # what another choice or the default brings need not be said
-        rest = {name: choice for name, choice in choices.items() if name != group}
-        if conf.choose(rest) == conf.choose(choices):
-            choices = rest
-    composed = dict[str, Any]()
-    for _, node in conf.layers(choices):
-        composed |= dict(items(node))
-    own = {key: value for key, value in items(document) if key not in NOT_OF_THE_RUN and not isinstance(value, dict)}
-    for key, value in composed.items():  # taken over from another setting
-        if isinstance(value, str) and value.startswith("${"):
-            composed[key] = own.get(value.strip("${}"), value)
-    changed = [f"{key}={_written(value)}" for key, value in own.items() if composed.get(key) != value]
-    return [*(f"{group}={choice}" for group, choice in choices.items()), *changed]
-
-
-def _changed(node: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    return [key for key, value in items(other) if dict(items(node)).get(key) != value]
-
-
-def _written(value: Any) -> str:
-    """Return a value as an override says it."""
-    if isinstance(value, str) and not PLAIN.fullmatch(value):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
-    return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip()
 
 
 def flat(node: Mapping[str, Any]) -> set[str]:

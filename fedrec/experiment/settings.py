@@ -1,7 +1,8 @@
 """The only file that knows Hydra: from overrides to a resolved document, with errors that name what would be right."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.extensions import Extensions, search_path, split_overrides
 from fedrec.experiment.instantiate import allow, allowed, foreign_targets, package_of
-from fedrec.experiment.overrides import Conf
+from fedrec.experiment.overrides import Conf, items
 from fedrec.paths import conf_dir
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 EXPERIMENT_KEYS = (
     "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
 )  # fmt: skip
+
+NOT_OF_THE_RUN = ("name", "output", "overwrite", "run")  # where a run lies: its own each time
+PLAIN = re.compile(r"[\w./:~-]+")  # what needs no quotes in an override
 
 
 @dataclass
@@ -133,3 +137,42 @@ def resolved(config: DictConfig) -> Settings:
         if plain[key] < least[key]:
             raise FedrecError(f"{key}={plain[key]}: at least {least[key]} expected")
     return Settings(plain)
+
+
+def find_overrides(document: Mapping[str, Any]) -> list[str] | None:
+    """Return the overrides that compose such settings again; None where fedrec's own choices don't."""
+    conf, choices = Conf.of(), dict[str, str]()
+    for group in conf.defaults:
+        if group not in document:
+            continue
+        target = document[group]["_target_"]
+        fitting = [choice for choice in conf.groups[group] if target in conf.path(group, choice).read_text()]
+        found = {choice: conf.layer(group, choice)[1][group] for choice in fitting}
+        if not found:
+            return None
+        choices[group] = min(found, key=lambda choice: len(_changed(found[choice], document[group])))
+    for group in list(choices):  # what another choice or the default brings need not be said
+        rest = {name: choice for name, choice in choices.items() if name != group}
+        if conf.choose(rest) == conf.choose(choices):
+            choices = rest
+    composed = dict[str, Any]()
+    for _, node in conf.layers(choices):
+        composed |= dict(items(node))
+    own = {key: value for key, value in items(document) if key not in NOT_OF_THE_RUN and not isinstance(value, dict)}
+    for key, value in composed.items():  # taken over from another setting
+        if isinstance(value, str) and value.startswith("${"):
+            composed[key] = own.get(value.strip("${}"), value)
+    changed = [f"{key}={_written(value)}" for key, value in own.items() if composed.get(key) != value]
+    return [*(f"{group}={choice}" for group, choice in choices.items()), *changed]
+
+
+def _changed(node: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in items(other) if dict(items(node)).get(key) != value]
+
+
+def _written(value: Any) -> str:
+    """Return a value as an override says it."""
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{quoted}'"
+    return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip()

@@ -5,6 +5,7 @@ The card has eleven fields. Where one of them is missing, whatever else it says,
 `fedrec.report.privacy_card` makes a page of it.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -77,7 +78,7 @@ def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: 
         "claim": said if claim else NO_CLAIM,
         "privacy": privacy if claim else NO_PRIVACY,
         "fields": fields(mechanism, plan, ledger, facts) if claim else {},
-        "mechanism": {"name": account.mechanism, **_public(mechanism), **({"claim": author} if author else {})},
+        "mechanism": {"name": mechanism.name, **_public(mechanism), **({"claim": author} if author else {})},
         "ledger": {"population": ledger.population, "head": ledger.head, "rows": ledger.rows()},
     }
     return checked(made)
@@ -171,8 +172,8 @@ def unsampled(total: Composition) -> Composition:
 
 def _public(mechanism: Mechanism) -> dict[str, Any]:
     """Return the mechanism's own settings, all of which are public."""
-    names: tuple[str, ...] = tuple(getattr(mechanism, "__dataclass_fields__", ()))
-    return {name: getattr(mechanism, name) for name in names}
+    own = dataclasses.fields(mechanism) if dataclasses.is_dataclass(mechanism) else ()
+    return {field.name: getattr(mechanism, field.name) for field in own}
 
 
 def format_promise(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | None = None) -> str:

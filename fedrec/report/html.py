@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fedrec.experiment.overrides import find_overrides
+from fedrec.experiment.settings import find_overrides
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.wording import UNIT, format_epsilon, format_privacy
 from fedrec.report import plot

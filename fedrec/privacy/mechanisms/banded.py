@@ -88,16 +88,6 @@ def optimal_bands(rounds: int, bands: int, separation: int) -> tuple[float, ...]
     return (1.0, *(float(value) for value in found.x))
 
 
-BANDED_TERMS = PrivacyGuarantee(
-    unit=Unit.USER,
-    relation=Relation.ADD_REMOVE,
-    trust=Trust.SERVER,
-    adversary="everyone who sees the released models; the server itself is trusted",
-    release_set="the model after each round",
-    sampling="none assumed: devices take turns in fixed, public groups, a known number of rounds apart",
-)
-
-
 @dataclass(frozen=True)
 class BandedUserLevel(UserClippingMechanism):
     """Noises the sum of the clipped updates, by white noise of `noise_multiplier * clip` made to cancel over rounds.
@@ -108,6 +98,14 @@ class BandedUserLevel(UserClippingMechanism):
     """
 
     name: ClassVar[str] = "banded"
+    terms: ClassVar[PrivacyGuarantee] = PrivacyGuarantee(
+        unit=Unit.USER,
+        relation=Relation.ADD_REMOVE,
+        trust=Trust.SERVER,
+        adversary="everyone who sees the released models; the server itself is trusted",
+        release_set="the model after each round",
+        sampling="none assumed: devices take turns in fixed, public groups, a known number of rounds apart",
+    )
     bands: int | None = None
     coefficients: tuple[float, ...] | None = None  # set by `calibrated`
 
@@ -115,11 +113,6 @@ class BandedUserLevel(UserClippingMechanism):
         """Check every field."""
         super().__post_init__()
         check_positive("bands", self.bands)
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Unit user, add-remove, a trusted server, nothing assumed of sampling."""
-        return BANDED_TERMS
 
     @property
     def skips_lost_rounds(self) -> bool:

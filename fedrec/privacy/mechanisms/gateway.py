@@ -29,14 +29,6 @@ from fedrec.privacy.mechanisms.base import (
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
 from fedrec.update import Arrays, ModelUpdate
 
-GATEWAY_TERMS = PrivacyGuarantee(
-    unit=Unit.USER,
-    relation=Relation.ADD_REMOVE,
-    trust=Trust.GATEWAY,
-    adversary="the server and everyone after it, other gateways included",
-    release_set="every update that a gateway sends",
-)
-
 
 @dataclass(frozen=True)
 class GatewayLevel(UserClippingMechanism):
@@ -51,6 +43,13 @@ class GatewayLevel(UserClippingMechanism):
     """
 
     name: ClassVar[str] = "gateway"
+    terms: ClassVar[PrivacyGuarantee] = PrivacyGuarantee(
+        unit=Unit.USER,
+        relation=Relation.ADD_REMOVE,
+        trust=Trust.GATEWAY,
+        adversary="the server and everyone after it, other gateways included",
+        release_set="every update that a gateway sends",
+    )
     sample_rate: float = 1.0
     local_steps: int = 1
     denominator: float = 64.0
@@ -66,11 +65,6 @@ class GatewayLevel(UserClippingMechanism):
             raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")
         if self.clipping != "whole":
             raise RefusedError("privacy.clipping=split: GatewayLevel clips each user's whole gradient; use whole")
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Unit user, add-remove, the user's gateway is trusted."""
-        return GATEWAY_TERMS
 
     def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with a statistic's clip and the noise that keeps epsilon over one user's rounds."""

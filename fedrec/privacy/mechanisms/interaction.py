@@ -27,14 +27,6 @@ from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, DPSGDCo
 from fedrec.privacy.noise import make_noise_source
 from fedrec.update import Arrays, ModelUpdate
 
-INTERACTION_TERMS = PrivacyGuarantee(
-    unit=Unit.INTERACTION,
-    relation=Relation.ADD_REMOVE,
-    trust=Trust.DEVICE,
-    adversary="the server and everyone after it",
-    release_set="every update of every round",
-)
-
 
 @dataclass(frozen=True)
 class InteractionLevel(BaseMechanism):
@@ -54,6 +46,13 @@ class InteractionLevel(BaseMechanism):
     """
 
     name: ClassVar[str] = "interaction"
+    terms: ClassVar[PrivacyGuarantee] = PrivacyGuarantee(
+        unit=Unit.INTERACTION,
+        relation=Relation.ADD_REMOVE,
+        trust=Trust.DEVICE,
+        adversary="the server and everyone after it",
+        release_set="every update of every round",
+    )
     epsilon: float = 8.0
     delta: float | None = None
     clip: float = 0.5
@@ -73,11 +72,6 @@ class InteractionLevel(BaseMechanism):
             check_positive(name, getattr(self, name))
         if not 0 < self.sample_rate <= 1:
             raise FedrecError(f"privacy.sample_rate={self.sample_rate}: must lie above 0 and at most at 1")
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Unit interaction, add-remove, only the device is trusted."""
-        return INTERACTION_TERMS
 
     @property
     def clipping(self) -> str:

@@ -16,14 +16,6 @@ from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSo
 from fedrec.privacy.noise import make_noise_source
 from fedrec.update import Arrays, ModelUpdate
 
-NO_TERMS = PrivacyGuarantee(
-    unit=Unit.NONE,
-    relation=Relation.NONE,
-    trust=Trust.NONE,
-    adversary="nobody",
-    release_set="nothing is protected",
-)
-
 
 @dataclass(frozen=True)
 class NoPrivacy(BaseMechanism):
@@ -33,11 +25,13 @@ class NoPrivacy(BaseMechanism):
     """
 
     name: ClassVar[str] = "none"
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Promise nothing."""
-        return NO_TERMS
+    terms: ClassVar[PrivacyGuarantee] = PrivacyGuarantee(
+        unit=Unit.NONE,
+        relation=Relation.NONE,
+        trust=Trust.NONE,
+        adversary="nobody",
+        release_set="nothing is protected",
+    )
 
     @property
     def epsilon(self) -> float:

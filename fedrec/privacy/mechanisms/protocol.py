@@ -126,11 +126,7 @@ class Mechanism(Protocol):
     """
 
     name: ClassVar[str]  # what results call it
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """What is promised, to whom."""
-        ...
+    terms: ClassVar[PrivacyGuarantee]  # what is promised, to whom
 
     @property
     def private(self) -> bool:

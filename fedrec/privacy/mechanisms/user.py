@@ -23,14 +23,6 @@ from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_n
 from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, TrainingPlan
 from fedrec.update import Arrays, ModelUpdate
 
-USER_TERMS = PrivacyGuarantee(
-    unit=Unit.USER,
-    relation=Relation.ADD_REMOVE,
-    trust=Trust.SERVER,
-    adversary="everyone who sees the released models; the server itself is trusted",
-    release_set="the model after each round",
-)
-
 
 @dataclass(frozen=True)
 class UserLevel(UserClippingMechanism):
@@ -40,11 +32,13 @@ class UserLevel(UserClippingMechanism):
     """
 
     name: ClassVar[str] = "user"
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Unit user, add-remove, a trusted server."""
-        return USER_TERMS
+    terms: ClassVar[PrivacyGuarantee] = PrivacyGuarantee(
+        unit=Unit.USER,
+        relation=Relation.ADD_REMOVE,
+        trust=Trust.SERVER,
+        adversary="everyone who sees the released models; the server itself is trusted",
+        release_set="the model after each round",
+    )
 
     def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with the clip of a statistic and the noise that keeps epsilon over all rounds."""

@@ -20,10 +20,9 @@ from fedrec.errors import FedrecError
 from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.privacy.mechanisms.base import add_gaussian_noise
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, Shapes, TrainingPlan
-from fedrec.privacy.mechanisms.user import USER_TERMS, UserLevel
+from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.update import Arrays, ModelUpdate
 
-ADAPTIVE_TERMS = replace(USER_TERMS, release_set="the model after each round and the clip of each round")
 BIT = "unclipped"
 
 
@@ -37,6 +36,9 @@ class UserAdaptive(UserLevel):
     """
 
     name: ClassVar[str] = "user_adaptive"
+    terms: ClassVar[PrivacyGuarantee] = replace(
+        UserLevel.terms, release_set="the model after each round and the clip of each round"
+    )
     target: float = 0.5
     clip_learning_rate: float = 0.2
     bit_share: float = 0.01
@@ -49,11 +51,6 @@ class UserAdaptive(UserLevel):
                 raise FedrecError(f"privacy.{name}={getattr(self, name)}: must lie between 0 and 1")
         if not 0 <= self.clip_learning_rate <= 1:
             raise FedrecError(f"privacy.clip_learning_rate={self.clip_learning_rate}: must lie in [0, 1]")
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Unit user, add-remove, a trusted server."""
-        return ADAPTIVE_TERMS
 
     @property
     def adapts(self) -> bool:

@@ -26,14 +26,6 @@ from fedrec.privacy.mechanisms.base import (
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
 from fedrec.update import Arrays, ModelUpdate
 
-LOCAL_TERMS = PrivacyGuarantee(
-    unit=Unit.USER,
-    relation=Relation.REPLACE_ONE,
-    trust=Trust.DEVICE,
-    adversary="the server and everyone after it",
-    release_set="every update of every round",
-)
-
 
 @dataclass(frozen=True)
 class UserLocal(UserClippingMechanism):
@@ -45,17 +37,19 @@ class UserLocal(UserClippingMechanism):
     """
 
     name: ClassVar[str] = "user_local"
+    terms: ClassVar[PrivacyGuarantee] = PrivacyGuarantee(
+        unit=Unit.USER,
+        relation=Relation.REPLACE_ONE,
+        trust=Trust.DEVICE,
+        adversary="the server and everyone after it",
+        release_set="every update of every round",
+    )
     max_participations: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
         check_positive("max_participations", self.max_participations)
-
-    @property
-    def terms(self) -> PrivacyGuarantee:
-        """Unit user, replace-one, only the device is trusted."""
-        return LOCAL_TERMS
 
     def calibrated(self, plan: TrainingPlan, sensitivity: float | None) -> Self:
         """Return the mechanism with a statistic's clip and the noise that keeps epsilon over one device's rounds."""

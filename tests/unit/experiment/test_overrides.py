@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from fedrec.errors import FedrecError
-from fedrec.experiment.overrides import Conf, Override, find_overrides, find_overruled, flat, items
-from fedrec.experiment.settings import load
+from fedrec.experiment.overrides import Conf, Override, find_overruled, flat, items
+from fedrec.experiment.settings import find_overrides, load
 from fedrec.paths import conf_dir
 from tests.support.tiny import SMALL
 
