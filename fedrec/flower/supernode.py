@@ -57,7 +57,7 @@ def run_task(app: "ClientApp") -> None:
         """Leave the delivered app where it is."""
 
     def ours(*_: object, **__: object) -> object:
-        def load(*_: object) -> ClientApp:
+        def load(*_: object) -> "ClientApp":
             return app
 
         return load

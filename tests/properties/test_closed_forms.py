@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from fedrec.report.svg import Dot, dots, lines, ticks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -292,25 +291,3 @@ def test_recommendations_leave_out_what_was_used_and_what_is_named(
     assert len(found) == len(set(range(len(scores))) - {*inside[0], *inside[1]})
     told = [one.score for one in found]
     assert told == sorted(told, reverse=True) and told == [scores[one.item] for one in found]
-
-
-@given(st.integers(-(10**6), 10**6).map(lambda n: n / 1000), st.floats(0.1, 1e6), st.integers(2, 9))
-def test_marks_are_round_and_span_what_is_drawn(low: float, span: float, wanted: int) -> None:
-    marks = ticks(low, low + span, wanted)
-    assert len(marks) >= 2 and len(marks) <= wanted + 3
-    steps = np.diff(marks)
-    assert np.allclose(steps, steps[0], rtol=1e-6) and steps[0] > 0
-    assert f"{steps[0]:.6e}"[0] in "125", steps[0]
-    assert marks[0] <= low + 1e-6 * max(1, abs(low)) + steps[0] * 1e-6
-    assert marks[-1] >= low + span - 1e-6 * max(1, abs(low)) - steps[0] * 1e-6
-
-
-def test_pictures_say_what_they_show_and_hold_no_markup_of_others() -> None:
-    picture = dots([Dot("<b>ease & co</b>", 0.2, 0.1, 0.3, ours=True), Dot("pop", 0.0, 0.0, 0.0)], 'NDCG "@10"')
-    assert "&lt;b&gt;ease &amp; co&lt;/b&gt;" in picture and "<b>" not in picture
-    assert 'aria-label="NDCG &quot;@10&quot;"' in picture and picture.count("<circle") == 2
-    line = lines([(1, 0.1), (2, 0.4), (5, 0.2)], "round", "loss")
-    assert line.count("<circle") == 3 and 'aria-label="loss against round"' in line
-    xs = [float(part.split(",")[0]) for part in line.partition('points="')[2].partition('"')[0].split()]
-    assert xs == sorted(xs) and (xs[1] - xs[0]) * 3 == pytest.approx(xs[2] - xs[1], abs=0.5)
-    assert lines([(3, 0.0)], "round", "loss").count("<circle") == 1, "one point is a picture too"
