@@ -1,1 +1,0 @@
-"""Sequential item-to-item statistics: counting transitions, and making scores of noisy counts."""
