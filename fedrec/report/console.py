@@ -229,7 +229,9 @@ def _interval(full: Mapping[str, Any]) -> str:
 def result(values: Mapping[str, Any], place: Path, stream: TextIO, what: str = "Run folder") -> str:
     """Return what a run ends with: verdict, guarantee, table, where it lies; fit to a stream that is a terminal."""
     width = terminal_width(stream) if stream.isatty() else None
-    said = [verdict(values), f"Guarantee: {format_privacy(values['privacy'])}."]
+    told = format_privacy(values["privacy"])
+    unprotected = values["privacy"]["unit"] == Unit.NONE
+    said = [verdict(values), f"{told[:1].upper()}{told[1:]}." if unprotected else f"Guarantee: {told}."]
     sentences = "\n".join(
         said if width is None else (textwrap.fill(text, width, break_on_hyphens=False) for text in said)
     )
