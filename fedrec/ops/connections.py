@@ -160,14 +160,19 @@ def timed_protocol(limits: Limits) -> type[H11Protocol]:
     class TimedProtocol(H11Protocol):
         phase: tuple[int, bool] | None = None
         since: float = 0.0
+        gone = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.look()
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.gone = True
+            super().connection_lost(exc)
+
         def look(self) -> None:
             """End what takes too long; look again in a second."""
-            if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            if self.gone:
                 return
             waiting = self.cycle is None or self.cycle.response_complete
             now, phase = self.loop.time(), (id(self.cycle), waiting)

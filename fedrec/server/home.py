@@ -99,16 +99,15 @@ class ServerHome:
         """Why the server ended by itself; there while it has not come up again."""
         return self.path / "ended.txt"
 
-    def protect(self) -> list[str]:
-        """Take from all other users what lies here; return what they could read or write before."""
+    def protect(self) -> bool:
+        """Take from all other users what lies here; return whether the folder was open to them."""
         os.close(os.open(self.database, os.O_RDWR | os.O_CREAT, 0o600))  # its journals take its mode
-        found = list[str]()
+        opened = bool(stat.S_IMODE(self.path.stat().st_mode) & 0o077)
         for path in (self.path, *self.path.rglob("*")):
             mode = stat.S_IMODE(path.lstat().st_mode)
             if not path.is_symlink() and mode & 0o077:
                 path.chmod(mode & 0o700)
-                found.append(str(path))
-        return found
+        return opened
 
     def make(self) -> None:
         """Make the folder, for its owner only, and give this server a name of its own."""

@@ -32,8 +32,8 @@ def up(home: ServerHome, address: Address, say: Callable[[str], None], metrics: 
         raise FedrecError(f"--port {address.port} is taken: is a server up already? Another one: --port")
     Limits.read(home.limits)
     home.make()
-    for line in home.protect():
-        say(f"other users could reach {line}; they can no longer")
+    if home.protect():
+        say(f"{home.path} was open to other users of this machine; it no longer is")
     if not address.insecure:
         for line in certificates.ensure(home.certificates, [address.host]):
             say(line)
