@@ -174,7 +174,7 @@ def timed_protocol(limits: Limits) -> type[H11Protocol]:
             """End what takes too long; look again in a second."""
             if self.gone:
                 return
-            waiting = self.cycle is None or self.cycle.response_complete
+            waiting = not self.cycle or self.cycle.response_complete  # none before the first request
             now, phase = self.loop.time(), (id(self.cycle), waiting)
             if phase != self.phase:
                 self.phase, self.since = phase, now

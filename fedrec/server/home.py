@@ -185,7 +185,10 @@ class Registry:
         with self._open() as connection:
             columns = "row, device, key, registered, revoked"
             rows = connection.execute(f"select {columns} from devices order by row").fetchall()
-        return {row[1]: Admitted(*row[:3], bool(row[3]), bool(row[4])) for row in rows}
+        return {
+            device: Admitted(row, device, key, bool(registered), bool(revoked))
+            for row, device, key, registered, revoked in rows
+        }
 
     def admitted(self) -> list[Admitted]:
         """Return the devices that may take part now."""

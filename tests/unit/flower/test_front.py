@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -42,6 +42,11 @@ def headers(key: ec.EllipticCurvePrivateKey = KEY, late: float = 0.0, named: Any
     ]
 
 
+async def parts() -> AsyncIterator[bytes]:
+    yield b"ans"
+    yield b"wer"
+
+
 class Bench:
     """A front before a SuperLink that notes what it gets."""
 
@@ -55,7 +60,7 @@ class Bench:
     async def answer(self, request: httpx.Request) -> httpx.Response:
         self.passed = dict(request.headers)
         self.got.append((request.url.raw_path.decode(), await request.aread()))
-        return httpx.Response(200, content=b"answer", headers={"content-type": "x/y", "server": "secret"})
+        return httpx.Response(200, content=parts(), headers={"content-type": "x/y", "server": "secret"})
 
     def ask(
         self, path: bytes = PULL, sent: list[tuple[bytes, bytes]] | None = None, *, method: str = "POST",
