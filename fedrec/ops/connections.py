@@ -160,20 +160,20 @@ def timed_protocol(limits: Limits) -> type[H11Protocol]:
     class TimedProtocol(H11Protocol):
         phase: tuple[int, bool] | None = None
         since: float = 0.0
-        gone = False
+        next_look: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.look()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self.gone = True
             super().connection_lost(exc)
+            if self.next_look is not None:
+                self.next_look.cancel()
+                self.next_look = None  # it would keep the connection's buffers for a while
 
         def look(self) -> None:
             """End what takes too long; look again in a second."""
-            if self.gone:
-                return
             waiting = not self.cycle or self.cycle.response_complete  # none before the first request
             now, phase = self.loop.time(), (id(self.cycle), waiting)
             if phase != self.phase:
@@ -182,6 +182,6 @@ def timed_protocol(limits: Limits) -> type[H11Protocol]:
             if now - self.since >= allowed:
                 self.transport.abort()
                 return
-            self.loop.call_later(LOOK_SECONDS, self.look)
+            self.next_look = self.loop.call_later(LOOK_SECONDS, self.look)
 
     return TimedProtocol

@@ -42,9 +42,9 @@ def up(home: ServerHome, address: Address, say: Callable[[str], None], metrics: 
         with contextlib.ExitStack() as stopping:
             stopping.callback(processes.say_down, home.path)
             parts = start(home, address, stopping)
-            processes.say_up(home.path)
             for line in greeting(home, address):
                 say(line)
+            processes.say_up(home.path)  # last: `up --background` comes back with what was said until then
             with serve_metrics(metrics, lambda: page(home)):
                 watch(home, parts)
     say("Stopped.")
