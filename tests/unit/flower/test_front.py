@@ -141,7 +141,6 @@ def test_no_other_method_is_passed(method: str) -> None:
     ("sent", "status"),
     [
         ([], 401),
-        (headers(OTHER), 403),
         (headers(OTHER, named=KEY), 401),
         (headers(late=400), 401),
         (headers(late=-60), 401),
@@ -153,7 +152,14 @@ def test_no_other_method_is_passed(method: str) -> None:
 def test_nobody_without_an_admitted_key_is_passed(sent: list[tuple[bytes, bytes]], status: int) -> None:
     bench = Bench()
     assert bench.ask(sent=sent) == status and not bench.got
-    assert bench.front.counted["unsigned" if status == 401 else "not_admitted"] == 1
+    assert bench.front.counted == {"unsigned": 1}
+
+
+def test_a_key_that_is_not_admitted_is_told_so_in_flowers_way() -> None:
+    bench = Bench()
+    for path in sorted(DEVICE_PATHS):
+        assert bench.ask(path, headers(OTHER)) == (412 if path.endswith(b"/activate-node") else 401)
+    assert not bench.got and bench.front.counted == {"not_admitted": len(DEVICE_PATHS)}
 
 
 def test_a_large_body_of_a_stranger_is_never_read_and_its_connection_closed() -> None:
