@@ -117,6 +117,24 @@ def admit_command(
 
 
 @app.command(
+    "revoke", cls=Command, epilog=examples("fedrec server revoke 0f3c...", "fedrec server revoke 0f3c... 77ab...")
+)
+def revoke_command(
+    devices: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="as server status --json names them")],
+    home: HomeFolder = None,
+) -> None:
+    """Let devices take part no more, from their next request on; admit lets them in again."""
+    here = open_home(home)
+    from fedrec.server.home import Registry
+
+    here.address()
+    registry = Registry(here)
+    for device in devices:
+        registry.revoke(device)
+        say(f"device {device} revoked; what was spent on its data stays on the books")
+
+
+@app.command(
     "start",
     cls=Command,
     epilog=examples(

@@ -13,6 +13,8 @@ used as documented: ClientApp, ServerApp, Grid, Message, RecordDict, ArrayRecord
 | supernode | exit code 305 in the log | says that the server did not admit this key |
 | superlink | options of `flower-superlink` and `flower-supernode` | TLS, keys, nothing installed at run time |
 | superlink | `flwr run, list, stop, supernode register --format json`, `config.toml` | there is no Python API |
+| own_superlink | `flwr.superlink.extensions.get_middleware`, `cli.flower_superlink` | it answers its own user alone |
+| front | paths under `/v1/fleet/`, headers `flwr-public-key`, `-timestamp`, `-signature` | devices alone get in |
 | ray | `flwr federation simulation-config @none/default` | sets the size of a simulation |
 
 Tests hold each of them: tests/unit/flower, tests/contracts/test_nodes.py, tests/end_to_end/test_ray.py.

@@ -5,11 +5,13 @@
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError
+from fedrec.flower import own_superlink
 from fedrec.ops import processes
 
 CONNECTION = "fedrec"  # what Flower's configuration calls this server
@@ -17,16 +19,23 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CALL_SECONDS, START_SECONDS = 120.0, 60.0
 
 
-def command_line(host: str, port: int, database: Path, certificates: Path | None) -> list[str]:
-    """Return the command of a SuperLink for admitted SuperNodes over TLS; without certificates, insecure."""
-    bind = "127.0.0.1" if host in LOOPBACK else "0.0.0.0"
-    line = [processes.program("flower-superlink"), "--host", bind, "--port", str(port)]
+def command_line(port: int, database: Path, certificates: Path | None) -> list[str]:
+    """Return the command of a SuperLink on loopback, TLS and keys asked for where there are certificates.
+
+    It answers this user's processes alone where the system tells whose a connection is.
+    """
+    line = [sys.executable, "-m", "fedrec.flower.own_superlink", "--host", "127.0.0.1", "--port", str(port)]
     line += ["--database", str(database), "--disable-runtime-dependency-installation"]
     if certificates is None:
         return [*line, "--insecure"]
     files = ("--ssl-ca-certfile", "ca.crt"), ("--ssl-certfile", "server.crt"), ("--ssl-keyfile", "server.key")
     named = (text for option, name in files for text in (option, str(certificates / name)))
     return [*line, "--enable-supernode-auth", *named]
+
+
+def keeps_others_out() -> bool:
+    """Say whether a SuperLink of `command_line` answers this user's processes alone."""
+    return own_superlink.can_tell()
 
 
 def simulation_command_line(port: int) -> list[str]:

@@ -64,7 +64,7 @@ class EnrolledDirectory(NodeDirectory):
             return f"it runs fedrec {sanitize_text(header.get('fedrec'))}, the server {__version__}"
         device, proof = str(header.get("device")), str(header.get("proof"))
         admitted = self.devices.get(device)
-        if admitted is None:
+        if admitted is None or admitted.revoked:
             return f"device {sanitize_text(device)} is not admitted"
         if not signed(admitted.key, f"{self.header['run']} {nonce} {device}", proof):
             return f"it is not device {sanitize_text(device)}: its signature is wrong"

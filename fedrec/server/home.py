@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import sqlite3
+import stat
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +65,11 @@ class ServerHome:
         return self.path / "flower.log"
 
     @property
+    def front_log(self) -> Path:
+        """What the front says."""
+        return self.path / "front.log"
+
+    @property
     def registry(self) -> Path:
         """Which devices are admitted."""
         return self.path / "devices.sqlite"
@@ -72,6 +78,36 @@ class ServerHome:
     def status(self) -> Path:
         """How the run that was started last goes, for metrics."""
         return self.path / "status.json"
+
+    @property
+    def database(self) -> Path:
+        """What Flower remembers."""
+        return self.path / "flower.sqlite"
+
+    @property
+    def limits(self) -> Path:
+        """What the server takes from outside, where that was changed."""
+        return self.path / "limits.toml"
+
+    @property
+    def counted(self) -> Path:
+        """What the front passed and refused, for metrics."""
+        return self.path / "front.json"
+
+    @property
+    def ended(self) -> Path:
+        """Why the server ended by itself; there while it has not come up again."""
+        return self.path / "ended.txt"
+
+    def protect(self) -> bool:
+        """Take from all other users what lies here; return whether the folder was open to them."""
+        os.close(os.open(self.database, os.O_RDWR | os.O_CREAT, 0o600))  # its journals take its mode
+        opened = bool(stat.S_IMODE(self.path.stat().st_mode) & 0o077)
+        for path in (self.path, *self.path.rglob("*")):
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if not path.is_symlink() and mode & 0o077:
+                path.chmod(mode & 0o700)
+        return opened
 
     def make(self) -> None:
         """Make the folder, for its owner only, and give this server a name of its own."""
@@ -91,25 +127,26 @@ class ServerHome:
         except (OSError, ValueError, TypeError) as error:
             raise FedrecError(f"{self.path} is no server yet: fedrec server up --home {self.path}") from error
 
-    def write_address(self, address: Address) -> None:
-        """Write where the server listens, for our commands and for Flower's."""
+    def write_address(self, address: Address, port: int) -> None:
+        """Write where the server listens, for our commands, and its SuperLink's loopback port, for Flower's."""
         (self.path / "address.json").write_text(json.dumps(asdict(address)) + "\n")
-        # The server's own commands come over loopback: its certificate names that too.
-        write_connection(self.flower, CONNECTION, address.port, None if address.insecure else self.authority)
+        write_connection(self.flower, CONNECTION, port, None if address.insecure else self.authority)
 
 
 SCHEMA = """create table if not exists devices (row integer primary key, device text not null unique,
-            key blob not null, registered integer not null default 0)"""
+            key blob not null, registered integer not null default 0, revoked integer not null default 0)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """One device: its row of the population, its opaque name, its public key, and whether Flower knows the key."""
+    """One device: its row of the population, its opaque name, its public key, whether Flower knows the key, and
+    whether it may no longer take part."""
 
     row: int
     device: str
     key: bytes
     registered: bool
+    revoked: bool = False
 
 
 class Registry:
@@ -125,26 +162,43 @@ class Registry:
         connection = sqlite3.connect(self._path, timeout=30)
         try:
             connection.execute(SCHEMA)
+            if "revoked" not in {column[1] for column in connection.execute("pragma table_info(devices)")}:
+                connection.execute("alter table devices add column revoked integer not null default 0")
             with connection:
                 yield connection
         finally:
             connection.close()
 
     def admit(self, key: bytes) -> tuple[Admitted, bool]:
-        """Return the device of a public key, and whether it is new."""
+        """Return the device of a public key, and whether it is new; one that was revoked may take part again."""
         name = device_id(key)
         with self._open() as connection:
             new = connection.execute(
                 "insert or ignore into devices (row, device, key) values ((select count(*) from devices), ?, ?)",
                 [name, key.strip()],
             ).rowcount
+            connection.execute("update devices set revoked = 0 where device = ?", [name])
         return self.devices()[name], bool(new)
 
     def devices(self) -> dict[str, Admitted]:
-        """Return every admitted device by its name, in the order of rows."""
+        """Return every device that was ever admitted by its name, in the order of rows."""
         with self._open() as connection:
-            rows = connection.execute("select row, device, key, registered from devices order by row").fetchall()
-        return {device: Admitted(row, device, key, bool(registered)) for row, device, key, registered in rows}
+            columns = "row, device, key, registered, revoked"
+            rows = connection.execute(f"select {columns} from devices order by row").fetchall()
+        return {
+            device: Admitted(row, device, key, bool(registered), bool(revoked))
+            for row, device, key, registered, revoked in rows
+        }
+
+    def admitted(self) -> list[Admitted]:
+        """Return the devices that may take part now."""
+        return [device for device in self.devices().values() if not device.revoked]
+
+    def revoke(self, device: str) -> None:
+        """Let a device take part no more; its row stays, as what was spent on it does."""
+        with self._open() as connection:
+            if not connection.execute("update devices set revoked = 1 where device = ?", [device]).rowcount:
+                raise FedrecError(f"no device {device} was admitted; fedrec server status --json names those that were")
 
     def registered(self, device: str) -> None:
         """Remember that Flower knows the device's key."""

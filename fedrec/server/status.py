@@ -64,12 +64,26 @@ def page(home: ServerHome) -> str:
     Exact: whoever may read them is trusted with who answers, as the server is.
     """
     run = json.loads(home.status.read_text()) if home.status.exists() else {}
-    admitted = len(Registry(home).devices())
-    figures = [Metric("fedrec_devices_admitted", "Devices admitted.", float(admitted))]
+    admitted = len(Registry(home).admitted())
+    figures = [Metric("fedrec_devices_admitted", "Devices admitted.", float(admitted)), *front_figures(home)]
     for key, said in {**STATES, **COUNTED}.items():
         value = run.get(key)
         figures.append(Metric(f"fedrec_{key}", said, None if value is None else float(value), key in COUNTED))
     return text(figures, {"run": str(run["run"])} if run else {})
+
+
+def front_figures(home: ServerHome) -> list[Metric]:
+    """Return what the front passed and refused since the server came up."""
+    from fedrec.flower.front import REASONS
+
+    counted = json.loads(home.counted.read_text()) if home.counted.exists() else {}
+    figures = [Metric("fedrec_connections", "Connections open now.", counted.get("open", 0.0))]
+    figures.append(Metric("fedrec_requests_passed", "Requests passed to Flower.", counted.get("passed", 0), True))
+    reasons = {**REASONS, "connections": "connections over the limits"}
+    for reason, said in reasons.items():
+        name, value = f"fedrec_refused_{reason}", counted.get(reason, 0)
+        figures.append(Metric(name, f"Refused: {said}.", float(value), True))
+    return figures
 
 
 def summary(home: ServerHome) -> dict[str, Any]:
@@ -79,16 +93,19 @@ def summary(home: ServerHome) -> dict[str, Any]:
     return {
         "address": str(address),
         "up": processes.listens(address.port),
+        "ended": home.ended.read_text().strip() if home.ended.exists() else None,
         "tls": not address.insecure,
-        "devices": [device.device for device in Registry(home).devices().values()],
+        "devices": [device.device for device in Registry(home).admitted()],
         "run": run,
     }
 
 
 def in_words(values: dict[str, Any]) -> list[str]:
     """Return the summary as lines for a person."""
-    how = "TLS, admitted keys only" if values["tls"] else "without TLS, this machine only"
+    how = "TLS; nothing but devices of admitted keys" if values["tls"] else "without TLS and keys, this machine only"
     lines = [f"{values['address']} is {'up' if values['up'] else 'not up'} ({how})"]
+    if values["ended"]:
+        lines.append(values["ended"])
     lines.append(f"{len(values['devices'])} devices admitted")
     if run := values["run"]:
         spent = format_epsilon(run["epsilon"])

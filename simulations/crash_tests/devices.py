@@ -26,7 +26,7 @@ import yaml
 
 from simulations.devices import Walk, settle
 
-KINDS = {"client app": "fedrec.device.client_app", "SuperNode": "flower-supernode", "SuperLink": "flower-superlink"}
+KINDS = {"client app": "fedrec.device.client_app", "SuperNode": "flower-supernode", "SuperLink": "own_superlink"}
 POLICY = """[privacy]
 trust = ["server"]
 largest_epsilon_per_year = 1e9

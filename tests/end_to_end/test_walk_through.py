@@ -178,7 +178,7 @@ def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
 @pytest.mark.slow
 def test_a_killed_server_resumes_and_its_devices_come_back(tmp_path: Path, place: dict[str, str]) -> None:
     started = begin(tmp_path, place, rounds=4)
-    kill(tmp_path, "flower-superlink")
+    kill(tmp_path, "own_superlink")
     out, _ = started.communicate(timeout=300)
     assert started.returncode != 0 and "--resume" in out
     said = shell(

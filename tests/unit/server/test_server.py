@@ -224,3 +224,75 @@ def test_a_run_is_seen_in_the_servers_metrics_and_no_item_in_a_devices(
     assert "fedrec_device_rounds_answered_total 2.0" in own
     names = [line.split()[0] for line in own.splitlines() if not line.startswith("#")]
     assert len(names) == 4 and not {event.item for event in store.history()} & set(own.split())
+
+
+def test_a_revoked_device_keeps_its_row_and_is_unknown_at_once(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    from fedrec.server.front import AdmittedKeys
+
+    home, (private, public) = ServerHome(tmp_path), new_key()
+    registry = Registry(home)
+    device, _ = registry.admit(public)
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = serialization.load_ssh_public_key(public).public_bytes(*form)
+    keys = AdmittedKeys(home)
+    assert keys.find(pem) is not None and keys.find(pem + b"\n") is None and keys.find(private) is None
+    registry.revoke(device.device)
+    assert keys.find(pem) is None and registry.admitted() == [] and registry.devices()[device.device].row == 0
+    registry.admit(public)
+    assert keys.find(pem) is not None
+    with pytest.raises(FedrecError, match="no device nobody was admitted"):
+        registry.revoke("nobody")
+
+
+def test_a_registry_of_before_there_was_revoking_is_read(tmp_path: Path) -> None:
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "devices.sqlite")) as old, old:
+        old.execute("create table devices (row integer primary key, device text unique, key blob, registered integer)")
+        old.execute("insert into devices values (0, 'a', x'00', 1)")
+    (device,) = Registry(ServerHome(tmp_path)).admitted()
+    assert device.device == "a" and device.registered and not device.revoked
+
+
+@pytest.mark.parametrize(
+    "line", ["bodies = 1", "body_mib = 0", 'connections = "many"', "connections = 1.5", "=", "a = true"]
+)
+def test_a_limit_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    from fedrec.ops.connections import Limits
+
+    (tmp_path / "limits.toml").write_text(line)
+    with pytest.raises(FedrecError, match=r"limits\.toml: "):
+        Limits.read(tmp_path / "limits.toml")
+    (tmp_path / "limits.toml").write_text("body_mib = 1.5\nconnections = 7")
+    assert Limits.read(tmp_path / "limits.toml") == Limits(body_mib=1.5, connections=7)
+
+
+def test_what_lay_open_in_a_home_is_closed(tmp_path: Path) -> None:
+    home = ServerHome(tmp_path / "home")
+    home.make()
+    home.path.chmod(0o755)
+    home.certificates.mkdir(mode=0o755)
+    for path in (home.registry, home.certificates / "server.key"):
+        path.touch(0o644)
+    assert home.protect() and not home.protect()
+    assert not [path for path in (home.path, *home.path.rglob("*")) if path.stat().st_mode & 0o077]
+
+
+def test_connections_over_the_limits_are_closed_before_they_speak() -> None:
+    import socket
+
+    from fedrec.ops.connections import Doorman, Limits, listen
+
+    doorman = Doorman(Limits(address_connections=2))
+    with listen("127.0.0.1", 0, doorman) as listening, contextlib.ExitStack() as ends:
+        clients = [ends.enter_context(socket.create_connection(listening.getsockname(), 5)) for _ in range(3)]
+        accepted = [listening.accept()[0] for _ in range(2)]
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+        assert doorman.refused == 1 and clients[2].recv(1) == b"" and doorman.here == {"127.0.0.1": 2}
+        for each in accepted:
+            each.close()
+            each.close()
+        assert doorman.here == {}

@@ -1,0 +1,76 @@
+"""`python -m fedrec.flower.own_superlink ARGUMENTS`: a SuperLink that answers its own user's processes alone.
+
+Flower asks nobody on loopback who he is: every user of the machine could start a run, that is, code, as the server's
+user. Linux tells whose a loopback connection is, and a connection can't be handed to another user's name.
+"""
+
+import os
+import socket
+import struct
+import sys
+from pathlib import Path
+
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+CONNECTIONS = Path("/proc/net/tcp")
+
+
+def _hexadecimal(host: str, port: int) -> str:
+    """Return an IPv4 address as Linux lists it."""
+    (number,) = struct.unpack("=I", socket.inet_aton(host))
+    return f"{number:08X}:{port:04X}"
+
+
+def owner(client: tuple[str, int], server: tuple[str, int]) -> int | None:
+    """Return the user whose process holds the client's end of a connection of this machine; None: nobody is known.
+
+    An end that its process has closed belongs to nobody: Linux lists it as root's, without an inode.
+    """
+    try:
+        wanted = [_hexadecimal(*client), _hexadecimal(*server)]
+        lines = CONNECTIONS.read_text().splitlines()[1:]
+    except OSError:
+        return None
+    for line in lines:
+        parts = line.split()
+        if parts[1:3] == wanted:
+            return int(parts[7]) if int(parts[9]) else None
+    return None
+
+
+def can_tell() -> bool:
+    """Say whether this system tells whose a loopback connection is."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as end:
+        return owner(end.getsockname(), listening.getsockname()) == os.geteuid()
+
+
+class OwnerOnly:
+    """ASGI middleware that answers 403 to every process of another user."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on where the connection is our own."""
+        if scope["type"] == "lifespan" or owner(scope["client"], scope["server"]) == os.geteuid():
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await PlainTextResponse("another user's process\n", 403)(scope, receive, send)
+
+
+def main() -> None:
+    """Run the SuperLink, guarded where the system can tell."""
+    from flwr.superlink import extensions
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    if can_tell():
+        before = extensions.get_middleware
+        extensions.get_middleware = lambda: (Middleware(OwnerOnly), *before())
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "flower-superlink"
+    main()
