@@ -52,14 +52,14 @@ def write_connection(flower_home: Path, name: str, port: int, authority: Path | 
     (flower_home / "config.toml").write_text(text)
 
 
-def wait_until_up(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    """Wait until a SuperLink that was started listens; raise with the end of its log where it does not."""
+def wait_until_up(process: "subprocess.Popen[bytes]", port: int, log: Path, name: str = "the SuperLink") -> None:
+    """Wait until a process that was started listens; raise with its name and the end of its log where it does not."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         if processes.listens(port):
             return
         time.sleep(0.1)
-    raise FedrecError(f"the SuperLink did not start: {read_tail(log)}")
+    raise FedrecError(f"{name} did not start: {read_tail(log)}")
 
 
 def read_tail(log: Path) -> str:

@@ -158,7 +158,7 @@ def timed_protocol(limits: Limits) -> type[H11Protocol]:
     """
 
     class TimedProtocol(H11Protocol):
-        phase: tuple[int, bool] | None = None
+        phase: tuple[object, bool] | None = None
         since: float = 0.0
         next_look: asyncio.TimerHandle | None = None
 
@@ -170,12 +170,13 @@ def timed_protocol(limits: Limits) -> type[H11Protocol]:
             super().connection_lost(exc)
             if self.next_look is not None:
                 self.next_look.cancel()
-                self.next_look = None  # it would keep the connection's buffers for a while
+                self.next_look = self.phase = None  # they would keep the connection's buffers for a while
 
         def look(self) -> None:
             """End what takes too long; look again in a second."""
             waiting = not self.cycle or self.cycle.response_complete  # none before the first request
-            now, phase = self.loop.time(), (id(self.cycle), waiting)
+            # The request itself, held: its id would be a later one's too, and a busy connection pass for an idle one.
+            now, phase = self.loop.time(), (self.cycle, waiting)
             if phase != self.phase:
                 self.phase, self.since = phase, now
             allowed = limits.header_seconds if waiting else 2 * limits.body_seconds + ANSWER_SECONDS

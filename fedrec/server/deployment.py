@@ -130,11 +130,13 @@ class Deployment:
         # The run's own name, the same after a resume: a device answers each of its rounds once.
         part = "refit" if experiment.algorithm.refit else "train"
         header = {**base_header(experiment, self.settings.document["run"], ""), "part": part}
+        registry = Registry(self.home)
         directory = EnrolledDirectory(
-            self.nodes, {}, header, False, Registry(self.home).devices(), dataset.catalogue, self.progress.note
+            self.nodes, {}, header, False, registry.devices(), dataset.catalogue, self.progress.note
         )
-        there = directory.wait(dataset.interactions.users, GATHER_SECONDS)
-        self.progress.note(f"{there} of {dataset.interactions.users} admitted devices are there")
+        admitted = len(registry.admitted())  # one that was revoked is of the population, and not waited for
+        there = directory.wait(admitted, GATHER_SECONDS)
+        self.progress.note(f"{there} of {admitted} admitted devices are there")
         return DeployedRunContext(experiment, dataset, experiment.plan(dataset), self.folder, directory, ledger, part)
 
     def rounds(self, context: DeployedRunContext) -> Iterator[RoundReport]:

@@ -207,10 +207,10 @@ class Registry:
 
 
 def count(home: ServerHome) -> int:
-    """Return how many devices are admitted; none is an error."""
-    found = len(Registry(home).devices()) if home.registry.exists() else 0
-    if not found:
+    """Return how many devices were ever admitted, the population; none that may take part is an error."""
+    registry = Registry(home)
+    if not home.registry.exists() or not registry.admitted():
         raise FedrecError(
             f"{home.path}: no device is admitted; fedrec server admit KEY.pub (from fedrec client enroll)"
         )
-    return found
+    return len(registry.devices())

@@ -65,7 +65,7 @@ def start(
     home.counted.unlink(missing_ok=True)
     outside = processes.start(front.command(home, port), variables, home.front_log)
     stopping.callback(processes.stop, outside)
-    superlink.wait_until_up(outside, address.port, home.front_log)
+    superlink.wait_until_up(outside, address.port, home.front_log, "the front")
     return {"the SuperLink": (link, home.log), "the front": (outside, home.front_log)}
 
 
@@ -88,7 +88,7 @@ def own(home: ServerHome) -> dict[str, str]:
 def register_all(home: ServerHome, address: Address) -> None:
     """Tell Flower of keys that were admitted while it was not up; without TLS it asks for none."""
     registry = Registry(home)
-    for device in registry.devices().values():
+    for device in registry.admitted():
         if not address.insecure and not device.registered:
             register(home, registry, device.device, device.key)
 

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -296,3 +297,57 @@ def test_connections_over_the_limits_are_closed_before_they_speak() -> None:
             each.close()
             each.close()
         assert doorman.here == {}
+
+
+class Turns:
+    """What a connection looks at: a clock, and a transport that remembers whether it was ended."""
+
+    def __init__(self) -> None:
+        self.now, self.ended = 0.0, False
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, look: Any) -> None:
+        self.now += seconds
+
+    def abort(self) -> None:
+        self.ended = True
+
+
+class Answered:
+    """A request that is answered."""
+
+    __slots__ = ("response_complete",)
+
+    def __init__(self) -> None:
+        self.response_complete = True
+
+
+@pytest.mark.parametrize(("requests", "ended"), [(0, True), (1, False), (2, False), (4, False)])
+def test_a_connection_is_ended_when_it_asks_nothing_and_not_while_it_asks(requests: int, ended: bool) -> None:
+    from fedrec.ops.connections import Limits, timed_protocol
+
+    kind, turns = timed_protocol(Limits(header_seconds=15)), Turns()
+    connection: Any = kind.__new__(kind)
+    connection.loop = connection.transport = turns
+    connection.cycle = Answered()
+    for _ in range(60):
+        for _ in range(requests):  # between two looks, each a new one in the last one's place
+            connection.cycle = Answered()
+        if not turns.ended:
+            connection.look()
+    assert turns.ended == ended
+
+
+def test_no_run_begins_where_every_device_was_revoked(tmp_path: Path) -> None:
+    from fedrec.server.home import count
+
+    home = ServerHome(tmp_path)
+    registry = Registry(home)
+    names = [registry.admit(new_key()[1])[0].device for _ in range(2)]
+    registry.revoke(names[0])
+    assert count(home) == 2, "a row that was spent on stays in the population"
+    registry.revoke(names[1])
+    with pytest.raises(FedrecError, match="no device is admitted"):
+        count(home)
