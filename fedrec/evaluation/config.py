@@ -1,11 +1,13 @@
 """What a user may choose about evaluation."""
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from fedrec.errors import FedrecError, suggest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 HEADLINE = 10  # the cutoff that every result carries, and the length of the lists that coverage is counted on
 BASELINES = ("popularity", "private_popularity", "no_privacy", "local", "item_knn", "ease", "ials")
@@ -48,8 +50,10 @@ class EvaluationConfig:
             if name not in BASELINES:
                 raise FedrecError(f"evaluation.baselines names '{name}'.{suggest(name, BASELINES)}")
 
-    def chosen(self, population: int) -> NDArray[np.int64]:
+    def chosen(self, population: int) -> "NDArray[np.int64]":
         """Return the rows of the devices to evaluate, ascending: all of `population`, or a seeded sample of `users`."""
+        import numpy as np  # a typo in a study is told from this file before anything heavy
+
         if self.users is None or self.users >= population:
             return np.arange(population)
         return np.sort(np.random.default_rng(self.seed).choice(population, self.users, replace=False))

@@ -204,7 +204,7 @@ def find_overruled(experiment: Any, overrides: Sequence[str]) -> list[str]:
             for field, instead in BY_DP_SGD.items()
             if f"algorithm.{field}" in given
         ]
-    if getattr(mechanism, "clipping", "") == "whole" and "privacy.dense_share" in given and algorithm.trains:
+    if mechanism.clipping == "whole" and "privacy.dense_share" in given and algorithm.trains:
         lines.append(f"{given['privacy.dense_share'].text} is not used without privacy.clipping=split")
     return lines
 

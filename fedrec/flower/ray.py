@@ -7,6 +7,7 @@ on the workers of a Ray cluster that runs already, on one machine or several. Ne
 import contextlib
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.instantiate import environment as allowed_environment
+from fedrec.experiment.overrides import find_overruled
 from fedrec.experiment.settings import load
 from fedrec.flower import superlink
 from fedrec.ops import processes
@@ -51,7 +53,10 @@ def run_on_ray(overrides: Sequence[str], nodes: int, cluster: str | None) -> int
     for override in overrides:
         if set(override) & set(" '\"\\"):
             raise FedrecError(f"{override}: spaces, quotes and backslashes can't travel through `flwr run`")
-    document = validate(load(overrides)).document
+    settings = validate(load(overrides))
+    for line in find_overruled(settings.experiment, overrides):
+        print(line, file=sys.stderr)
+    document = settings.document
     name, output = document["name"] or time.strftime("%Y-%m-%dT%H-%M-%S"), Path(document["output"]).resolve()
     text = f"overrides='{' '.join([*overrides, f'name={name}', f'output={output}'])}'"
     size = f"--num-supernodes {nodes} --client-resources-num-cpus 1"

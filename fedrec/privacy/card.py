@@ -72,8 +72,7 @@ def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: 
         **beside,
     }
     author = authors_claim(mechanism)
-    said = format_guarantee(mechanism.terms, epsilon, account.delta, beside.get("attacker"))
-    said = f"{said}; {author}" if author else said
+    said = format_guarantee(mechanism.terms, epsilon, account.delta, beside.get("attacker"), claim=author)
     made = {
         "claim": said if claim else NO_CLAIM,
         "privacy": privacy if claim else NO_PRIVACY,
@@ -186,5 +185,5 @@ def format_promise(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | No
         return format_guarantee(terms, None, delta)
     total = projected(mechanism, plan, plan.rounds)
     spent = compute_epsilon(total, delta) if epsilon is None else epsilon
-    said = format_guarantee(terms, spent, delta, interpret(total, terms.relation, delta)["attacker"])
-    return f"{said}; {author}" if (author := authors_claim(mechanism)) else said
+    attacker = interpret(total, terms.relation, delta)["attacker"]
+    return format_guarantee(terms, spent, delta, attacker, claim=authors_claim(mechanism))

@@ -124,11 +124,13 @@ def format_guarantee(
     delta: float | None,
     attacker: Mapping[str, Any] | None = None,
     limit: float | None = None,
+    claim: str = "",
 ) -> str:
     """Write an epsilon with all that it means nothing without, as a clause without a full stop.
 
     `attacker` holds `finds_at_most`, the largest true-positive rate of any attacker, at `false_alarms`; `limit` is what
-    epsilon may come to. An epsilon that is None or infinite guarantees nothing.
+    epsilon may come to; `claim` says whose word it is where it is not fedrec's (`authors_claim`). An epsilon that is
+    None or infinite guarantees nothing.
 
     >>> user_level = PrivacyGuarantee(Unit.USER, Relation.ADD_REMOVE, Trust.SERVER)
     >>> format_guarantee(user_level, 8.0, 1e-5)
@@ -138,7 +140,8 @@ def format_guarantee(
         return NO_GUARANTEE
     of = "" if limit is None else f" of at most {limit:g}"
     gain = "" if attacker is None else f": {format_attacker(guarantee, attacker)}"
-    return f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
+    told = f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
+    return f"{told}; {claim}" if claim else told
 
 
 def authors_claim(mechanism: object) -> str:
@@ -148,9 +151,9 @@ def authors_claim(mechanism: object) -> str:
 
 def format_privacy(privacy: Mapping[str, Any]) -> str:
     """Write the guarantee of a run from the "privacy" part of its metrics.json or of its card."""
-    guarantee = PrivacyGuarantee.from_json(privacy)
-    said = format_guarantee(guarantee, privacy.get("epsilon"), privacy.get("delta"), privacy.get("attacker"))
-    return f"{said}; {privacy['claim']}" if privacy.get("claim") else said
+    guarantee, claim = PrivacyGuarantee.from_json(privacy), privacy.get("claim", "")
+    epsilon, delta, attacker = (privacy.get(key) for key in ("epsilon", "delta", "attacker"))
+    return format_guarantee(guarantee, epsilon, delta, attacker, claim=claim)
 
 
 def format_terms(guarantee: PrivacyGuarantee, delta: float | None) -> str:

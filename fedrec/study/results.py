@@ -145,7 +145,7 @@ def write_spent(settings: Settings, folder: RunFolder) -> None:
         account = ledger.account
         terms = {"unit": account.unit, "neighbouring": account.neighbouring, "trust": account.trust}
         total = composition_to_json(ledger.total) if account.private and account.unit != Unit.NONE else []
-        spent = {**terms, "delta": account.delta, "population": population, "total": total}
+        spent = {**terms, "delta": account.delta, "population": population, "total": total, "claim": account.claim}
         folder.write_json(SPENT, spent)
     finally:
         ledger.close()
@@ -172,6 +172,8 @@ def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
     total = compose((composition_from_json(one["total"]), 1) for one in group)
     epsilon = compute_epsilon(total, delta)
     guarantee = PrivacyGuarantee(Unit(unit), Relation(neighbouring), Trust(trust))
+    attacker = interpret(total, guarantee.relation, delta)["attacker"]
+    claim = max(one.get("claim", "") for one in group)
     return Cost(
         population=population,
         unit=unit,
@@ -180,7 +182,7 @@ def _cost(key: tuple[str, ...], group: list[Mapping[str, Any]]) -> Cost:
         delta=delta,
         trials=len(group),
         epsilon=epsilon,
-        meaning=format_guarantee(guarantee, epsilon, delta, interpret(total, guarantee.relation, delta)["attacker"]),
+        meaning=format_guarantee(guarantee, epsilon, delta, attacker, claim=claim),
     )
 
 

@@ -1,7 +1,8 @@
 """What every data source that needs no download promises, whatever its layout: the same rows, split and named alike."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,26 @@ from pyarrow import parquet
 
 from fedrec.data.dataset import Dataset, DataSource
 from fedrec.data.datasets.csv import Delimited
+from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
+from fedrec.data.datasets.enrolled_devices import Enrolled
+from fedrec.data.datasets.frame import Frame, hold, read_frame
+from fedrec.data.datasets.microlens import MicroLens50K
 from fedrec.data.datasets.movielens import MovieLens1M, MovieLens100K
 from fedrec.data.datasets.recbole import RecBole
+from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
 from fedrec.data.datasets.synthetic import Synthetic, SyntheticLarge
 from fedrec.experiment.settings import load
+from fedrec.testing import DatasetContract
+from fedrec.testing.models import made_by
 from tests.support.data_layouts import write_ml_1m, write_ml_100k
+from tests.support.scenario_layouts import (
+    write_filmtrust,
+    write_gowalla,
+    write_lastfm,
+    write_microlens,
+    write_online_retail,
+    write_video_games,
+)
 
 ROWS = [
     ("ann", "7", 5.0, 3.0),
@@ -69,8 +85,35 @@ def written(write: Callable[[Path], Path], kind: Callable[..., DataSource]) -> C
 OF_ROWS: Mapping[str, Callable[[Path], DataSource]] = {
     "csv": csv_file, "tabs": tab_file, "parquet": parquet_file, "recbole": recbole_folder
 }  # fmt: skip
+
+
+def frame_in_memory(_: Path) -> DataSource:
+    user, item, time, value = (list(column) for column in zip(*ROWS, strict=True))
+    held, columns = read_frame({"user": user, "item": item, "time": time, "value": value}, {})
+    return Frame(columns=asdict(columns), content=hold(held))
+
+
+def enrolled_devices(folder: Path) -> DataSource:
+    """Return the histories of ROWS as devices would hold them, a file each."""
+    histories = folder / "histories"
+    histories.mkdir(exist_ok=True)
+    (folder / "items.csv").write_text("id,title\n" + "".join(f"{n},Film {n}\n" for n in (7, 9, 11)))
+    for name in ("ann", "bob"):
+        lines = [f"{item},{time:g},{value:g}" for user, item, time, value in ROWS if user == name]
+        (histories / f"{name}.csv").write_text("\n".join(["item,time,value", *lines]) + "\n")
+    return Enrolled(path=str(folder / "items.csv"), histories=str(histories))
+
+
 KINDS: Mapping[str, Callable[[Path], DataSource]] = {
     **OF_ROWS,
+    "frame": frame_in_memory,
+    "enrolled": enrolled_devices,
+    "online-retail-ii": written(write_online_retail, OnlineRetailII),
+    "amazon-video-games": written(write_video_games, AmazonVideoGames),
+    "filmtrust": written(write_filmtrust, FilmTrust),
+    "gowalla": written(write_gowalla, partial(Gowalla, split="leave-last-out")),
+    "microlens-50k": written(write_microlens, MicroLens50K),
+    "hetrec2011-lastfm-2k": written(write_lastfm, HetRecLastFM),
     "ml-100k": written(write_ml_100k, MovieLens100K),
     "ml-1m": written(write_ml_1m, MovieLens1M),
     "synthetic": lambda _: Synthetic(users=12, items=15, interactions=120),
@@ -82,6 +125,30 @@ KINDS: Mapping[str, Callable[[Path], DataSource]] = {
 @pytest.fixture(params=sorted(KINDS))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> DataSource:
     return KINDS[request.param](tmp_path)
+
+
+PUBLISHERS: Mapping[str, Callable[[Path], DataSource]] = {
+    "gowalla": written(write_gowalla, Gowalla),
+}
+
+
+class TestEverySource(DatasetContract):
+    """fedrec's own data sets, held to what somebody else's is held to; those whose publisher split them too."""
+
+    @pytest.fixture(
+        scope="class", params=[*sorted(KINDS), *(f"{name}, as published" for name in PUBLISHERS)], autouse=True
+    )
+    def built(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        name, _, published = request.param.partition(",")
+        folder = tmp_path_factory.mktemp("source")
+        suite: Any = type(self)
+        suite.make = staticmethod(lambda: (PUBLISHERS if published else KINDS)[name](folder))
+        yield
+        del suite.make
+
+    @pytest.fixture(scope="class")
+    def dataset(self, built: None) -> Dataset:
+        return made_by(type(self))().load()
 
 
 def held(data: Dataset, user: int) -> list[int]:

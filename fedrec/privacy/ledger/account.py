@@ -13,6 +13,7 @@ from fedrec.privacy.accounting.composition import EMPTY, Composition, compose, c
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
+from fedrec.privacy.wording import authors_claim
 
 COUNT = np.dtype("<u4")  # of the participation counts at rest
 
@@ -21,7 +22,8 @@ COUNT = np.dtype("<u4")  # of the participation counts at rest
 class Account:
     """The terms under which a run spends: written when it is first opened, and the same whenever it is opened again.
 
-    `epsilon` is the run's budget, null where there is none; `event` is what one round or one participation costs first.
+    `epsilon` is the run's budget, null where there is none; `event` is what one round or one participation costs first;
+    `claim` says whose word all of it is where the mechanism is not fedrec's own.
     """
 
     mechanism: str
@@ -35,6 +37,7 @@ class Account:
     devices: int
     event: list[list[float]]
     plan: dict[str, Any]
+    claim: str = ""
 
     @classmethod
     def of(cls, mechanism: Mechanism, plan: TrainingPlan, devices: int) -> "Account":
@@ -52,7 +55,12 @@ class Account:
             devices=devices,
             event=composition_to_json(compose_events([(mechanism.event(plan, 1), 1)])),
             plan={**asdict(plan), "shares": None if plan.shares is None else list(plan.shares)},
+            claim=authors_claim(mechanism),
         )
+
+    def json(self) -> dict[str, Any]:
+        """Return the account as a ledger keeps it: no claim stands in that of fedrec's own mechanisms."""
+        return {key: value for key, value in asdict(self).items() if key != "claim" or value}
 
     @property
     def guarantee(self) -> PrivacyGuarantee:

@@ -8,7 +8,6 @@ where the devices do, each device is charged the rounds that it took part in.
 import hashlib
 import hmac
 import math
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -66,10 +65,10 @@ class Ledger:
         with store.transaction():
             entries = store.entries(run)
             if not entries:
-                store.append(run, "open", asdict(account))
+                store.append(run, "open", account.json())
                 store.set_counts(run, np.zeros(devices, COUNT).tobytes())
             else:
-                check_terms_unchanged(run, entries[0].body, asdict(account))
+                check_terms_unchanged(run, entries[0].body, account.json())
                 mark_pending_lost(store, run, account, entries)
         ledger = cls(store, run, mechanism, plan, account)
         ledger._population_limit = math.inf if population_epsilon is None else population_epsilon
@@ -237,7 +236,7 @@ class Ledger:
         own = compute_spend(self.account, self._entries, self._counts, event)
         total = compute_epsilon(compose((part, 1) for part in [own, *self._other_runs()]), self.account.delta)
         if total > self._population_limit:
-            together = format_guarantee(self.account.guarantee, total, self.account.delta)
+            together = format_guarantee(self.account.guarantee, total, self.account.delta, claim=self.account.claim)
             raise RefusedError(
                 f"{self._run} is refused: all runs on these users would come to {together}, more than "
                 f"privacy.population_epsilon={self._population_limit}"

@@ -40,7 +40,7 @@ class Total:
     """What all runs of one unit and relation have spent together; `delta` is the smallest of theirs.
 
     `trust` is whom they trust together; `beside` is what stands beside an epsilon: that of either relation, and an
-    attacker's gain.
+    attacker's gain. `claim` says whose word it is, where the mechanism of one of them is not fedrec's own.
     """
 
     unit: str
@@ -50,6 +50,7 @@ class Total:
     epsilon: float
     delta: float
     beside: dict[str, Any]
+    claim: str = ""
 
 
 def runs(store: LedgerStore) -> list[Run]:
@@ -76,7 +77,8 @@ def totals(found: list[Run]) -> list[Total]:
         spent = compose((run.spent, 1) for run in same)
         told = interpret(spent, Relation(neighbouring), delta)
         trust = widest_trust(run.account.trust for run in same)
-        made.append(Total(unit, neighbouring, trust, len(same), compute_epsilon(spent, delta), delta, told))
+        claim = max(run.account.claim for run in same)
+        made.append(Total(unit, neighbouring, trust, len(same), compute_epsilon(spent, delta), delta, told, claim))
     return made
 
 
@@ -126,7 +128,8 @@ class LedgerListing:
         for total in self.totals:
             together = f"all {total.runs} private runs together" if total.runs > 1 else "one private run"
             guarantee = PrivacyGuarantee.from_json(asdict(total))
-            said = format_guarantee(guarantee, total.epsilon, total.delta, total.beside["attacker"])
+            attacker = total.beside["attacker"]
+            said = format_guarantee(guarantee, total.epsilon, total.delta, attacker, claim=total.claim)
             made.append(f"  {together}: {said}")
         return [*made, *(f"  {_line(run)}" for run in self.runs), ""]
 
@@ -165,6 +168,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "epsilon": compute_epsilon(run.spent, account.delta) if account.private else None,
         "delta": account.delta if account.private else None,
         "beside": interpret(run.spent, Relation(account.neighbouring), account.delta) if account.private else None,
+        "claim": account.claim,
     }
 
 
@@ -173,7 +177,8 @@ def _line(run: Run) -> str:
     lost = f", {told['lost']} lost or open" if told["lost"] else ""
     guarantee = NO_GUARANTEE
     if told["epsilon"] is not None:
-        guarantee = format_guarantee(run.account.guarantee, told["epsilon"], told["delta"], told["beside"]["attacker"])
+        terms, attacker = run.account.guarantee, told["beside"]["attacker"]
+        guarantee = format_guarantee(terms, told["epsilon"], told["delta"], attacker, claim=told["claim"])
     rounds = f"{told['rounds']} round{'' if told['rounds'] == 1 else 's'}"
     return f"{BASELINE.sub('/baselines/', told['run'])}: {told['mechanism']}, {rounds}{lost}, {guarantee}"
 
@@ -197,6 +202,7 @@ class Projection:
     population_before: float
     population_after: float
     population_limit: float | None
+    claim: str = ""
 
     @property
     def affordable(self) -> bool:
@@ -212,7 +218,7 @@ class Projection:
         guarantee = PrivacyGuarantee.from_json(asdict(self))
         last = max(self.rounds)
         attacker = {number: beside["attacker"] for number, beside in self.beside.items()}
-        whole = format_guarantee(guarantee, self.rounds[last], self.delta, attacker[last])
+        whole = format_guarantee(guarantee, self.rounds[last], self.delta, attacker[last], claim=self.claim)
         limit = "no limit" if self.population_limit is None else f"limit {self.population_limit:g}"
         more = "" if self.affordable else ": it would be refused before its end"
         return [
@@ -255,6 +261,7 @@ def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: fl
         population_before=compute_epsilon(others, account.delta),
         population_after=compute_epsilon(whole, account.delta),
         population_limit=limit,
+        claim=account.claim,
     )
 
 

@@ -1,5 +1,6 @@
 """The command line itself: its helps and their examples, one spelling, what it says of mistakes and of ends."""
 
+import contextlib
 import errno
 import json
 import os
@@ -23,7 +24,9 @@ from fedrec.cli.main import app, main
 from fedrec.errors import FedrecError
 from fedrec.experiment.overrides import Conf, guess_columns
 from fedrec.experiment.settings import load
-from tests.support.tiny import SMALL
+from fedrec.flower import ray
+from fedrec.simulation import Simulation
+from tests.support.tiny import FREE, SMALL
 
 
 def walk(command: click.Command, words: str = "fedrec") -> Iterator[tuple[str, click.Command]]:
@@ -106,6 +109,29 @@ def test_mistakes_name_what_is_right(line: str, said: str, capsys: pytest.Captur
     assert status_of(*shlex.split(line)) == 2
     told = capsys.readouterr()
     assert said in told.err and told.err.startswith("fedrec: ") and told.err.count("\n") == 1 and not told.out
+
+
+@pytest.mark.parametrize("line", ["study privacy-accuracy privcy=user", "simulate privcy=user", "ray privcy=user"])
+def test_a_typo_is_answered_before_anything_heavy_is_imported(line: str) -> None:
+    code = (
+        "import sys; from fedrec.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({'numpy', 'torch', 'hydra', 'flwr', 'pyarrow', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *shlex.split(line)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "[]\n"), "numpy alone takes as long as all the rest"
+    assert done.stderr == "fedrec: privcy does not exist. Did you mean 'privacy'?\n"
+
+
+@pytest.mark.parametrize("command", ["simulate", "ray"])
+def test_settings_that_are_not_used_are_named_before_a_run_begins(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Simulation, "simulate", lambda self: sys.exit(3))
+    monkeypatch.setattr(ray, "simulation_superlink", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(ray, "flower", lambda *_: 3)
+    assert status_of(command, *FREE, "model=ease", "rounds=50", f"output={tmp_path}") == 3
+    assert "rounds=50 is not used: algorithm gram plays 2 rounds, always\n" in capsys.readouterr().err
 
 
 def test_config_prints_the_settings_and_where_each_comes_from(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,14 @@ from fedrec.experiment import instantiate
 from fedrec.experiment.extensions import as_overrides, choices, split_overrides
 from fedrec.experiment.instantiate import allowed
 from fedrec.experiment.settings import Settings, load, read
+from fedrec.privacy.ledger.projection import project, read_ledgers
 from fedrec.privacy.wording import AUTHORS, format_privacy
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.storage.run_folder import RunFolder
+from fedrec.study.results import costs, read_spent, write_spent
 from fedrec.study.worker import trial
 from tests.support.own_package import NAME, importable, imported, install, write_package
-from tests.support.tiny import FREE
+from tests.support.tiny import FREE, small
 
 
 @pytest.fixture
@@ -158,13 +160,27 @@ def test_a_trial_of_a_study_and_its_run_folder_go_on_with_it(package: Path, tmp_
     assert finished.of_user(3).scores().shape == (60,) and allowed() == {NAME}
 
 
+def sentences_of_ledger(population: str) -> list[str]:
+    """Return what the ledger's listing says of all runs together, and of the one run there is."""
+    (listing,) = read_ledgers(population)
+    return [line for line in listing.lines() if "epsilon" in line]
+
+
+def projection_of(overrides: list[str]) -> str:
+    experiment, dataset = small(*overrides, base=[])
+    return project(experiment.mechanism, experiment.plan(dataset), "nobody yet", None).lines()[0]
+
+
 def test_the_guarantee_of_a_mechanism_of_ones_own_is_its_authors_claim(installed: Path, tmp_path: Path) -> None:
-    """In the card, in metrics.json and in every sentence made of them; of ours nothing is said."""
+    """In the card, metrics.json, the ledger, a study's costs and a projection; of ours nothing is said."""
     given = [*FREE, "model=popularity", "evaluation.baselines=[]"]
     for name, more in (("theirs", [f"allow={NAME}", "privacy=promise"]), ("ours", ["privacy=user"])):
         run = RunFolder(tmp_path / "runs" / name)
-        trial(run, [*given, *more], io.StringIO())
+        trial(run, [*given, *more, f"dataset.population={name} people"], io.StringIO())
+        write_spent(read(run.config), run)
         card, values = (json.loads((run.path / f"{f}.json").read_text()) for f in ("privacy_card", "metrics"))
         said = [card["claim"], card["mechanism"].get("claim", ""), format_privacy(values["privacy"])]
-        assert [AUTHORS in text for text in said] == [name == "theirs"] * 3
+        said += [*sentences_of_ledger(f"{name} people"), costs(read_spent([run.path]))[0].meaning]
+        said += [projection_of([*given, *more])]
+        assert [AUTHORS in text for text in said] == [name == "theirs"] * 7
         assert values["mechanism"] == {"theirs": "promise", "ours": "user"}[name] and not card["missing"]
