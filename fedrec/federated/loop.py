@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,15 +77,19 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     drawn = drawn[~context.ledger.exhausted()[drawn]]
     present = experiment.cohort.simulate_dropout(drawn, seed, number)
     got = _collect_updates(context, state, present, number)
+    context.directory.set_aside({node: got.rejected[node] for node in got.faults})
     released = got.total.count >= experiment.cohort.minimum
+    stepped = _server_step(context, state, got.total, number) if released else state
+    # A sum or a step that is not finite would stay in the model for ever: the round is lost instead.
+    released = released and all(np.isfinite(a).all() for a in stepped.algorithm_state.values())
     state = (
-        _server_step(context, state, got.total, number)
-        if released
-        else replace(state, mechanism_state=mechanism.state_after_lost_round(state.mechanism_state))
+        stepped if released else replace(state, mechanism_state=mechanism.state_after_lost_round(state.mechanism_state))
     )
     report = _make_report(number, len(drawn), got, released, time.monotonic() - start)
     plain = {field: getattr(report, field) for field in RoundReport.__dataclass_fields__}
-    notes = {"report": plain, "ledger": context.ledger.head, "experiment": experiment.hash}
+    notes: dict[str, Any] = {"report": plain, "ledger": context.ledger.head, "experiment": experiment.hash}
+    if context.directory.faulty:
+        notes["set_aside"] = context.directory.faulty
     save_checkpoint(context.folder.checkpoints, Checkpoint(number, state.algorithm_state, notes, state.mechanism_state))
     context.ledger.commit(number, drawn)
     return state, replace(report, epsilon=epsilon_spent(context), seconds=time.monotonic() - start)
