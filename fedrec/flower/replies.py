@@ -20,6 +20,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedrec.flower.codec import ARRAY, RECORD
@@ -116,7 +117,9 @@ class PendingReply:
             return self._advance(line, in_time)
         except RejectedReplyError as error:
             return FailedReply.of(str(error))
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError, AttributeError, MemoryError) as error:
+        except (RunNotRunningException, httpx.TransportError):
+            raise  # the server's own trouble
+        except Exception as error:  # whatever one device sends must not end the run
             return FailedReply.of(f"not a fedrec message ({type(error).__name__})")
 
     def _advance(self, line: ReplyLine, in_time: Callable[[], bool]) -> Message | None:
@@ -170,7 +173,7 @@ class PendingReply:
             raise RejectedReplyError("an object of the reply has another hash than its name")
         children = [*self.chain[self.place + 1 : self.place + 2]] if self.place < len(CHAIN) - 1 else self.chunks
         kind = CHAIN[self.place] if inner else "ArrayChunk"
-        body = body_of(content, kind, children if inner else [], most + HEAD_BYTES)
+        body = body_of(content, kind, children if inner else [])
         if inner:
             self._check_body(kind, body)
         else:
@@ -197,9 +200,9 @@ class PendingReply:
             raise RejectedReplyError("the chunks of the reply are not as long as its array says")
 
 
-def body_of(content: bytes, kind: str, children: Sequence[str], most_bytes: int) -> bytes:
+def body_of(content: bytes, kind: str, children: Sequence[str]) -> bytes:
     """Return the body of an object; raise unless its head names this kind, these children and the body's length."""
-    head, divider, body = content[:most_bytes].partition(b"\0")
+    head, divider, body = content.partition(b"\0")
     expected = f"{kind} {','.join(children)} {len(content) - len(head) - 1}".encode()
     if not divider or head != expected:
         raise RejectedReplyError("an object of the reply is not what its place asks for")
