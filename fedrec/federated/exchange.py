@@ -187,10 +187,12 @@ def gather_updates(
     deadline: float,
     clip_node_sum: Callable[[ModelUpdate], ModelUpdate],
     float64_arrays: frozenset[str] = frozenset(),
+    largest_norm: Callable[[int], float] | None = None,
 ) -> GatherResult:
     """Send the requests and sum what `clip_node_sum` lets count of valid replies, in order of `hosted`.
 
-    Arrays named in `float64_arrays` may come in double precision.
+    Arrays named in `float64_arrays` may come in double precision. An update longer than `largest_norm` of its count is
+    rejected.
     """
     good, rejected, faults = dict[int, Message](), dict[int, str](), set[int]()
     up, most = 0, reply_bytes(shapes, float64_arrays)
@@ -202,6 +204,9 @@ def gather_updates(
             if node in good or node in rejected:
                 raise RejectedReplyError("the node answered twice")
             validate_reply(reply, requests[node].header, shapes, float64_arrays, directory.simulated)
+            update = ModelUpdate(reply.arrays, reply.header["count"])
+            if largest_norm is not None and not update.norm() <= largest_norm(update.count):
+                raise RejectedReplyError("the update is larger than the mechanism allows")
             good[node] = reply
         except RejectedReplyError as reason:
             if not isinstance(reason, AbsentReplyError) and node in requests and node not in good:

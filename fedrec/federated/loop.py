@@ -1,5 +1,6 @@
 """THE round loop: reserve, draw, ask, check, sum, noise, step, checkpoint, commit, evaluate."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -103,8 +104,19 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     broadcast = algorithm.broadcast(state.algorithm_state)
     requests = context.directory.requests("train", present, broadcast, round=number, privacy=round_params)
     shapes = mechanism.shapes(algorithm.shapes(state.algorithm_state))
+    values, rate = sum(math.prod(shape) for shape in shapes.values()), float(getattr(algorithm, "learning_rate", 1.0))
+
+    def largest_norm(count: int) -> float:
+        return mechanism.largest_norm(values, count, context.plan, rate)
+
     got = gather_updates(
-        context.directory, requests, shapes, deadline, mechanism.clip_node_sum, algorithm.float64_arrays
+        context.directory,
+        requests,
+        shapes,
+        deadline,
+        mechanism.clip_node_sum,
+        algorithm.float64_arrays,
+        None if context.directory.simulated else largest_norm,
     )
     failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):
