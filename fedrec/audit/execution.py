@@ -57,7 +57,9 @@ class EavesdroppedNode:
         """Return 1 to the number of groups."""
         return list(range(1, len(self._groups) + 1))
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         """Answer each request, and keep the bytes of what was trained."""
         greeting: Message | None = None
         for number, request in requests.items():

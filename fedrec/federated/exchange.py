@@ -7,7 +7,7 @@ Where devices are: the protocol of the round loop's other side, and the plain lo
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
-from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
+from fedrec.messages import PROTOCOL, AbsentReplyError, Message, RejectedReplyError, reply_bytes, validate_reply
 from fedrec.node.node import Node
 from fedrec.update import Arrays, ModelUpdate, total
 from fedrec.version import __version__
@@ -30,9 +30,12 @@ class Transport(Protocol):
         """Return the names of the nodes that are there now, ascending."""
         ...
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         """Send each node its request and yield (node, reply) as they come; what comes after the deadline is left out.
 
+        A reply of more than `reply_bytes` is a failure, and is not held.
         A node that fails yields a reply whose header holds "error", or, in this process, raises what went wrong.
         """
         ...
@@ -48,7 +51,9 @@ class LocalTransport:
         """Return 1 to `parts`."""
         return list(self._nodes)
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         """Answer the requests in order, those that finish in time."""
         end = time.monotonic() + deadline_seconds
         for node, request in requests.items():
@@ -118,6 +123,7 @@ class GatherResult:
     loss: float | None
     bytes_down: int
     bytes_up: int
+    faults: frozenset[int] = frozenset()  # those of the rejected that no honest device causes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,10 @@ class NodeDirectory:
     hosted: dict[int, Hosted]
     header: dict[str, Any]
     simulated: bool = True  # then a failure of every node is a mistake; of real devices it is a bad hour
+    faulty: dict[int, str] = field(default_factory=dict[int, str])  # rows set aside for the run, and why
+
+    def set_aside(self, faults: Mapping[int, str]) -> None:
+        """Ask nodes that answered with a fault no more; in a simulation they are the experimenter's own."""
 
     def requests(self, kind: str, devices: NDArray[np.int64], arrays: Arrays, **more: Any) -> dict[int, Message]:
         """Return one request for each node that hosts some of the devices."""
@@ -177,23 +187,30 @@ def gather_updates(
     deadline: float,
     clip_node_sum: Callable[[ModelUpdate], ModelUpdate],
     float64_arrays: frozenset[str] = frozenset(),
+    largest_norm: Callable[[int], float] | None = None,
 ) -> GatherResult:
     """Send the requests and sum what `clip_node_sum` lets count of valid replies, in order of `hosted`.
 
-    Arrays named in `float64_arrays` may come in double precision.
+    Arrays named in `float64_arrays` may come in double precision. An update longer than `largest_norm` of its count is
+    rejected.
     """
-    good, rejected = dict[int, Message](), dict[int, str]()
-    up = 0
-    for node, reply in directory.nodes.request(requests, deadline):
+    good, rejected, faults = dict[int, Message](), dict[int, str](), set[int]()
+    up, most = 0, reply_bytes(shapes, float64_arrays)
+    for node, reply in directory.nodes.request(requests, deadline, most):
         up += reply.bytes
         try:
             if node not in requests:
                 raise RejectedReplyError("the node was not asked")
             if node in good or node in rejected:
                 raise RejectedReplyError("the node answered twice")
-            validate_reply(reply, requests[node].header, shapes, float64_arrays)
+            validate_reply(reply, requests[node].header, shapes, float64_arrays, directory.simulated)
+            update = ModelUpdate(reply.arrays, reply.header["count"])
+            if largest_norm is not None and not update.norm() <= largest_norm(update.count):
+                raise RejectedReplyError("the update is larger than the mechanism allows")
             good[node] = reply
         except RejectedReplyError as reason:
+            if not isinstance(reason, AbsentReplyError) and node in requests and node not in good:
+                faults.add(node)
             rejected.setdefault(node, str(reason)) if node not in good else None
     rejected |= {
         node: "no answer before the deadline" for node in requests if node not in good and node not in rejected
@@ -203,7 +220,12 @@ def gather_updates(
         clip_node_sum(ModelUpdate(good[n].arrays, good[n].header["count"])) for n in directory.hosted if n in good
     )
     return GatherResult(
-        total(updates, like), rejected, mean_loss(good.values()), sum(r.bytes for r in requests.values()), up
+        total(updates, like),
+        rejected,
+        mean_loss(good.values()),
+        sum(r.bytes for r in requests.values()),
+        up,
+        frozenset(faults),
     )
 
 

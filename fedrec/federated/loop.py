@@ -1,8 +1,10 @@
 """THE round loop: reserve, draw, ask, check, sum, noise, step, checkpoint, commit, evaluate."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,15 +78,19 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     drawn = drawn[~context.ledger.exhausted()[drawn]]
     present = experiment.cohort.simulate_dropout(drawn, seed, number)
     got = _collect_updates(context, state, present, number)
+    context.directory.set_aside({node: got.rejected[node] for node in got.faults})
     released = got.total.count >= experiment.cohort.minimum
+    stepped = _server_step(context, state, got.total, number) if released else state
+    # A sum or a step that is not finite would stay in the model for ever: the round is lost instead.
+    released = released and all(np.isfinite(a).all() for a in stepped.algorithm_state.values())
     state = (
-        _server_step(context, state, got.total, number)
-        if released
-        else replace(state, mechanism_state=mechanism.state_after_lost_round(state.mechanism_state))
+        stepped if released else replace(state, mechanism_state=mechanism.state_after_lost_round(state.mechanism_state))
     )
     report = _make_report(number, len(drawn), got, released, time.monotonic() - start)
     plain = {field: getattr(report, field) for field in RoundReport.__dataclass_fields__}
-    notes = {"report": plain, "ledger": context.ledger.head, "experiment": experiment.hash}
+    notes: dict[str, Any] = {"report": plain, "ledger": context.ledger.head, "experiment": experiment.hash}
+    if context.directory.faulty:
+        notes["set_aside"] = context.directory.faulty
     save_checkpoint(context.folder.checkpoints, Checkpoint(number, state.algorithm_state, notes, state.mechanism_state))
     context.ledger.commit(number, drawn)
     return state, replace(report, epsilon=epsilon_spent(context), seconds=time.monotonic() - start)
@@ -98,8 +104,19 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     broadcast = algorithm.broadcast(state.algorithm_state)
     requests = context.directory.requests("train", present, broadcast, round=number, privacy=round_params)
     shapes = mechanism.shapes(algorithm.shapes(state.algorithm_state))
+    values, rate = sum(math.prod(shape) for shape in shapes.values()), float(getattr(algorithm, "learning_rate", 1.0))
+
+    def largest_norm(count: int) -> float:
+        return mechanism.largest_norm(values, count, context.plan, rate)
+
     got = gather_updates(
-        context.directory, requests, shapes, deadline, mechanism.clip_node_sum, algorithm.float64_arrays
+        context.directory,
+        requests,
+        shapes,
+        deadline,
+        mechanism.clip_node_sum,
+        algorithm.float64_arrays,
+        None if context.directory.simulated else largest_norm,
     )
     failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):

@@ -7,6 +7,8 @@ used as documented: ClientApp, ServerApp, Grid, Message, RecordDict, ArrayRecord
 | --- | --- | --- |
 | transport | `flwr.supercore.task_identity.TaskIdentity` | `Message(...)` refuses to be made outside a task |
 | transport | `Metadata.__dict__["_message_id"]` | the SuperLink gives messages their ids; here is none |
+| transport, replies | `HttpGrid._runtime_client`, its `httpx` hooks, `._run` | each reply is pulled by itself |
+| replies | form of deflated objects and trees, `*_pb2` | checked before it is inflated |
 | supernode | `run_clientapp.install_from_fab`, `.get_load_client_app_fn` | a device runs its own app |
 | supernode | programs on the PATH (`flwr-clientapp`, ...) | as above: a SuperNode finds ours first |
 | supernode | modules `flwr.supernode.cli`, `flwr.supercore.error.http`, `fastapi` | left out of a task: saves 34 MiB |

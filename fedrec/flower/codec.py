@@ -31,10 +31,10 @@ def encode_request(node: int, request: messages.Message) -> Message:
 
 
 def decode_reply(message: Message) -> messages.Message:
-    """Return what a reply holds; one that holds no message of ours becomes a header with an error."""
+    """Return what a reply holds; one that holds no message of ours becomes a `FailedReply`."""
     if message.has_error():
-        return messages.Message({"error": f"Flower says: {message.error.reason}"})
+        return messages.FailedReply.of(f"Flower says: {message.error.reason}", unreachable=True)
     try:
         return decode(message.content)
     except messages.RejectedReplyError as error:
-        return messages.Message({"error": str(error)})
+        return messages.FailedReply.of(str(error))

@@ -5,6 +5,7 @@ The in-process grid: Flower's apps without processes, sockets or Ray.
 All private touch points with Flower lie here.
 """
 
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +14,14 @@ from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedrec import messages
 from fedrec.flower.codec import decode_reply, encode_request
+from fedrec.flower.replies import NOT_UPLOADED, PendingReply, ReplyLine, sweep
 
 POLL_SECONDS = 0.2
+REPLY_BYTES = 1 << 30  # of a node that is trusted: where nobody says less
 
 
 class FlowerTransport:
@@ -38,18 +42,70 @@ class FlowerTransport:
         return seen
 
     def request(
-        self, requests: Mapping[int, messages.Message], deadline_seconds: float
+        self, requests: Mapping[int, messages.Message], deadline_seconds: float, reply_bytes: int = REPLY_BYTES
     ) -> Iterator[tuple[int, messages.Message]]:
-        """Push the requests and yield the replies that come before the deadline."""
+        """Push the requests and yield the replies that come before the deadline, none larger than `reply_bytes`."""
         end = time.monotonic() + deadline_seconds
-        waiting = set(self._grid.push_messages([encode_request(node, r) for node, r in requests.items()]))
-        while waiting and time.monotonic() < end:
-            for message in self._grid.pull_messages(waiting):
-                waiting.discard(message.metadata.reply_to_message_id)
-                if time.monotonic() <= end:
-                    yield message.metadata.src_node_id, decode_reply(message)
-            if waiting and not getattr(self._grid, "immediate", False):
-                time.sleep(POLL_SECONDS)
+        sent = self.send(requests, reply_bytes, end)
+        try:
+            while sent.waiting and time.monotonic() < end:
+                yield from sent.collect()
+                if sent.waiting and not getattr(self._grid, "immediate", False):
+                    time.sleep(min(POLL_SECONDS, max(end - time.monotonic(), 0)))
+            yield from sent.give_up()
+        finally:
+            sent.close()
+
+    def send(
+        self, requests: Mapping[int, messages.Message], reply_bytes: int = REPLY_BYTES, end: float = math.inf
+    ) -> "SentRequests":
+        """Push the requests; what comes of them until `end`, by `time.monotonic`, is collected when asked for."""
+        return SentRequests(self._grid, requests, reply_bytes, end)
+
+
+class SentRequests:
+    """Requests that were pushed, and the replies that are still to come."""
+
+    def __init__(self, grid: Grid, requests: Mapping[int, messages.Message], reply_bytes: int, end: float) -> None:
+        self._grid, self._end = grid, end
+        pushed = {node: encode_request(node, request) for node, request in requests.items()}
+        names = list(grid.push_messages(list(pushed.values()))) if pushed else []
+        self._refused = [node for node, name in zip(pushed, names, strict=False) if not name]
+        self.waiting = {
+            name: PendingReply(node, name, message.metadata.message_type, reply_bytes)
+            for (node, message), name in zip(pushed.items(), names, strict=False)
+            if name
+        }
+        self._line = ReplyLine(grid) if isinstance(grid, HttpGrid) and self.waiting else None
+
+    def collect(self) -> Iterator[tuple[int, messages.Message]]:
+        """Yield what has come by now, without waiting for more."""
+        while self._refused:
+            yield self._refused.pop(), messages.FailedReply.of("the node is not there any more", unreachable=True)
+        if self._line is not None:
+            yield from sweep(self._line, self.waiting, self._in_time)
+            return
+        for message in self._grid.pull_messages(set(self.waiting)):
+            self.waiting.pop(message.metadata.reply_to_message_id, None)
+            if self._in_time():
+                yield message.metadata.src_node_id, decode_reply(message)
+
+    def give_up(self) -> Iterator[tuple[int, messages.Message]]:
+        """Yield a failure for each reply that was announced and has not come whole; nothing more is waited for."""
+        for pending in self.waiting.values():
+            if pending.name and self._line is not None:
+                self._line.forget(pending.name)
+                yield pending.node, messages.FailedReply.of(NOT_UPLOADED, unreachable=True)
+        self.waiting.clear()
+
+    def close(self) -> None:
+        """Stop measuring what the grid returns."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def _in_time(self) -> bool:
+        return time.monotonic() <= self._end
 
 
 class InProcessGrid(Grid):

@@ -1,9 +1,10 @@
 """A run on real devices: the same round loop, and in metrics.json nothing exact that nobody consented to."""
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from safetensors.numpy import save_file
 
@@ -20,10 +21,29 @@ from fedrec.server.directory import EnrolledDirectory
 from fedrec.server.home import Registry, ServerHome
 from fedrec.server.status import write_status
 from fedrec.simulation import last_round, open_ledger
-from fedrec.storage.run_folder import RunFolder, write_catalogue
+from fedrec.storage.run_folder import RunFolder, load_checkpoint, write_catalogue
 from fedrec.update import Arrays
 
 CONSENTED = "exact, over the devices whose people let them be evaluated; not covered by epsilon"
+
+
+EVALUATE_BYTES = 1 << 18
+METRICS = re.compile(r"(full|sampled)_(hr@[0-9]{1,4}|ndcg@[0-9]{1,4}|mrr@[0-9]{1,4}|tied)(_pessimistic)?")
+
+
+def allowed_sums(header: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return what one device says of itself, {} where it has nothing to say; None where it is not as it was asked."""
+    sums, count = header.get("sums"), header.get("count")
+    if type(count) is not int or count not in (0, 1) or not isinstance(sums, dict) or len(sums) > MOST_METRICS:
+        return None
+    named = cast(dict[str, Any], sums)
+    plain = all(type(value) in (int, float) and 0 <= value <= 1 for value in named.values())
+    if not plain or not all(METRICS.fullmatch(name) for name in named):
+        return None
+    return {name: float(value) for name, value in named.items()} if count else {}
+
+
+MOST_METRICS = 100
 
 
 def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
@@ -34,12 +54,13 @@ def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
     directory.refresh()
     rows = [n for n, hosted in directory.hosted.items() if int(hosted[0]) in directory.evaluating]
     devices = [int(directory.hosted[node][0]) for node in rows]
+    seen = set[int]()
     requests = directory.requests("evaluate", devices, arrays, part="test", round=number)  # type: ignore[arg-type]
-    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS):
-        sums, count = reply.header.get("sums"), reply.header.get("count")
-        if node in requests and isinstance(sums, dict) and count in (0, 1):
-            good = {str(name): float(value) for name, value in sums.items() if 0 <= float(value) <= 1}
-            found = found.merge(MetricSums(good if count else {}, count))
+    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS, EVALUATE_BYTES):
+        good = allowed_sums(reply.header)
+        if node in requests and node not in seen and good is not None:
+            found = found.merge(MetricSums(good, 1 if good else 0))
+        seen.add(node)
     return found
 
 
@@ -132,8 +153,11 @@ class Deployment:
         header = {**base_header(experiment, self.settings.document["run"], ""), "part": part}
         registry = Registry(self.home)
         directory = EnrolledDirectory(
-            self.nodes, {}, header, False, registry.devices(), dataset.catalogue, self.progress.note
+            self.nodes, {}, header, False, {}, registry.devices(), dataset.catalogue, self.progress.note
         )
+        saved = load_checkpoint(self.folder.checkpoints)
+        for row, reason in (saved.notes.get("set_aside", {}) if saved else {}).items():
+            directory.faulty[int(row)] = str(reason)
         admitted = len(registry.admitted())  # one that was revoked is of the population, and not waited for
         there = directory.wait(admitted, GATHER_SECONDS)
         self.progress.note(f"{there} of {admitted} admitted devices are there")
@@ -149,9 +173,9 @@ class Deployment:
             if report is None:
                 return
             yield report
-            unanswered = 0 if report.answered else unanswered + 1
+            unanswered = 0 if report.released else unanswered + 1
             if unanswered == UNANSWERED_ROUNDS:
                 raise FedrecError(
-                    f"no device answered in {UNANSWERED_ROUNDS} rounds in a row, which are charged: see "
+                    f"no device answered in {UNANSWERED_ROUNDS} rounds in a row, or too few did; all are charged: see "
                     f"`fedrec client status` on a device, then go on with --resume {self.folder.path}"
                 )

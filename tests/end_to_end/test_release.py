@@ -26,7 +26,9 @@ class Replies(LocalTransport):
         super().__init__(4)
         self.factor, self.kept = factor, list[Message]()
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         for node, reply in super().request(requests, deadline_seconds):
             if requests[node].header["kind"] == "train":
                 reply = Message(reply.header, {n: a * np.float32(self.factor) for n, a in reply.arrays.items()})

@@ -98,7 +98,9 @@ class Huge:
     def ids(self) -> list[int]:
         return self._nodes.ids()
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         for node, reply in self._nodes.request(requests, deadline_seconds):
             large = {name: np.full_like(array, 1e8) for name, array in reply.arrays.items()}
             spoiled = node == 2 and requests[node].header["kind"] == "train"
@@ -135,7 +137,9 @@ class WrongTypes(Huge):
         super().__init__()
         self._kind = kind
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         for node, reply in self._nodes.request(requests, deadline_seconds):
             wrong = {name: array.astype(self._kind) for name, array in reply.arrays.items()}
             spoiled = node == 2 and requests[node].header["kind"] == "train"

@@ -27,7 +27,9 @@ class Wire(LocalTransport):
         super().__init__(3)
         self.bytes = b""
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         self.bytes += b"".join(map(pack, requests.values()))
         for node, reply in super().request(requests, deadline_seconds):
             self.bytes += pack(reply)

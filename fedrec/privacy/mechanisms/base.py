@@ -142,6 +142,18 @@ class BaseMechanism:
         """Return the node's sum as it is."""
         return total
 
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return a million a device: nothing bounds an update here, and no honest one of a useful model is as long."""
+        return 1e6 * count
+
+
+def noise_reach(values: int, std: float) -> float:
+    """Return the length that N(0, std^2) on each of `values` coordinates exceeds with a chance below 1e-10.
+
+    P(|Z| > sqrt(n) + t) <= exp(-t^2 / 2) for standard normal Z (Boucheron et al., 2013, thm. 5.6), at t = 7.
+    """
+    return std * (math.sqrt(values) + 7)
+
 
 LARGEST_EPSILON = 1000.0
 RANDOMNESS = ("system", "seeded")
@@ -251,6 +263,10 @@ class UserClippingMechanism(BaseMechanism):
     def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return what the server counts of a node's sum: within `count` clips, so that no node can claim more."""
         return self.rule.clip_sum(total)
+
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return `count` clips, and what rounding in single precision may add."""
+        return count * self.clip * (1 + 1e-3)
 
     def participation_limit(self, plan: TrainingPlan) -> int:
         """Return the number of rounds: each is charged to all users."""

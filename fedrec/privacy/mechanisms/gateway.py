@@ -25,6 +25,7 @@ from fedrec.privacy.mechanisms.base import (
     check_positive,
     most_participations,
     multiplier_for,
+    noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
 from fedrec.update import Arrays, ModelUpdate
@@ -91,6 +92,12 @@ class GatewayLevel(UserClippingMechanism):
     def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return the node's sum as it is: noise has no bound."""
         return total
+
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return what `count` users' clips and the gateway's noise reach over all local steps."""
+        once = super().largest_norm(values, count, plan, learning_rate)
+        once += noise_reach(values, self.multiplier() * self.clip)
+        return once if self.sensitivity is not None else max(learning_rate, 1.0) * self.local_steps * once
 
     def privatize_aggregate(
         self,

@@ -22,10 +22,14 @@ from fedrec.privacy.mechanisms.base import (
     check_positive,
     most_participations,
     multiplier_for,
+    noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, DPSGDConfig, NoiseSource, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
 from fedrec.update import Arrays, ModelUpdate
+
+
+LONGEST_HISTORY = 1_000_000  # interactions of one device; `plan.interactions` is a guess where devices are real
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,14 @@ class InteractionLevel(BaseMechanism):
         return changes.weighted_sum(
             np.logical_and.reduce([np.isfinite(square) for square in squares]).astype(np.float64)
         )
+
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return what `count` devices reach: each holds at most all interactions of the plan, which is public."""
+        bound = self.clip if self.sensitivity is None else self.sensitivity
+        once = max(plan.interactions, LONGEST_HISTORY) * bound + noise_reach(values, self._multiplier() * bound)
+        if self.sensitivity is None:
+            once *= max(learning_rate, 1.0) * self.local_steps / min(self.denominator, 1.0)
+        return count * once
 
     def privatize_aggregate(
         self,

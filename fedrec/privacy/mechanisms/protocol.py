@@ -245,6 +245,13 @@ class Mechanism(Protocol):
         """Return what counts of a node's sum at the server: as much as `total.count` devices may change."""
         ...
 
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return the length that an honest release of `count` devices, of so many values, exceeds with chance < 1e-9.
+
+        Public: it follows from the plan, this mechanism and the devices' learning rate alone.
+        """
+        ...
+
     def privatize_aggregate(
         self,
         total: ModelUpdate,

@@ -102,6 +102,10 @@ class UserAdaptive(UserLevel):
         bounded = {BIT: np.clip(bit, -total.count / 2, total.count / 2)} if self.adapts else {}
         return ModelUpdate({**admitted.arrays, **bounded}, total.count)
 
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return `count` clips and as many bits of one half."""
+        return math.hypot(super().largest_norm(values, count, plan, learning_rate), count / 2 * (1 + 1e-3))
+
     def privatize_aggregate(
         self,
         total: ModelUpdate,

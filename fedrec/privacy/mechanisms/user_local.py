@@ -22,6 +22,7 @@ from fedrec.privacy.mechanisms.base import (
     check_positive,
     most_participations,
     multiplier_for,
+    noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
 from fedrec.update import Arrays, ModelUpdate
@@ -71,6 +72,12 @@ class UserLocal(UserClippingMechanism):
     def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
         """Return the node's sum as it is: noise has no bound."""
         return total
+
+    def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
+        """Return `count` clips and the reach of the devices' noise."""
+        return super().largest_norm(values, count, plan, learning_rate) + noise_reach(
+            values, self.multiplier() * self.clip * math.sqrt(count)
+        )
 
     def privatize_aggregate(
         self,

@@ -27,7 +27,9 @@ class Told:
     def ids(self) -> list[int]:
         return sorted({node for node, _ in self.replies})
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         self.asked.append(requests)
         yield from self.replies
 

@@ -73,7 +73,9 @@ class Hostile:
     def ids(self) -> list[int]:
         return self._nodes.ids()
 
-    def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         for node, reply in self._nodes.request(requests, deadline_seconds):
             train = requests[node].header["kind"] == "train"
             if node != 2 or not train:
@@ -150,7 +152,9 @@ def test_no_node_and_another_version_are_named(tmp_path: Path) -> None:
             return []
 
     class Old(LocalTransport):
-        def request(self, requests: Mapping[int, Message], deadline_seconds: float) -> Iterator[tuple[int, Message]]:
+        def request(
+            self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+        ) -> Iterator[tuple[int, Message]]:
             for node, reply in super().request(requests, deadline_seconds):
                 yield node, Message({**reply.header, "fedrec": "0.0.9"}, reply.arrays)
 
