@@ -9,8 +9,9 @@ from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
 from fedrec.device.backend import select_backend
 from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
-from fedrec.device.consent.request import check_packages
+from fedrec.device.consent.request import PlayedRounds, check_packages
 from fedrec.device.dataset import BufferedPrivateStore, local_dataset, train_on
+from fedrec.device.derive import derive_rounds
 from fedrec.device.home import Home
 from fedrec.device.saved_state import expire
 from fedrec.device.store import DeviceStore
@@ -72,8 +73,9 @@ class Device:
             return replay_reply(before, request)
         if (reason := unavailable_reason(AvailabilityPolicy.of(self.home))) is not None:
             return declined(store, f"not training: {reason}")
+        played = self._derive(store, request)
         try:
-            consent_of(self.home).charge(request.header)
+            consent_of(self.home).charge(request.header, played=played)
         except DeclinedError as reason:
             return declined(store, str(reason))
         expire(self.home, store)
@@ -101,6 +103,14 @@ class Device:
             if name.startswith(("full_", "sampled_")) and column.ndim == 1
         }
         return Message({"count": rows.header["count"], "sums": sums})
+
+    def _derive(self, store: DeviceStore, request: Message) -> PlayedRounds | None:
+        """Return the rounds of the run by this device's own calculation; the light engine can't calculate them."""
+        catalogue = saved_state.catalogue(store)
+        if catalogue is None:
+            raise RefusedError("this device has no catalogue yet")
+        light = select_backend(self.home.enrolment().engine) == "light"
+        return None if light else derive_rounds(request.header, catalogue)
 
     def _engine(self, store: DeviceStore, request: Message, private: BufferedPrivateStore) -> Any:
         catalogue = saved_state.catalogue(store)

@@ -83,6 +83,16 @@ OLD_FIELDS = {
     },
 }
 
+# Where our own classes for each part of the experiment lie: one of another room is refused there.
+ROOMS = {
+    "dataset": ("fedrec.data.datasets.",),
+    "model": ("fedrec.models.", "fedrec.numpy_engine.models."),
+    "algorithm": ("fedrec.algorithms.",),
+    "privacy": ("fedrec.privacy.mechanisms.",),
+    "cohort": ("fedrec.experiment.cohort.",),
+    "evaluation": ("fedrec.evaluation.config.",),
+}
+
 # What a class of somebody's own must be, by the part of the experiment that it is for: a subclass of the base class of
 # that name (by name, so that devices without torch need not import it), or a class with these methods.
 BASES = {"model": "fedrec.models.base.Recommender"}
@@ -251,6 +261,9 @@ def resolve_class(target: str, where: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not inspect.isclass(found) or found.__module__ != module_name:
         raise FedrecError(_no_class(target, where, module, module_name))
+    lacks = any(not callable(getattr(found, method, None)) for method in METHODS.get(where, ()))
+    if lacks or not f"{module_name}.".startswith(ROOMS.get(where, "")):
+        raise RefusedError(f"{where}._target_={target}: {name} is no {where}; choose one of {ROOMS[where][0]}*")
     return found
 
 

@@ -41,9 +41,10 @@ class Enrolled(SourceOptions):
         if self.minimum > 1:
             raise FedrecError(f"dataset.minimum={self.minimum}: nobody counts what real devices hold; leave it at 1")
         items = read_items(Path(self.path))
-        return self._known(items) if self.histories is None else self._simulated(items, Path(self.histories))
+        return self.public_dataset(items) if self.histories is None else self._simulated(items, Path(self.histories))
 
-    def _known(self, catalogue: Catalogue) -> Dataset:
+    def public_dataset(self, catalogue: Catalogue) -> Dataset:
+        """Return what everybody may know of the population: its size and its items, and no interaction."""
         if not self.devices:
             raise FedrecError(
                 "dataset.devices is not set: `fedrec server start` fills in how many were admitted; "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedrec.device.consent.ledger import DeviceLedger
-from fedrec.device.consent.request import PrivacyRequest, parse_request
+from fedrec.device.consent.request import PlayedRounds, PrivacyRequest, parse_request
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.instantiate import check_package
 from fedrec.privacy.guarantee import PrivacyGuarantee, Trust
@@ -114,9 +114,10 @@ class Consent:
     policy: ConsentPolicy
     ledger: Path
 
-    def charge(self, header: Mapping[str, Any], now: float | None = None) -> None:
+    def charge(self, header: Mapping[str, Any], now: float | None = None, played: PlayedRounds | None = None) -> None:
         """Charge a train request to the device, durably, before it trains; raise `DeclinedError` if it asks too much.
 
+        `played` are the rounds that the device derived from the request, where it can (`fedrec.device.derive`).
         A ledger that can't be read or written, or that was tampered with, declines everything.
         """
         moment, run, number = now if now is not None else time.time(), str(header["run"]), int(header["round"])
@@ -125,7 +126,7 @@ class Consent:
         except FedrecError as error:
             raise DeclinedError(f"declined: {error}") from error
         try:
-            request = parse_request(header)
+            request = parse_request(header, played)
             ledger.check_new(run, number)
             check(self.policy, request, ledger, moment)
             ledger.charge(run, number, request, moment)

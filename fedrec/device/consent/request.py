@@ -22,6 +22,8 @@ KNOWN = {
     "gateway.GatewayLevel": (Unit.USER, Relation.ADD_REMOVE, Trust.GATEWAY),
 }
 
+ADAPTIVE = "user_adaptive.UserAdaptive"  # the one mechanism whose clip a round announces
+STATISTIC = ("interaction.InteractionLevel", "gateway.GatewayLevel")  # whose documents hold a statistic's sensitivity
 UNPROTECTED = (Unit.NONE, Relation.NONE, Trust.NONE)
 
 # Algorithms whose rounds all get the same part of the budget.
@@ -57,13 +59,33 @@ class PrivacyRequest:
         return self.trust in (Trust.SERVER, Trust.GATEWAY)
 
 
-def parse_request(header: Mapping[str, Any]) -> PrivacyRequest:
-    """Return what a train request's header asks; one that can't be understood is `RefusedError`."""
+@dataclass(frozen=True, slots=True)
+class PlayedRounds:
+    """How many rounds a run plays, and each one's part of the budget (of mu squared); None: equal parts."""
+
+    rounds: int
+    shares: tuple[float, ...] | None = None
+
+    def worth(self, number: int) -> float:
+        """Return how many equal rounds round 1..rounds is worth; one that the run does not have is `RefusedError`."""
+        if not 1 <= number <= self.rounds:
+            raise RefusedError(f"it asks for round {number} of a run of {self.rounds}")
+        return 1.0 if self.shares is None else self.shares[number - 1] * self.rounds
+
+
+def parse_request(header: Mapping[str, Any], played: PlayedRounds | None = None) -> PrivacyRequest:
+    """Return what a train request's header asks; one that can't be understood is `RefusedError`.
+
+    `played` is the plan that the device derived; without it, a round counts as much as it could under any plan.
+    """
     try:
         document = json.loads(header["experiment"])
-        announced = header.get("privacy", {})  # all that a round may change is an adaptive clip
-        clip = {"clip": announced["clip"]} if "clip" in announced else {}
-        return _parse_mechanism({**document["privacy"], **clip}, rounds_worth(document))
+        node, announced = document["privacy"], header.get("privacy", {})
+        worth = rounds_worth(document) if played is None else played.worth(header["round"])
+        if "clip" in announced:  # all that a round may change; only an adaptive clip may shrink by it
+            own = 0.0 if _mechanism_name(node) == ADAPTIVE else positive(node, "clip")
+            node = {**node, "clip": max(own, positive(announced, "clip"))}
+        return _parse_mechanism(node, worth)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, RefusedError):
             raise
@@ -94,7 +116,7 @@ def unit_of(node: Mapping[str, Any]) -> Unit | None:
     return None if known is None else known[0]
 
 
-def _parse_mechanism(node: Mapping[str, Any], worth: int) -> PrivacyRequest:
+def _parse_mechanism(node: Mapping[str, Any], worth: float) -> PrivacyRequest:
     name = _mechanism_name(node)
     if name not in KNOWN and is_ours(canonical(str(node["_target_"]))):
         raise RefusedError(f"the server uses {name.rpartition('.')[2]}, a mechanism that this device does not know")
@@ -103,6 +125,8 @@ def _parse_mechanism(node: Mapping[str, Any], worth: int) -> PrivacyRequest:
     if trust == Trust.NONE or node.get("randomness", "system") != "system":
         return PrivacyRequest(*UNPROTECTED, 0.0, math.inf, ((0.0, 1.0, 1),), math.inf)
     z = positive(node, "noise_multiplier")
+    if node.get("sensitivity") is not None and name not in STATISTIC:
+        raise RefusedError(f"privacy.sensitivity does not exist for {name.rpartition('.')[2]}")
     clip = positive(node, "clip") if node.get("sensitivity") is None else positive(node, "sensitivity")
     return PrivacyRequest(unit, neighbouring, trust, z, clip, _parts(name, node, z, worth), positive(node, "epsilon"))
 
@@ -111,19 +135,21 @@ def _mechanism_name(node: Mapping[str, Any]) -> str:
     return canonical(str(node["_target_"])).removeprefix("fedrec.privacy.mechanisms.")
 
 
-def _parts(name: str, node: Mapping[str, Any], z: float, worth: int) -> tuple[Part, ...]:
+def _parts(name: str, node: Mapping[str, Any], z: float, worth: float) -> tuple[Part, ...]:
     """Return what one participation costs: a device's sampling of its own data counts, that of the cohort does not."""
     if name == "user_local.UserLocal":
         return ((z / 2, 1.0, 1),)  # replaced, an update moves by twice the clip
     if name == "banded.BandedUserLevel":
         # The bands of two turns of a device don't overlap; the first coefficient is 1.
         return ((z / positive({"coefficients": math.hypot(1.0, *node["coefficients"][1:])}, "coefficients"), 1.0, 1),)
-    if name in ("interaction.InteractionLevel", "gateway.GatewayLevel") and node.get("sensitivity") is None:
+    if name in STATISTIC and node.get("sensitivity") is None:
         rate, steps = positive(node, "sample_rate"), node["local_steps"]
         if rate > 1 or type(steps) is not int or not 0 < steps < 1 << 30:
             raise RefusedError(f"the request asks for {steps} steps on a share of {rate} of the data")
         return ((z, rate, steps),)
-    return ((z, 1.0, worth if KNOWN[name][2] == Trust.SERVER else 1),)
+    if KNOWN[name][2] != Trust.SERVER:
+        return ((z, 1.0, 1),)
+    return ((z, 1.0, worth),) if isinstance(worth, int) else ((z / math.sqrt(worth), 1.0, 1),)
 
 
 def positive(node: Mapping[str, Any], key: str) -> float:
