@@ -28,7 +28,6 @@ from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, DPSGDCo
 from fedrec.privacy.noise import make_noise_source
 from fedrec.update import Arrays, ModelUpdate
 
-
 LONGEST_HISTORY = 1_000_000  # interactions of one device; `plan.interactions` is a guess where devices are real
 
 
