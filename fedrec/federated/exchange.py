@@ -8,6 +8,7 @@ Where devices are: the protocol of the round loop's other side, and the plain lo
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
@@ -20,7 +21,6 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
 from fedrec.node.node import Node
 from fedrec.update import Arrays, ModelUpdate, total
-from fedrec.version import __version__
 
 
 class Transport(Protocol):
@@ -159,8 +159,8 @@ def discover_nodes(nodes: Transport, header: dict[str, Any]) -> NodeDirectory:
     for node, reply in nodes.request(requests, HELLO_SECONDS):
         if "error" in reply.header:
             raise FedrecError(f"node {node} can't take part: {reply.header['error']}")
-        if reply.header.get("fedrec") != __version__:
-            raise FedrecError(f"node {node} runs fedrec {reply.header.get('fedrec')}, the server {__version__}")
+        if reply.header.get("fedrec") != version("fedrec"):
+            raise FedrecError(f"node {node} runs fedrec {reply.header.get('fedrec')}, the server {version('fedrec')}")
         hosted[node] = hosted_by(reply, node)
     if not hosted:
         raise FedrecError("no node answered; start one, or use the in-process grid (fedrec simulate)")

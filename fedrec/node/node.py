@@ -21,7 +21,6 @@ from fedrec.node.execution import ThreadedExecutor, make_executor
 from fedrec.rng import Stream
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.update import Arrays, ModelUpdate, UpdateSum, total
-from fedrec.version import __version__
 
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
 CHUNK = 64  # devices whose contributions are held at once, one by one
@@ -77,7 +76,7 @@ class Node:
 
     def _hello(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         mine = [self.index, dataset.interactions.users, self.parts]
-        return Message({"fedrec": __version__, "protocol": PROTOCOL, "torch": version("torch"), "range": mine})
+        return Message({"fedrec": version("fedrec"), "protocol": PROTOCOL, "torch": version("torch"), "range": mine})
 
     def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         header = request.header
