@@ -85,7 +85,7 @@ def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) 
         return Light(0, 1, exact).answer
 
     from fedrec.experiment.experiment import Experiment
-    from fedrec.node.node import Node
+    from fedrec.federated.node import Node
 
     class Torch(Node):
         def _loaded(self, request: Message) -> Any:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
+from fedrec.federated.node import Node
 from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
-from fedrec.node.node import Node
 from fedrec.update import Arrays, ModelUpdate, total
 
 

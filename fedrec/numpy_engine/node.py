@@ -1,6 +1,7 @@
 """What a node without torch does for the devices that it hosts, local training included.
 
-The twin of `fedrec.node.node.Node`: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`.
+The twin of `fedrec.federated.node.Node`: the batches and negatives of `fedrec.training.local`, the steps of a
+`LightModel`.
 """
 
 from functools import lru_cache

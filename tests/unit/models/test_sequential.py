@@ -17,10 +17,10 @@ from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
+from fedrec.federated.node import explain_sequential
 from fedrec.federated.state import load_released_state
 from fedrec.models.sasrec import SASRec
 from fedrec.models.sequential import Windows
-from fedrec.node.execution import explain_sequential
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, Mechanism
