@@ -23,7 +23,7 @@ from scipy import linalg
 from scipy.special import logsumexp
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.item_features import feature_vectors
+from fedrec.data.item_features import feature_vectors
 from fedrec.models.item_kernels import Block, Rows
 from fedrec.models.transitions import CHUNK, LARGEST_EXCESS, LEAST, LEAST_EXPECTED, TransitionPrior, unfolded
 from fedrec.update import Arrays
