@@ -11,9 +11,8 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData, DeviceTable, Interactions, device_data
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
-from fedrec.messages import Message
+from fedrec.messages import Arrays, Message
 from fedrec.storage.private_arrays import PrivateStore
-from fedrec.update import Arrays
 
 
 class BufferedPrivateStore:

@@ -19,8 +19,7 @@ from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.node import Node
-from fedrec.messages import PROTOCOL, Message, RejectedReplyError, validate_reply
-from fedrec.update import Arrays, ModelUpdate, total
+from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate, RejectedReplyError, total, validate_reply
 
 
 class Transport(Protocol):

@@ -18,9 +18,9 @@ from fedrec.federated.state import (
     initial_state,
     record_round,
 )
+from fedrec.messages import ModelUpdate
 from fedrec.rng import Stream
 from fedrec.storage.run_folder import Checkpoint, load_checkpoint, save_checkpoint
-from fedrec.update import ModelUpdate
 
 
 def run(context: RunContext) -> Iterator[RoundReport]:

@@ -25,7 +25,7 @@ from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.federated.evaluation import PrivateStateView, evaluate_devices
-from fedrec.messages import PROTOCOL, Message
+from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate, UpdateSum, total
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.mechanisms.protocol import CohortUpdates, Mechanism
@@ -35,7 +35,6 @@ from fedrec.training.batches import CohortData
 from fedrec.training.sequences import PART, SequenceEngine
 from fedrec.training.vectorized.engine import VectorizedEngine, own_noise, unsupported_reason
 from fedrec.training.vectorized.updates import Contributions
-from fedrec.update import Arrays, ModelUpdate, UpdateSum, total
 
 MOST, HELD_BYTES = 512, 3 << 24  # devices of a group, and about what they changed, which is held together
 THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are

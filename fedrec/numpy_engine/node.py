@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
-from fedrec.messages import PROTOCOL, Message
+from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate, total
 from fedrec.numpy_engine.experiment import LightExperiment
 from fedrec.numpy_engine.models import LightModel
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import Histories, LocalTrainingConfig, NegativeSampler, epochs, first_private, open_draws
-from fedrec.update import Arrays, ModelUpdate, total
 
 
 def train(

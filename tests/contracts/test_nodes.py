@@ -22,8 +22,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import LocalTransport, Transport, base_header, hosted_by
 from fedrec.flower.codec import decode_reply
 from fedrec.flower.transport import FlowerTransport, InProcessGrid
-from fedrec.messages import PROTOCOL, Message, pack, validate_reply
-from fedrec.update import Arrays
+from fedrec.messages import PROTOCOL, Arrays, Message, pack, validate_reply
 from tests.support.tiny import small
 
 ROOT = Path(__file__).parents[2]

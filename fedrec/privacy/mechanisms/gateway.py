@@ -18,6 +18,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     UserClippingMechanism,
@@ -27,7 +28,6 @@ from fedrec.privacy.mechanisms.base import (
     multiplier_for,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True)

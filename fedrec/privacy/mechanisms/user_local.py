@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     UserClippingMechanism,
@@ -24,7 +25,6 @@ from fedrec.privacy.mechanisms.base import (
     multiplier_for,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True)

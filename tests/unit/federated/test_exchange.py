@@ -10,8 +10,7 @@ import pytest
 
 from fedrec.errors import FedrecError
 from fedrec.federated.exchange import NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
-from fedrec.messages import Message
-from fedrec.update import ModelUpdate
+from fedrec.messages import Message, ModelUpdate
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
 SHAPES = {"w": (2,)}
