@@ -1,8 +1,8 @@
 """The Flower ClientApp: what a node does, on a real device and in a simulation alike.
 
 Every message is one fedrec message (`fedrec.messages`), carried as bytes. `answer` decodes it, lets the node carry it
-out and encodes the reply. The node (`fedrec.node` with torch, `fedrec.numpy_engine` without) lets each device that was
-asked for contribute, bounds and noises what it contributes (`fedrec.privacy`), and answers with the sum alone.
+out and encodes the reply. The node (`fedrec.federated.node` with torch, `fedrec.numpy_engine` without) lets each device
+that was asked for contribute, bounds and noises what it contributes (`fedrec.privacy`), and answers with the sum alone.
 """
 
 from flwr.app import Context, Message

@@ -13,8 +13,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from fedrec.version import __version__
-
 if TYPE_CHECKING:
     from fedrec.api import Run as Run
     from fedrec.api import StudyResult as StudyResult
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
     from fedrec.privacy.mechanisms.user import UserLevel as UserLevel
     from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive as UserAdaptive
     from fedrec.privacy.mechanisms.user_local import UserLocal as UserLocal
+
+    __version__: str
 
 _API = ("Run", "StudyResult", "audit", "load_dataset", "load_run", "load_settings", "simulate", "study")
 _WHERE = {
@@ -74,6 +74,8 @@ sys.modules[__name__].__class__ = _Fedrec
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("fedrec")
     if name not in _WHERE:
         raise AttributeError(f"module 'fedrec' has no attribute '{name}'; it has {', '.join(__all__)}")
     value = getattr(import_module(_WHERE[name]), name)

@@ -1,12 +1,17 @@
-"""The only wire format: named NumPy arrays and one JSON header, and how a reply is checked before it counts."""
+"""What a node sends: named arrays summed over devices, in the only wire format, and how a reply is checked.
+
+A `ModelUpdate` is what leaves a node, a `Message` the NumPy arrays and the one JSON header that carry it. A
+`SparseArray` is mostly zero: what one device adds to a matrix over items, held by its cells.
+"""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -18,6 +23,122 @@ HEADER = "header/json"
 ECHO = ("protocol", "run", "round", "hash")  # what a reply repeats of its request
 NAMES_BYTES, HEADER_BYTES = 1 << 16, 1 << 16  # of a stranger's reply: what names its arrays, and its header
 DECLINED = "the device declined: its own policy said no"
+
+
+class SparseArray(NDArrayOperatorsMixin):
+    """Stands for the array of `shape` that holds `values` at the flat positions `index` (each once), else zeros.
+
+    Squares, multiples and sums stay sparse; everything else that numpy can do with it is done on the dense array, so
+    that code that does not know of it is slower and never wrong.
+    """
+
+    def __init__(self, index: NDArray[np.int64], values: NDArray[Any], shape: tuple[int, ...]) -> None:
+        self.index, self.values, self.shape = index, values, shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the values."""
+        return self.values.dtype
+
+    @property
+    def size(self) -> int:
+        """How many values the dense array has."""
+        return int(np.prod(self.shape))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        dense = np.zeros(self.shape, dtype or self.dtype)
+        dense.reshape(-1)[self.index] = self.values
+        return dense
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        scaled = ufunc is np.multiply and method == "__call__" and np.ndim(inputs[1]) == 0 and inputs[0] is self
+        if (ufunc is np.square or scaled) and "out" not in options:
+            values = ufunc(self.values, *inputs[1:], **options)
+            return SparseArray(self.index, values, self.shape)
+        options.pop("out", None)
+        dense = [np.asarray(value) if isinstance(value, SparseArray) else value for value in inputs]
+        return getattr(ufunc, method)(*dense, **options)
+
+    def astype(self, dtype: Any) -> "SparseArray":
+        """Return the same with values of another type."""
+        return SparseArray(self.index, self.values.astype(dtype), self.shape)
+
+    def copy(self) -> NDArray[Any]:
+        """Return the dense array."""
+        return np.array(self)
+
+    def sum(self, *arguments: Any, **options: Any) -> Any:
+        """Return the sum of all values."""
+        return self.values.sum()
+
+    def add_to(self, total: NDArray[Any]) -> None:
+        """Add the values to a dense array of the same shape."""
+        total.reshape(-1)[self.index] += self.values
+
+
+def cells(index: NDArray[np.int64], values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the sparse array under the type of the dense one that it can be used for everywhere."""
+    return cast(NDArray[np.float32], SparseArray(index, values, shape))
+
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUpdate:
+    """Arrays summed over `count` devices."""
+
+    arrays: Arrays
+    count: int
+
+    def norm(self) -> float:
+        """Return the L2 norm over all arrays together, in double precision so that 1e30 does not overflow."""
+        return float(np.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in self.arrays.values())))
+
+    def scaled(self, factor: float) -> "ModelUpdate":
+        """Return the update times a factor."""
+        return ModelUpdate({k: (a * np.float64(factor)).astype(np.float32) for k, a in self.arrays.items()}, self.count)
+
+    def finite(self) -> bool:
+        """Say whether every value is a number."""
+        return all(bool(np.isfinite(a).all()) for a in self.arrays.values())
+
+
+class UpdateSum:
+    """Updates added one by one in float64, so that no more than one of them is held at a time."""
+
+    def __init__(self, like: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """Start from zeros shaped as `like`, or from nothing: then the first update gives names and shapes."""
+        self._sums = {name: np.zeros(array.shape, np.float64) for name, array in (like or {}).items()}
+        self._open, self._count = like is None, 0
+        self._double = set[str]()
+
+    def add(self, update: ModelUpdate) -> None:
+        """Add an update of the same names and shapes."""
+        if self._open:
+            self._sums = {name: np.zeros(array.shape, np.float64) for name, array in update.arrays.items()}
+            self._open = False
+        self._count += update.count
+        for name, array in update.arrays.items():
+            if array.dtype == np.float64:
+                self._double.add(name)
+            if isinstance(array, SparseArray):
+                array.add_to(self._sums[name])
+            else:
+                self._sums[name] += array
+
+    def update(self) -> ModelUpdate:
+        """Return the sum: in single precision, but for arrays that came in double."""
+        kinds: dict[str, type[Any]] = {n: np.float64 if n in self._double else np.float32 for n in self._sums}
+        return ModelUpdate({name: array.astype(kinds[name]) for name, array in self._sums.items()}, self._count)
+
+
+def total(updates: Iterable[ModelUpdate], like: Mapping[str, NDArray[np.float32]]) -> ModelUpdate:
+    """Return the sum in the given order, accumulated in float64; zeros shaped as `like` where there is no update."""
+    summed = UpdateSum(like)
+    for update in updates:
+        summed.add(update)
+    return summed.update()
 
 
 class RejectedReplyError(FedrecError):

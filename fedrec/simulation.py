@@ -18,7 +18,7 @@ from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import canonical_document
-from fedrec.experiment.settings import Settings, load, read
+from fedrec.experiment.settings import Settings, load, read, validate
 from fedrec.federated.exchange import Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
@@ -151,13 +151,6 @@ def last_round(folder: RunFolder) -> int:
     """Return the last round that was made durable."""
     saved = load_checkpoint(folder.checkpoints)
     return saved.round if saved else 0
-
-
-def validate(settings: Settings) -> Settings:
-    """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
-    experiment = settings.experiment
-    experiment.calibrated(load_dataset(experiment))
-    return settings
 
 
 def unique_name(output: Path) -> str:

@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(p for room in ("fedrec", "server", "client", "simulations") for p in (ROOT / room).rglob("*.py"))
 LAYERS = (
-    "errors rng update messages paths ops version", "data", "models", "evaluation storage", "privacy", "training",
+    "errors rng messages paths ops", "data", "models", "evaluation storage", "privacy", "training",
     "algorithms",
-    "experiment", "node numpy_engine", "federated recommend", "audit", "report", "simulation", "study flower",
+    "experiment", "numpy_engine", "federated recommend", "audit", "report", "simulation", "study flower",
     "device server", "api cli testing", "__init__ __main__",
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms.split()}
@@ -26,7 +26,7 @@ ONLY_IN = {
     "simulations": ("simulations/",),
     "tests": (),
 }  # fmt: skip
-NO_TORCH = ("numpy_engine", "device", "storage", "messages", "update", "ops", "data", "errors", "rng", "paths")
+NO_TORCH = ("numpy_engine", "device", "storage", "messages", "ops", "data", "errors", "rng", "paths")
 
 
 def imported(path: Path, lazily: bool = True) -> Iterator[str]:

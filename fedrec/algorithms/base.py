@@ -10,10 +10,10 @@ from typing import ClassVar, Protocol, Self
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.models.base import Recommender
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from fedrec.algorithms.base import Contribution, PooledContribution, RoundContex
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.gateway import train_pooled
 from fedrec.training.local import first_of, train
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays, cells
 from fedrec.models.base import Recommender
 from fedrec.models.ease import Ease, ItemKnn, same_head
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.update import Arrays, cells
 
 
 def bounded_gram(

@@ -16,11 +16,11 @@ from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, cells
 from fedrec.models.base import Recommender
 from fedrec.models.ials import Ials, user_vector
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.update import Arrays, cells
 
 FACTORS = "item_factors"
 CHUNK = 1024  # items whose [d, d] systems are solved together

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
+from fedrec.messages import Arrays
 from fedrec.models.base import Recommender
 from fedrec.models.popularity import Popularity
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.update import Arrays
 
 
 def bounded_counts(history: NDArray[np.int32], items: int, unit: Unit) -> NDArray[np.float32]:

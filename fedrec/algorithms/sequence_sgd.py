@@ -14,13 +14,13 @@ from fedrec.algorithms.base import Contribution, RoundContext, TrainingAlgorithm
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays
 from fedrec.models.base import Recommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.training.batches import Histories
 from fedrec.training.sequences import SequenceEngine
-from fedrec.update import Arrays
 
 TAKEN = "steps/taken"
 

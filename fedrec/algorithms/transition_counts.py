@@ -24,12 +24,12 @@ from fedrec.algorithms.transition_estimation import Sums, estimate_counts, estim
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, cells
 from fedrec.models.base import Recommender
 from fedrec.models.ease import check_head, same_head
 from fedrec.models.transitions import ItemTransitionModel, TransitionPrior, sizes
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.update import Arrays, cells
 
 
 class Pairs(NamedTuple):

@@ -23,10 +23,10 @@ from scipy import linalg
 from scipy.special import logsumexp
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.item_features import feature_vectors
+from fedrec.data.item_features import feature_vectors
+from fedrec.messages import Arrays
 from fedrec.models.item_kernels import Block, Rows
 from fedrec.models.transitions import CHUNK, LARGEST_EXCESS, LEAST, LEAST_EXPECTED, TransitionPrior, unfolded
-from fedrec.update import Arrays
 
 Floats = NDArray[np.float64]
 SPREADS = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)  # standard deviations of the factor's logarithm

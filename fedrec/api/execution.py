@@ -132,8 +132,8 @@ def on_this_machine() -> Generator[Callable[[int], Transport]]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from fedrec.device.client_app import make_client_app, simulated_node
+    from fedrec.federated.node import forget
     from fedrec.flower.transport import FlowerTransport, InProcessGrid
-    from fedrec.node.node import forget
 
     simulated_node.cache_clear()
     forget()

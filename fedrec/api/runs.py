@@ -22,14 +22,14 @@ from fedrec.evaluation.per_user import load as load_rows
 from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.overrides import find_overruled
-from fedrec.experiment.settings import Settings, read
+from fedrec.experiment.settings import Settings, read, validate
 from fedrec.models.base import Recommender
 from fedrec.privacy.wording import format_privacy
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.recommend.ranker import ItemSearch, UserRanker, described, recommend
 from fedrec.report.console import TITLES, verdict
 from fedrec.report.html import write_page
-from fedrec.simulation import new_run, validate
+from fedrec.simulation import new_run
 from fedrec.storage.run_folder import RunFolder
 
 ROUNDS = ("round", "cohort", "answered", "loss", "validation", "epsilon", "seconds", "bytes_down", "bytes_up")

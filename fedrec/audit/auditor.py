@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +36,6 @@ from fedrec.privacy.guarantee import PrivacyGuarantee, Trust, Unit
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.wording import format_terms
 from fedrec.storage.run_folder import atomic_write
-from fedrec.version import __version__
 
 if TYPE_CHECKING:
     pass
@@ -236,7 +236,7 @@ class Record:
 def code_hash() -> str:
     """Return the hash of fedrec's own source, 16 hexadecimal digits."""
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(version("fedrec").encode())
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -16,9 +16,9 @@ from fedrec.audit.threat_model import PULL, ThreatModel
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.federated.loop import run_round
+from fedrec.federated.node import Node
 from fedrec.federated.state import RunContext, ServerState, initial_state, open_run_context
 from fedrec.messages import Message, pack, unpack
-from fedrec.node.node import Node
 from fedrec.privacy.accounting.composition import Composition
 from fedrec.privacy.clipping import group_of
 from fedrec.privacy.ledger.ledger import Ledger

@@ -16,9 +16,9 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData, DeviceTable, Interactions
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays
 from fedrec.models.base import TrainableRecommender
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
-from fedrec.update import Arrays
 
 Mask = NDArray[np.bool_]
 PULL = 1000.0  # a canary's raw gradient norm over the clip

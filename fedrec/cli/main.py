@@ -14,6 +14,7 @@ Exit statuses, the same for every command:
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 
 # Nothing calls home: set before anything of Flower or Ray is imported.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -29,7 +30,6 @@ from fedrec.cli import client, data, new, privacy, results, server, simulate, st
 from fedrec.cli.grammar import Group, examples, run_command
 from fedrec.cli.options import NO_SPACE
 from fedrec.errors import FedrecError
-from fedrec.version import __version__
 
 LEFT_OUT = {"torch", "hydra", "omegaconf", "scipy", "dp_accounting", "opacus", "pyarrow", "yaml"}  # by install-edge
 BROKEN_PIPE = 128 + 13  # what a shell says of a command that SIGPIPE ended
@@ -50,7 +50,7 @@ def root(
 ) -> None:
     """Private federated recommenders: simulate, study and deploy them."""
     if version:
-        print(f"fedrec {__version__}")
+        print(f"fedrec {metadata.version('fedrec')}")
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ import typer
 
 from fedrec.cli.grammar import Command, Group, examples
 from fedrec.cli.options import Json, Overrides, check_overrides, print_json
-from fedrec.errors import FedrecError, RefusedError
+from fedrec.errors import FedrecError
 
 VERIFIED = {True: "verified: the ledger here holds it", False: "not verified: its ledger is not on this machine"}
 
@@ -45,7 +45,7 @@ def card(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")
     path = run / "privacy_card.json"
     if not path.exists():
         raise FedrecError(f"{path} does not exist: a run writes its card when it ends; go on with --resume {run}")
-    from fedrec.privacy.card import checked
+    from fedrec.privacy.card import checked, held_here
     from fedrec.report.privacy_card import render_card
 
     try:
@@ -56,30 +56,6 @@ def card(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FedrecError(f"{path} is no privacy card ({type(error).__name__}): it was damaged or edited") from error
     print_json({**found, "verified": verified}) if as_json else print(f"{text}- {VERIFIED[verified]}")
-
-
-def held_here(told: dict[str, Any]) -> bool:
-    """Say whether the ledger of this machine holds what a card tells; False where there is none here.
-
-    Raises `RefusedError` where there is one that does not hold it.
-    """
-    from fedrec.paths import ledger_path
-    from fedrec.privacy.ledger.store import LedgerStore
-
-    path = ledger_path(told["population"])
-    if not path.exists():
-        return False
-    store = LedgerStore(path)
-    try:
-        for digest in (told["head"], *(row["hash"] for row in told["rows"])):
-            if not store.holds(digest):
-                raise RefusedError(
-                    f"the card does not fit the ledger {path}: it does not hold entry {digest[:12]}...; the card was "
-                    "edited, or the ledger is not the one of its run"
-                )
-    finally:
-        store.close()
-    return True
 
 
 @app.command(

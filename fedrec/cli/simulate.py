@@ -78,10 +78,10 @@ def begun(overrides: Sequence[str], resume: str | None) -> "tuple[Settings, RunF
     What is set and then not used is told before anything is made.
     """
     from fedrec.experiment.overrides import find_overruled
-    from fedrec.experiment.settings import load
+    from fedrec.experiment.settings import load, validate
 
     asked = load(overrides) if resume is None else None  # a mistake in it is told before torch is imported
-    from fedrec.simulation import new_run, resumed_run, validate
+    from fedrec.simulation import new_run, resumed_run
 
     if asked is None:
         return resumed_run(str(resume))

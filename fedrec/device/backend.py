@@ -47,7 +47,7 @@ def make_simulated_node(engine: str, index: int, parts: int) -> NodeProtocol:
         from fedrec.numpy_engine.node import LightNode
 
         return LightNode(index, parts, exact=True)
-    from fedrec.node.node import Node
+    from fedrec.federated.node import Node
 
     return Node(index, parts, exact=True)
 

@@ -11,9 +11,8 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData, DeviceTable, Interactions, device_data
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
-from fedrec.messages import Message
+from fedrec.messages import Arrays, Message
 from fedrec.storage.private_arrays import PrivateStore
-from fedrec.update import Arrays
 
 
 class BufferedPrivateStore:
@@ -85,7 +84,7 @@ def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) 
         return Light(0, 1, exact).answer
 
     from fedrec.experiment.experiment import Experiment
-    from fedrec.node.node import Node
+    from fedrec.federated.node import Node
 
     class Torch(Node):
         def _loaded(self, request: Message) -> Any:

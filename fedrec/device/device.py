@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from importlib.metadata import version
 from typing import Any
 
 from fedrec.data import catalogue as wire
@@ -19,7 +20,6 @@ from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import PROTOCOL, Message, unpack
 from fedrec.ops.keys import device_id, sign
-from fedrec.version import __version__
 
 ECHO = ("protocol", "run", "round", "hash")
 
@@ -54,7 +54,7 @@ class Device:
         name = device_id(self.home.public_key.read_bytes())
         held = saved_state.catalogue(store)
         header = {
-            "fedrec": __version__,
+            "fedrec": version("fedrec"),
             "device": name,
             "proof": sign(self.home.key.read_bytes(), f"{request.header['run']} {request.header['nonce']} {name}"),
             "catalogue": None if held is None else wire.digest(held),

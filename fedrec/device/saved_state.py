@@ -20,11 +20,10 @@ from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
 from fedrec.experiment.instantiate import allow_only
-from fedrec.messages import Message, pack, unpack
+from fedrec.messages import Arrays, Message, pack, unpack
 from fedrec.numpy_engine.experiment import has_light_model
 from fedrec.privacy.guarantee import Unit
 from fedrec.recommend.numpy_ranker import RankerFactory
-from fedrec.update import Arrays
 
 STAMP, OLDER = " stamp", "model's catalogue"
 KEPT_ROUNDS = 2  # the newest, and the one before it: what a repeated round starts from

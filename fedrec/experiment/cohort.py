@@ -3,11 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedrec.errors import FedrecError
-from fedrec.rng import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +33,3 @@ class CohortConfig:
     def rate(self, population: int) -> float:
         """Return the probability with which each of `population` devices is drawn."""
         return 1.0 if self.size is None else min(1.0, self.size / population)
-
-    def simulate_dropout(self, drawn: NDArray[np.int64], seed: int, round_number: int) -> NDArray[np.int64]:
-        """Return those of the drawn devices that a simulation lets answer."""
-        if self.dropout == 0:
-            return drawn
-        generator = np.random.default_rng(np.random.SeedSequence((seed, round_number, Stream.DROPOUT)))
-        return drawn[generator.random(len(drawn)) >= self.dropout]

@@ -67,6 +67,15 @@ class Settings:
         return yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True)
 
 
+def validate(settings: Settings) -> Settings:
+    """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
+    from fedrec.experiment.experiment import load_dataset  # torch takes seconds to import
+
+    experiment = settings.experiment
+    experiment.calibrated(load_dataset(experiment))
+    return settings
+
+
 def load(overrides: Sequence[str]) -> Settings:
     """Compose the settings from `conf/` and the overrides; every mistake is an error that names what would be right.
 

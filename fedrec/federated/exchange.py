@@ -8,6 +8,7 @@ Where devices are: the protocol of the round loop's other side, and the plain lo
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
@@ -17,10 +18,18 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, join
 from fedrec.experiment.experiment import Experiment
-from fedrec.messages import PROTOCOL, AbsentReplyError, Message, RejectedReplyError, reply_bytes, validate_reply
-from fedrec.node.node import Node
-from fedrec.update import Arrays, ModelUpdate, total
-from fedrec.version import __version__
+from fedrec.federated.node import Node
+from fedrec.messages import (
+    PROTOCOL,
+    AbsentReplyError,
+    Arrays,
+    Message,
+    ModelUpdate,
+    RejectedReplyError,
+    reply_bytes,
+    total,
+    validate_reply,
+)
 
 
 class Transport(Protocol):
@@ -169,8 +178,8 @@ def discover_nodes(nodes: Transport, header: dict[str, Any]) -> NodeDirectory:
     for node, reply in nodes.request(requests, HELLO_SECONDS):
         if "error" in reply.header:
             raise FedrecError(f"node {node} can't take part: {reply.header['error']}")
-        if reply.header.get("fedrec") != __version__:
-            raise FedrecError(f"node {node} runs fedrec {reply.header.get('fedrec')}, the server {__version__}")
+        if reply.header.get("fedrec") != version("fedrec"):
+            raise FedrecError(f"node {node} runs fedrec {reply.header.get('fedrec')}, the server {version('fedrec')}")
         hosted[node] = hosted_by(reply, node)
     if not hosted:
         raise FedrecError("no node answered; start one, or use the in-process grid (fedrec simulate)")

@@ -20,9 +20,9 @@ from fedrec.federated.state import (
     initial_state,
     record_round,
 )
+from fedrec.messages import ModelUpdate
 from fedrec.rng import Stream
 from fedrec.storage.run_folder import Checkpoint, load_checkpoint, save_checkpoint
-from fedrec.update import ModelUpdate
 
 
 def run(context: RunContext) -> Iterator[RoundReport]:
@@ -76,7 +76,7 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     mechanism, seed = experiment.mechanism, experiment.seed
     drawn = mechanism.sample_cohort(context.plan, number, mechanism.random(seed, number, Stream.COHORT))
     drawn = drawn[~context.ledger.exhausted()[drawn]]
-    present = experiment.cohort.simulate_dropout(drawn, seed, number)
+    present = simulate_dropout(drawn, experiment.cohort.dropout, seed, number)
     got = _collect_updates(context, state, present, number)
     context.directory.set_aside({node: got.rejected[node] for node in got.faults})
     released = got.total.count >= experiment.cohort.minimum
@@ -94,6 +94,14 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     save_checkpoint(context.folder.checkpoints, Checkpoint(number, state.algorithm_state, notes, state.mechanism_state))
     context.ledger.commit(number, drawn)
     return state, replace(report, epsilon=epsilon_spent(context), seconds=time.monotonic() - start)
+
+
+def simulate_dropout(drawn: NDArray[np.int64], dropout: float, seed: int, number: int) -> NDArray[np.int64]:
+    """Return those of the drawn devices that a simulation lets answer: each is left out with probability `dropout`."""
+    if dropout == 0:
+        return drawn
+    generator = np.random.default_rng(np.random.SeedSequence((seed, number, Stream.DROPOUT)))
+    return drawn[generator.random(len(drawn)) >= dropout]
 
 
 def _collect_updates(context: RunContext, state: ServerState, present: NDArray[np.int64], number: int) -> GatherResult:

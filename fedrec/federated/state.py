@@ -16,10 +16,10 @@ from fedrec.errors import RefusedError
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import NodeDirectory, Transport, base_header, discover_nodes, evaluate
-from fedrec.node.execution import explain_sequential
+from fedrec.federated.node import explain_sequential
+from fedrec.messages import Arrays
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.storage.run_folder import Checkpoint, RunFolder, load_checkpoint, save_checkpoint
-from fedrec.update import Arrays
 
 
 class BudgetLedger(Protocol):

@@ -16,11 +16,10 @@ from pathlib import Path
 from fedrec.errors import FedrecError
 from fedrec.experiment.instantiate import environment as allowed_environment
 from fedrec.experiment.overrides import find_overruled
-from fedrec.experiment.settings import load
+from fedrec.experiment.settings import load, validate
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.paths import app_dir
-from fedrec.simulation import validate
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # where ray.init looks for the configuration of a job
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.data.item_features import feature_vectors
 from fedrec.models.base import TrainableRecommender, bpr, check_sizes
-from fedrec.models.item_features import feature_vectors
 
 
 class ContentRecommender(TrainableRecommender):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.data.item_features import feature_vectors
 from fedrec.errors import FedrecError
 from fedrec.models.base import Recommender, check_sizes
-from fedrec.models.item_features import feature_vectors
 
 LARGEST_HEAD = 5000
 

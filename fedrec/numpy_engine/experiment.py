@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.instantiate import call_or_refuse, canonical, canonical_node, instantiate
+from fedrec.messages import ModelUpdate
 from fedrec.numpy_engine.models import LightModel
 from fedrec.privacy.clipping import NormClipper
 from fedrec.training.batches import LocalTrainingConfig
-from fedrec.update import ModelUpdate
 
 
 class UpdatePrivatizer(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, suggest
-from fedrec.update import Arrays
+from fedrec.messages import Arrays
 
 Floats = NDArray[Any]
 LossAndSlope = Callable[[Floats, Floats], tuple[Floats, Floats]]  # (logits, values) -> (loss [B], d loss / d logits)

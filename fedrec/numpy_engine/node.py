@@ -1,9 +1,11 @@
 """What a node without torch does for the devices that it hosts, local training included.
 
-The twin of `fedrec.node.node.Node`: the batches and negatives of `fedrec.training.local`, the steps of a `LightModel`.
+The twin of `fedrec.federated.node.Node`: the batches and negatives of `fedrec.training.local`, the steps of a
+`LightModel`.
 """
 
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +15,11 @@ from numpy.typing import NDArray
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
-from fedrec.messages import PROTOCOL, Message
+from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate, total
 from fedrec.numpy_engine.experiment import LightExperiment
 from fedrec.numpy_engine.models import LightModel
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import Histories, LocalTrainingConfig, NegativeSampler, epochs, first_private, open_draws
-from fedrec.update import Arrays, ModelUpdate, total
-from fedrec.version import __version__
 
 
 def train(
@@ -76,7 +76,7 @@ class LightNode:
 
     def _hello(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         mine = [self.index, dataset.interactions.users, self.parts]
-        return Message({"fedrec": __version__, "protocol": PROTOCOL, "engine": "light", "range": mine})
+        return Message({"fedrec": version("fedrec"), "protocol": PROTOCOL, "engine": "light", "range": mine})
 
     def _train(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         header, model = request.header, experiment.model(len(dataset.catalogue))

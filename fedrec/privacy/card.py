@@ -13,12 +13,15 @@ from typing import Any, cast
 
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
+from fedrec.errors import RefusedError
+from fedrec.paths import ledger_path
 from fedrec.privacy.accounting.composition import ACCOUNTANT, Composition, compute_epsilon
 from fedrec.privacy.accounting.interpretation import interpret
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
+from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.wording import (
     ADDED,
@@ -187,3 +190,24 @@ def format_promise(mechanism: Mechanism, plan: TrainingPlan, epsilon: float | No
     spent = compute_epsilon(total, delta) if epsilon is None else epsilon
     attacker = interpret(total, terms.relation, delta)["attacker"]
     return format_guarantee(terms, spent, delta, attacker, claim=authors_claim(mechanism))
+
+
+def held_here(told: dict[str, Any]) -> bool:
+    """Say whether the ledger of this machine holds what a card tells; False where there is none here.
+
+    Raises `RefusedError` where there is one that does not hold it.
+    """
+    path = ledger_path(told["population"])
+    if not path.exists():
+        return False
+    store = LedgerStore(path)
+    try:
+        for digest in (told["head"], *(row["hash"] for row in told["rows"])):
+            if not store.holds(digest):
+                raise RefusedError(
+                    f"the card does not fit the ledger {path}: it does not hold entry {digest[:12]}...; the card was "
+                    "edited, or the ledger is not the one of its run"
+                )
+    finally:
+        store.close()
+    return True

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError, suggest
-from fedrec.update import Arrays, ModelUpdate
+from fedrec.messages import Arrays, ModelUpdate
 
 GROUPINGS = ("whole", "split")
 ROUNDING = 1e-5  # how much longer an honest sum in float32 may come out than its bound

@@ -15,13 +15,13 @@ from fedrec.data.datasets.frame import Frame
 from fedrec.errors import FedrecError, suggest
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, read
+from fedrec.messages import Arrays
 from fedrec.numpy_engine.experiment import has_light_model
 from fedrec.recommend.model_ranker import NOBODY, model_ranker
 from fedrec.recommend.numpy_ranker import RankerFactory
 from fedrec.recommend.ranker import UserRanker
 from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder, read_catalogue
-from fedrec.update import Arrays
 
 
 @dataclass(frozen=True)

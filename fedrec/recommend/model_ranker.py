@@ -11,10 +11,10 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.experiment.experiment import Experiment
+from fedrec.messages import Arrays
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.recommend.ranker import Floats, Items
-from fedrec.update import Arrays
 
 NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
 

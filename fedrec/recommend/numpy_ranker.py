@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.messages import Arrays
 from fedrec.numpy_engine.experiment import light_model
 from fedrec.numpy_engine.models import Floats, LightModel, MatrixFactorization
 from fedrec.numpy_engine.solver import LogitStep, Solved, SolveWeights, solve_user
 from fedrec.recommend.ranker import Items, UserRanker
-from fedrec.update import Arrays
 
 # Chosen on the validation items of ml-latest-small, where they rank as well as the vectors that devices had trained.
 NEGATIVES, RIDGE = 4.0, 3.0  # the ridge in units of the mean squared length of an item's vector

@@ -13,7 +13,6 @@ from fedrec.privacy.card import Facts, build_card, checked
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.wording import PARTS, TITLES, format_part
 from fedrec.storage.run_folder import RunFolder, atomic_write
-from fedrec.version import __version__
 
 if TYPE_CHECKING:
     from fedrec.federated.state import RunContext
@@ -35,7 +34,7 @@ def facts(context: "RunContext") -> Facts:
     """Return what the card says of the data, of choices and of the code."""
     catalogue = f"catalogue: {vocabulary(context.dataset.catalogue.origin)}"
     code = (
-        f"fedrec {__version__} (source {code_hash()}), torch {version('torch')}, "
+        f"fedrec {version('fedrec')} (source {code_hash()}), torch {version('torch')}, "
         f"experiment {context.experiment.hash[:16]}"
     )
     record = load_record(context.experiment, context.folder.path)

@@ -14,6 +14,7 @@ from fedrec.experiment.settings import Settings
 from fedrec.federated.exchange import EVALUATE_SECONDS, Transport, base_header
 from fedrec.federated.loop import run
 from fedrec.federated.state import RoundReport, RunContext, load_released_state
+from fedrec.messages import Arrays
 from fedrec.report.console import Progress
 from fedrec.report.metrics_json import CONTRACT_BASELINES, privacy
 from fedrec.report.privacy_card import card_of, write_card
@@ -22,7 +23,6 @@ from fedrec.server.home import Registry, ServerHome
 from fedrec.server.status import write_status
 from fedrec.simulation import last_round, open_ledger
 from fedrec.storage.run_folder import RunFolder, load_checkpoint, write_catalogue
-from fedrec.update import Arrays
 
 CONSENTED = "exact, over the devices whose people let them be evaluated; not covered by epsilon"
 

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from fedrec.federated.exchange import NodeDirectory
 from fedrec.messages import FailedReply, Message, sanitize_text
 from fedrec.ops.keys import signed
 from fedrec.server.home import Admitted
-from fedrec.version import __version__
 
 HELLO_SECONDS, HELLO_BYTES = 60.0, 1 << 18
 LOOK_SECONDS = 2.0
@@ -82,8 +82,8 @@ class EnrolledDirectory(NodeDirectory):
         """Return what is wrong with a hello, or None."""
         if "error" in header:
             return sanitize_text(header["error"])
-        if header.get("fedrec") != __version__:
-            return f"it runs fedrec {sanitize_text(header.get('fedrec'))}, the server {__version__}"
+        if header.get("fedrec") != version("fedrec"):
+            return f"it runs fedrec {sanitize_text(header.get('fedrec'))}, the server {version('fedrec')}"
         device, proof = str(header.get("device")), str(header.get("proof"))
         admitted = self.devices.get(device)
         if admitted is None or admitted.revoked:

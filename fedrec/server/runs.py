@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.settings import Settings, load
+from fedrec.experiment.settings import Settings, load, validate
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.paths import app_dir
 from fedrec.server.home import ServerHome, count
-from fedrec.simulation import new_run, resumed_run, validate
+from fedrec.simulation import new_run, resumed_run
 from fedrec.storage.run_folder import RunFolder
 
 TOLD = "progress.log"

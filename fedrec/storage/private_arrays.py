@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.interactions import release_pages
-from fedrec.update import Arrays
+from fedrec.messages import Arrays
 
 EMPTY = 0  # what a fresh file holds; rounds count from 1
 

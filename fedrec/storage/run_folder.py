@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.update import Arrays
+from fedrec.messages import Arrays
 
 KEEP = 2
 NOTES, MEMORY = "notes/json", "memory/"

@@ -14,6 +14,7 @@ import torch
 from fedrec.algorithms.base import Algorithm, Contribution, RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
+from fedrec.messages import Arrays, total
 from fedrec.models.base import Recommender
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
@@ -21,7 +22,6 @@ from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.testing.models import ITEMS, SEED, catalogue, device, made_by
-from fedrec.update import Arrays, total
 
 PUBLIC = catalogue(ITEMS)
 CLIP = 0.3

@@ -11,12 +11,12 @@ import pytest
 
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import allow, instantiate, is_ours
+from fedrec.messages import ModelUpdate, total
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.guarantee import Relation, Trust, Unit
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
 from fedrec.testing.models import made_by
-from fedrec.update import ModelUpdate, total
 
 PLANS = {
     "all, trained": TrainingPlan(population=60, interactions=900, cohort_rate=1.0, rounds=3, trains=True),

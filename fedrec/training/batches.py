@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.interactions import DeviceData, DeviceTable
+from fedrec.messages import Arrays
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
 from fedrec.rng import CounterRNG, Stream, Words, normal, random_below, uniform
-from fedrec.update import Arrays
 
 
 @dataclass(frozen=True, slots=True)

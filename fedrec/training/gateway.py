@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
 from fedrec.rng import Stream
 from fedrec.training.batches import Epoch, Histories, LocalTrainingConfig, NegativeSampler, epochs, open_draws
 from fedrec.training.sgd import optimizer
-from fedrec.update import Arrays
 
 LARGEST_PART = 1 << 17  # columns of all users of one part, padding included: what memory holds at once
 WHOLE = 1 << 30  # a batch that holds any history

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from fedrec.data.interactions import DeviceData
+from fedrec.messages import Arrays
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, NoiseSource
 from fedrec.rng import Stream
@@ -20,7 +21,6 @@ from fedrec.training.batches import (
     samples,
 )
 from fedrec.training.sgd import LocalStep, SGDStep
-from fedrec.update import Arrays
 
 
 def first_of(model: TrainableRecommender, seed: int, user: int) -> Arrays:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.models.sequential import SequentialRecommender, Windows
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.rng import random_below
 from fedrec.training.batches import CohortData, Histories, Keyed, open_draws
 from fedrec.training.vectorized.updates import Contributions, Factors, RowIndex, StackedUpdates, TileUpdates
-from fedrec.update import Arrays, ModelUpdate
 
 START, NEGATIVES = 0, 1  # indices of the draws: one for the place of the window, then the negatives
 

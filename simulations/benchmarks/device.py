@@ -29,7 +29,7 @@ from fedrec.messages import PROTOCOL, Message, pack
 TRAINED_ITEMS, TRAINED_EVENTS, TRAINED_DIM = 3_706, 165, 32
 SERVED_ITEMS, SERVED_EVENTS, SERVED_DIM = 62_000, 200, 64
 WILLING = '[privacy]\ntrust = ["server", "none"]\n[participation]\nidle = false\ncharging = false\nunmetered = false\n'
-ENGINES = {"light": "import fedrec.numpy_engine.node", "torch": "import fedrec.node.node, opacus"}
+ENGINES = {"light": "import fedrec.numpy_engine.node", "torch": "import fedrec.federated.node, opacus"}
 CHILD = """
 import sys, time
 from pathlib import Path

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import fedrec
 from fedrec.federated import loop
 from fedrec.privacy.ledger import ledger
 from fedrec.privacy.ledger.ledger import Ledger
@@ -18,14 +17,14 @@ from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder
 
-ROOM = Path(fedrec.__file__).parent
+ROOM = Path(__file__).parents[2] / "fedrec"
 TRACED = {
     str(ROOM / name)
     for name in (
-        "federated/loop.py", "federated/state.py", "federated/exchange.py", "node/node.py",
+        "federated/loop.py", "federated/state.py", "federated/exchange.py", "federated/node.py",
         "storage/run_folder.py", "storage/private_arrays.py", "privacy/noise.py",
         "privacy/ledger/ledger.py", "privacy/ledger/store.py", "privacy/ledger/account.py",
-        "privacy/mechanisms/base.py", "node/execution.py", "privacy/clipping.py", "flower/codec.py",
+        "privacy/mechanisms/base.py", "privacy/clipping.py", "flower/codec.py",
         *(f"privacy/mechanisms/{name}.py" for name in (
             "user", "interaction", "user_adaptive", "user_local", "banded", "gateway")),
     )

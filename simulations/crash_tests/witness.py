@@ -10,11 +10,11 @@ from typing import Any
 
 from fedrec.federated import loop
 from fedrec.federated.state import RunContext
+from fedrec.messages import Arrays
 from fedrec.privacy.accounting.composition import compose_events, compute_epsilon
 from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import Checkpoint
-from fedrec.update import Arrays
 from simulations.crash_tests.points import leaves
 
 

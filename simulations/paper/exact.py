@@ -29,9 +29,9 @@ from fedrec.experiment.settings import Settings, load
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import init_algorithm_state, load_released_state, open_run_context
+from fedrec.messages import Arrays
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.storage.run_folder import RunFolder
-from fedrec.update import Arrays
 
 Floats = NDArray[np.float64]
 NODES = 3

@@ -26,12 +26,12 @@ from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
+from fedrec.messages import Arrays
 from fedrec.models.pfedrec import PFedRec
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.training.batches import CohortData, Histories, Keyed, NegativeSampler
 from fedrec.training.vectorized.engine import VectorizedEngine
 from fedrec.training.vectorized.updates import Contributions, StackedUpdates
-from fedrec.update import Arrays
 
 Floats = NDArray[np.float32]
 EVERY = 5  # rounds between two looks at validation

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.experiment.cohort import CohortConfig
+from fedrec.federated import loop
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.testing.mechanisms import PLANS, MechanismCase, flat, vector
 from tests.contracts.test_mechanisms import made
@@ -90,12 +90,12 @@ def test_a_device_counts_once_it_was_invited(name: str, tmp_path: Path, monkeypa
 
     assert len(spent("right")) == 1
     there, commit = list[np.ndarray](), Ledger.commit
-    present = CohortConfig.simulate_dropout
+    present = loop.simulate_dropout
 
-    def noted(self: CohortConfig, *arguments: Any) -> np.ndarray:
-        there.append(present(self, *arguments))
+    def noted(*arguments: Any) -> np.ndarray:
+        there.append(present(*arguments))
         return there[-1]
 
-    monkeypatch.setattr(CohortConfig, "simulate_dropout", noted)
+    monkeypatch.setattr(loop, "simulate_dropout", noted)
     monkeypatch.setattr(Ledger, "commit", lambda self, number, cohort: commit(self, number, there[-1]))  # pyright: ignore
     assert len(spent("wrong")) == 2

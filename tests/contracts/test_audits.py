@@ -9,8 +9,8 @@ import pytest
 
 from fedrec.audit.auditor import audit
 from fedrec.experiment.settings import load
+from fedrec.messages import ModelUpdate
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
-from fedrec.update import ModelUpdate
 from tests.support.tiny import SMALL
 
 CONF = Path(__file__).parents[2] / "conf" / "privacy"

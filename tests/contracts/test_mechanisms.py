@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
+from fedrec.messages import ModelUpdate
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
@@ -19,7 +20,6 @@ from fedrec.testing import MechanismContract
 from fedrec.testing.mechanisms import PLANS, SENSITIVITY, MechanismCase, calibrated_for, flat, released_sum, vector
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.local import train
-from fedrec.update import ModelUpdate
 
 CONF = Path(__file__).parents[2] / "conf" / "privacy"
 ITEMS = 11

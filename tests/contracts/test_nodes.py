@@ -22,9 +22,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import LocalTransport, Transport, base_header, hosted_by
 from fedrec.flower.codec import decode_reply
 from fedrec.flower.transport import FlowerTransport, InProcessGrid
-from fedrec.messages import PROTOCOL, Message, pack, validate_reply
-from fedrec.update import Arrays
-from fedrec.version import __version__
+from fedrec.messages import PROTOCOL, Arrays, Message, pack, validate_reply
 from tests.support.tiny import small
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +86,7 @@ def test_every_device_lives_on_exactly_one_node(
     everyone = np.concatenate([hosted_by(reply, node) for node, reply in replies.items()])
     assert sorted(everyone.tolist()) == list(range(trial[1].interactions.users))
     for reply in replies.values():
-        assert reply.header["fedrec"] == __version__ and reply.header["protocol"] == PROTOCOL
+        assert reply.header["fedrec"] == version("fedrec") and reply.header["protocol"] == PROTOCOL
 
 
 def test_training_echoes_the_request_and_sums_over_who_was_asked(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from fedrec.device.dataset import BufferedPrivateStore
 from fedrec.device.saved_state import DevicePrivate, newest_private
 from fedrec.device.store import DeviceStore, Event
+from fedrec.messages import Arrays
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
-from fedrec.update import Arrays
 
 USER, USERS = 2, 4
 LIKE = {"user.weight": np.zeros((1, 3), np.float32), "user_bias.weight": np.zeros((1, 1), np.float32)}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.neumf import NeuMF
 from fedrec.models.popularity import Popularity
@@ -18,7 +19,6 @@ from fedrec.recommend.model_ranker import ModelRanker
 from fedrec.recommend.numpy_ranker import FixedRanker, LinearRanker, RankerFactory
 from fedrec.recommend.ranker import Explainer, UserRanker, explain, recommend
 from fedrec.testing.models import ITEMS, catalogue
-from fedrec.update import Arrays
 
 PUBLIC = catalogue(ITEMS)
 SETTINGS: dict[str, dict[str, Any]] = {

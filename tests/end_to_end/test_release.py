@@ -11,9 +11,9 @@ import pytest
 from fedrec.errors import FedrecError
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
+from fedrec.federated.node import Node
 from fedrec.federated.state import load_released_state
 from fedrec.messages import Message
-from fedrec.node.node import Node
 from tests.support.tiny import SMALL, session, small
 
 USER = [*SMALL, "privacy=user", "model=mf", "model.dim=4"]

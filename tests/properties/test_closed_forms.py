@@ -13,18 +13,18 @@ from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.algorithms.transition_counts import flat_place, together, transitions, triangle
 from fedrec.data.catalogue import Catalogue, position
 from fedrec.data.interactions import DeviceTable
+from fedrec.data.item_features import bumps, feature_blocks, feature_vectors
 from fedrec.evaluation import baselines
 from fedrec.evaluation.baselines.base import Scorer, over_head, pooled, stacked
 from fedrec.evaluation.baselines.pooled import Weights, fit_ease, fit_ials, fit_item_knn
 from fedrec.evaluation.metrics import Ranks, expected, full_ranks, pessimistic, ranks_many, sampled_ranks, top_items
 from fedrec.evaluation.summary import intervals, paired_interval
-from fedrec.models.item_features import bumps, feature_blocks, feature_vectors
+from fedrec.messages import ModelUpdate
 from fedrec.numpy_engine.models import sigmoid
 from fedrec.numpy_engine.solver import LogitStep, SolveWeights, solve_user
 from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.guarantee import Unit
 from fedrec.recommend.ranker import largest, recommend
-from fedrec.update import ModelUpdate
 
 ITEMS, DIM = 6, 3
 HISTORY = st.lists(st.integers(0, ITEMS - 1), max_size=8).map(lambda items: np.array(items, np.int32))

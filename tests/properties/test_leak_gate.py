@@ -25,10 +25,10 @@ from fedrec.experiment.instantiate import instantiate
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import load_released_state
+from fedrec.messages import Arrays
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.training.batches import Histories, Keyed, NegativeSampler
-from fedrec.update import Arrays
 from tests.support.tiny import catalogue, session, small
 
 USERS, ITEMS, EACH, ROUNDS = 300, 240, 12, 3

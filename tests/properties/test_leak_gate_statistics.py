@@ -14,10 +14,10 @@ from fedrec.evaluation.per_device import Row, evaluate_device
 from fedrec.evaluation.per_user import table
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
+from fedrec.messages import Arrays, UpdateSum
 from fedrec.models.base import Recommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
-from fedrec.update import Arrays, UpdateSum
 from tests.properties.test_leak_gate import CHANCE, PUBLIC, USERS, random_devices
 
 MODELS = ("popularity", "ease", "item_knn", "hybrid", "ials", "order")

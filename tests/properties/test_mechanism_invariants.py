@@ -10,10 +10,9 @@ from fedrec.errors import FedrecError
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import RoundReport, load_released_state
-from fedrec.messages import Message
+from fedrec.messages import Message, ModelUpdate
 from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.mechanisms.base import BaseMechanism
-from fedrec.update import ModelUpdate
 from tests.support.tiny import SMALL, session, small
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "privacy").glob("*.yaml"))

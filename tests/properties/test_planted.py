@@ -82,7 +82,7 @@ def test_what_breaks_on_a_node_is_told_without_its_words(
 ) -> None:
     """An exception may hold anything of the data; the server hears its kind (invariant I14)."""
     from fedrec.device.client_app import make_client_app
-    from fedrec.node.node import Node
+    from fedrec.federated.node import Node
 
     def breaks(self: Node, *anything: object) -> Message:
         if self.index == 1:

@@ -19,6 +19,7 @@ from scipy.stats import norm
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import MetricSums
+from fedrec.messages import ModelUpdate, SparseArray, UpdateSum, cells, total
 from fedrec.privacy.accounting.composition import (
     COARSE,
     EMPTY,
@@ -33,7 +34,6 @@ from fedrec.privacy.accounting.composition import (
 from fedrec.privacy.accounting.rdp import divergence, epsilon_bound, largest_tpr
 from fedrec.privacy.guarantee import Relation
 from fedrec.privacy.ledger.account import composition_from_json, composition_to_json
-from fedrec.update import ModelUpdate, SparseArray, UpdateSum, cells, total
 
 SHAPES = {"item.weight": (3, 2), "bias": (2,)}
 LIKE = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}

@@ -1,4 +1,4 @@
-"""The version is said in three places, because others read it there, and is the same in all."""
+"""The version is said in two places, because others read it there, and is that of what is installed."""
 
 import tomllib
 from pathlib import Path

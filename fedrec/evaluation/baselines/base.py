@@ -15,7 +15,7 @@ from scipy import sparse
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceTable
-from fedrec.models.item_features import feature_vectors
+from fedrec.data.item_features import feature_vectors
 
 Sparse = Any  # scipy ships no types
 Floats = NDArray[np.float64]

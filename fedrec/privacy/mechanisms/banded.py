@@ -29,10 +29,10 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import UserClippingMechanism, check_positive, cyclic_cohort, multiplier_for
 from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, Shapes, TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 Coefficients = NDArray[np.float64]
 

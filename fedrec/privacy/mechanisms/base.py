@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from fedrec.errors import FedrecError, RefusedError, suggest
+from fedrec.messages import Arrays, ModelUpdate, total
 from fedrec.privacy.accounting.composition import (
     Use,
     checked_delta,
@@ -29,7 +30,6 @@ from fedrec.privacy.mechanisms.protocol import CohortUpdates, DPSGDConfig, Mecha
 from fedrec.privacy.noise import make_noise_source
 from fedrec.privacy.wording import format_epsilon
 from fedrec.rng import Stream
-from fedrec.update import Arrays, ModelUpdate, total
 
 
 def poisson_cohort(plan: TrainingPlan, random: NoiseSource) -> NDArray[np.int64]:

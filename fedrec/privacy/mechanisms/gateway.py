@@ -18,6 +18,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     UserClippingMechanism,
@@ -28,7 +29,6 @@ from fedrec.privacy.mechanisms.base import (
     noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
@@ -26,7 +27,6 @@ from fedrec.privacy.mechanisms.base import (
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, DPSGDConfig, NoiseSource, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
-from fedrec.update import Arrays, ModelUpdate
 
 LONGEST_HISTORY = 1_000_000  # interactions of one device; `plan.interactions` is a guess where devices are real
 

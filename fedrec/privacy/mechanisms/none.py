@@ -9,12 +9,12 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import default_delta
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import BaseMechanism
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.guarantee import PrivacyGuarantee
-from fedrec.update import Arrays, ModelUpdate
 
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent

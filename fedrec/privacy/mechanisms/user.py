@@ -18,10 +18,10 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, multiplier_for
 from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True)

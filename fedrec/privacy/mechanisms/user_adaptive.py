@@ -17,11 +17,11 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.privacy.mechanisms.base import add_gaussian_noise
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.update import Arrays, ModelUpdate
 
 BIT = "unclipped"
 

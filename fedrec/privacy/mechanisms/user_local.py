@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     UserClippingMechanism,
@@ -25,7 +26,6 @@ from fedrec.privacy.mechanisms.base import (
     noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 
 @dataclass(frozen=True)

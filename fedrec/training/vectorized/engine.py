@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism
@@ -47,7 +48,6 @@ from fedrec.training.vectorized.stacked_model import (
     plain_step,
 )
 from fedrec.training.vectorized.updates import Contributions, RowIndex, StackedUpdates, Tile, TileUpdates, joined
-from fedrec.update import Arrays
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's numbers of what `mallopt` can set
 KEPT_BYTES = 1 << 26

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.mechanisms.protocol import CohortUpdates
 from fedrec.training.batches import Epoch, Histories, Slots
-from fedrec.update import Arrays, ModelUpdate
 
 Kind = TypeVar("Kind", bound=CohortUpdates, covariant=True)
 ROWS = 1 << 14  # taken at a time, so that what is made of them stays in the cache

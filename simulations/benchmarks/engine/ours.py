@@ -9,10 +9,10 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.device.client_app import make_client_app
 from fedrec.experiment.experiment import load_dataset
+from fedrec.federated import node
 from fedrec.federated.loop import run_round
 from fedrec.federated.state import initial_state, open_run_context
 from fedrec.flower.transport import FlowerTransport, InProcessGrid
-from fedrec.node import execution
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.storage.private_arrays import MmapPrivateStore
@@ -28,7 +28,7 @@ def engine(task: Task, folder: Path) -> Play:
     model, algorithm = experiment.build_model(load_dataset(experiment).catalogue), experiment.algorithm
     if not isinstance(model, Network) or not isinstance(algorithm, FedAvg):
         raise TypeError("the job is one network, trained by federated averaging")
-    nodes = execution.ThreadedExecutor(lambda: VectorizedEngine(model, algorithm), task.threads)
+    nodes = node.ThreadedExecutor(lambda: VectorizedEngine(model, algorithm), task.threads)
     store, states = MmapPrivateStore(folder, len(table), model.private_arrays()), [model.shared_arrays()]
     torch.set_num_threads(1)
 
@@ -44,7 +44,7 @@ def engine(task: Task, folder: Path) -> Play:
 
 def flower(task: Task, folder: Path) -> Play:
     """Return whole rounds through Flower's apps on the in-process grid, ledger, messages and checkpoint included."""
-    execution.THREADS = task.threads
+    node.THREADS = task.threads
     dataset = load_dataset(task.experiment())
     experiment = task.experiment().calibrated(dataset)
     plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()

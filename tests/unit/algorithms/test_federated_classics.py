@@ -15,9 +15,9 @@ from fedrec.evaluation.baselines.base import pooled
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import init_algorithm_state, load_released_state
+from fedrec.messages import Arrays
 from fedrec.models.ease import Hybrid, standardised
 from fedrec.models.ials import Ials
-from fedrec.update import Arrays
 from tests.support.tiny import SMALL, catalogue, session, small
 
 

@@ -14,6 +14,7 @@ from fedrec.algorithms.transition_counts import TransitionCounts, flat_place, to
 from fedrec.algorithms.transition_estimation import Prior, count_features, fit_prior_mean, posterior_mean, shrink_counts
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, ModelUpdate, total
 from fedrec.models import transitions as order
 from fedrec.models.item_kernels import public_kernels
 from fedrec.models.transitions import ItemTransitionModel, TransitionPrior, Window, sizes
@@ -22,7 +23,6 @@ from fedrec.privacy.mechanisms.protocol import Aggregate, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.privacy.mechanisms.user_local import UserLocal
-from fedrec.update import Arrays, ModelUpdate, total
 from tests.support.tiny import catalogue
 
 ITEMS = 12

@@ -18,10 +18,10 @@ from fedrec.data.datasets.microlens import MicroLens50K, tags_of
 from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
 from fedrec.data.io.parquet import read_sequences
 from fedrec.data.io.table import Tokens
+from fedrec.data.item_features import feature_vectors
 from fedrec.data.prepare import first_of_each_pair, unordered
 from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
-from fedrec.models.item_features import feature_vectors
 from tests.support import scenario_layouts as layouts
 from tests.support.tiny import interactions_of
 

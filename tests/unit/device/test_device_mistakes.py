@@ -18,7 +18,7 @@ from fedrec.device.home import Enrolment, Home, check_address, enroll
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment import experiment
-from fedrec.messages import Message, RejectedReplyError, validate_reply
+from fedrec.messages import Message, ModelUpdate, RejectedReplyError, validate_reply
 from fedrec.numpy_engine import experiment as light
 from fedrec.ops import keys
 from fedrec.paths import ledger_path
@@ -27,7 +27,6 @@ from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.noise import SeededNoise
 from fedrec.server import supervisor
 from fedrec.server.home import Address, ServerHome
-from fedrec.update import ModelUpdate
 from tests.support.tiny import SMALL, catalogue, small
 
 ENROLMENT = Enrolment("127.0.0.1:8000")

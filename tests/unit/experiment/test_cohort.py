@@ -5,6 +5,7 @@ import pytest
 
 from fedrec.errors import FedrecError
 from fedrec.experiment.cohort import CohortConfig
+from fedrec.federated.loop import simulate_dropout
 from fedrec.privacy.mechanisms.base import cyclic_cohort, most_participations, poisson_cohort
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
@@ -98,12 +99,12 @@ def test_how_often_a_device_takes_part_at_most_is_public(
 
 
 def test_dropout_removes_its_share_and_repeats_itself() -> None:
-    cohort, drawn = CohortConfig(dropout=0.3), np.arange(10_000)
-    present = cohort.simulate_dropout(drawn, 5, 2)
+    drawn = np.arange(10_000)
+    present = simulate_dropout(drawn, 0.3, 5, 2)
     assert 0.68 < len(present) / len(drawn) < 0.72
-    assert np.array_equal(present, cohort.simulate_dropout(drawn, 5, 2))
-    assert not np.array_equal(present, cohort.simulate_dropout(drawn, 5, 3))
-    assert CohortConfig().simulate_dropout(drawn, 5, 2) is drawn
+    assert np.array_equal(present, simulate_dropout(drawn, 0.3, 5, 2))
+    assert not np.array_equal(present, simulate_dropout(drawn, 0.3, 5, 3))
+    assert simulate_dropout(drawn, 0, 5, 2) is drawn
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,7 @@ import pytest
 
 from fedrec.errors import FedrecError
 from fedrec.federated.exchange import NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
-from fedrec.messages import Message
-from fedrec.update import ModelUpdate
-from fedrec.version import __version__
+from fedrec.messages import Message, ModelUpdate
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
 SHAPES = {"w": (2,)}
@@ -119,7 +118,7 @@ def test_the_loss_is_a_mean_over_examples_of_those_who_tell() -> None:
 
 
 def hello(node: int, first: int, end: int, **more: Any) -> tuple[int, Message]:
-    return node, Message({"fedrec": __version__, "range": [first, end, 1], **more})
+    return node, Message({"fedrec": version("fedrec"), "range": [first, end, 1], **more})
 
 
 def test_nodes_are_ordered_by_their_devices_whatever_they_are_called() -> None:
@@ -134,7 +133,7 @@ def test_nodes_are_ordered_by_their_devices_whatever_they_are_called() -> None:
     [
         ([], "no node answered; start one, or use the in-process grid (fedrec simulate)"),
         ([hello(1, 0, 3), hello(2, 2, 4)], "two nodes say that they host the same device"),
-        ([hello(1, 0, 3, fedrec="0.0.1")], f"node 1 runs fedrec 0.0.1, the server {__version__}"),
+        ([hello(1, 0, 3, fedrec="0.0.1")], f"node 1 runs fedrec 0.0.1, the server {version('fedrec')}"),
         ([(3, Message({"error": "wrong key"}))], "node 3 can't take part: wrong key"),
     ],
 )

@@ -17,10 +17,11 @@ from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
+from fedrec.federated.node import explain_sequential
 from fedrec.federated.state import load_released_state
+from fedrec.messages import Arrays, ModelUpdate, total
 from fedrec.models.sasrec import SASRec
 from fedrec.models.sequential import Windows
-from fedrec.node.execution import explain_sequential
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, Mechanism
@@ -30,7 +31,6 @@ from fedrec.training import sequences
 from fedrec.training.batches import CohortData, Histories, open_draws
 from fedrec.training.sequences import Draws, SequenceEngine, losses
 from fedrec.training.vectorized.updates import Contributions
-from fedrec.update import Arrays, ModelUpdate, total
 from tests.support.tiny import SMALL, catalogue, session, small
 
 ITEMS, SEED, ROUND, K = 30, 3, 2, 7

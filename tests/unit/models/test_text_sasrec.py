@@ -14,6 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import load_released_state
+from fedrec.messages import ModelUpdate, total
 from fedrec.models import text_embeddings
 from fedrec.models.sasrec import Shape
 from fedrec.models.text_sasrec import LoRALinear, TextSASRec
@@ -22,7 +23,6 @@ from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training.batches import CohortData
 from fedrec.training.sequences import SequenceEngine
-from fedrec.update import ModelUpdate, total
 from tests.support.tiny import SMALL, catalogue, session, small
 from tests.unit.models.test_sequential import SEED, SIZES, check_close, table
 

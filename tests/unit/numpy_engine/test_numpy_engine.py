@@ -172,7 +172,7 @@ def test_what_needs_torch_says_so_in_one_line(command: list[str]) -> None:
 
 
 def test_the_blocker_blocks() -> None:
-    assert "is blocked" in run_blocked("import fedrec.node.node").stderr
+    assert "is blocked" in run_blocked("import fedrec.federated.node").stderr
 
 
 def test_without_torch_the_light_engine_is_chosen_and_torch_is_refused() -> None:

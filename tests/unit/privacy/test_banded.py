@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.banded import (
     BandedUserLevel,
@@ -22,7 +23,6 @@ from fedrec.privacy.mechanisms.banded import (
 )
 from fedrec.privacy.mechanisms.base import cyclic_cohort
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
-from fedrec.update import Arrays, ModelUpdate
 
 PLAN = TrainingPlan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)
 

@@ -12,9 +12,9 @@ from hypothesis.extra.numpy import arrays
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import load
+from fedrec.messages import ModelUpdate
 from fedrec.privacy.clipping import NormClipper, check_groups, group_of
 from fedrec.privacy.mechanisms.user import UserLevel
-from fedrec.update import ModelUpdate
 from tests.support.tiny import SMALL
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)

@@ -13,6 +13,7 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import Arrays
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorization
@@ -23,7 +24,6 @@ from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training import gateway
 from fedrec.training.gateway import UsersAsExamples, parts, stacked, train_pooled
 from fedrec.training.local import first_of, train
-from fedrec.update import Arrays
 from tests.support.tiny import catalogue
 
 PLAN = TrainingPlan(population=50, interactions=900, cohort_rate=1.0, rounds=4, trains=True)
@@ -72,7 +72,7 @@ def alone(model: TrainableRecommender, one: DeviceData, clip: float) -> tuple[Ar
     before, mechanism = own.shared_arrays(), UserLevel(clip=clip)
     train(own, one, SETTINGS, mechanism, (5, 1, one.user))
     change = {name: array - before[name] for name, array in own.shared_arrays().items()}
-    from fedrec.update import ModelUpdate
+    from fedrec.messages import ModelUpdate
 
     return mechanism.privatize_update(ModelUpdate(change, 1), mechanism.random()).arrays, own.private_arrays()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedrec.messages import ModelUpdate
 from fedrec.privacy.mechanisms.banded import BandedUserLevel
 from fedrec.privacy.mechanisms.base import noise_reach
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
@@ -12,7 +13,6 @@ from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.privacy.mechanisms.user_local import UserLocal
-from fedrec.update import ModelUpdate
 
 PLAN = TrainingPlan(100, 10_000, 1.0, 5, trains=True)
 KINDS = (UserLevel, UserAdaptive, UserLocal, BandedUserLevel, GatewayLevel, InteractionLevel, NoPrivacy)

@@ -26,8 +26,8 @@ from fedrec.federated.loop import run
 from fedrec.paths import anchor_path, ledger_path
 from fedrec.privacy.ledger import store
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.ledger.store import Anchor
-from fedrec.privacy.ledger.verify import FIRST, entry_hash
+from fedrec.privacy.ledger.store import Anchor, entry_hash
+from fedrec.privacy.ledger.verify import FIRST
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from tests.support.tiny import SMALL, session, small

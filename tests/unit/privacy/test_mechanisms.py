@@ -12,6 +12,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.messages import ModelUpdate
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.guarantee import Unit
@@ -22,7 +23,6 @@ from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.sgd import SGDStep
-from fedrec.update import ModelUpdate
 
 PLAN = TrainingPlan(population=943, interactions=100_000, cohort_rate=50 / 943, rounds=200, trains=True)
 SHORT = TrainingPlan(population=943, interactions=100_000, cohort_rate=1.0, rounds=4, trains=True)

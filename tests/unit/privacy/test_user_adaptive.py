@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
+from fedrec.messages import Arrays, ModelUpdate, total
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import BIT, UserAdaptive
-from fedrec.update import Arrays, ModelUpdate, total
 
 PLAN = TrainingPlan(population=2000, interactions=9, cohort_rate=0.1, rounds=120, trains=True)
 

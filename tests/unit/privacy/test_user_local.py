@@ -8,10 +8,10 @@ import pytest
 from dp_accounting import GaussianDpEvent
 from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 
+from fedrec.messages import ModelUpdate
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user_local import UserLocal
-from fedrec.update import ModelUpdate
 
 PLAN = TrainingPlan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, trains=True)
 

@@ -9,6 +9,7 @@ import torch
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.interactions import DeviceTable
+from fedrec.messages import Arrays
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorization
@@ -23,7 +24,6 @@ from fedrec.training.batches import CohortData
 from fedrec.training.vectorized import engine as cohort
 from fedrec.training.vectorized.engine import VectorizedEngine
 from fedrec.training.vectorized.updates import Contributions
-from fedrec.update import Arrays
 from tests.support.tiny import catalogue
 
 ITEMS, SEED, ROUND = 60, 3, 2

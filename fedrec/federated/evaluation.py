@@ -12,10 +12,10 @@ from fedrec.evaluation.candidates import CandidateBook, Part
 from fedrec.evaluation.metrics import Scores
 from fedrec.evaluation.per_device import history_of
 from fedrec.evaluation.per_user import PerUserResults
+from fedrec.messages import Arrays
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import first_private
-from fedrec.update import Arrays
 
 
 @dataclass(frozen=True, slots=True)

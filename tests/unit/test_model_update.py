@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.messages import ModelUpdate, SparseArray, UpdateSum, cells, total
 from fedrec.privacy.clipping import NormClipper
-from fedrec.update import ModelUpdate, SparseArray, UpdateSum, cells, total
 
 
 @st.composite

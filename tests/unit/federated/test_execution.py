@@ -12,8 +12,8 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError
+from fedrec.federated.node import HELD_BYTES, ThreadedExecutor, Total, split_into_groups
 from fedrec.models.mf import MatrixFactorization
-from fedrec.node.execution import HELD_BYTES, ThreadedExecutor, Total, split_into_groups
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism

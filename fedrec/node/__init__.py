@@ -1,1 +1,0 @@
-"""What a Flower node does for the devices that it hosts."""
