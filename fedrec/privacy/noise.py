@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from fedrec.errors import FedrecError
+from fedrec.privacy.discrete_gaussian import Integers, draw_discrete_gaussian
 from fedrec.rng import CounterRNG, uniform
 
 Words = NDArray[np.uint64]
@@ -53,6 +54,14 @@ class NoiseBase(ABC):
         for start in range(0, size, BLOCK):
             _normals(flat[start : start + BLOCK], stream, std)
         return flat.reshape(shape)
+
+    def discrete_gaussian(self, shape: tuple[int, ...], variance: int) -> Integers:
+        """Return independent whole numbers of P(k) proportional to exp(-k^2 / (2 variance)), exact to 2^-130 each.
+
+        `variance` is in grid steps squared, at least 8.
+        """
+        size = math.prod(shape)
+        return draw_discrete_gaussian(size, variance, self._stream((size + 1) // 2)).reshape(shape)
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """Return independent draws from [0, 1) with 53 random bits each."""
