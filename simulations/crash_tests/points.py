@@ -21,7 +21,7 @@ ROOM = Path(__file__).parents[2] / "fedrec"
 TRACED = {
     str(ROOM / name)
     for name in (
-        "federated/loop.py", "federated/state.py", "federated/exchange.py", "federated/node.py",
+        "federated/loop.py", "federated/state.py", "federated/exchange.py", "federated/node.py", "messages.py",
         "storage/run_folder.py", "storage/private_arrays.py", "privacy/noise.py",
         "privacy/ledger/ledger.py", "privacy/ledger/store.py", "privacy/ledger/account.py",
         "privacy/mechanisms/base.py", "privacy/clipping.py", "flower/codec.py",

@@ -11,7 +11,7 @@ import yaml
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment import instantiate
 from fedrec.experiment.extensions import as_overrides, choices, split_overrides
-from fedrec.experiment.instantiate import allowed
+from fedrec.experiment.instantiate import allow_only, allowed, resolve_class
 from fedrec.experiment.settings import Settings, load, read
 from fedrec.privacy.ledger.projection import project, read_ledgers
 from fedrec.privacy.wording import AUTHORS, format_privacy
@@ -109,6 +109,13 @@ def test_mistakes_in_a_folder_or_a_name_are_named(package: Path, tmp_path: Path)
         load([f"config_dir={conf(package)}", "model=mf"])
     with pytest.raises(FedrecError, match=r"model.dmi does not exist. Did you mean 'model.dim'"):
         load([f"config_dir={conf(package)}", f"allow={NAME}", f"model={NAME}", "model.dmi=3"])
+
+
+def test_the_parts_of_an_audit_stand_in_an_audit_and_never_on_a_device() -> None:
+    target = "fedrec.audit.threat_model.CanaryModel"
+    assert resolve_class(target, "model").__name__ == "CanaryModel"
+    with allow_only([]), pytest.raises(RefusedError, match="CanaryModel is no model"):
+        resolve_class(target, "model")
 
 
 def test_overrides_carry_folders_and_names_in_every_spelling(package: Path) -> None:
