@@ -25,11 +25,11 @@ class Walk:
     """A folder in which `fedrec` commands run one after the other, each timed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.seconds = folder, dict[str, float]()
+        self.folder, self.seconds, self.port = folder, dict[str, float](), free_port()
         self._variables = environment(folder / "flower") | {
             "FEDREC_SERVER": str(folder / "server"),
             "FEDREC_STATE": str(folder / "state"),
-            "FEDREC_PORT": str(free_port()),
+            "FEDREC_PORT": str(self.port),
             "OMP_NUM_THREADS": "1",
         }
 

@@ -36,16 +36,17 @@ def resident_mib(words: str) -> float:
     return found
 
 
-def connect(port: int, authority: Path) -> ssl.SSLSocket:
-    """Connect as a device does."""
+def connect(port: int, authority: Path, address: str = "127.0.0.1") -> ssl.SSLSocket:
+    """Connect as a device does that has this address."""
     context = ssl.create_default_context(cafile=str(authority))
-    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 60), server_hostname="localhost")
+    plain = socket.create_connection(("127.0.0.1", port), 60, source_address=(address, 0))
+    return context.wrap_socket(plain, server_hostname="localhost")
 
 
-def send_body(port: int, authority: Path, path: str, size: int) -> str:
+def send_body(port: int, authority: Path, path: str, size: int, address: str = "127.0.0.1") -> str:
     """Send a body of zeros without a key until the server hangs up; return the status."""
     chunk, sent = bytes(1 << 16), 0
-    with connect(port, authority) as end:
+    with connect(port, authority, address) as end:
         end.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
         try:
             while sent < size:
