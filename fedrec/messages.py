@@ -22,6 +22,7 @@ PROTOCOL = 1
 HEADER = "header/json"
 ECHO = ("protocol", "run", "round", "hash")  # what a reply repeats of its request
 NAMES_BYTES, HEADER_BYTES = 1 << 16, 1 << 16  # of a stranger's reply: what names its arrays, and its header
+LINE = 200  # characters of a line that names a device and what was wrong with its reply
 DECLINED = "the device declined: its own policy said no"
 
 
@@ -281,7 +282,7 @@ def _check_answered(reply: Message) -> None:
 
 def sanitize_text(text: Any) -> str:
     """Return a stranger's text as one short line of printable characters."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:200])
+    return "".join(c if c.isprintable() else " " for c in str(text)[:LINE])
 
 
 def check_exact(header: Mapping[str, Any]) -> None:

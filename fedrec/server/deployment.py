@@ -11,14 +11,14 @@ from safetensors.numpy import save_file
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import MetricSums
 from fedrec.experiment.settings import Settings
-from fedrec.federated.exchange import EVALUATE_SECONDS, Transport, base_header
+from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
 from fedrec.federated.loop import run
 from fedrec.federated.state import RoundReport, RunContext, load_released_state
 from fedrec.messages import Arrays
 from fedrec.report.console import Progress
 from fedrec.report.metrics_json import CONTRACT_BASELINES, privacy
 from fedrec.report.privacy_card import card_of, write_card
-from fedrec.server.directory import EnrolledDirectory
+from fedrec.server.directory import EnrolledDirectory, Mail
 from fedrec.server.home import Registry, ServerHome
 from fedrec.server.status import write_status
 from fedrec.simulation import last_round, open_ledger
@@ -120,7 +120,7 @@ class Deployment:
     settings: Settings
     folder: RunFolder
     home: ServerHome
-    nodes: Transport
+    nodes: Mail
     progress: Progress
 
     def carry_out(self) -> None:
