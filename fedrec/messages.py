@@ -248,7 +248,7 @@ def validate_reply(
     in it: no loss.
     """
     header = reply.header
-    _check_answered(reply)
+    check_answered(reply)
     if not exact and header.keys() != {*ECHO, "count"}:
         raise RejectedReplyError("the header has other keys than a reply's")
     for key in ECHO:
@@ -269,7 +269,7 @@ def validate_reply(
     check_exact(header)
 
 
-def _check_answered(reply: Message) -> None:
+def check_answered(reply: Message) -> None:
     """Raise where a reply says that there is none."""
     if isinstance(reply, FailedReply):
         kind = AbsentReplyError if reply.unreachable else RejectedReplyError

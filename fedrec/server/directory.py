@@ -59,10 +59,15 @@ class EnrolledDirectory(NodeDirectory):
     def set_aside(self, faults: Mapping[int, str]) -> None:
         """Ask the devices of these nodes no more in this run."""
         for node, reason in faults.items():
-            row = int(self.hosted.pop(node)[0])
-            name = next((d.device for d in self.devices.values() if d.row == row), f"row {row}")
-            self.faulty[row] = reason
-            self.tell(f"device {name} is set aside for this run: {reason}"[:LINE])
+            self.faulty[int(self.hosted[node][0])] = reason
+            self.tell_of(node, f"is set aside for this run: {reason}")
+            del self.hosted[node]
+
+    def tell_of(self, node: int, what: str) -> None:
+        """Say something of the device of a node, in one line of its own."""
+        row = int(self.hosted[node][0])
+        name = next((d.device for d in self.devices.values() if d.row == row), f"row {row}")
+        self.tell(f"device {name} {what}"[:LINE])
 
     def refresh(self) -> None:
         """Greet nodes that are new, hear those that have answered by now, forget those that are gone.
