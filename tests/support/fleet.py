@@ -150,7 +150,7 @@ def played(devices: list[FleetDevice], threads: int = 4) -> Generator[None]:
             device.connect()
         while not over.is_set():
             for device in mine:
-                with contextlib.suppress(httpx.TransportError):
+                with contextlib.suppress(httpx.HTTPError):  # tried again, as a SuperNode does
                     device.look()
             over.wait(LOOK_SECONDS)
 

@@ -133,13 +133,15 @@ def test_the_message_itself_says_whose_it_is_as_its_head_does() -> None:
     assert reason_of(HONEST.body(0, said)) == "the reply is another node's, or to another message"
 
 
-def test_when_the_time_is_up_nothing_more_is_pulled() -> None:
+def test_when_the_time_is_up_nothing_more_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     store, times = HONEST.packed(), iter([True, True, True, False, False])
     waiting = {ASKED.message: PendingReply(ASKED.node, ASKED.message, ASKED.kind, MOST)}
     assert list(sweep(cast(ReplyLine, store), waiting, lambda: next(times))) == []
     assert waiting and 0 < store.pulled < len(DATA)
-    pulled = store.pulled
-    assert list(sweep(cast(ReplyLine, store), waiting, lambda: False)) == [] and store.pulled == pulled
+    late, pulls = HONEST.packed(), list[str]()
+    monkeypatch.setattr(late, "pull", lambda *_: pulls.append("a reply"))
+    waiting = {ASKED.message: PendingReply(ASKED.node, ASKED.message, ASKED.kind, MOST)}
+    assert list(sweep(cast(ReplyLine, late), waiting, lambda: False)) == [] == pulls
 
 
 class Link:
