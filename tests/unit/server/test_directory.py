@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from fedrec.flower.transport import SentRequests
-from fedrec.messages import ECHO, FailedReply, Message
+from fedrec.messages import ECHO, FailedReply, Message, RejectedReplyError
 from fedrec.ops.keys import device_id, new_key, sign
 from fedrec.server import directory as room
+from fedrec.server.deployment import allowed_sums
 from fedrec.server.directory import EnrolledDirectory
 from fedrec.server.home import Admitted
+from tests.support.hostile_replies import LIES, Honest
 from tests.support.tiny import catalogue
+from tests.unit.flower.test_replies import answered
 
 HEADER = {"protocol": 1, "run": "r", "round": 0, "hash": "h"}
 KEYS = {node: new_key() for node in (1, 2)}
@@ -187,3 +190,34 @@ def test_whoever_was_set_aside_is_not_taken_back() -> None:
     nodes.answers[1] = Message({})
     there.refresh()
     assert list(there.hosted) == [2] and told[1:] == [f"node 1 is turned away: device {name} is set aside for this run"]
+
+
+SAID = Message({**HEADER, "count": 1, "sums": {"full_hr@10": 1, "sampled_ndcg@10_pessimistic": 0.5}})
+
+
+def test_what_a_device_says_of_itself_is_numbers_under_the_names_of_metrics() -> None:
+    assert allowed_sums(SAID, HEADER) == {"full_hr@10": 1.0, "sampled_ndcg@10_pessimistic": 0.5}
+    assert allowed_sums(Message({**SAID.header, "count": 0}), HEADER) == {}
+    assert allowed_sums(Message({**SAID.header, "sums": {}}), HEADER) == {}
+
+
+@pytest.mark.parametrize("kind", LIES["evaluate"])
+def test_anything_else_is_no_result_and_says_nothing_of_what_was_sent(kind: str) -> None:
+    reply = answered(LIES["evaluate"][kind](Honest(SAID)), 1 << 18)
+    assert reply is not None
+    with pytest.raises(RejectedReplyError) as caught:
+        allowed_sums(reply, HEADER)
+    assert len(str(caught.value)) < 100 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sums": []}, {"sums": {"full_hr@10": True}}, {"sums": {"full_hr@10": 1.01}}, {"sums": {"full_hr@10": -0.1}},
+     {"sums": {"full_hr@10": float("nan")}}, {"count": 2}, {"count": True}, {"more": 1}, {"round": False},
+     {"sums": {"full_hr@10\n": 1.0}}],
+)  # fmt: skip
+def test_nor_is_a_value_that_only_looks_like_one(changes: dict[str, Any]) -> None:
+    with pytest.raises(RejectedReplyError):
+        allowed_sums(Message({**SAID.header, **changes}), HEADER)
+    with pytest.raises(RejectedReplyError):
+        allowed_sums(Message(SAID.header, {"w": np.zeros(1, np.float32)}), HEADER)
