@@ -29,6 +29,7 @@ from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.errors import FedrecError
 from fedrec.messages import Message, unpack
+from fedrec.numpy_engine import node as _warm  # noqa: F401  # imported before a deadline runs
 from fedrec.server.home import Registry, ServerHome
 from tests.support.hostile_replies import Asked, Honest, Object, Store
 
