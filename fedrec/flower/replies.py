@@ -213,9 +213,10 @@ def array_layout(body: bytes, chunks: int, most_bytes: int) -> tuple[list[int], 
         raise RejectedReplyError("the array of the reply is not the bytes of a message")
     if type(shape) is not list or len(cast(list[Any], shape)) != 1 or type(shape[0]) is not int:
         raise RejectedReplyError("the array of the reply has no size")
-    if not 0 < shape[0] <= most_bytes or type(order) is not list or len(cast(list[Any], order)) > most_bytes:
+    if not 0 < shape[0] <= most_bytes:
         raise RejectedReplyError("the reply is larger than what was asked for")
-    if {(type(index), index) for index in cast(list[Any], order)} != {(int, index) for index in range(chunks)}:
+    named = {(type(index), index) for index in cast(list[Any], order)} if type(order) is list else set[Any]()
+    if named != {(int, index) for index in range(chunks)}:
         raise RejectedReplyError("the array of the reply names other chunks than it has")
     return cast(list[int], order), shape[0]
 

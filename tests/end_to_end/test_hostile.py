@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from fedrec.device.home import Enrolment, Home, enroll
 from fedrec.device.store import Event
 from fedrec.experiment.settings import load
 from fedrec.messages import Message
-from fedrec.ops.keys import device_id
+from fedrec.ops.keys import device_id, new_key
 from fedrec.ops.processes import free_port
 from fedrec.server import certificates
 from fedrec.server.home import Registry, ServerHome
@@ -53,20 +54,27 @@ class Town:
     def __post_init__(self) -> None:
         self.server, self.port = ServerHome(self.path / "server"), free_port()
         self.files = self.path / "files"
-        hand_out(load([*SMALL, "dataset.users=9"]).experiment.dataset.load(), 9, self.files)
+        hand_out(load(SMALL).experiment.dataset.load(), HONEST, self.files)
         self.server.make()
         certificates.ensure(self.server.certificates, ["127.0.0.1"])
         (self.server.path / "limits.toml").write_text("address_connections = 900\n")
 
     def settle(self, label: str, answers: dict[str, Answer], **more: int) -> None:
+        """Enroll and admit a device; all but the honest ones are copies of the first, with keys of their own."""
         number = len(self.devices) + 1
         home, address = Home(self.path / f"device-{number}"), f"localhost:{self.port}"
-        enroll(home, Enrolment(address, None, "light"), None)
-        home.policy.write_text(WILLING + SHARING)
-        store = home.store()
-        rows = read_device_file(self.files / f"{(number - 1) % 9 + 1}.csv")
-        store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
-        store.close()
+        if number > HONEST:
+            shutil.copytree(self.path / "device-1", home.path)
+            private, public = new_key()
+            home.key.write_bytes(private)
+            home.public_key.write_bytes(public)
+        else:
+            enroll(home, Enrolment(address, None, "light"), None)
+            home.policy.write_text(WILLING + SHARING)
+            store = home.store()
+            rows = read_device_file(self.files / f"{number}.csv")
+            store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
+            store.close()
         Registry(self.server).admit(home.public_key.read_bytes())
         self.devices[label] = FleetDevice(home, address, self.server.authority, answers, **more)  # type: ignore[arg-type]
 

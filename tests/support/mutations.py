@@ -97,8 +97,8 @@ def mutate_object(draw: random.Random, objects: list[Object]) -> None:
             one.head_children = [draw.choice((*WORDS[:4], "a" * 64, *(child.name for child in one.children)))]
         case 2:
             one.children = one.children * draw.choice((0, 2, 3, 400))
-        case 3:
-            one.children = [*one.children, draw.choice(objects[-1:])]
+        case 3 if one is not objects[-1]:
+            one.children = [*one.children, objects[-1]]
         case 4:
             one.uploaded = False
         case _:

@@ -104,7 +104,7 @@ def test_each_check_gives_its_own_reason(kind: str) -> None:
         ({"shape": [True]}, "the array of the reply has no size"),
         ({"shape": [0]}, LARGER),
         ({"shape": [MOST + 1]}, LARGER),
-        ({"arraychunk_ids": {"0": 0}}, LARGER),
+        ({"arraychunk_ids": {"0": 0}}, "the array of the reply names other chunks than it has"),
         ({"arraychunk_ids": [0] * (MOST + 1)}, LARGER),
         ({"arraychunk_ids": []}, "the array of the reply names other chunks than it has"),
     ],
