@@ -19,6 +19,7 @@ from fedrec.ops.keys import signed
 from fedrec.server.home import Admitted
 
 HELLO_SECONDS, HELLO_BYTES = 60.0, 1 << 18
+HELLO_EACH_SECONDS = 1.0  # more, for each node that was asked at once: their answers are pulled one by one
 LOOK_SECONDS = 2.0
 SILENT_SECONDS = 120.0  # until a node that did not answer a hello is greeted again; doubles each time
 STATE_SECONDS = 60.0  # between two lines that say what is waited for
@@ -94,7 +95,7 @@ class EnrolledDirectory(NodeDirectory):
 
     def _ask(self, requests: dict[int, Message], heard: "Heard") -> None:
         if requests:
-            end = time.monotonic() + HELLO_SECONDS
+            end = time.monotonic() + HELLO_SECONDS + HELLO_EACH_SECONDS * len(requests)
             self.asked.append(Asked(self.nodes.send(requests, HELLO_BYTES, end), end, heard))
 
     def _hear(self) -> dict[int, tuple[int, bool]]:

@@ -166,7 +166,7 @@ def test_a_device_takes_part_once_it_has_the_catalogue_and_its_silence_holds_up_
     nodes.answers[1] = Message({})
     there.refresh()
     assert list(there.hosted) == [1]
-    clock.now += room.HELLO_SECONDS
+    clock.now += room.HELLO_SECONDS + 2 * room.HELLO_EACH_SECONDS
     there.refresh()
     assert list(there.hosted) == [1] and len(nodes.sent) == 4 and 2 in there.silent
     clock.now += room.SILENT_SECONDS
