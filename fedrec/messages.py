@@ -22,6 +22,7 @@ PROTOCOL = 1
 HEADER = "header/json"
 ECHO = ("protocol", "run", "round", "hash")  # what a reply repeats of its request
 NAMES_BYTES, HEADER_BYTES = 1 << 16, 1 << 16  # of a stranger's reply: what names its arrays, and its header
+LINE = 200  # characters of a line that names a device and what was wrong with its reply
 DECLINED = "the device declined: its own policy said no"
 
 
@@ -247,7 +248,7 @@ def validate_reply(
     in it: no loss.
     """
     header = reply.header
-    _check_answered(reply)
+    check_answered(reply)
     if not exact and header.keys() != {*ECHO, "count"}:
         raise RejectedReplyError("the header has other keys than a reply's")
     for key in ECHO:
@@ -268,7 +269,7 @@ def validate_reply(
     check_exact(header)
 
 
-def _check_answered(reply: Message) -> None:
+def check_answered(reply: Message) -> None:
     """Raise where a reply says that there is none."""
     if isinstance(reply, FailedReply):
         kind = AbsentReplyError if reply.unreachable else RejectedReplyError
@@ -281,7 +282,7 @@ def _check_answered(reply: Message) -> None:
 
 def sanitize_text(text: Any) -> str:
     """Return a stranger's text as one short line of printable characters."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:200])
+    return "".join(c if c.isprintable() else " " for c in str(text)[:LINE])
 
 
 def check_exact(header: Mapping[str, Any]) -> None:

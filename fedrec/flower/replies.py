@@ -37,31 +37,25 @@ class ReplyLine:
     """The calls of Flower's grid that hand out a reply, none of which returns more than `most_bytes`."""
 
     def __init__(self, grid: HttpGrid) -> None:
-        self._client, self._node, self._most = cast(Any, grid)._runtime_client, grid.node, 0
+        self._client, self._node = cast(Any, grid)._runtime_client, grid.node
         self._run_id = cast(Any, grid)._run.run_id
-        hooks = self._client._client.event_hooks
-        self._client._client.event_hooks = {**hooks, "response": [*hooks["response"], self._measure]}
-        self._hooks = hooks
-
-    def close(self) -> None:
-        """Let the grid's other calls return what they like."""
-        self._client._client.event_hooks = self._hooks
-
-    def _measure(self, response: httpx.Response) -> None:
-        length = response.headers.get("content-length", "")
-        if self._most and not (length.isdecimal() and int(length) <= self._most):
-            raise RejectedReplyError("the reply is larger than what was asked for")
 
     def _call(self, most_bytes: int, call: Callable[[], Any]) -> Any:
-        self._most = most_bytes
+        def measure(response: httpx.Response) -> None:
+            length = response.headers.get("content-length", "")
+            if not (length.isdecimal() and int(length) <= most_bytes):
+                raise RejectedReplyError("the reply is larger than what was asked for")
+
+        http, hooks = self._client._client, self._client._client.event_hooks
+        http.event_hooks = {**hooks, "response": [*hooks["response"], measure]}
         try:
             return call()
+        except RejectedReplyError:
+            raise
         except (httpx.HTTPStatusError, ValueError) as error:
-            if isinstance(error, RejectedReplyError):
-                raise
             raise RejectedReplyError("the SuperLink can't hand the reply out") from error
         finally:
-            self._most = 0
+            http.event_hooks = hooks
 
     def pull(self, message: str, most_bytes: int) -> tuple[MessageProto, ObjectTree] | None:
         """Return the reply to a message and the tree of its objects, or None where there is none yet."""
@@ -219,9 +213,10 @@ def array_layout(body: bytes, chunks: int, most_bytes: int) -> tuple[list[int], 
         raise RejectedReplyError("the array of the reply is not the bytes of a message")
     if type(shape) is not list or len(cast(list[Any], shape)) != 1 or type(shape[0]) is not int:
         raise RejectedReplyError("the array of the reply has no size")
-    if not 0 < shape[0] <= most_bytes or type(order) is not list or len(cast(list[Any], order)) > most_bytes:
+    if not 0 < shape[0] <= most_bytes:
         raise RejectedReplyError("the reply is larger than what was asked for")
-    if {(type(index), index) for index in cast(list[Any], order)} != {(int, index) for index in range(chunks)}:
+    named = {(type(index), index) for index in cast(list[Any], order)} if type(order) is list else set[Any]()
+    if named != {(int, index) for index in range(chunks)}:
         raise RejectedReplyError("the array of the reply names other chunks than it has")
     return cast(list[int], order), shape[0]
 

@@ -21,6 +21,7 @@ from fedrec.flower.codec import decode_reply, encode_request
 from fedrec.flower.replies import NOT_UPLOADED, PendingReply, ReplyLine, sweep
 
 POLL_SECONDS = 0.2
+SETTLE_SECONDS = 2.0  # for which nodes that come and go can put off a look
 REPLY_BYTES = 1 << 30  # of a node that is trusted: where nobody says less
 
 
@@ -31,12 +32,14 @@ class FlowerTransport:
         self._grid, self._wait = grid, wait_seconds
 
     def ids(self) -> list[int]:
-        """Return the nodes that are there; waits a while for the first ones to come, and until no more do."""
+        """Return the nodes that are there; waits a while for the first to come, and shortly until no more do."""
         end, seen = time.monotonic() + self._wait, list[int]()
         while time.monotonic() < end:
             found = sorted(self._grid.get_node_ids())
             if found and found == seen:
                 break
+            if found and not seen:
+                end = min(end, time.monotonic() + SETTLE_SECONDS)
             seen = found
             time.sleep(POLL_SECONDS if not getattr(self._grid, "immediate", False) else 0)
         return seen
@@ -47,14 +50,11 @@ class FlowerTransport:
         """Push the requests and yield the replies that come before the deadline, none larger than `reply_bytes`."""
         end = time.monotonic() + deadline_seconds
         sent = self.send(requests, reply_bytes, end)
-        try:
-            while sent.waiting and time.monotonic() < end:
-                yield from sent.collect()
-                if sent.waiting and not getattr(self._grid, "immediate", False):
-                    time.sleep(min(POLL_SECONDS, max(end - time.monotonic(), 0)))
-            yield from sent.give_up()
-        finally:
-            sent.close()
+        while sent.waiting and time.monotonic() < end:
+            yield from sent.collect()
+            if sent.waiting and not getattr(self._grid, "immediate", False):
+                time.sleep(min(POLL_SECONDS, max(end - time.monotonic(), 0)))
+        yield from sent.give_up()
 
     def send(
         self, requests: Mapping[int, messages.Message], reply_bytes: int = REPLY_BYTES, end: float = math.inf
@@ -78,6 +78,11 @@ class SentRequests:
         }
         self._line = ReplyLine(grid) if isinstance(grid, HttpGrid) and self.waiting else None
 
+    @property
+    def unanswered(self) -> set[int]:
+        """Which nodes have not answered by now."""
+        return {pending.node for pending in self.waiting.values()}
+
     def collect(self) -> Iterator[tuple[int, messages.Message]]:
         """Yield what has come by now, without waiting for more."""
         while self._refused:
@@ -92,17 +97,11 @@ class SentRequests:
 
     def give_up(self) -> Iterator[tuple[int, messages.Message]]:
         """Yield a failure for each reply that was announced and has not come whole; nothing more is waited for."""
-        for pending in self.waiting.values():
+        while self.waiting:
+            _, pending = self.waiting.popitem()
             if pending.name and self._line is not None:
                 self._line.forget(pending.name)
                 yield pending.node, messages.FailedReply.of(NOT_UPLOADED, unreachable=True)
-        self.waiting.clear()
-
-    def close(self) -> None:
-        """Stop measuring what the grid returns."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
 
     def _in_time(self) -> bool:
         return time.monotonic() <= self._end

@@ -65,6 +65,14 @@ PARTS = {
     "not_included": "not included",
 }
 SHARES = ("attacker_finds_at_most", "at_false_alarms")  # parts that are written in %
+# What a round costs that is charged and releases nothing, by who is trusted, and why.
+LOST: dict[str, str] = {
+    Trust.DEVICE: "each invited device has spent one participation: what it sent, noised, may have been seen",
+    Trust.GATEWAY: "each invited user has spent one participation: its gateway's noised sum may have been seen",
+    Trust.SERVER: "it is charged in full, though nothing was released: it was booked before anybody was asked",
+    Trust.NONE: "it costs no privacy: this run promises none",
+}
+LOST_TURN = "the devices whose turn it was wait for their next one, and the noise starts afresh"
 UNIT: dict[str, str] = {Unit.USER: "one user", Unit.INTERACTION: "one interaction", Unit.NONE: "none"}
 # What an attacker guesses, and of whom it then is right for some: two worlds that the relation compares.
 GUESSES = {
@@ -203,3 +211,12 @@ def format_part(name: str, value: Any) -> str:
     if name in SHARES:
         return f"{100 * value:.0f} %"
     return f"{value:.2f}" if name.startswith("epsilon") else f"{value:.2g}" if name == "delta" else f"{value:.3g}"
+
+
+def format_lost_round(mechanism: Any, before: float, after: float) -> str:
+    """Return what a round cost that released nothing, and what the run has spent by now."""
+    if not mechanism.private:
+        return LOST[Trust.NONE]
+    turn = f"; {LOST_TURN}" if mechanism.skips_lost_rounds else ""
+    risen = f"epsilon rose by {after - before:.3g}, {format_epsilon(after)} by now"
+    return f"{LOST[mechanism.terms.trust]}{turn}; {risen}"

@@ -11,14 +11,15 @@ from safetensors.numpy import save_file
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import MetricSums
 from fedrec.experiment.settings import Settings
-from fedrec.federated.exchange import EVALUATE_SECONDS, Transport, base_header
+from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
 from fedrec.federated.loop import run
 from fedrec.federated.state import RoundReport, RunContext, load_released_state
-from fedrec.messages import Arrays
-from fedrec.report.console import Progress
+from fedrec.messages import ECHO, Arrays, Message, RejectedReplyError, check_answered
+from fedrec.privacy.wording import format_lost_round
+from fedrec.report.console import Progress, plural
 from fedrec.report.metrics_json import CONTRACT_BASELINES, privacy
 from fedrec.report.privacy_card import card_of, write_card
-from fedrec.server.directory import EnrolledDirectory
+from fedrec.server.directory import EnrolledDirectory, Mail
 from fedrec.server.home import Registry, ServerHome
 from fedrec.server.status import write_status
 from fedrec.simulation import last_round, open_ledger
@@ -31,19 +32,30 @@ EVALUATE_BYTES = 1 << 18
 METRICS = re.compile(r"(full|sampled)_(hr@[0-9]{1,4}|ndcg@[0-9]{1,4}|mrr@[0-9]{1,4}|tied)(_pessimistic)?")
 
 
-def allowed_sums(header: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return what one device says of itself, {} where it has nothing to say; None where it is not as it was asked."""
-    sums, count = header.get("sums"), header.get("count")
-    if type(count) is not int or count not in (0, 1) or not isinstance(sums, dict) or len(sums) > MOST_METRICS:
-        return None
-    named = cast(dict[str, Any], sums)
-    plain = all(type(value) in (int, float) and 0 <= value <= 1 for value in named.values())
-    if not plain or not all(METRICS.fullmatch(name) for name in named):
-        return None
-    return {name: float(value) for name, value in named.items()} if count else {}
-
-
 MOST_METRICS = 100
+
+
+def allowed_sums(reply: Message, asked: Mapping[str, Any]) -> dict[str, float]:
+    """Return what one device says of itself, {} where it has nothing to say; raise `RejectedReplyError` unless it
+    answers the request with this header, `asked`, in plain numbers from 0 to 1 under the names of metrics.
+    """
+    check_answered(reply)
+    header = reply.header
+    if reply.arrays or header.keys() != {*ECHO, "count", "sums"}:
+        raise RejectedReplyError("the header has other keys than an evaluation's")
+    if any(header[key] != asked[key] or type(header[key]) is not type(asked[key]) for key in ECHO):
+        raise RejectedReplyError("it answers another request")
+    sums, count = header["sums"], header["count"]
+    if type(count) is not int or count not in (0, 1):
+        raise RejectedReplyError("count is not 0 or 1")
+    if not isinstance(sums, dict) or len(cast(Any, sums)) > MOST_METRICS:
+        raise RejectedReplyError("its metrics are no table, or too many")
+    named = cast(dict[str, Any], sums)
+    if not all(METRICS.fullmatch(name) for name in named):
+        raise RejectedReplyError("a metric has a name that was not asked for")
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in named.values()):
+        raise RejectedReplyError("a metric is not a number from 0 to 1")
+    return {name: float(value) for name, value in named.items()} if count else {}
 
 
 def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
@@ -52,15 +64,16 @@ def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
     if not isinstance(directory, EnrolledDirectory) or not directory.evaluating:
         return found
     directory.refresh()
+    deadline = min(EVALUATE_SECONDS, context.experiment.cohort.deadline_seconds)
     rows = [n for n, hosted in directory.hosted.items() if int(hosted[0]) in directory.evaluating]
     devices = [int(directory.hosted[node][0]) for node in rows]
-    seen = set[int]()
     requests = directory.requests("evaluate", devices, arrays, part="test", round=number)  # type: ignore[arg-type]
-    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS, EVALUATE_BYTES):
-        good = allowed_sums(reply.header)
-        if node in requests and node not in seen and good is not None:
+    for node, reply in directory.nodes.request(requests, deadline, EVALUATE_BYTES):
+        try:
+            good = allowed_sums(reply, requests[node].header)
             found = found.merge(MetricSums(good, 1 if good else 0))
-        seen.add(node)
+        except RejectedReplyError as reason:
+            directory.tell_of(node, f"has no result: {reason}")
     return found
 
 
@@ -99,7 +112,6 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
 
 
 GATHER_SECONDS = 60.0  # how long a run waits for all admitted devices before it begins with those that are there
-UNANSWERED_ROUNDS = 3  # in a row, after which a run stops spending on nothing
 
 
 class DeployedRunContext(RunContext):
@@ -120,7 +132,7 @@ class Deployment:
     settings: Settings
     folder: RunFolder
     home: ServerHome
-    nodes: Transport
+    nodes: Mail
     progress: Progress
 
     def carry_out(self) -> None:
@@ -165,17 +177,20 @@ class Deployment:
 
     def rounds(self, context: DeployedRunContext) -> Iterator[RoundReport]:
         """Yield the rounds; before each, wait for enough devices, so that none is charged with nobody there."""
-        directory, unanswered = context.directory, 0
-        playing = run(context)
+        directory, cohort, lost, spent = context.directory, context.experiment.cohort, 0, context.ledger.epsilon()
+        playing, mechanism = run(context), context.experiment.mechanism
         while True:
-            directory.wait(context.experiment.cohort.minimum)  # type: ignore[attr-defined]
+            directory.wait(cohort.minimum)  # type: ignore[attr-defined]
             report = next(playing, None)
             if report is None:
                 return
             yield report
-            unanswered = 0 if report.released else unanswered + 1
-            if unanswered == UNANSWERED_ROUNDS:
+            lost, before, spent = 0 if report.released else lost + 1, spent, context.ledger.epsilon()
+            if not report.released:
+                self.progress.note(f"round {report.round} is lost: {format_lost_round(mechanism, before, spent)}")
+            if lost == cohort.lost_rounds:
                 raise FedrecError(
-                    f"no device answered in {UNANSWERED_ROUNDS} rounds in a row, or too few did; all are charged: see "
-                    f"`fedrec client status` on a device, then go on with --resume {self.folder.path}"
+                    f"no device answered in {plural(lost, 'round')} in a row, or too few did; all are charged: see "
+                    f"`fedrec client status` on a device, then go on with --resume {self.folder.path}, "
+                    "or allow more with cohort.lost_rounds in a new run"
                 )

@@ -8,6 +8,7 @@ from fedrec.federated.exchange import Transport
 from fedrec.ops import processes
 from fedrec.report.console import Progress
 from fedrec.server.deployment import Deployment
+from fedrec.server.directory import Mail
 from fedrec.server.home import ServerHome
 from fedrec.server.runs import FAILED, TOLD
 from fedrec.simulation import resumed_run, run_job
@@ -18,7 +19,7 @@ def run_on_simulated_nodes(transport: Transport, overrides: str) -> None:
     run_job(shlex.split(overrides), None, lambda parts: transport, json_only=False)
 
 
-def run_on_devices(transport: Transport, path: Path) -> None:
+def run_on_devices(transport: Mail, path: Path) -> None:
     """Carry out the run that `fedrec server start` prepared; what goes on is told in its folder."""
     settings, folder = resumed_run(str(path))
     with (path / TOLD).open("a") as told:

@@ -180,6 +180,58 @@ def test_nobody_answering_stops_the_run_instead_of_spending_for_ever(village: Vi
     assert saved is not None and saved.round == 9
 
 
+@pytest.mark.parametrize(
+    ("privacy", "said"),
+    [
+        ("none", "it costs no privacy"),
+        ("user", "it is charged in full, though nothing was released"),
+        ("banded", "wait for their next one"),
+        ("user_local", "each invited device has spent one participation"),
+    ],
+)
+def test_a_run_stops_after_as_many_lost_rounds_as_are_set_and_says_what_each_cost(
+    village: Village, privacy: str, said: str
+) -> None:
+    for home in village.homes:
+        home.policy.write_text(never())
+    limits = [] if privacy == "none" else ["privacy.epsilon=4", "privacy.population_epsilon=8"]
+    folder = village.prepare("name=real", "rounds=4", f"privacy={privacy}", *limits, "cohort.lost_rounds=2")
+    with pytest.raises(FedrecError, match=r"no device answered in 2 rounds.*--resume.*cohort\.lost_rounds"):
+        village.deployment(folder).carry_out()
+    told = village.told.getvalue()
+    assert "round 1 is lost: " in told and told.count(said) == 2 and "round 3" not in told
+    assert (privacy == "none") == ("epsilon rose by" not in told)
+
+
+def test_a_device_that_was_set_aside_stays_so_after_a_resume(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, liar = Device.answer, village.homes[0]
+
+    def lies(self: Device, request: Message) -> Message:
+        reply = honest(self, request)
+        if request.header["kind"] != "train" or self.home.path != liar.path:
+            return reply
+        return Message(reply.header, {name: np.full_like(array, np.nan) for name, array in reply.arrays.items()})
+
+    folder = village.prepare("name=real")
+    deployment = village.deployment(folder)
+    session = deployment.context()
+    with monkeypatch.context() as patched:
+        patched.setattr(Device, "answer", lies)
+        report = next(deployment.rounds(session))
+    session.ledger.close()  # type: ignore[attr-defined]
+    assert report.answered == 2 and [text for text in report.rejected.values() if text.endswith("is not finite")]
+    saved = load_checkpoint(folder.checkpoints)
+    assert saved is not None and list(saved.notes["set_aside"]) == ["0"]
+    village.deployment(folder).carry_out()
+    name = device_id(liar.public_key.read_bytes())
+    assert f"is turned away: device {name} is set aside for this run" in village.told.getvalue()
+    lines = [json.loads(text) for text in (folder.path / "rounds.jsonl").read_text().splitlines()]
+    assert [line["answered"] for line in lines] == [2, 2, 2]
+    other = village.prepare("name=other", "rounds=1")
+    village.deployment(other).carry_out()
+    assert json.loads((other.path / "rounds.jsonl").read_text())["answered"] == 3, "for that run alone"
+
+
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(village: Village, tmp_path: Path) -> None:
     other = Village(tmp_path / "other")
     whole = other.prepare("name=real")

@@ -1,0 +1,202 @@
+"""Hostile devices and a real server on loopback: each reply is rejected by name, and the others' model is the same."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fedrec.cli.data import hand_out
+from fedrec.data.io.csv_files import read_device_file
+from fedrec.device.home import Enrolment, Home, enroll
+from fedrec.device.store import Event
+from fedrec.experiment.settings import load
+from fedrec.messages import Message
+from fedrec.ops.keys import device_id, new_key
+from fedrec.ops.processes import free_port
+from fedrec.server import certificates
+from fedrec.server.home import Registry, ServerHome
+from tests.end_to_end.test_walk_through import processes_of
+from tests.support.devices import WILLING
+from tests.support.fleet import Answer, FleetDevice, admit_all, played
+from tests.support.hostile_replies import HOSTILE, LIES, NOT_STORED, Honest, Store
+from tests.support.tiny import SMALL
+
+ROOT = Path(__file__).parents[2]
+HONEST = 2
+SHARING = "[sharing]\nevaluation = true\n"
+
+
+def declines(honest: Honest) -> Store:
+    """Return what a device says whose policy said no: no fault, and it is not in the model."""
+    return Honest(Message({"declined": True}), honest.asked).packed()
+
+
+def silent(_: Honest) -> None:
+    return None
+
+
+@dataclass
+class Town:
+    """A server that is up, and devices of it in this process, each with a label."""
+
+    path: Path
+    devices: dict[str, FleetDevice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.server, self.port = ServerHome(self.path / "server"), free_port()
+        self.files = self.path / "files"
+        hand_out(load(SMALL).experiment.dataset.load(), HONEST, self.files)
+        self.server.make()
+        certificates.ensure(self.server.certificates, ["127.0.0.1"])
+        (self.server.path / "limits.toml").write_text("address_connections = 900\nheader_seconds = 300\n")
+
+    def settle(self, label: str, answers: dict[str, Answer], **more: int) -> None:
+        """Enroll and admit a device; all but the honest ones are copies of the first, with keys of their own."""
+        number = len(self.devices) + 1
+        home, address = Home(self.path / f"device-{number}"), f"localhost:{self.port}"
+        if number > HONEST:
+            shutil.copytree(self.path / "device-1", home.path)
+            private, public = new_key()
+            home.key.write_bytes(private)
+            home.public_key.write_bytes(public)
+        else:
+            enroll(home, Enrolment(address, None, "light"), None)
+            home.policy.write_text(WILLING + SHARING)
+            store = home.store()
+            rows = read_device_file(self.files / f"{number}.csv")
+            store.log_events(Event(row.item, row.time, row.kind, row.value) for row in rows)
+            store.close()
+        Registry(self.server).admit(home.public_key.read_bytes())
+        self.devices[label] = FleetDevice(home, address, self.server.authority, answers, **more)  # type: ignore[arg-type]
+
+    def fedrec(self, *words: str, timeout: float = 300) -> str:
+        command = [sys.executable, "-m", "fedrec", "server", *words, "--home", str(self.server.path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextlib.contextmanager
+    def up(self) -> Generator[None]:
+        admit_all(self.server)
+        self.fedrec("up", "--background", "--port", str(self.port))
+        try:
+            yield
+        finally:
+            self.fedrec("down")
+
+    def name(self, label: str) -> str:
+        return device_id(self.devices[label].home.public_key.read_bytes())
+
+    def revoke_all_but(self, count: int) -> None:
+        self.fedrec("revoke", *(self.name(label) for label in list(self.devices)[count:]))
+
+    def train(self, name: str, *overrides: str) -> str:
+        run = ["model=mf", "model.dim=4", "privacy=none", "rounds=2", f"name={name}", *overrides]
+        return self.fedrec(
+            "start", f"dataset.path={self.files / 'items.csv'}", f"output={self.path / 'runs'}", *run, timeout=900
+        )
+
+    def model(self, name: str) -> bytes:
+        return (self.path / "runs" / name / "model.safetensors").read_bytes()
+
+    def rounds(self, name: str) -> list[dict]:
+        lines = (self.path / "runs" / name / "exact" / "rounds.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@dataclass
+class Memory:
+    """The most memory that a server's processes had together while somebody looked."""
+
+    path: Path
+    most_mib: float = 0.0
+
+    @contextlib.contextmanager
+    def watched(self) -> Generator["Memory"]:
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        watcher.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            watcher.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(0.5):
+            resident = 0.0
+            for pid in processes_of(self.path):
+                with contextlib.suppress(OSError, AttributeError):
+                    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+                    resident += int(found[1]) / 1024  # type: ignore[index]
+            self.most_mib = max(self.most_mib, resident)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Town:
+    town = Town(tmp_path)
+    for number in range(HONEST):
+        town.settle(f"honest {number}", {})
+    return town
+
+
+@pytest.mark.slow
+def test_every_hostile_reply_is_rejected_by_name_and_the_others_model_is_the_same(town: Town) -> None:
+    broken = [(name, make) for name, make in HOSTILE.items() if not name.startswith(NOT_STORED)]
+    # What is done with Flower's objects is the same for every kind: a third of them stands for all outside of training.
+    chosen = {"train": broken, "hello": broken[::3], "evaluate": broken[1::3]}
+    for kind, makes in chosen.items():
+        for name, make in [*makes, *LIES[kind].items()]:
+            town.settle(f"{kind}: {name}", {kind: make} | ({"train": declines} if kind == "evaluate" else {}))
+    start = time.monotonic()
+    with town.up(), Memory(town.path).watched() as memory:
+        with played(list(town.devices.values())):
+            said = town.train("hostile", "cohort.deadline_seconds=600")
+        hostile_mib, memory.most_mib = memory.most_mib, 0.0
+        town.revoke_all_but(HONEST)
+        with played(list(town.devices.values())[:HONEST]):
+            town.train("reference", "cohort.deadline_seconds=600")
+    seconds = time.monotonic() - start
+    print(f"{len(town.devices)} devices, {seconds:.0f} s, {hostile_mib:.0f} MiB, {memory.most_mib:.0f} MiB without")
+    assert town.model("hostile") == town.model("reference")
+    assert [line["answered"] for line in town.rounds("hostile")] == [HONEST, HONEST]
+    lines = said.splitlines()
+    assert all(len(line) <= 250 and line.isprintable() for line in lines)
+    for label in town.devices:
+        kind, name = label.partition(": ")[::2]
+        told = {"train": "is set aside for this run: ", "evaluate": "has no result: "}.get(kind)
+        if told is not None:
+            assert any(line.startswith(f"device {town.name(label)} {told}") for line in lines), label
+    turned_away = [line for line in lines if " is turned away: " in line]
+    assert len(turned_away) == len(chosen["hello"]) + len(LIES["hello"]), said
+    values = json.loads((town.path / "runs" / "hostile" / "metrics.json").read_text())
+    assert values["test"]["users"] == HONEST
+    assert hostile_mib < memory.most_mib + 64
+
+
+@pytest.mark.slow
+def test_whatever_a_device_uploads_or_not_the_deadline_holds(town: Town) -> None:
+    town.settle("silent", {"train": silent, "evaluate": silent})
+    town.settle("announces", {}, uploads=0)
+    town.settle("half", {}, uploads=3)
+    town.settle("drips", {}, drips=True)
+    for name in HOSTILE:
+        if name.startswith(NOT_STORED):
+            town.settle(name, {"train": HOSTILE[name]})
+    with town.up(), played(list(town.devices.values()), threads=len(town.devices)):
+        said = town.train("stalled", "cohort.deadline_seconds=15")
+        seconds = [line["seconds"] for line in town.rounds("stalled")]
+        print(f"rounds of {seconds} s on a deadline of 15 s")
+    assert max(seconds) < 20, said
+    answered = [line["answered"] for line in town.rounds("stalled")]
+    assert answered[0] and answered[1] == HONEST, said  # a first answer may take longer on a busy machine
+    assert "announced and not uploaded" in said and town.path.joinpath("runs", "stalled", "metrics.json").exists()
