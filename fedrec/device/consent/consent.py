@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from fedrec.device.consent.ledger import DeviceLedger
+from fedrec.device.consent.ledger import DeviceLedger, RefusalLog
 from fedrec.device.consent.request import PlayedRounds, PrivacyRequest, parse_request
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.instantiate import check_package
@@ -24,6 +24,7 @@ TRUST: dict[str, str] = {
     Trust.SERVER: "the server",
     Trust.NONE: "everybody: nothing is protected",
 }
+LONGEST_NAME = 64
 TEMPLATE = """[privacy]
 # What a server may ask of this device. A round that asks for more is declined, and nothing is sent.
 largest_epsilon_per_year = 10.0  # of all rounds of 365 days together, at this delta
@@ -109,10 +110,11 @@ class DeclinedError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """The policy of a device, and the file of its ledger."""
+    """The policy of a device, the file of its ledger, and how many refusals are kept beside it."""
 
     policy: ConsentPolicy
     ledger: Path
+    refusals: int = 100
 
     def charge(self, header: Mapping[str, Any], now: float | None = None, played: PlayedRounds | None = None) -> None:
         """Charge a train request to the device, durably, before it trains; raise `DeclinedError` if it asks too much.
@@ -131,10 +133,16 @@ class Consent:
             check(self.policy, request, ledger, moment)
             ledger.charge(run, number, request, moment)
         except FedrecError as error:
-            ledger.note_refusal(run, number, str(error), moment)
+            self.note_refusal(header, str(error), moment)
             raise DeclinedError(f"round {number} declined: {error}") from error
         finally:
             ledger.close()
+
+    def note_refusal(self, header: Mapping[str, Any], reason: str, now: float | None = None) -> None:
+        """Keep why a request was refused, for the device's person; a header that is none is noted as such."""
+        run, number = str(header.get("run"))[:LONGEST_NAME], header.get("round")
+        moment = now if now is not None else time.time()
+        RefusalLog.beside(self.ledger, self.refusals).note(run, number if type(number) is int else 0, reason, moment)
 
     def status(self, now: float | None = None) -> dict[str, Any]:
         """Return what the last year cost and what was declined, for the device's person."""
@@ -146,7 +154,7 @@ class Consent:
                 "largest_epsilon_per_year": self.policy.largest_epsilon_per_year,
                 "delta": self.policy.delta,
                 "spent": [part.json() for part in spent],
-                "declined": ledger.refusals(),
+                "declined": RefusalLog.beside(self.ledger, self.refusals).read(),
             }
         finally:
             ledger.close()

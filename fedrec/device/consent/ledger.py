@@ -1,9 +1,14 @@
-"""What a device has taken part in: charged and on disk before it trains, chained like a server's ledger."""
+"""What a device has taken part in: charged and on disk before it trains, chained like a server's ledger.
 
+And beside it what it has refused, the newest alone: nothing rests on that but what its person reads.
+"""
+
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fedrec.device.consent.request import PrivacyRequest
 from fedrec.errors import RefusedError
@@ -13,6 +18,7 @@ from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.wording import FALSE_ALARMS, format_guarantee, widest_trust
 
 YEAR_SECONDS = 365 * 86400.0
+LONGEST_REASON = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +81,6 @@ class DeviceLedger:
             seen = max((entry.body["time"] for entry in self._store.entries(None)), default=now)
             self._store.append(run, "charge", {"round": round_number, "time": max(now, seen), **cost})
 
-    def note_refusal(self, run: str, round_number: int, reason: str, now: float) -> None:
-        """Keep why a round was declined, once for each reason of a run."""
-        with self._store.transaction():
-            if not any(entry.body.get("reason") == reason for entry in self._store.entries(run)):
-                self._store.append(run, "refuse", {"round": round_number, "time": now, "reason": reason})
-
     def spent(self, delta: float, now: float, more: PrivacyRequest | None = None) -> list[SpentBudget]:
         """Return what the year before `now` cost, one for each unit and relation, `more` included; unprotected rounds
         are not among them, for no epsilon bounds them.
@@ -97,12 +97,45 @@ class DeviceLedger:
         """Return the charges of the year before `now`, and those that a clock set forward stamped after it."""
         return [entry.body for entry in self._of_kind("charge") if entry.body["time"] > now - YEAR_SECONDS]
 
-    def refusals(self) -> list[dict[str, Any]]:
-        """Return what was declined: round, time, reason."""
-        return [entry.body for entry in self._of_kind("refuse")]
-
     def _of_kind(self, kind: str) -> list[Entry]:
         return [entry for entry in self._store.entries(None) if entry.kind == kind]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalLog:
+    """The newest refusals, at most `most`, in a file beside the ledger: round, time and reason, each reason once a run.
+
+    A damaged file counts as empty: a refusal never hangs on those before it.
+    """
+
+    path: Path
+    most: int = 100
+
+    @classmethod
+    def beside(cls, ledger: Path, most: int) -> "RefusalLog":
+        """Return the log that belongs to a ledger's file."""
+        return cls(ledger.with_suffix(".refusals.json"), most)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return what was refused, the oldest first."""
+        try:
+            found = json.loads(self.path.read_text())
+        except (OSError, ValueError, RecursionError):
+            return []
+        return cast(list[dict[str, Any]], found)[-self.most :] if isinstance(found, list) else []
+
+    def note(self, run: str, round_number: int, reason: str, now: float) -> None:
+        """Keep why something was refused, in at most `LONGEST_REASON` printable characters."""
+        text = "".join(letter if letter.isprintable() else " " for letter in reason[:LONGEST_REASON])
+        before = self.read()
+        if any((one.get("run"), one.get("reason")) == (run, text) for one in before):
+            return
+        kept = [*before, {"run": run, "round": round_number, "time": now, "reason": text}][-self.most :]
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(kept, file)
+        fresh.replace(self.path)
 
 
 def _total(unit: str, neighbouring: str, charges: list[dict[str, Any]], delta: float) -> SpentBudget:
