@@ -8,34 +8,46 @@ user level, whose noise falls at the server.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, cast
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.datasets.enrolled_devices import Enrolled
+from fedrec.data.interactions import LEAVE_LAST_OUT
 from fedrec.device.consent.request import PlayedRounds
 from fedrec.device.limits import MOST_DEVICES
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.instantiate import canonical_document, instantiate
+from fedrec.experiment.instantiate import canonical, canonical_document
 
+if TYPE_CHECKING:
+    from fedrec.data.datasets.enrolled_devices import Enrolled
+
+ENROLLED, SPLITS = "fedrec.data.datasets.enrolled_devices.Enrolled", (LEAVE_LAST_OUT, "none")
 MISSING = object()
 UNDERSTOOD = (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, IndexError, RecursionError)
 
 
-def check_enrolled(header: Mapping[str, Any]) -> Enrolled:
-    """Return the data set of a request; raise `RefusedError` unless it is that of real devices, this one among them,
-    and the experiment the one that its hash names.
+def check_enrolled(header: Mapping[str, Any]) -> None:
+    """Raise `RefusedError` unless a request's experiment is the one that its hash names, and its data set real devices.
+
+    The engine without torch lacks what reads data sets: the words of the document alone are looked at here.
     """
     text = str(header["experiment"])
     if hashlib.sha256(text.encode(errors="replace")).hexdigest() != header["hash"]:
         raise RefusedError("the experiment is not the one that its hash names")
-    source = instantiate(json.loads(text)["dataset"], "dataset")
-    if not isinstance(source, Enrolled):
+    node = json.loads(text).get("dataset")
+    if not isinstance(node, dict) or canonical(str(cast(dict[str, Any], node).get("_target_"))) != ENROLLED:
         raise RefusedError("dataset: real devices take part in dataset=devices alone")
-    if not 0 < (source.devices or 0) <= MOST_DEVICES:
-        raise RefusedError(f"dataset.devices={source.devices}: 1 to {MOST_DEVICES} expected")
-    if not 0 < source.interactions_per_device <= MOST_DEVICES:
-        raise RefusedError("dataset.interactions_per_device: a number above 0 expected")
-    return source
+    settings = cast(dict[str, Any], node)
+    for name in ("devices", "interactions_per_device"):
+        value = settings.get(name)
+        if type(value) is not int or not 0 < value <= MOST_DEVICES:
+            raise RefusedError(f"dataset.{name}={value}: 1 to {MOST_DEVICES} expected")
+    if header["devices"][0] >= settings["devices"]:
+        raise RefusedError(f"dataset.devices={settings['devices']}: it asks for a device beyond them")
+    if (split := settings.get("split")) not in SPLITS:
+        raise RefusedError(f"dataset.split={split} does not exist")
+    if type(threshold := settings.get("threshold")) not in (int, float, NoneType):
+        raise RefusedError(f"dataset.threshold={threshold}: a number or null expected")
 
 
 def derive_rounds(header: Mapping[str, Any], catalogue: Catalogue) -> PlayedRounds:
@@ -53,8 +65,9 @@ def derive_rounds(header: Mapping[str, Any], catalogue: Catalogue) -> PlayedRoun
 def _derived(header: Mapping[str, Any], catalogue: Catalogue) -> PlayedRounds:
     from fedrec.experiment.experiment import Experiment
 
-    public = check_enrolled(header).public_dataset(catalogue)
+    check_enrolled(header)
     experiment = Experiment.from_json(header["experiment"])
+    public = cast("Enrolled", experiment.dataset).public_dataset(catalogue)
     calibrated = experiment.calibrated(public)
     told, found = (canonical_document(each.node()["privacy"]) for each in (experiment, calibrated))
     for field in sorted({*told, *found}):
