@@ -88,14 +88,13 @@ def _answered(work: Callable[[], Message], memory_mib: float) -> bytes:
         _prepare(memory_mib)
         done = work()
         return pack(Message({"done": done.header}, done.arrays))
-    except MemoryError:
-        return pack(Message({"failed": "memory"}))
-    except FedrecError as error:
-        kind = "refused" if isinstance(error, RefusedError) else "mistake"
-        return pack(Message({"failed": kind, "text": str(error)}))
     except BaseException as error:
-        if "allocate memory" in str(error):  # torch's own words, in a RuntimeError
+        # torch says it in a RuntimeError, that may have become another error meanwhile.
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
             return pack(Message({"failed": "memory"}))
+        if isinstance(error, FedrecError):
+            kind = "refused" if isinstance(error, RefusedError) else "mistake"
+            return pack(Message({"failed": kind, "text": str(error)}))
         log.exception("a round could not be carried out")
         return pack(Message({"failed": "broken", "text": f"{type(error).__name__} on the node; its log says more"}))
 
