@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import LEAVE_LAST_OUT
 from fedrec.device.consent.request import PlayedRounds
+from fedrec.device.dataset import BufferedPrivateStore, rehearsal_dataset, train_on
 from fedrec.device.limits import MOST_DEVICES
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.instantiate import canonical, canonical_document
+from fedrec.messages import Message
 
 if TYPE_CHECKING:
     from fedrec.data.datasets.enrolled_devices import Enrolled
@@ -48,6 +52,25 @@ def check_enrolled(header: Mapping[str, Any]) -> None:
         raise RefusedError(f"dataset.split={split} does not exist")
     if type(threshold := settings.get("threshold")) not in (int, float, NoneType):
         raise RefusedError(f"dataset.threshold={threshold}: a number or null expected")
+
+
+def rehearse(request: Message, catalogue: Catalogue, engine: str) -> PlayedRounds | None:
+    """Return the rounds of a train request's run, derived and tried on a few public items; None without torch.
+
+    Whatever keeps the round from being trained is `FedrecError`: nothing has been charged yet.
+    """
+    try:
+        check_enrolled(request.header)
+        played = None if engine == "light" else derive_rounds(request.header, catalogue)
+        private = BufferedPrivateStore(None, request.header["round"])
+        tried = train_on(engine, rehearsal_dataset(catalogue, request.header), private, False)(request)
+    except FedrecError:
+        raise
+    except (*UNDERSTOOD, RuntimeError) as error:
+        raise RefusedError(f"the round can't be trained ({type(error).__name__})") from error
+    if any(not np.isfinite(array).all() for array in tried.arrays.values()):
+        raise RefusedError("what this round would send is not finite")
+    return played
 
 
 def derive_rounds(header: Mapping[str, Any], catalogue: Catalogue) -> PlayedRounds:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from fedrec.data.catalogue import Catalogue
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
@@ -16,8 +14,8 @@ from fedrec.device.bounded import run_bounded
 from fedrec.device.catalogue import check_same_in_run, pinned, take_catalogue
 from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
 from fedrec.device.consent.request import PlayedRounds, check_packages
-from fedrec.device.dataset import BufferedPrivateStore, local_dataset, rehearsal_dataset, train_on
-from fedrec.device.derive import check_enrolled, derive_rounds
+from fedrec.device.dataset import BufferedPrivateStore, local_dataset, train_on
+from fedrec.device.derive import rehearse
 from fedrec.device.home import Home
 from fedrec.device.limits import DeviceLimits, check_disk, check_names, check_train
 from fedrec.device.saved_state import expire
@@ -128,14 +126,9 @@ class Device:
         before anything is charged.
         """
         catalogue, engine = catalogue_of(store), select_backend(self.home.enrolment().engine)
-        dataset = rehearsal_dataset(catalogue, request.header)
 
         def work() -> Message:
-            check_enrolled(request.header)
-            played = None if engine == "light" else derive_rounds(request.header, catalogue)
-            rehearsed = train_on(engine, dataset, BufferedPrivateStore(None, request.header["round"]), False)(request)
-            if any(not np.isfinite(array).all() for array in rehearsed.arrays.values()):
-                raise RefusedError("what this round asks for is not finite")
+            played = rehearse(request, catalogue, engine)
             return Message({"played": None if played is None else [played.rounds, played.shares]})
 
         played = self._bounded(work).header["played"]

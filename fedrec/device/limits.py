@@ -129,6 +129,8 @@ def read_document(limits: DeviceLimits, header: Mapping[str, Any]) -> dict[str, 
 def check_work(limits: DeviceLimits, document: Mapping[str, Any], events: int) -> None:
     """Raise `RefusedError` where an experiment asks for more epochs, negatives or steps than the limits allow."""
     algorithm, privacy = _table(document, "algorithm"), _table(document, "privacy")
+    if _amount(document, "rounds") > MOST_ROUNDS:
+        _refuse(f"its rounds are {_shown(document.get('rounds'))}: at most {MOST_ROUNDS:,} expected")
     epochs, batch = _amount(algorithm, "epochs"), max(_amount(algorithm, "batch_size"), 1.0)
     limits.check("epochs", epochs, "its epochs are")
     limits.check("negatives", _amount(algorithm, "negatives"), "its negatives for each item are")
