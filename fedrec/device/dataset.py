@@ -1,5 +1,6 @@
 """One real device as an engine's node: its data comes from its store, and nothing exact leaves it unasked."""
 
+import importlib
 import json
 from collections.abc import Callable
 from typing import Any, cast
@@ -99,6 +100,11 @@ def table_of(device: DeviceData, items: int) -> DeviceTable:
     value = np.concatenate([device.values, np.ones(sizes[1], np.float32), device.test_values]).astype(np.float32)
     item = np.concatenate([device.history, device.validation, device.test]).astype(np.int32)
     return DeviceTable(start, validation_from, test_from, item, value, items)
+
+
+def load_engine(engine: str) -> None:
+    """Import what an engine takes, so that the processes that carry out a round find it loaded: torch takes seconds."""
+    importlib.import_module("fedrec.numpy_engine.node" if engine == "light" else "fedrec.federated.node")
 
 
 def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) -> Callable[[Message], Message]:

@@ -14,8 +14,8 @@ from fedrec.device.bounded import run_bounded
 from fedrec.device.catalogue import check_same_in_run, pinned, take_catalogue
 from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
 from fedrec.device.consent.request import PlayedRounds, check_packages
-from fedrec.device.dataset import BufferedPrivateStore, local_dataset, train_on
-from fedrec.device.derive import rehearse
+from fedrec.device.dataset import BufferedPrivateStore, load_engine, local_dataset, train_on
+from fedrec.device.derive import check_enrolled, rehearse
 from fedrec.device.home import Home
 from fedrec.device.limits import DeviceLimits, check_disk, check_names, check_train
 from fedrec.device.saved_state import expire
@@ -109,6 +109,7 @@ class Device:
         if self._sharing().get("evaluation") is not True:
             raise RefusedError("exact results do not leave this device (policy.toml: [sharing] evaluation = true)")
         check_train(self.limits(), request, store.count_events())
+        check_enrolled(request.header)
         run, number = request.header["run"], request.header["round"]
         private = BufferedPrivateStore(saved_state.DevicePrivate(store, run), number + 1)
         rows = self._carried_out(store, request, private)
@@ -151,6 +152,7 @@ class Device:
 
     def _bounded(self, work: Callable[[], Message]) -> Message:
         limits = self.limits()
+        load_engine(select_backend(self.home.enrolment().engine))
         return run_bounded(work, limits.seconds, limits.memory_mib)
 
     def _refused(self, store: DeviceStore, request: Message, reason: RefusedError) -> Message:
