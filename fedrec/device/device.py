@@ -10,7 +10,6 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy, unavailable_reason
 from fedrec.device.backend import select_backend
-from fedrec.device.bounded import run_bounded
 from fedrec.device.catalogue import check_same_in_run, pinned, take_catalogue
 from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
 from fedrec.device.consent.request import PlayedRounds, check_packages
@@ -23,6 +22,7 @@ from fedrec.device.store import DeviceStore
 from fedrec.errors import RefusedError
 from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import PROTOCOL, Message, unpack
+from fedrec.ops.bounded import run_bounded
 from fedrec.ops.keys import device_id, sign
 
 ECHO = ("protocol", "run", "round", "hash")

@@ -19,7 +19,6 @@ from fedrec.data import catalogue as wire
 from fedrec.device import catalogue as pins
 from fedrec.device import limits as room
 from fedrec.device import saved_state
-from fedrec.device.bounded import run_bounded
 from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.device.limits import MIB, DeviceLimits, check_disk, check_train
@@ -27,6 +26,7 @@ from fedrec.device.status import in_words, status
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import load
 from fedrec.messages import PROTOCOL, Message
+from fedrec.ops.bounded import run_bounded
 from tests.support.devices import WILLING, Village
 from tests.support.tiny import catalogue
 
