@@ -14,7 +14,7 @@ from fedrec.device import saved_state
 from fedrec.device.home import Home
 from fedrec.device.limits import DeviceLimits, check_catalogue, check_catalogue_bytes, check_disk
 from fedrec.device.store import DeviceStore
-from fedrec.errors import FedrecError, RefusedError
+from fedrec.errors import FedrecError, OverLimitError, RefusedError
 from fedrec.messages import Message
 
 PIN, KEPT_RUNS = "pin", 100
@@ -47,7 +47,7 @@ def pinned(store: DeviceStore) -> CataloguePin | None:
 def take_catalogue(home: Home, store: DeviceStore, request: Message) -> None:
     """Keep the catalogue that a server sent, if it is the first, the same, or one that this device's person accepts.
 
-    Any other is noted as offered, and `RefusedError`; so is one that is empty, too large, or none.
+    Any other is noted as offered, and `RefusedError`; one that is empty, too large, or none, is `OverLimitError`.
     """
     limits, header = DeviceLimits.of(home), request.header.get("catalogue")
     check_catalogue_bytes(limits, header, request)
@@ -64,12 +64,12 @@ def take_catalogue(home: Home, store: DeviceStore, request: Message) -> None:
 
 
 def check_same_in_run(store: DeviceStore, run: str) -> None:
-    """Remember under which catalogue a run trains; raise `RefusedError` where it has trained under another one."""
+    """Remember under which catalogue a run trains; raise `OverLimitError` where it has trained under another one."""
     pin = pinned(store)
     if pin is None:
         raise RefusedError("this device has no catalogue yet")
     if pin.runs.get(run, pin.hash) != pin.hash:
-        raise RefusedError("the catalogue has changed in the middle of this run: it goes on with a new run alone")
+        raise OverLimitError("the catalogue has changed in the middle of this run: it goes on with a new run alone")
     if run not in pin.runs:
         newest = list({**pin.runs, run: pin.hash}.items())[-KEPT_RUNS:]
         _save(store, replace(pin, runs=dict(newest)))

@@ -19,7 +19,7 @@ from fedrec.device.home import Home
 from fedrec.device.limits import DeviceLimits, check_disk, check_names, check_train
 from fedrec.device.saved_state import expire
 from fedrec.device.store import DeviceStore
-from fedrec.errors import RefusedError
+from fedrec.errors import FedrecError, OverLimitError, RefusedError
 from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import PROTOCOL, Message, unpack
 from fedrec.ops.bounded import run_bounded
@@ -50,7 +50,10 @@ class Device:
             raise RefusedError(f"the server speaks protocol {request.header.get('protocol')}, this device {PROTOCOL}")
         with allow_only(self.home.packages()), contextlib.closing(self.home.store()) as store:
             check_packages(request.header)
-            reply = kinds[request.header["kind"]](store, request)
+            try:
+                reply = kinds[request.header["kind"]](store, request)
+            except OverLimitError as reason:
+                reply = self._over_limit(store, request, reason)
         return Message({**{key: request.header[key] for key in ECHO}, **reply.header}, reply.arrays)
 
     def _hello(self, store: DeviceStore, request: Message) -> Message:
@@ -71,21 +74,15 @@ class Device:
         return Message({})
 
     def _train(self, store: DeviceStore, request: Message) -> Message:
-        try:
-            check_train(self.limits(), request, store.count_events())
-        except RefusedError as reason:
-            return self._refused(store, request, reason)
+        check_train(self.limits(), request, store.count_events())
         run, number = request.header["run"], request.header["round"]
         before = saved_state.find_reply(store, run, number)
         if before is not None:
             return replay_reply(before, request)
         if (reason := unavailable_reason(AvailabilityPolicy.of(self.home))) is not None:
             return declined(store, f"not training: {reason}")
-        try:
-            check_disk(self.limits(), self.home.path, request.bytes)
-            check_same_in_run(store, run)
-        except RefusedError as reason:
-            return self._refused(store, request, reason)
+        check_disk(self.limits(), self.home.path, request.bytes)
+        check_same_in_run(store, run)
         played = self._rehearsed(store, request)
         try:
             consent_of(self.home).charge(request.header, played=played)
@@ -132,7 +129,12 @@ class Device:
             played = rehearse(request, catalogue, engine)
             return Message({"played": None if played is None else [played.rounds, played.shares]})
 
-        played = self._bounded(work).header["played"]
+        try:
+            played = self._bounded(work).header["played"]
+        except FedrecError as reason:
+            if not isinstance(reason, OverLimitError):
+                consent_of(self.home).note_refusal(request.header, str(reason))
+            raise
         if played is None:
             return None
         rounds, shares = played
@@ -155,10 +157,13 @@ class Device:
         load_engine(select_backend(self.home.enrolment().engine))
         return run_bounded(work, limits.seconds, limits.memory_mib)
 
-    def _refused(self, store: DeviceStore, request: Message, reason: RefusedError) -> Message:
-        """Keep why for this device's person, and decline."""
+    def _over_limit(self, store: DeviceStore, request: Message, reason: RefusedError) -> Message:
+        """Keep for this device's person which limit a request would pass; the server is told that there is one."""
         consent_of(self.home).note_refusal(request.header, str(reason))
-        return declined(store, f"declined: {reason}")
+        reply = declined(store, f"declined: {reason}")
+        if request.header["kind"] in ("hello", "catalogue"):
+            raise RefusedError("this device's own limits do not allow it") from reason
+        return reply
 
     def limits(self) -> DeviceLimits:
         """Return what this device's person lets a server's words cost it."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.device.home import Home, checked_table
-from fedrec.errors import FedrecError, RefusedError, suggest
+from fedrec.errors import FedrecError, OverLimitError, suggest
 from fedrec.messages import Message
 
 MIB = 1 << 20
@@ -69,14 +69,14 @@ class DeviceLimits:
             raise FedrecError(str(error) if str(error).startswith(where) else f"{home.policy}: {error}") from error
 
     def check(self, name: str, found: float, what: str) -> None:
-        """Raise `RefusedError`, naming the line that would allow it, where `found` is above the limit of that name."""
+        """Raise `OverLimitError`, naming the line that would allow it, where `found` is above the limit of a name."""
         most = float(getattr(self, name))
         if not found <= most:
-            raise RefusedError(f"{what} {found:,.10g}; you allow at most {most:,.10g} ([limits] {name})")
+            raise OverLimitError(f"{what} {found:,.10g}; you allow at most {most:,.10g} ([limits] {name})")
 
 
 def check_train(limits: DeviceLimits, request: Message, events: int) -> None:
-    """Raise `RefusedError` where a train or evaluate request names, brings or asks for more than the limits allow.
+    """Raise `OverLimitError` where a train or evaluate request names, brings or asks for more than the limits allow.
 
     `events` are the interactions that this device keeps: with the batch, they say how many steps an epoch has.
     """
@@ -97,7 +97,7 @@ def check_train(limits: DeviceLimits, request: Message, events: int) -> None:
 
 
 def check_names(limits: DeviceLimits, header: Mapping[str, Any]) -> None:
-    """Raise `RefusedError` unless the run's name is short and plain, and the experiment's hash is one."""
+    """Raise `OverLimitError` unless the run's name is short and plain, and the experiment's hash is one."""
     run, digest = header.get("run"), header.get("hash")
     if not isinstance(run, str) or not PLAIN.fullmatch(run) or len(run) > limits.name_characters:
         most = limits.name_characters
@@ -114,10 +114,10 @@ def read_document(limits: DeviceLimits, header: Mapping[str, Any]) -> dict[str, 
     limits.check("document_kib", len(text.encode(errors="replace")) / 1024, "the KiB of its experiment are")
     try:
         found = json.loads(text, parse_constant=lambda name: _refuse(f"the experiment holds {name}"))
-    except RefusedError:
+    except OverLimitError:
         raise
     except (ValueError, RecursionError) as error:
-        raise RefusedError(f"the experiment can't be understood ({type(error).__name__})") from error
+        raise OverLimitError(f"the experiment can't be understood ({type(error).__name__})") from error
     if not isinstance(found, dict):
         _refuse("the experiment is no table")
     for value in _numbers(found):
@@ -127,7 +127,7 @@ def read_document(limits: DeviceLimits, header: Mapping[str, Any]) -> dict[str, 
 
 
 def check_work(limits: DeviceLimits, document: Mapping[str, Any], events: int) -> None:
-    """Raise `RefusedError` where an experiment asks for more epochs, negatives or steps than the limits allow."""
+    """Raise `OverLimitError` where an experiment asks for more epochs, negatives or steps than the limits allow."""
     algorithm, privacy = _table(document, "algorithm"), _table(document, "privacy")
     if _amount(document, "rounds") > MOST_ROUNDS:
         _refuse(f"its rounds are {_shown(document.get('rounds'))}: at most {MOST_ROUNDS:,} expected")
@@ -139,7 +139,7 @@ def check_work(limits: DeviceLimits, document: Mapping[str, Any], events: int) -
 
 
 def check_arrays(limits: DeviceLimits, request: Message) -> None:
-    """Raise `RefusedError` where a model has too many numbers, or one that is not finite."""
+    """Raise `OverLimitError` where a model has too many numbers, or one that is not finite."""
     limits.check("model_numbers", sum(array.size for array in request.arrays.values()), "the numbers of its model are")
     for name, array in request.arrays.items():
         limits.check("text_characters", len(name), "the characters of a name in its model are")
@@ -148,7 +148,7 @@ def check_arrays(limits: DeviceLimits, request: Message) -> None:
 
 
 def check_catalogue_bytes(limits: DeviceLimits, header: Any, request: Message) -> None:
-    """Raise `RefusedError` where a catalogue is larger than the limits allow, before it is taken apart."""
+    """Raise `OverLimitError` where a catalogue is larger than the limits allow, before it is taken apart."""
     check_names(limits, request.header)
     size = len(json.dumps(header, default=str)) + sum(array.nbytes for array in request.arrays.values())
     limits.check("catalogue_mib", size / MIB, "the MiB of its catalogue are")
@@ -157,7 +157,7 @@ def check_catalogue_bytes(limits: DeviceLimits, header: Any, request: Message) -
 
 
 def check_catalogue(limits: DeviceLimits, catalogue: Catalogue) -> None:
-    """Raise `RefusedError` unless a catalogue has items, each once, of short texts and finite features."""
+    """Raise `OverLimitError` unless a catalogue has items, each once, of short texts and finite features."""
     if not len(catalogue):
         _refuse("its catalogue is empty")
     if catalogue.origin not in ORIGINS:
@@ -171,7 +171,7 @@ def check_catalogue(limits: DeviceLimits, catalogue: Catalogue) -> None:
 
 
 def check_disk(limits: DeviceLimits, folder: Path, more_bytes: int = 0) -> None:
-    """Raise `RefusedError` where the device's folder, with `more_bytes`, takes more of the disk than the limit."""
+    """Raise `OverLimitError` where the device's folder, with `more_bytes`, takes more of the disk than the limit."""
     used = sum(size for size in _sizes(folder)) + more_bytes
     limits.check("disk_mib", round(used / MIB, 1), f"with it, the MiB of {folder} would be")
 
@@ -221,4 +221,4 @@ def _shown(value: Any) -> str:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise RefusedError(reason)
+    raise OverLimitError(reason)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fedrec.errors import FedrecError, RefusedError
+from fedrec.errors import FedrecError, OverLimitError, RefusedError
 from fedrec.messages import Message, pack, unpack
 from fedrec.ops.processes import die_with_parent
 
@@ -24,7 +24,7 @@ STATUS, PIECE = Path("/proc/self/status"), 1 << 20
 
 
 def run_bounded(work: Callable[[], Message], seconds: float, memory_mib: float) -> Message:
-    """Return what the work returns; raise `RefusedError` where it takes longer, or more memory than this process has.
+    """Return what the work returns; raise `OverLimitError` where it takes longer, or more memory than this process has.
 
     Errors of fedrec's come back as they were raised; any other is logged and named. Memory is bounded on Linux alone:
     the data of the process may grow by so much, which is held to by the system itself.
@@ -42,9 +42,9 @@ def run_bounded(work: Callable[[], Message], seconds: float, memory_mib: float) 
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
     if content is None:
-        raise RefusedError(f"it takes longer than {seconds:g} s; you allow no more ([limits] seconds)")
+        raise OverLimitError(f"it takes longer than {seconds:g} s; you allow no more ([limits] seconds)")
     if not content:
-        raise RefusedError(
+        raise OverLimitError(
             f"its work ended by signal {os.waitstatus_to_exitcode(status)}; you allow {memory_mib:g} MiB "
             "([limits] memory_mib)"
         )
@@ -54,7 +54,7 @@ def run_bounded(work: Callable[[], Message], seconds: float, memory_mib: float) 
 def _opened(answer: Message, memory_mib: float) -> Message:
     failure, text = answer.header.get("failed"), str(answer.header.get("text"))
     if failure == "memory":
-        raise RefusedError(f"it takes more memory than {memory_mib:g} MiB; you allow no more ([limits] memory_mib)")
+        raise OverLimitError(f"it takes more memory than {memory_mib:g} MiB; you allow no more ([limits] memory_mib)")
     if failure is not None:
         raise (RefusedError if failure == "refused" else FedrecError)(text)
     return Message(answer.header["done"], answer.arrays)

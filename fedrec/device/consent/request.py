@@ -87,7 +87,7 @@ def parse_request(header: Mapping[str, Any], played: PlayedRounds | None = None)
             own = 0.0 if _mechanism_name(node) == ADAPTIVE else positive(node, "clip")
             node = {**node, "clip": max(own, positive(announced, "clip"))}
         return _parse_mechanism(node, worth)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         if isinstance(error, RefusedError):
             raise
         raise RefusedError(f"the request does not say how it protects this device ({type(error).__name__})") from error
@@ -100,7 +100,7 @@ def check_packages(header: Mapping[str, Any]) -> None:
     """
     try:
         document = json.loads(header["experiment"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return
     check_allowed(document)
 
