@@ -2,6 +2,7 @@
 
 import socket
 import time
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedrec.device.home import Home
 from fedrec.ops import processes
 from fedrec.ops.keys import device_id
 from fedrec.ops.prometheus import Metric, text
+from fedrec.privacy.guarantee import Trust
 
 CONNECT_SECONDS = 3.0
 
@@ -38,7 +40,7 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
             "last": None if note is None else {"text": note.header["text"], "at": note.header["at"]},
             "interactions": len(events),
             "privacy": consent_of(home).status(),
-            "catalogue": catalogue.in_words(catalogue.pinned(store)),
+            "catalogue": None if (pin := catalogue.pinned(store)) is None else asdict(pin),
             "answered": saved_state.count_answers(store),
             "model_round": None if model is None else model.header["round"],
         }
@@ -72,9 +74,10 @@ def in_words(values: dict[str, Any]) -> list[str]:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(values["last"]["at"]))
         lines.append(f"last: {values['last']['text']} ({at})")
     privacy = values["privacy"]
-    lines += [f"trusts {TRUST[name]}: {MEANS[name]}" for name in privacy["trust"]]
+    others = [name for name in privacy["trust"] if name != Trust.DEVICE]
+    lines += [f"trusts {TRUST[name]}: {MEANS[name]}" for name in others or [Trust.DEVICE]]
     lines += [f"privacy: {line}" for line in format_year(privacy)]
-    lines += values["catalogue"]
+    lines += catalogue.in_words(values["catalogue"] and catalogue.CataloguePin(**values["catalogue"]))
     lines.append(
         f"{values['interactions']:,} interactions kept, {values['answered']:,} rounds answered, "
         f"device {values['device']} of {values['server']}"
