@@ -24,8 +24,8 @@ class BufferedPrivateStore:
     It holds no store while a round is carried out, so that it can go through a process of its own.
     """
 
-    def __init__(self, store: PrivateStore | None, before_round: int) -> None:
-        self._store, self._held = store, {} if store is None else store.load(0, before_round)
+    def __init__(self, store: PrivateStore | None, before_round: int, user: int = 0) -> None:
+        self._store, self._held = store, {} if store is None else store.load(user, before_round)
         self.saved = list[tuple[int, Arrays, int]]()
 
     def load(self, user: int, before_round: int) -> Arrays:
