@@ -167,7 +167,7 @@ class RefusalLog:
             found = json.loads(self.path.read_text())
         except (OSError, ValueError, RecursionError):
             return []
-        return cast(list[dict[str, Any]], found)[-self.most :] if isinstance(found, list) else []
+        return cast(list[dict[str, Any]], found) if isinstance(found, list) else []
 
     def note(self, run: str, round_number: int, reason: str, now: float) -> None:
         """Keep why something was refused, in at most `LONGEST_REASON` printable characters."""
