@@ -12,6 +12,10 @@ class RefusedError(FedrecError):
     """A combination or a spending that fedrec will not carry out because nothing would stand behind its claim."""
 
 
+class OverLimitError(RefusedError):
+    """A request that would take more of a device than its person lets it take; its text is for that person."""
+
+
 class BudgetExceededError(RefusedError):
     """A round that would pass a budget, or find no device that may still take part."""
 

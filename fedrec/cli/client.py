@@ -52,18 +52,23 @@ def enroll_command(
         str | None, typer.Option("--ca", metavar="FILE", help="the server's ca.crt; on loopback it may be left out")
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="what trains: auto, torch or light")] = "auto",
+    trust: Annotated[
+        str, typer.Option("--trust", metavar="LIST", help="who sees it before noise: of device,gateway,server")
+    ] = "device",
     allow_unprotected: Annotated[
-        bool, typer.Option("--allow-unprotected", help="rounds without privacy pass: to try things")
+        bool, typer.Option("--allow-unprotected", help="trust everybody, rounds without privacy pass: to try things")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="change where it belongs; key and store stay")] = False,
     home: HomeFolder = None,
 ) -> None:
     """Make this device's key and say where it belongs."""
+    from fedrec.device.consent.consent import TRUST
     from fedrec.device.home import Enrolment, enroll
     from fedrec.ops import processes
 
     enrolment = Enrolment(server or f"127.0.0.1:{processes.port()}", None, engine)
-    print("\n".join(enroll(open_home(home), enrolment, certificate, again, allow_unprotected)))
+    trusts = list(TRUST) if allow_unprotected else [name.strip() for name in trust.split(",")]
+    print("\n".join(enroll(open_home(home), enrolment, certificate, again, trusts)))
 
 
 @app.command(
@@ -191,6 +196,30 @@ def status_command(as_json: Json = False, home: HomeFolder = None) -> None:
 
     values = status(here)
     print_json(values) if as_json else print("\n".join(in_words(values)))
+
+
+@app.command(
+    "catalogue",
+    cls=Command,
+    epilog=examples("fedrec client catalogue", "fedrec client catalogue --accept 3f2a9c01d2e3f4a5"),
+)
+def catalogue_command(
+    accept: Annotated[
+        str | None, typer.Option("--accept", metavar="HASH", help="take the one that the server offers instead")
+    ] = None,
+    home: HomeFolder = None,
+) -> None:
+    """Show which list of items it has taken, and which other one is offered."""
+    here = open_home(home)
+    here.enrolment()
+    from fedrec.device import catalogue
+
+    store = here.store()
+    try:
+        pin = catalogue.pinned(store) if accept is None else catalogue.accept(store, accept)
+        print("\n".join(catalogue.in_words(pin)))
+    finally:
+        store.close()
 
 
 @app.command("health", cls=Command, epilog=examples("fedrec client health", "fedrec client health --home device-1"))

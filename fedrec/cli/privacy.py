@@ -91,7 +91,7 @@ def device(
 ) -> None:
     """Say what this device has taken part in, and declined."""
     from fedrec.device.consent.consent import Consent, ConsentPolicy
-    from fedrec.device.consent.ledger import format_spent
+    from fedrec.device.consent.ledger import format_year
 
     ledger, rules = device_files(where, policy)
     if not ledger.exists():
@@ -100,9 +100,8 @@ def device(
     if as_json:
         print_json(found)
         return
-    for part in found["spent"] or [None]:
-        said = format_spent(part, found["largest_epsilon_per_year"], found["delta"]) if part else "nothing"
-        print(f"last 365 days: {said}")
+    for line in format_year(found) or ["nothing"]:
+        print(f"last 365 days: {line}")
     for refusal in found["declined"]:
         print(f"  declined round {refusal['round']}: {refusal['reason']}")
 

@@ -1,5 +1,6 @@
 """One real device as an engine's node: its data comes from its store, and nothing exact leaves it unasked."""
 
+import importlib
 import json
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,35 +15,71 @@ from fedrec.errors import FedrecError
 from fedrec.messages import Arrays, Message
 from fedrec.storage.private_arrays import PrivateStore
 
+REHEARSED = 3  # items of a device that nobody is
+
 
 class BufferedPrivateStore:
-    """Private arrays read from the store and kept here until the answer that goes with them is written."""
+    """What the device saved last before a round, and what is saved in it, until its answer is written.
 
-    def __init__(self, store: PrivateStore) -> None:
-        self._store, self.saved = store, list[tuple[int, Arrays, int]]()
+    It holds no store while a round is carried out, so that it can go through a process of its own.
+    """
+
+    def __init__(self, store: PrivateStore | None, before_round: int, user: int = 0) -> None:
+        self._store, self._held = store, {} if store is None else store.load(user, before_round)
+        self.saved = list[tuple[int, Arrays, int]]()
 
     def load(self, user: int, before_round: int) -> Arrays:
-        """Return what was saved last before that round, or nothing."""
-        return self._store.load(user, before_round)
+        """Return what was saved last before the round, or nothing."""
+        return self._held
 
     def save(self, user: int, arrays: Arrays, round_number: int) -> None:
         """Hold the arrays back."""
         self.saved.append((user, arrays, round_number))
 
+    def packed(self, reply: Message) -> Message:
+        """Return a reply and what was saved beside it as one message."""
+        kept = {f"{n}/{name}": array for n, (_, arrays, _) in enumerate(self.saved) for name, array in arrays.items()}
+        places = [(user, number) for user, _, number in self.saved]
+        own = {f"reply/{name}": array for name, array in reply.arrays.items()}
+        return Message({"reply": reply.header, "saved": places}, {**own, **kept})
+
+    def unpacked(self, packed: Message) -> Message:
+        """Hold back what was saved beside a reply, and return the reply."""
+
+        def of(part: str) -> Arrays:
+            start = f"{part}/"
+            return {n.removeprefix(start): array for n, array in packed.arrays.items() if n.startswith(start)}
+
+        self.saved = [(user, of(str(n)), number) for n, (user, number) in enumerate(packed.header["saved"])]
+        return Message(packed.header["reply"], of("reply"))
+
     def write(self) -> None:
         """Write what was held back."""
         for user, arrays, round_number in self.saved:
-            self._store.save(user, arrays, round_number)
+            if self._store is not None:
+                self._store.save(user, arrays, round_number)
 
 
 def local_dataset(store: DeviceStore, catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
     """Return this device's data as the data set of a population in which only its own row holds anything."""
     settings = json.loads(header["experiment"])["dataset"]
-    (row,) = cast(list[int], header["devices"]) or [0]
+    (row,) = cast(list[int], header["devices"])
     threshold, split = settings.get("threshold"), str(settings.get("split"))
-    device = device_data(store.history(), catalogue, row, threshold=threshold, split=split)
+    return dataset_of(device_data(store.history(), catalogue, row, threshold=threshold, split=split), catalogue, split)
+
+
+def rehearsal_dataset(catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
+    """Return a data set whose one device has used a few public items and nothing else: to try a round on."""
+    (row,) = cast(list[int], header["devices"])
+    items, none = np.arange(min(len(catalogue), REHEARSED), dtype=np.int32), np.zeros(0, np.int32)
+    ones = np.ones(len(items), np.float32)
+    return dataset_of(DeviceData(row, items, ones, none, none, np.zeros(0, np.float32)), catalogue, "none")
+
+
+def dataset_of(device: DeviceData, catalogue: Catalogue, split: str) -> Dataset:
+    """Return one device's data as the data set of a population in which only its own row holds anything."""
     none = np.zeros(0, np.int32)
-    names = np.array([str(row)])
+    names = np.array([str(device.user)])
     return Dataset(
         name="this device",
         population="this device",
@@ -63,6 +100,11 @@ def table_of(device: DeviceData, items: int) -> DeviceTable:
     value = np.concatenate([device.values, np.ones(sizes[1], np.float32), device.test_values]).astype(np.float32)
     item = np.concatenate([device.history, device.validation, device.test]).astype(np.int32)
     return DeviceTable(start, validation_from, test_from, item, value, items)
+
+
+def load_engine(engine: str) -> None:
+    """Import what an engine takes, so that the processes that carry out a round find it loaded: torch takes seconds."""
+    importlib.import_module("fedrec.numpy_engine.node" if engine == "light" else "fedrec.federated.node")
 
 
 def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) -> Callable[[Message], Message]:

@@ -6,6 +6,7 @@ No torch, no Flower.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import platformdirs
 
 from fedrec.device.backend import select_backend
-from fedrec.device.consent.consent import TEMPLATE, packages_of, read_table
+from fedrec.device.consent.consent import ConsentPolicy, packages_of, policy_of, read_table, trusted
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError, suggest
 from fedrec.ops.keys import device_id, new_key
+from fedrec.privacy.guarantee import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +134,28 @@ unmetered = true
 [store]
 # retention_days = 365   # forget what is older; without it, everything is kept until `fedrec client forget`
 
+[limits]             # of what a server may make it do; every limit: docs, "Set a device's own limits"
+seconds = 600        # of work for one request
+memory_mib = 2048    # that this work may take
+disk_mib = 1024      # that this folder may take
+
 [sharing]
 evaluation = false   # true: the server may ask how well this device is served, exact figures that no epsilon covers
 """
 
 
 def enroll(
-    home: Home, enrolment: Enrolment, certificate: str | None, again: bool = False, unprotected: bool = False
+    home: Home,
+    enrolment: Enrolment,
+    certificate: str | None,
+    again: bool = False,
+    trust: Sequence[str] = (Trust.DEVICE,),
 ) -> list[str]:
     """Make the home with a key, the server's certificate and a policy; return what to do next, line by line.
 
-    With `unprotected`, the policy also allows rounds that protect nobody: for trying things.
+    `trust` is whom the policy trusts: with "none" in it, rounds that protect nobody pass, for trying things.
     """
+    trusted(list(trust), "--trust")
     host = check_address(enrolment.server)
     if certificate is None and host not in LOOPBACK:
         raise FedrecError(
@@ -153,6 +165,8 @@ def enroll(
     select_backend(enrolment.engine)
     if home.enrolment_file.exists() and not again:
         raise FedrecError(f"{home.path} is enrolled with {home.enrolment().server} already; --again changes that")
+    if home.policy.exists() and not {*trust} - {Trust.DEVICE} <= {*ConsentPolicy.load(home.policy).trust}:
+        raise FedrecError(f"{home.policy} is there already and trusts less: change its line trust = [...] yourself")
     home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     home.path.chmod(0o700)
     kept = None
@@ -163,8 +177,7 @@ def enroll(
         write_private(home.public_key, public)
         write_private(home.key, private)
     if not home.policy.exists():
-        privacy = TEMPLATE.replace('"server"]', '"server", "none"]') if unprotected else TEMPLATE
-        write_private(home.policy, f"{POLICY}\n{privacy}".encode())
+        write_private(home.policy, f"{POLICY}\n{policy_of(trust)}".encode())
     home.store().close()
     home.write_enrolment(Enrolment(enrolment.server, kept, enrolment.engine))
     return [

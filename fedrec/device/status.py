@@ -2,17 +2,20 @@
 
 import socket
 import time
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from fedrec.device import saved_state
+from fedrec.device import catalogue, saved_state
 from fedrec.device.availability import AvailabilityPolicy, System, check_conditions
-from fedrec.device.consent.ledger import format_spent
+from fedrec.device.consent.consent import MEANS, TRUST
+from fedrec.device.consent.ledger import format_year
 from fedrec.device.device import consent_of
 from fedrec.device.home import Home
 from fedrec.ops import processes
 from fedrec.ops.keys import device_id
 from fedrec.ops.prometheus import Metric, text
+from fedrec.privacy.guarantee import Trust
 
 CONNECT_SECONDS = 3.0
 
@@ -37,6 +40,7 @@ def status(home: Home, system: System | None = None) -> dict[str, Any]:
             "last": None if note is None else {"text": note.header["text"], "at": note.header["at"]},
             "interactions": len(events),
             "privacy": consent_of(home).status(),
+            "catalogue": None if (pin := catalogue.pinned(store)) is None else asdict(pin),
             "answered": saved_state.count_answers(store),
             "model_round": None if model is None else model.header["round"],
         }
@@ -70,8 +74,10 @@ def in_words(values: dict[str, Any]) -> list[str]:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(values["last"]["at"]))
         lines.append(f"last: {values['last']['text']} ({at})")
     privacy = values["privacy"]
-    for part in privacy["spent"]:
-        lines.append(f"privacy: {format_spent(part, privacy['largest_epsilon_per_year'], privacy['delta'])}")
+    others = [name for name in privacy["trust"] if name != Trust.DEVICE]
+    lines += [f"trusts {TRUST[name]}: {MEANS[name]}" for name in others or [Trust.DEVICE]]
+    lines += [f"privacy: {line}" for line in format_year(privacy)]
+    lines += catalogue.in_words(values["catalogue"] and catalogue.CataloguePin(**values["catalogue"]))
     lines.append(
         f"{values['interactions']:,} interactions kept, {values['answered']:,} rounds answered, "
         f"device {values['device']} of {values['server']}"

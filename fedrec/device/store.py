@@ -102,6 +102,11 @@ class DeviceStore:
         rows = self.connection.execute(f"select item, time, kind, value from events {where} order by time, id", values)
         return [Event(*row) for row in rows]
 
+    def count_events(self) -> int:
+        """Return how many interactions are kept."""
+        (count,) = self.connection.execute("select count(*) from events").fetchone()
+        return int(count)
+
     def forget(self, item: str | None = None) -> int:
         """Delete one item's interactions, or all; return how many.
 

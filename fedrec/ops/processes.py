@@ -88,15 +88,15 @@ def start(command: Sequence[str], variables: Mapping[str, str], log: Path) -> "s
     try:
         return subprocess.Popen(
             command, env=dict(variables), stdout=descriptor, stderr=descriptor, stdin=subprocess.DEVNULL,
-            start_new_session=True, preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            start_new_session=True, preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )  # fmt: skip
     finally:
         os.close(descriptor)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to stop this process when whoever started it is gone, even by kill -9."""
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Ask Linux to stop this process, by that signal, when whoever started it is gone, even by kill -9."""
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, number)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

@@ -113,7 +113,7 @@ class EnrolledDirectory(NodeDirectory):
         return lacking
 
     def _rest(self, silent: set[int]) -> None:
-        """Greet those who said nothing ever more rarely: after twice as long each time."""
+        """Greet those who said nothing, or took no catalogue, ever more rarely: after twice as long each time."""
         for node in silent:
             pause = 2 * self.silent.get(node, (0.0, SILENT_SECONDS / 2))[1]
             self.silent[node] = (time.monotonic() + pause, pause)

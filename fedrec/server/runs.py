@@ -1,6 +1,7 @@
 """`fedrec server start`: prepare a run's folder, hand it to the SuperLink, and tell how it goes."""
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedrec.simulation import new_run, resumed_run
 from fedrec.storage.run_folder import RunFolder
 
 TOLD = "progress.log"
+LONGEST_NAME = 47  # of a run: devices take 64 characters, 17 of which make it unlike any other
 FAILED = "fedrec: "
 LOOK_SECONDS, STATE_SECONDS = 0.5, 15.0
 ENDED = "finished"
@@ -30,7 +32,14 @@ def prepare(home: ServerHome, overrides: Sequence[str], resume: str | None) -> R
         return resumed_run(resume)[1]
     chosen = [] if any(text.startswith("dataset=") for text in overrides) else ["dataset=devices"]
     document = completed(home, load([*chosen, *overrides]).document)
+    check_name(document["name"])
     return new_run(validate(Settings(document)))[1]
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a run's name that devices don't take: with what makes it unlike any other, 64 plain characters."""
+    if name is not None and not re.fullmatch(f"[ -~]{{1,{LONGEST_NAME}}}", name):
+        raise FedrecError(f"name={name}: devices take at most {LONGEST_NAME} plain characters; choose a shorter one")
 
 
 def completed(home: ServerHome, document: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedrec.device.dataset import BufferedPrivateStore
 from fedrec.device.saved_state import DevicePrivate, newest_private
 from fedrec.device.store import DeviceStore, Event
-from fedrec.messages import Arrays
+from fedrec.messages import Arrays, Message, pack, unpack
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 
 USER, USERS = 2, 4
@@ -97,10 +97,16 @@ def test_what_is_held_back_is_not_kept_until_it_is_written(
 ) -> None:
     inner = kind(tmp_path)
     inner.save(USER, arrays(1.0), 1)
-    held = BufferedPrivateStore(inner)
+    held = BufferedPrivateStore(inner, 3, USER)
     held.save(USER, arrays(2.0), 2)
     assert same(held.load(USER, 3), arrays(1.0)) and same(inner.load(USER, 3), arrays(1.0))
-    held.write()
+    reply = Message({"count": 1}, {"item": np.ones(2, np.float64)})
+    later = BufferedPrivateStore(inner, 3, USER)  # what comes back from a process of its own
+    found = later.unpacked(unpack(pack(held.packed(reply))))
+    assert (
+        found.header == reply.header and found.arrays["item"].dtype == np.float64 and same(found.arrays, reply.arrays)
+    )
+    later.write()
     assert same(inner.load(USER, 3), arrays(2.0))
 
 

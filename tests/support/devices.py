@@ -24,6 +24,7 @@ from tests.support.tiny import SMALL
 
 WILLING = """[privacy]
 trust = ["server", "none"]
+largest_share_per_request = 1.0
 [participation]
 idle = false
 charging = false

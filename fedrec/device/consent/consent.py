@@ -6,15 +6,16 @@ What the person of a device allows, in the tables [privacy] and [packages] of th
 import math
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from fedrec.device.consent.ledger import DeviceLedger
+from fedrec.device.consent.ledger import DeviceLedger, RefusalLog, parts_as
 from fedrec.device.consent.request import PlayedRounds, PrivacyRequest, parse_request
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.instantiate import check_package
+from fedrec.privacy.accounting.rdp import budget_share
 from fedrec.privacy.guarantee import PrivacyGuarantee, Trust
 from fedrec.privacy.wording import format_epsilon, format_guarantee
 
@@ -24,13 +25,24 @@ TRUST: dict[str, str] = {
     Trust.SERVER: "the server",
     Trust.NONE: "everybody: nothing is protected",
 }
+LONGEST_NAME = 64
+# What it means to trust each, for the device's person.
+MEANS: dict[str, str] = {
+    Trust.DEVICE: "what it sends carries noise of its own making, and nobody need be trusted with it",
+    Trust.GATEWAY: "its gateway sees what it computes without noise, and adds the noise for all its users",
+    Trust.SERVER: "the server sees what it sends before noise is added, also when it asks this device alone; one that "
+    "cheats can read what you did off it, and no device can notice",
+    Trust.NONE: "rounds that protect nothing pass: whoever asks can read what you did off what it sends",
+}
 TEMPLATE = """[privacy]
 # What a server may ask of this device. A round that asks for more is declined, and nothing is sent.
 largest_epsilon_per_year = 10.0  # of all rounds of 365 days together, at this delta
 delta = 1e-5
 least_noise_multiplier = 0.3     # noise over clip, each time that this device's data are used
 largest_clip = 10.0              # how much this device may move the model at once
-trust = ["device", "gateway", "server"]  # who may be trusted with what this device sends; "none": no protection at all
+largest_share_per_request = 0.05 # of the year's budget that one request may book: twenty such requests keep the year
+trust = ["device"]               # who may see what this device computes before noise hides it: "gateway", "server";
+                                 # "none": rounds that protect nothing pass
 
 [packages]
 # allow = ["my_package"]         # installed here by you beside fedrec: a server may ask for its models and algorithms
@@ -39,13 +51,17 @@ trust = ["device", "gateway", "server"]  # who may be trusted with what this dev
 
 @dataclass(frozen=True, slots=True)
 class ConsentPolicy:
-    """The limits of one device. `trust` lists who may be trusted; with "none" in it even unprotected rounds pass."""
+    """The limits of one device. `trust` lists who may be trusted; with "none" in it even unprotected rounds pass.
+
+    `largest_share_per_request` is of the year's budget, as `budget_share` measures it.
+    """
 
     largest_epsilon_per_year: float = 10.0
     delta: float = 1e-5
     least_noise_multiplier: float = 0.3
     largest_clip: float = 10.0
-    trust: tuple[str, ...] = (Trust.DEVICE, Trust.GATEWAY, Trust.SERVER)
+    largest_share_per_request: float = 0.05
+    trust: tuple[str, ...] = (Trust.DEVICE,)
 
     @classmethod
     def of(cls, table: Mapping[str, Any], where: str = "policy.toml") -> "ConsentPolicy":
@@ -58,7 +74,7 @@ class ConsentPolicy:
         if numbers.get("delta", 0) >= 1:
             raise FedrecError(f"{where}: privacy.delta={numbers['delta']}: must lie below 1")
         policy = replace(cls(), **numbers)
-        return replace(policy, trust=_trust(table["trust"], where)) if "trust" in table else policy
+        return replace(policy, trust=trusted(table["trust"], f"{where}: privacy.trust")) if "trust" in table else policy
 
     @classmethod
     def load(cls, path: Path) -> "ConsentPolicy":
@@ -94,12 +110,19 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _trust(value: Any, where: str) -> tuple[str, ...]:
+def policy_of(trust: Sequence[str]) -> str:
+    """Return the template with another list of who is trusted."""
+    listed = ", ".join(f'"{name}"' for name in trust)
+    return TEMPLATE.replace(f'trust = ["{Trust.DEVICE}"]', f"trust = [{listed}]")
+
+
+def trusted(value: Any, where: str) -> tuple[str, ...]:
+    """Return who is trusted; whatever is no list of `TRUST` is an error of `where`."""
     if not isinstance(value, list):
-        raise FedrecError(f'{where}: privacy.trust={value}: a list is expected, such as ["device"]')
+        raise FedrecError(f'{where}={value}: a list is expected, such as ["device"]')
     for name in cast(list[Any], value):
         if name not in TRUST:
-            raise FedrecError(f"{where}: privacy.trust: {name} does not exist.{suggest(str(name), TRUST)}")
+            raise FedrecError(f"{where}: {name} does not exist.{suggest(str(name), TRUST)}")
     return tuple(cast(list[str], value))
 
 
@@ -109,10 +132,11 @@ class DeclinedError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """The policy of a device, and the file of its ledger."""
+    """The policy of a device, the file of its ledger, and how many refusals are kept beside it."""
 
     policy: ConsentPolicy
     ledger: Path
+    refusals: int = 100
 
     def charge(self, header: Mapping[str, Any], now: float | None = None, played: PlayedRounds | None = None) -> None:
         """Charge a train request to the device, durably, before it trains; raise `DeclinedError` if it asks too much.
@@ -131,22 +155,31 @@ class Consent:
             check(self.policy, request, ledger, moment)
             ledger.charge(run, number, request, moment)
         except FedrecError as error:
-            ledger.note_refusal(run, number, str(error), moment)
+            self.note_refusal(header, str(error), moment)
             raise DeclinedError(f"round {number} declined: {error}") from error
         finally:
             ledger.close()
+
+    def note_refusal(self, header: Mapping[str, Any], reason: str, now: float | None = None) -> None:
+        """Keep why a request was refused, for the device's person; a header that is none is noted as such."""
+        run, number = str(header.get("run"))[:LONGEST_NAME], header.get("round")
+        moment = now if now is not None else time.time()
+        RefusalLog.beside(self.ledger, self.refusals).note(run, number if type(number) is int else 0, reason, moment)
 
     def status(self, now: float | None = None) -> dict[str, Any]:
         """Return what the last year cost and what was declined, for the device's person."""
         moment = now if now is not None else time.time()
         ledger = DeviceLedger(self.ledger)
         try:
-            spent = ledger.spent(self.policy.delta, moment)
+            spent, total = ledger.spent(self.policy.delta, moment), ledger.total(self.policy.delta, moment)
             return {
+                "trust": list(self.policy.trust),
                 "largest_epsilon_per_year": self.policy.largest_epsilon_per_year,
                 "delta": self.policy.delta,
                 "spent": [part.json() for part in spent],
-                "declined": ledger.refusals(),
+                "total": total.json(),
+                "unprotected": ledger.unprotected(moment),
+                "declined": RefusalLog.beside(self.ledger, self.refusals).read(),
             }
         finally:
             ledger.close()
@@ -156,7 +189,11 @@ def check(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, 
     """Raise `RefusedError`, in words for the device's person, where a request asks for more than the policy allows."""
     if request.trust not in policy.trust:
         allowed = ", ".join(TRUST[name] for name in policy.trust) or "nobody"
-        raise RefusedError(f"it would trust {TRUST[request.trust]}; you allow {allowed}")
+        line = ", ".join(f'"{name}"' for name in (*policy.trust, request.trust))
+        raise RefusedError(
+            f"it would trust {TRUST[request.trust]}; you allow {allowed} ([privacy] trust = [{line}] in policy.toml "
+            "allows it)"
+        )
     if request.trust == Trust.NONE:
         return
     if request.noise_multiplier < policy.least_noise_multiplier:
@@ -170,12 +207,25 @@ def check(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, 
 
 
 def check_budget(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, now: float) -> None:
-    """Raise `RefusedError` if the run by its own words, or the year with this round, passes the largest epsilon."""
+    """Raise `RefusedError` if the run by its own words, the year with this round, or this round alone asks too much."""
     largest = policy.largest_epsilon_per_year
     if request.epsilon > largest:
         raise RefusedError(f"its run may spend {format_epsilon(request.epsilon)}; you allow {largest:g} a year")
-    same = (request.unit, request.neighbouring)
-    for total in ledger.spent(policy.delta, now, request):
-        if (total.unit, total.neighbouring) == same and total.epsilon > largest:
-            spent = format_guarantee(PrivacyGuarantee.from_json(total.json()), total.epsilon, policy.delta)
-            raise RefusedError(f"with it, the last 365 days would come to {spent}; you allow {largest:g} a year")
+    total = ledger.total(policy.delta, now, request)
+    if math.isinf(total.epsilon) and Trust.NONE not in policy.trust:
+        raise RefusedError(
+            "rounds of the last 365 days protected nothing: no limit can hold any more "
+            '([privacy] trust with "none" in it, in policy.toml, lets it be)'
+        )
+    spent = total.protected_epsilon(policy.delta)
+    if spent > largest:
+        said = format_guarantee(PrivacyGuarantee.from_json(total.json()), spent, policy.delta)
+        raise RefusedError(f"with it, the last 365 days would come to {said}; you allow {largest:g} a year")
+    own = {"parts": request.parts, "neighbouring": request.neighbouring}
+    share = budget_share(parts_as(own, total.neighbouring), policy.delta, largest)
+    if share > policy.largest_share_per_request:
+        raise RefusedError(
+            f"it alone would take {math.ceil(100 * share)} % of the year's budget; you allow "
+            f"{100 * policy.largest_share_per_request:g} % ([privacy] largest_share_per_request = "
+            f"{math.ceil(100 * share) / 100:.2f} in policy.toml allows it)"
+        )

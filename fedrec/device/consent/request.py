@@ -24,6 +24,7 @@ KNOWN = {
 
 ADAPTIVE = "user_adaptive.UserAdaptive"  # the one mechanism whose clip a round announces
 STATISTIC = ("interaction.InteractionLevel", "gateway.GatewayLevel")  # whose documents hold a statistic's sensitivity
+EXTREME = 1e100
 UNPROTECTED = (Unit.NONE, Relation.NONE, Trust.NONE)
 
 # Algorithms whose rounds all get the same part of the budget.
@@ -86,7 +87,7 @@ def parse_request(header: Mapping[str, Any], played: PlayedRounds | None = None)
             own = 0.0 if _mechanism_name(node) == ADAPTIVE else positive(node, "clip")
             node = {**node, "clip": max(own, positive(announced, "clip"))}
         return _parse_mechanism(node, worth)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         if isinstance(error, RefusedError):
             raise
         raise RefusedError(f"the request does not say how it protects this device ({type(error).__name__})") from error
@@ -99,7 +100,7 @@ def check_packages(header: Mapping[str, Any]) -> None:
     """
     try:
         document = json.loads(header["experiment"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return
     check_allowed(document)
 
@@ -127,7 +128,8 @@ def _parse_mechanism(node: Mapping[str, Any], worth: float) -> PrivacyRequest:
     z = positive(node, "noise_multiplier")
     if node.get("sensitivity") is not None and name not in STATISTIC:
         raise RefusedError(f"privacy.sensitivity does not exist for {name.rpartition('.')[2]}")
-    clip = positive(node, "clip") if node.get("sensitivity") is None else positive(node, "sensitivity")
+    clip = positive(node, "clip")  # of no use to a statistic, and still a number
+    clip = clip if node.get("sensitivity") is None else positive(node, "sensitivity")
     return PrivacyRequest(unit, neighbouring, trust, z, clip, _parts(name, node, z, worth), positive(node, "epsilon"))
 
 
@@ -153,8 +155,8 @@ def _parts(name: str, node: Mapping[str, Any], z: float, worth: float) -> tuple[
 
 
 def positive(node: Mapping[str, Any], key: str) -> float:
-    """Return a number above 0 of the request, or raise `RefusedError`."""
+    """Return a number above 0 of the request, one whose square is a number too, or raise `RefusedError`."""
     value = cast(object, node[key])
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise RefusedError(f"the request's {key} is no number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / EXTREME < value < EXTREME:
+        raise RefusedError(f"the request's {key} is no number above 0 and below {EXTREME:g}")
     return float(value)

@@ -31,6 +31,22 @@ def epsilon_bound(parts: Iterable[Part], delta: float) -> float:
     return max(0.0, min(_converted(whole, order, delta) for order in _orders(whole)))
 
 
+def budget_share(parts: Iterable[Part], delta: float, limit: float) -> float:
+    """Return which part of the budget `limit` at delta a composition takes; infinite where one part adds no noise.
+
+    It is measured at one Renyi order, where divergences add: that at which the budget holds most Gaussian noise. So
+    compositions whose parts come to 1 together keep epsilon <= limit at delta, whatever they are and however each was
+    chosen after those before it (Feldman & Zrnic, "Individual privacy accounting via a Renyi filter", 2021).
+    """
+    whole = list(parts)
+    if any(z <= 0 for z, _, _ in whole):
+        return math.inf
+    order = max(WHOLE, key=lambda order: (limit - _conversion(order, delta)) / order)
+    room = limit - _conversion(order, delta)
+    spent = math.fsum(count * divergence(z, rate, order) for z, rate, count in whole)
+    return spent / room if room > 0 else math.inf if whole else 0.0
+
+
 def largest_tpr(parts: Iterable[Part], false_positive_rate: float) -> float:
     """Return a bound on the true-positive rate of any attacker at this rate of false alarms.
 
@@ -62,7 +78,12 @@ def _orders(parts: list[Part]) -> tuple[float, ...]:
 
 def _converted(parts: list[Part], order: float, delta: float) -> float:
     total = math.fsum(count * divergence(z, rate, order) for z, rate, count in parts)
-    return total + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+    return total + _conversion(order, delta)
+
+
+def _conversion(order: float, delta: float) -> float:
+    """Return what lies between a Renyi divergence of this order and epsilon at delta."""
+    return math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
 
 
 @lru_cache(maxsize=65536)

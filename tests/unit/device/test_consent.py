@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fedrec.device.client_app import make_client_app
 from fedrec.device.consent.consent import TEMPLATE, Consent, ConsentPolicy, DeclinedError
-from fedrec.device.consent.ledger import YEAR_SECONDS, DeviceLedger
+from fedrec.device.consent.ledger import YEAR_SECONDS, DeviceLedger, format_year
 from fedrec.device.consent.request import KNOWN, parse_request
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import load_dataset
@@ -25,7 +25,8 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import RoundReport, load_released_state
 from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.privacy.accounting.composition import compose, compose_events, compute_epsilon
-from fedrec.privacy.accounting.rdp import epsilon_bound
+from fedrec.privacy.accounting.rdp import budget_share, epsilon_bound
+from fedrec.privacy.guarantee import Relation
 from tests.support.tiny import SMALL, session, small
 
 CONF = Path(__file__).parents[3] / "conf" / "privacy"
@@ -51,7 +52,8 @@ def header(number: int = 1, run_: str = "a", base: dict[str, Any] = PRIVACY, **c
 
 @pytest.fixture
 def consent(tmp_path: Path) -> Consent:
-    return Consent(ConsentPolicy(largest_epsilon_per_year=5.0), tmp_path / "home" / "ledger.sqlite")
+    willing = ConsentPolicy(5.0, largest_share_per_request=1.0, trust=("device", "gateway", "server"))
+    return Consent(willing, tmp_path / "home" / "ledger.sqlite")
 
 
 def spent_by(consent: Consent, now: float = NOW) -> float:
@@ -172,14 +174,120 @@ def test_charges_under_a_clock_set_back_count_from_the_newest_time(consent: Cons
     assert stamps == [NOW, NOW]
 
 
-def test_units_and_relations_are_not_added_and_promises_are_marked(consent: Consent) -> None:
-    consent.charge(header(1), NOW)
-    consent.charge(header(2, base=CENTRAL), NOW)
-    consent.charge(header(3, base=CENTRAL, _target_="fedrec.privacy.mechanisms.user_local.UserLocal"), NOW)
-    found = {(part["unit"], part["neighbouring"]): part for part in consent.status(NOW)["spent"]}
+LOCAL = {**PRIVACY, "_target_": "fedrec.privacy.mechanisms.user_local.UserLocal"}
+
+
+def test_each_kind_is_told_apart_and_promises_are_marked(consent: Consent) -> None:
+    roomy = replace(consent, policy=replace(consent.policy, largest_epsilon_per_year=50.0))
+    for number, base in enumerate((PRIVACY, CENTRAL, LOCAL), 1):
+        roomy.charge(header(number, base=base), NOW)
+    found = {(part["unit"], part["neighbouring"]): part for part in roomy.status(NOW)["spent"]}
     assert set(found) == {("interaction", "add-remove"), ("user", "add-remove"), ("user", "replace-one")}
     assert [part["promised"] for _, part in sorted(found.items())] == [False, True, False]
     assert found["user", "replace-one"]["epsilon"] > 2 * found["user", "add-remove"]["epsilon"]
+
+
+def test_a_person_has_one_budget_over_all_units_relations_and_mechanisms(consent: Consent) -> None:
+    """Fourteen rounds of each of three mechanisms, each within epsilon 10 alone: 38.9 in terms of all together."""
+    local, central = 2 * 2.000424, 2.000424  # 14 rounds: 9.89 by the device's own bound
+    endless = replace(consent, policy=replace(consent.policy, largest_epsilon_per_year=1e3))
+    for number in range(1, 15):
+        for name, base, z in (("a", LOCAL, local), ("b", CENTRAL, central), ("c", PRIVACY, central)):
+            endless.charge(header(number, name, base, noise_multiplier=z), NOW)
+    ledger = DeviceLedger(consent.ledger)
+    assert [part.epsilon for part in ledger.spent(1e-5, NOW)] == pytest.approx([9.89] * 3, abs=1e-3)
+    total = ledger.total(1e-5, NOW)
+    assert (total.unit, total.neighbouring, total.rounds) == ("interaction", "replace-one", 42)
+    assert compute_epsilon(frozenset(total.parts), 1e-5) == pytest.approx(38.9, abs=0.05) and total.epsilon > 38.9
+    limited = replace(consent, policy=replace(consent.policy, largest_epsilon_per_year=40.0))
+    with pytest.raises(DeclinedError, match=r"would come to epsilon 41.*one interaction; replace-one.*40 a year"):
+        limited.charge(header(1, "d"), NOW)
+    assert limited.status(NOW)["total"]["epsilon"] == total.epsilon
+
+
+def test_one_kind_of_rounds_alone_stands_in_its_own_terms(consent: Consent) -> None:
+    for number in (1, 2):
+        consent.charge(header(number, base=CENTRAL), NOW)
+        (part,) = consent.status(NOW)["spent"]
+        assert consent.status(NOW)["total"] == part
+    with pytest.raises(DeclinedError, match="would come to"):  # as replaced, what was added counts double
+        for number in range(3, 30):
+            consent.charge(header(number, base=LOCAL, noise_multiplier=6.0), NOW)
+    assert 2 < len(DeviceLedger(consent.ledger).charges(NOW)) < 12
+
+
+def test_what_protected_nothing_leaves_no_limit_to_hold(consent: Consent) -> None:
+    free = replace(consent, policy=replace(consent.policy, trust=("none", "device")))
+    free.charge(header(1, _target_="fedrec.privacy.mechanisms.none.NoPrivacy"), NOW)
+    assert free.status(NOW)["total"]["epsilon"] is None and free.status(NOW)["unprotected"] == 1
+    assert format_year(free.status(NOW)) == ["1 round of this year protected nothing: no epsilon bounds what was told"]
+    free.charge(header(2), NOW)
+    with pytest.raises(DeclinedError, match=r'rounds of the last 365 days protected nothing.*trust with "none"'):
+        consent.charge(header(3), NOW)
+    consent.charge(header(4), NOW + YEAR_SECONDS + 1)
+
+
+def test_one_request_books_a_twentieth_and_names_the_line_for_more(consent: Consent) -> None:
+    careful = replace(consent, policy=replace(consent.policy, largest_share_per_request=0.05))
+    with pytest.raises(DeclinedError, match=r"take 11 % .*you allow 5 %.*largest_share_per_request = 0\.11 in policy"):
+        careful.charge(header(), NOW)
+    replace(careful, policy=replace(careful.policy, largest_share_per_request=0.11)).charge(header(), NOW)
+
+
+@pytest.mark.parametrize("base", [PRIVACY, CENTRAL, LOCAL, {**PRIVACY, "sample_rate": 0.2, "local_steps": 3}])
+@pytest.mark.parametrize("limit", [1.0, 5.0, 10.0, 20.0])
+def test_twenty_requests_of_a_twentieth_keep_the_year(
+    tmp_path: Path, consent: Consent, base: dict[str, Any], limit: float
+) -> None:
+    """The dearest request of a twentieth: twenty of it are accepted, and spend at most the limit by any accountant."""
+    policy = replace(consent.policy, largest_epsilon_per_year=limit, largest_share_per_request=0.05)
+
+    def share(z: float) -> float:
+        return budget_share(parse_request(header(base=base, noise_multiplier=z)).parts, 1e-5, limit)
+
+    low, high = 0.3, 60.0
+    while high / low > 1 + 1e-6:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if share(middle) > 0.05 else (low, middle)
+    twenty = Consent(policy, tmp_path / "ledger.sqlite")
+    for number in range(1, 21):
+        twenty.charge(header(number, base=base, noise_multiplier=high, epsilon=limit), NOW)
+    total = DeviceLedger(twenty.ledger).total(1e-5, NOW)
+    assert 0.6 * limit < total.epsilon <= limit
+    assert compute_epsilon(frozenset(total.parts), 1e-5) <= limit
+    with pytest.raises(DeclinedError, match="alone would take"):
+        twenty.charge(header(21, base=base, noise_multiplier=low / 1.1, epsilon=limit), NOW + YEAR_SECONDS + 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.5, 30), st.sampled_from([1.0, 0.5, 0.1, 0.01]), st.integers(1, 40)), max_size=6),
+    st.sampled_from([0.5, 2.0, 10.0]),
+)
+def test_shares_that_come_to_one_keep_the_budget(parts: list[tuple[float, float, int]], limit: float) -> None:
+    whole = sum(budget_share([part], 1e-5, limit) for part in parts)
+    assert budget_share(parts, 1e-5, limit) == pytest.approx(whole)
+    assert whole > 1 or epsilon_bound(parts, 1e-5) <= limit * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("part", [(0.6, 0.1, 30), (1.0, 0.05, 100), (2.0, 0.3, 10), (4.0, 0.9, 100), (1.0, 1.0, 3)])
+def test_half_the_noise_covers_what_is_replaced(part: tuple[float, float, int]) -> None:
+    """Sampled parts included: the exact accounting under replace-one is never above the bound at half the noise."""
+    z, rate, count = part
+    exact = compute_epsilon(frozenset({part}), 1e-5, relation=Relation.REPLACE_ONE)
+    assert exact <= epsilon_bound([(z / 2, rate, count)], 1e-5)
+
+
+def test_only_the_newest_refusals_are_kept_in_constant_space(consent: Consent) -> None:
+    for number in range(1, 400):
+        consent.note_refusal({"run": "x" * 10_000, "round": number}, f"reason {number} {'y' * 10_000}\n\x1b[31m", NOW)
+    kept = consent.status(NOW)["declined"]
+    assert [one["round"] for one in kept] == list(range(300, 400))
+    assert all(one["reason"].isprintable() and len(one["reason"]) <= 400 for one in kept)
+    path = consent.ledger.with_suffix(".refusals.json")
+    assert path.stat().st_size < 100_000 and path.stat().st_mode & 0o077 == 0
+    path.write_text("{")
+    assert consent.status(NOW)["declined"] == []
 
 
 def test_the_cohorts_sampling_counts_for_nothing_and_uneven_rounds_for_all(consent: Consent) -> None:
@@ -328,13 +436,16 @@ def test_a_device_decides_without_torch_or_numpy() -> None:
 # In a run: the client's path.
 
 
+SERVER = 'trust = ["server"]'
+
+
 def played(path: Path, **policies: str) -> tuple[list[RoundReport], dict[str, Any]]:
     """Run two rounds on three nodes; `n1="..."` gives node 1 a policy with these lines."""
     experiment, dataset = small("model=mf", "model.dim=2", "rounds=2", base=[*SMALL, "privacy=user"])
     grid = InProcessGrid(make_client_app(), 3)
     for name, text in policies.items():
         (path / name).mkdir(parents=True)
-        (path / name / "policy.toml").write_text(f"[privacy]\n{text}\n")
+        (path / name / "policy.toml").write_text(f"[privacy]\nlargest_share_per_request = 1.0\n{text}\n")
         grid._contexts[int(name[1:])].node_config["policy"] = str(path / name / "policy.toml")
     with session(experiment, dataset, path / "run", FlowerTransport(grid), run=path.name) as opened:
         return list(run(opened)), load_released_state(opened)[1]
@@ -363,7 +474,9 @@ def test_a_device_leaves_when_its_year_is_spent(tmp_path: Path) -> None:
     ]
     once, twice = (epsilon_bound([(z, 1.0, count)], 1e-5) for count in (1, 2))
     assert once < 8 < twice
-    rounds, _ = played(tmp_path, n1="largest_epsilon_per_year = 8.0", n2="largest_epsilon_per_year = 100")
+    rounds, _ = played(
+        tmp_path, n1=f"largest_epsilon_per_year = 8.0\n{SERVER}", n2=f"largest_epsilon_per_year = 100\n{SERVER}"
+    )
     assert [report.answered for report in rounds] == [40, 26]
 
 

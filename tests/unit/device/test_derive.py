@@ -38,7 +38,7 @@ def calibrated(model: str, privacy: str) -> Experiment:
 def request(document: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(document, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"run": "a", "round": 1, "experiment": text, "hash": digest}
+    return {"run": "a", "round": 1, "devices": [0], "experiment": text, "hash": digest}
 
 
 @pytest.mark.parametrize(("model", "privacy"), PAIRS)

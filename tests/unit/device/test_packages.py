@@ -1,5 +1,6 @@
 """On devices, code of others runs only where the device's own person allowed the package by name."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from fedrec.device.recommender import DeviceRecommender
 from fedrec.device.saved_state import rebuild
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.instantiate import allow
+from fedrec.experiment.settings import load
 from fedrec.messages import PROTOCOL, Message
 from fedrec.server import deployment as room
 from tests.support.devices import WILLING, Village
@@ -71,9 +73,11 @@ def test_a_device_that_allows_the_package_trains_and_one_that_does_not_refuses_b
 
 def hostile(village: Village, kind: str, **changes: Any) -> Message:
     """A request as a hostile server would send it, with a document of its own making."""
-    document = {**small("model=mf")[0].node(), "allow": [NAME], **changes}
-    header = {"protocol": PROTOCOL, "kind": kind, "run": "r", "round": 1, "hash": "h", "nonce": "n", "devices": [0]}
-    return Message({**header, "experiment": json.dumps(document), "privacy": {}, "part": "train", "folder": ""})
+    enrolled = load(village.overrides("dataset.devices=3")).experiment.node()
+    text = json.dumps({**enrolled, "allow": [NAME], **changes})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    header = {"protocol": PROTOCOL, "kind": kind, "run": "r", "round": 1, "hash": digest, "nonce": "n", "devices": [0]}
+    return Message({**header, "experiment": text, "privacy": {}, "part": "train", "folder": ""})
 
 
 @pytest.mark.parametrize("kind", ["hello", "train", "evaluate"])
