@@ -22,6 +22,7 @@ PROTOCOL = 1
 HEADER = "header/json"
 ECHO = ("protocol", "run", "round", "hash")  # what a reply repeats of its request
 NAMES_BYTES, HEADER_BYTES = 1 << 16, 1 << 16  # of a stranger's reply: what names its arrays, and its header
+TOO_LARGE = "the reply is larger than what was asked for"
 DECLINED = "the device declined: its own policy said no"
 
 

@@ -21,8 +21,10 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.federated.node import Node
 from fedrec.messages import (
     PROTOCOL,
+    TOO_LARGE,
     AbsentReplyError,
     Arrays,
+    FailedReply,
     Message,
     ModelUpdate,
     RejectedReplyError,
@@ -68,7 +70,7 @@ class LocalTransport:
         for node, request in requests.items():
             reply = self._nodes[node].answer(request)
             if time.monotonic() <= end:
-                yield node, reply
+                yield node, reply if reply.bytes <= reply_bytes else FailedReply.of(TOO_LARGE)
 
 
 Hosted = NDArray[np.int64] | range
@@ -120,7 +122,7 @@ def _cosets_disjoint(ranges: list[range]) -> bool:
 
 
 HELLO_SECONDS = 600.0
-EVALUATE_SECONDS = 3600.0
+EVALUATE_SECONDS, EXACT_BYTES = 3600.0, 1 << 40  # of simulated nodes: whatever their rows take
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ def evaluate(
     """
     requests = directory.requests("evaluate", devices, arrays, part=part, **more)
     tables = dict[int, PerUserResults]()
-    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS):
+    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS, EXACT_BYTES):
         if "error" in reply.header:
             raise FedrecError(f"node {node} could not evaluate: {reply.header['error']}")
         tables[node] = reply.arrays

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree
 
-from fedrec.messages import RejectedReplyError
+from fedrec.messages import TOO_LARGE, RejectedReplyError
 
 NODE, ASKED, KIND = 7, "message-asked", "train"
 
@@ -76,7 +76,7 @@ class Store:
     def pull(self, message: str, most_bytes: int) -> tuple[MessageProto, ObjectTree]:
         tree = self.message.tree()
         if tree.ByteSize() > most_bytes:
-            raise RejectedReplyError("the reply is larger than what was asked for")
+            raise RejectedReplyError(TOO_LARGE)
         return self.proto, tree
 
     def pull_object(self, name: str, most_bytes: int) -> bytes | None:
@@ -87,7 +87,7 @@ class Store:
             return None
         content = found.content()
         if len(content) > most_bytes:
-            raise RejectedReplyError("the reply is larger than what was asked for")
+            raise RejectedReplyError(TOO_LARGE)
         self.pulled += len(content)
         return content
 
