@@ -23,6 +23,7 @@ HEADER = "header/json"
 ECHO = ("protocol", "run", "round", "hash")  # what a reply repeats of its request
 NAMES_BYTES, HEADER_BYTES = 1 << 16, 1 << 16  # of a stranger's reply: what names its arrays, and its header
 LINE = 200  # characters of a line that names a device and what was wrong with its reply
+TOO_LARGE = "the reply is larger than what was asked for"
 DECLINED = "the device declined: its own policy said no"
 
 

@@ -2,10 +2,9 @@
 
 import json
 import secrets
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +17,13 @@ from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import canonical_document
-from fedrec.experiment.settings import Settings, load, read, validate
-from fedrec.federated.exchange import Transport
+from fedrec.experiment.settings import Settings, read
+from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.report.console import Progress, result
+from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
@@ -40,12 +39,15 @@ POPULARITY = {
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """One command: settings, the folder of the run, where the devices are, and who is told of the progress."""
+    """One command: settings, the folder of the run, where the devices are, and who is told of the progress.
+
+    By default the devices are on one node of this process, and standard error is told.
+    """
 
     settings: Settings
     folder: RunFolder
-    nodes: Callable[[], Transport]
-    progress: Progress
+    nodes: Callable[[], Transport] = LocalTransport
+    progress: Progress = field(default_factory=Progress)
 
     def simulate(self) -> dict[str, Any]:
         """Run what is still to do and return the content of metrics.json."""
@@ -176,18 +178,3 @@ def resumed_run(path: str) -> tuple[Settings, RunFolder]:
     """Return the settings and the folder of a run to go on with."""
     folder = RunFolder(Path(path))
     return read(folder.config), folder
-
-
-def run_job(overrides: Sequence[str], resume: str | None, nodes: Callable[[int], Transport], json_only: bool) -> None:
-    """Run or resume a simulation to its end; print the verdict, the table and the run folder, or the metrics as JSON.
-
-    `nodes(parts)` gives the transport; one whose number of nodes is its own ignores `parts`.
-    """
-    if resume is not None and overrides:
-        raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
-    settings, folder = new_run(validate(load(overrides))) if resume is None else resumed_run(resume)
-    values = Simulation(settings, folder, lambda: nodes(settings.document["nodes"]), Progress()).simulate()
-    if json_only:
-        print(json.dumps(values, indent=2))
-    else:
-        print(result(values, folder.path, sys.stdout))

@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import inspect
 import json
 import os
 import shutil
-from collections.abc import Generator, Sequence
+import sys
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Never
+from typing import Annotated, Any, Never, TypeVar, get_type_hints
 
 import typer
 
@@ -76,6 +78,15 @@ def check_overrides(overrides: Sequence[str] | None) -> list[str]:
     return [*given, *guess_columns(given)]
 
 
+def tell_overruled(overrides: Sequence[str], of: str = "") -> None:
+    """Say on stderr which overrides are read and then have no effect; `of` comes before each line."""
+    from fedrec.experiment.overrides import find_overruled
+    from fedrec.experiment.settings import load
+
+    for line in find_overruled(load(overrides).experiment, overrides):
+        print(f"{of}{line}", file=sys.stderr)
+
+
 def check_output(overrides: Sequence[str]) -> None:
     """Refuse a folder for runs that can't be written to, before anything heavy."""
     output = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("output=")), "runs")
@@ -85,6 +96,23 @@ def check_output(overrides: Sequence[str]) -> None:
         raise FedrecError(f"{there} is no folder: runs lie in output=FOLDER")
     if not os.access(there, os.W_OK | os.X_OK):
         raise FedrecError(f"{there} can't be written to: say where runs may lie with output=FOLDER")
+
+
+Arguments = TypeVar("Arguments")
+
+
+def taking(kind: type[Arguments]) -> Callable[[Callable[[Arguments], None]], Callable[..., None]]:
+    """Let a command take its arguments as one value: the fields of a dataclass, annotated as typer reads parameters."""
+
+    def decorate(command: Callable[[Arguments], None]) -> Callable[..., None]:
+        def with_fields(**fields: Any) -> None:
+            command(kind(**fields))
+
+        with_fields.__doc__, with_fields.__annotations__ = command.__doc__, get_type_hints(kind, include_extras=True)
+        with_fields.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]
+        return with_fields
+
+    return decorate
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:

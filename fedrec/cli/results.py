@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.grammar import Command, examples
-from fedrec.cli.options import Json, check_overrides, complete_typed, numbers, print_json
+from fedrec.cli.options import Json, check_overrides, complete_typed, numbers, print_json, tell_overruled
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ def audit_command(
         raise FedrecError(
             "--epsilon: audit points lie between 0.5 and 20; outside, no number of canaries says anything"
         )
+    if run is None:
+        tell_overruled(given)
     status = attack(settings(given), as_json) if attacks else audit(settings(given), run, points, as_json)
     raise typer.Exit(status)
 

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,8 @@ from fedrec.cli.options import (
     going_on,
     numbers,
     print_json,
+    taking,
+    tell_overruled,
     whole_numbers,
     words,
 )
@@ -54,6 +56,26 @@ def run(arguments: Sequence[str]) -> None:
     run_command(typer.main.get_command(app), list(arguments), "fedrec study")
 
 
+@dataclass(frozen=True)
+class StudyArguments:
+    """What `fedrec study PLAN` is told."""
+
+    plan: Annotated[str | None, typer.Argument(metavar="PLAN", help="privacy-accuracy, or a yaml file")] = None
+    overrides: Overrides = None
+    resume: Annotated[str | None, typer.Option(metavar="STUDY", help="go on with the study here")] = None
+    methods: Annotated[str | None, typer.Option(metavar="A,B", help="only these of its methods")] = None
+    values: Annotated[str | None, typer.Option(metavar="X,Y", help="other values of what is varied")] = None
+    seeds: Annotated[str | None, typer.Option(metavar="N,M", help="other seeds")] = None
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="processes side by side [default: one a core]")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="of the study's folder [default: the study's name and the time]")] = (
+        None
+    )
+    output: Annotated[str, typer.Option(metavar="FOLDER", help="where its folder lies")] = "runs"
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="the table alone, without matplotlib")] = False
+
+
 @app.command(
     "run",
     cls=Command,
@@ -63,74 +85,49 @@ def run(arguments: Sequence[str]) -> None:
         "fedrec study privacy-accuracy experiment=video", "fedrec study privacy-accuracy --methods ease --values 1,8"
     ),
 )
-def run_plan(
-    plan: Annotated[str | None, typer.Argument(metavar="PLAN", help="privacy-accuracy, or a yaml file")] = None,
-    overrides: Overrides = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="STUDY", help="go on with the study here")] = None,
-    methods: Annotated[str | None, typer.Option("--methods", metavar="A,B", help="only these of its methods")] = None,
-    values: Annotated[
-        str | None, typer.Option("--values", metavar="X,Y", help="other values of what is varied")
-    ] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N,M", help="other seeds")] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, metavar="N", help="processes side by side [default: one a core]")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="of the study's folder [default: the study's name and the time]")
-    ] = None,
-    output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="where its folder lies")] = "runs",
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="the table alone, without matplotlib")] = False,
-) -> None:
+@taking(StudyArguments)
+def run_plan(asked: StudyArguments) -> None:
     """Run or resume a study, and print its table and where its files are."""
-    if resume is not None and any((plan, overrides, methods, values, seeds)):
-        raise FedrecError(f"--resume {resume} goes on with the study as it was begun: leave out the rest")
-    chosen = chosen_plan(plan, overrides, methods, values, seeds) if resume is None else None
-    check_output([f"output={output}"])
+    begun_anew = (asked.plan, asked.overrides, asked.methods, asked.values, asked.seeds)
+    if asked.resume is not None and any(begun_anew):
+        raise FedrecError(f"--resume {asked.resume} goes on with the study as it was begun: leave out the rest")
+    chosen = chosen_plan(asked) if asked.resume is None else None
+    check_output([f"output={asked.output}"])
     from fedrec.report.plot import check_installed
     from fedrec.study.runner import begin, resumed
 
-    if not no_picture:
+    if not asked.no_picture:
         check_installed()
     if chosen is None:
-        folder = Path(resume or "")
-        carry_on(resumed(folder), folder, workers, not no_picture)
+        folder = Path(asked.resume or "")
+        carry_on(resumed(folder), folder, asked.workers, not asked.no_picture)
         return
-    folder = Path(output) / (name or f"{chosen.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
+    folder = Path(asked.output) / (asked.name or f"{chosen.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
     begin(chosen, folder)
-    tell_overruled(chosen)
+    for name, method in chosen.methods.items():
+        tell_overruled([*chosen.overrides, *method, *chosen.given], f"{name}: ")
     (folder / COMMAND).write_text(typed() + "\n")
-    carry_on(chosen, folder, workers, not no_picture)
+    carry_on(chosen, folder, asked.workers, not asked.no_picture)
 
 
-def chosen_plan(
-    plan: str | None, overrides: Sequence[str] | None, methods: str | None, values: str | None, seeds: str | None
-) -> "Study":
+def chosen_plan(asked: StudyArguments) -> "Study":
     """Return the study that was asked for; what it names that does not exist is told before anything heavy."""
     from fedrec.study.plan import find, shipped
 
+    plan = asked.plan
     if plan is None:
         raise FedrecError("name a plan (privacy-accuracy, or a yaml file), or --resume its folder: fedrec study --help")
     if not Path(plan).is_file() and plan not in shipped():
         known = suggest(plan, [*shipped(), *(command.name or "" for command in app.registered_commands)])
         raise FedrecError(f"study {plan}: neither a yaml file nor one that comes with fedrec.{known}")
-    given = check_overrides(overrides)
-    wanted = None if methods is None else words(methods)
-    study = find(plan).selected(wanted, numbers("--values", values), whole_numbers("--seeds", seeds))
+    given = check_overrides(asked.overrides)
+    wanted = None if asked.methods is None else words(asked.methods)
+    values, seeds = numbers("--values", asked.values), whole_numbers("--seeds", asked.seeds)
+    study = find(plan).selected(wanted, values, seeds)
     study = replace(study, given=(*study.given, *given))
     for method in study.methods.values():
         check_overrides([*study.overrides, *method, *study.given])
     return study
-
-
-def tell_overruled(study: "Study") -> None:
-    """Say which overrides of a study have no effect on some of its methods."""
-    from fedrec.experiment.overrides import find_overruled
-    from fedrec.experiment.settings import load
-
-    for name, method in study.methods.items():
-        overrides = [*study.overrides, *method, *study.given]
-        for line in find_overruled(load(overrides).experiment, overrides):
-            print(f"{name}: {line}", file=sys.stderr)
 
 
 def carry_on(study: "Study", folder: Path, workers: int | None, picture: bool) -> None:
@@ -193,6 +190,7 @@ def frontier(
     given, values, chosen = check_overrides(overrides), numbers("--epsilons", epsilons), whole_numbers("--seeds", seeds)
     from fedrec.study.frontier import measure_frontier
 
+    tell_overruled(given)
     print_rows(measure_frontier(given, values or (), chosen or (), part), as_json)
 
 
@@ -234,6 +232,8 @@ def mechanisms(
     tried, values, drawn = numbers("--clips", clips), numbers("--epsilons", epsilons), whole_numbers("--seeds", seeds)
     from fedrec.study.mechanisms import Plan, compare_mechanisms
 
+    for name in chosen:
+        tell_overruled([*given, f"privacy={name}"], f"{name}: ")
     plan = Plan(tuple(given), tuple(chosen), tuple(tried or ()), tuple(values or ()), tuple(drawn or ()))
     print_rows(compare_mechanisms(plan), as_json)
 
@@ -252,6 +252,7 @@ def seeds(
     check_output(given)
     from fedrec.study.frontier import compared, study, to_lines
 
+    tell_overruled(given)
     found = compared(study(given, chosen or (), name))
     if as_json:
         print_json(found)

@@ -198,7 +198,7 @@ def find_overruled(experiment: Any, overrides: Sequence[str]) -> list[str]:
             for key in (f"privacy.{field}" for field in TRAINING_ONLY)
             if key in given
         ]
-    elif hasattr(mechanism, "local_steps"):
+    elif mechanism.trains_by_dp_sgd:
         lines += [
             f"{given[f'algorithm.{field}'].text} is not used: with this privacy, privacy.{instead} decides"
             for field, instead in BY_DP_SGD.items()

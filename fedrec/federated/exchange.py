@@ -21,8 +21,10 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.federated.node import Node
 from fedrec.messages import (
     PROTOCOL,
+    TOO_LARGE,
     AbsentReplyError,
     Arrays,
+    FailedReply,
     Message,
     ModelUpdate,
     RejectedReplyError,
@@ -68,7 +70,7 @@ class LocalTransport:
         for node, request in requests.items():
             reply = self._nodes[node].answer(request)
             if time.monotonic() <= end:
-                yield node, reply
+                yield node, reply if reply.bytes <= reply_bytes else FailedReply.of(TOO_LARGE)
 
 
 Hosted = NDArray[np.int64] | range
@@ -120,7 +122,7 @@ def _cosets_disjoint(ranges: list[range]) -> bool:
 
 
 HELLO_SECONDS = 600.0
-EVALUATE_SECONDS = 3600.0
+EVALUATE_SECONDS, EXACT_BYTES = 3600.0, 1 << 40  # of simulated nodes: whatever their rows take
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,51 +191,66 @@ def discover_nodes(nodes: Transport, header: dict[str, Any]) -> NodeDirectory:
     return NodeDirectory(nodes, dict(sorted(hosted.items(), key=lambda pair: first_row(pair[1]))), header)
 
 
-def gather_updates(
-    directory: NodeDirectory,
-    requests: Mapping[int, Message],
-    shapes: Mapping[str, tuple[int, ...]],
-    deadline: float,
-    clip_node_sum: Callable[[ModelUpdate], ModelUpdate],
-    float64_arrays: frozenset[str] = frozenset(),
-    largest_norm: Callable[[int], float] | None = None,
-) -> GatherResult:
-    """Send the requests and sum what `clip_node_sum` lets count of valid replies, in order of `hosted`.
+@dataclass(frozen=True, slots=True)
+class ExpectedUpdate:
+    """What an update of a round must be to count, and how much of it does.
 
-    Arrays named in `float64_arrays` may come in double precision. An update longer than `largest_norm` of its count is
-    rejected.
+    Arrays named in `float64_arrays` may come in double precision. `clip_node_sum` returns what counts of a node's sum;
+    one that is longer than `largest_norm` of its count is rejected, where that is given.
     """
-    good, rejected, faults = dict[int, Message](), dict[int, str](), set[int]()
-    up, most = 0, reply_bytes(shapes, float64_arrays)
-    for node, reply in directory.nodes.request(requests, deadline, most):
-        up += reply.bytes
+
+    shapes: Mapping[str, tuple[int, ...]]
+    clip_node_sum: Callable[[ModelUpdate], ModelUpdate]
+    float64_arrays: frozenset[str] = frozenset()
+    largest_norm: Callable[[int], float] | None = None
+
+    @property
+    def reply_bytes(self) -> int:
+        """How large a reply with such an update can be."""
+        return reply_bytes(self.shapes, self.float64_arrays)
+
+    def check(self, reply: Message, asked: Message, exact: bool) -> ModelUpdate:
+        """Return the update of a reply; raise `RejectedReplyError` where it is not one that was asked for."""
+        validate_reply(reply, asked.header, self.shapes, self.float64_arrays, exact)
+        update = ModelUpdate(reply.arrays, reply.header["count"])
+        if self.largest_norm is not None and not update.norm() <= self.largest_norm(update.count):
+            raise RejectedReplyError("the update is larger than the mechanism allows")
+        return update
+
+    def total(self, updates: Iterable[ModelUpdate]) -> ModelUpdate:
+        """Return the sum of what counts of the updates, in their order."""
+        like = {name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()}
+        return total(map(self.clip_node_sum, updates), like)
+
+
+def gather_updates(
+    directory: NodeDirectory, requests: Mapping[int, Message], expected: ExpectedUpdate, deadline: float
+) -> GatherResult:
+    """Send the requests and sum the updates of valid replies, in order of `hosted`; name those that are turned away."""
+    good, rejected, faults = dict[int, ModelUpdate](), dict[int, str](), set[int]()
+    told, bytes_up = list[Message](), 0
+    for node, reply in directory.nodes.request(requests, deadline, expected.reply_bytes):
+        bytes_up += reply.bytes
         try:
             if node not in requests:
                 raise RejectedReplyError("the node was not asked")
             if node in good or node in rejected:
                 raise RejectedReplyError("the node answered twice")
-            validate_reply(reply, requests[node].header, shapes, float64_arrays, directory.simulated)
-            update = ModelUpdate(reply.arrays, reply.header["count"])
-            if largest_norm is not None and not update.norm() <= largest_norm(update.count):
-                raise RejectedReplyError("the update is larger than the mechanism allows")
-            good[node] = reply
+            good[node] = expected.check(reply, requests[node], directory.simulated)
+            told.append(reply)
         except RejectedReplyError as reason:
-            if not isinstance(reason, AbsentReplyError) and node in requests and node not in good:
+            if node in good:
+                continue
+            rejected.setdefault(node, str(reason))
+            if node in requests and not isinstance(reason, AbsentReplyError):
                 faults.add(node)
-            rejected.setdefault(node, str(reason)) if node not in good else None
-    rejected |= {
-        node: "no answer before the deadline" for node in requests if node not in good and node not in rejected
-    }
-    like = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    updates = (
-        clip_node_sum(ModelUpdate(good[n].arrays, good[n].header["count"])) for n in directory.hosted if n in good
-    )
+    late = requests.keys() - good.keys() - rejected.keys()
     return GatherResult(
-        total(updates, like),
-        rejected,
-        mean_loss(good.values()),
-        sum(r.bytes for r in requests.values()),
-        up,
+        expected.total(good[node] for node in directory.hosted if node in good),
+        rejected | {node: "no answer before the deadline" for node in requests if node in late},
+        mean_loss(told),
+        sum(request.bytes for request in requests.values()),
+        bytes_up,
         frozenset(faults),
     )
 
@@ -254,7 +271,7 @@ def evaluate(
     """
     requests = directory.requests("evaluate", devices, arrays, part=part, **more)
     tables = dict[int, PerUserResults]()
-    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS):
+    for node, reply in directory.nodes.request(requests, EVALUATE_SECONDS, EXACT_BYTES):
         if "error" in reply.header:
             raise FedrecError(f"node {node} could not evaluate: {reply.header['error']}")
         tables[node] = reply.arrays

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
-from fedrec.federated.exchange import GatherResult, gather_updates
+from fedrec.federated.exchange import ExpectedUpdate, GatherResult, gather_updates
 from fedrec.federated.state import (
     RoundReport,
     RunContext,
@@ -117,15 +117,9 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     def largest_norm(count: int) -> float:
         return mechanism.largest_norm(values, count, context.plan, rate)
 
-    got = gather_updates(
-        context.directory,
-        requests,
-        shapes,
-        deadline,
-        mechanism.clip_node_sum,
-        algorithm.float64_arrays,
-        None if context.directory.simulated else largest_norm,
-    )
+    bound = None if context.directory.simulated else largest_norm
+    expected = ExpectedUpdate(shapes, mechanism.clip_node_sum, algorithm.float64_arrays, bound)
+    got = gather_updates(context.directory, requests, expected, deadline)
     failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):
         raise FedrecError(f"round {number}: every node failed; {next(iter(got.rejected.values()))}")

@@ -1,5 +1,6 @@
 """A fedrec message inside a Flower message: one array of bytes that Flower carries and never interprets."""
 
+import sys
 from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -17,10 +18,13 @@ def encode(message: messages.Message) -> RecordDict:
     return RecordDict({RECORD: ArrayRecord({ARRAY: array})})
 
 
-def decode(content: RecordDict) -> messages.Message:
-    """Unpack the fedrec message; raise `RejectedReplyError` for content that holds none."""
+def decode(content: RecordDict, most_bytes: int = sys.maxsize) -> messages.Message:
+    """Unpack the fedrec message; raise `RejectedReplyError` for content that holds none, or more than `most_bytes`."""
     try:
-        return messages.unpack(cast(Any, content[RECORD])[ARRAY].data)
+        data = cast(Any, content[RECORD])[ARRAY].data
+        if len(data) > most_bytes:
+            raise messages.RejectedReplyError(messages.TOO_LARGE)
+        return messages.unpack(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise messages.RejectedReplyError(f"not a fedrec message ({type(error).__name__})") from error
 
@@ -30,11 +34,11 @@ def encode_request(node: int, request: messages.Message) -> Message:
     return Message(encode(request), dst_node_id=node, message_type=MESSAGE_TYPES[request.header["kind"]])
 
 
-def decode_reply(message: Message) -> messages.Message:
-    """Return what a reply holds; one that holds no message of ours becomes a `FailedReply`."""
+def decode_reply(message: Message, most_bytes: int = sys.maxsize) -> messages.Message:
+    """Return what a reply holds; one that is larger, or holds no message of ours, becomes a `FailedReply`."""
     if message.has_error():
         return messages.FailedReply.of(f"Flower says: {message.error.reason}", unreachable=True)
     try:
-        return decode(message.content)
+        return decode(message.content, most_bytes)
     except messages.RejectedReplyError as error:
         return messages.FailedReply.of(str(error))

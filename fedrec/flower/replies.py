@@ -24,7 +24,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedrec.flower.codec import ARRAY, RECORD
-from fedrec.messages import FailedReply, Message, RejectedReplyError, sanitize_text, unpack_reply
+from fedrec.messages import TOO_LARGE, FailedReply, Message, RejectedReplyError, sanitize_text, unpack_reply
 
 CHAIN = ("Message", "RecordDict", "ArrayRecord", "Array")  # each with one child, but for the chunks of the last
 CHUNK_BYTES = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
@@ -44,7 +44,7 @@ class ReplyLine:
         def measure(response: httpx.Response) -> None:
             length = response.headers.get("content-length", "")
             if not (length.isdecimal() and int(length) <= most_bytes):
-                raise RejectedReplyError("the reply is larger than what was asked for")
+                raise RejectedReplyError(TOO_LARGE)
 
         http, hooks = self._client._client, self._client._client.event_hooks
         http.event_hooks = {**hooks, "response": [*hooks["response"], measure]}
@@ -151,7 +151,7 @@ class PendingReply:
         self.chain.append(tree.object_id)
         self.chunks = [child.object_id for child in tree.children]
         if not 0 < len(self.chunks) <= self.most_chunks:
-            raise RejectedReplyError("the reply is larger than what was asked for")
+            raise RejectedReplyError(TOO_LARGE)
         if any(len(child.children) for child in tree.children) or len(set(self.chunks)) < len(self.chunks):
             raise RejectedReplyError("the chunks of the reply are no chunks")
 
@@ -214,7 +214,7 @@ def array_layout(body: bytes, chunks: int, most_bytes: int) -> tuple[list[int], 
     if type(shape) is not list or len(cast(list[Any], shape)) != 1 or type(shape[0]) is not int:
         raise RejectedReplyError("the array of the reply has no size")
     if not 0 < shape[0] <= most_bytes:
-        raise RejectedReplyError("the reply is larger than what was asked for")
+        raise RejectedReplyError(TOO_LARGE)
     named = {(type(index), index) for index in cast(list[Any], order)} if type(order) is list else set[Any]()
     if named != {(int, index) for index in range(chunks)}:
         raise RejectedReplyError("the array of the reply names other chunks than it has")

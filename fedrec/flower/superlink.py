@@ -13,6 +13,7 @@ from typing import Any
 from fedrec.errors import FedrecError
 from fedrec.flower import own_superlink
 from fedrec.ops import processes
+from fedrec.paths import app_dir
 
 CONNECTION = "fedrec"  # what Flower's configuration calls this server
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -90,9 +91,9 @@ def register(flower_home: Path, key_file: str) -> None:
     call(flower_home, "supernode", "register", key_file, CONNECTION)
 
 
-def start_run(flower_home: Path, app: str, folder: str) -> str:
-    """Start the app on a run folder and return Flower's name of the run."""
-    return str(call(flower_home, "run", app, CONNECTION, "-c", f'resume="{folder}"')["run-id"])
+def start_run(flower_home: Path, folder: str) -> str:
+    """Start our app on a run folder and return Flower's name of the run."""
+    return str(call(flower_home, "run", str(app_dir()), CONNECTION, "-c", f'resume="{folder}"')["run-id"])
 
 
 def run_status(flower_home: Path, run: str) -> str:

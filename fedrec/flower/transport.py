@@ -91,9 +91,9 @@ class SentRequests:
             yield from sweep(self._line, self.waiting, self._in_time)
             return
         for message in self._grid.pull_messages(set(self.waiting)):
-            self.waiting.pop(message.metadata.reply_to_message_id, None)
-            if self._in_time():
-                yield message.metadata.src_node_id, decode_reply(message)
+            pending = self.waiting.pop(message.metadata.reply_to_message_id, None)
+            if self._in_time() and pending is not None:
+                yield message.metadata.src_node_id, decode_reply(message, pending.most_bytes)
 
     def give_up(self) -> Iterator[tuple[int, messages.Message]]:
         """Yield a failure for each reply that was announced and has not come whole; nothing more is waited for."""

@@ -14,7 +14,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.messages import Arrays
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.privacy.mechanisms.none import NoPrivacy
-from fedrec.recommend.ranker import Floats, Items
+from fedrec.recommend.ranker import Floats, Items, check_rows
 
 NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
 
@@ -25,6 +25,9 @@ class ModelRanker:
 
     model: Recommender
     history: Items
+
+    def __post_init__(self) -> None:
+        check_rows(self.history, self.model.items)
 
     @cached_property
     def _found(self) -> Floats:

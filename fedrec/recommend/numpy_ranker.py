@@ -16,7 +16,7 @@ from fedrec.messages import Arrays
 from fedrec.numpy_engine.experiment import light_model
 from fedrec.numpy_engine.models import Floats, LightModel, MatrixFactorization
 from fedrec.numpy_engine.solver import LogitStep, Solved, SolveWeights, solve_user
-from fedrec.recommend.ranker import Items, UserRanker
+from fedrec.recommend.ranker import Items, UserRanker, check_rows
 
 # Chosen on the validation items of ml-latest-small, where they rank as well as the vectors that devices had trained.
 NEGATIVES, RIDGE = 4.0, 3.0  # the ridge in units of the mean squared length of an item's vector
@@ -78,19 +78,23 @@ class RankerFactory:
 
     def ranker(self, history: Items, values: NDArray[np.float32] | None = None) -> UserRanker:
         """Return how the model ranks for a history [n] (with ratings [n], where the model learns from them)."""
-        rows = history.astype(np.int64)
+        rows = self._rows(history)
         if isinstance(self.model, MatrixFactorization):
             return self._linear(self.model, rows, values)
         return FixedRanker(rows, self._refined(rows, values)[1])
 
     def private(self, history: Items, values: NDArray[np.float32] | None = None) -> Arrays:
         """Return the private arrays that a history asks for, by the names and shapes that training starts from."""
-        rows = history.astype(np.int64)
+        rows = self._rows(history)
         if isinstance(self.model, MatrixFactorization):
             used, first = np.unique(rows, return_index=True)
             found = self._solved(self.model, used, None if values is None else values[first])
             return {"user.weight": found.user.astype(np.float32)[None]}
         return self._refined(rows, values)[0]
+
+    def _rows(self, history: Items) -> NDArray[np.int64]:
+        check_rows(history, self.model.items)
+        return history.astype(np.int64)
 
     @staticmethod
     def _own(model: MatrixFactorization) -> Floats:

@@ -69,6 +69,13 @@ class Recommendation:
     score: float
 
 
+def check_rows(rows: Items, items: int) -> None:
+    """Refuse rows that are no items of a catalogue of that many: a negative one would count from its end."""
+    unknown = rows[(rows < 0) | (rows >= items)]
+    if len(unknown):
+        raise FedrecError(f"item row {int(unknown[0])} does not exist: the catalogue has rows 0 to {items - 1}")
+
+
 def recommend(ranker: UserRanker, k: int, without: Items | None = None) -> list[Recommendation]:
     """Return the k best items that the person has not used, best first; fewer where fewer are left.
 
@@ -79,6 +86,7 @@ def recommend(ranker: UserRanker, k: int, without: Items | None = None) -> list[
     scores = ranker.scores()
     check_scores(scores, "the scores of this device")
     seen = ranker.history if without is None else np.concatenate([ranker.history, without])
+    check_rows(seen, len(scores))
     best = top_items(scores, seen.astype(np.int64), k, np.random.default_rng(0))
     return [Recommendation(int(item), float(scores[item])) for item in best]
 
@@ -95,6 +103,7 @@ class Explainer:
 
         None for a model that can't say.
         """
+        check_rows(np.array([item]), len(self._ranker.scores()))
         shares = self._ranker.item_contributions(item)
         if shares is None:
             return None

@@ -11,7 +11,6 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.settings import Settings, load, validate
 from fedrec.flower import superlink
 from fedrec.ops import processes
-from fedrec.paths import app_dir
 from fedrec.server.home import ServerHome, count
 from fedrec.simulation import new_run, resumed_run
 from fedrec.storage.run_folder import RunFolder
@@ -71,7 +70,7 @@ def start(home: ServerHome, folder: RunFolder, say: Callable[[str], None]) -> No
     if '"' in str(path) or "\\" in str(path):
         raise FedrecError(f"{path}: a path without quotes and backslashes is needed; choose it with output=")
     (path / TOLD).write_text("")
-    run = superlink.start_run(home.flower, str(app_dir()), str(path))
+    run = superlink.start_run(home.flower, str(path))
     say(f"Run {path.name} started; Ctrl-C stops it")
     ended = False
     with processes.stoppable():

@@ -4,19 +4,22 @@ import shlex
 import sys
 from pathlib import Path
 
+from fedrec.experiment.settings import load, validate
 from fedrec.federated.exchange import Transport
 from fedrec.ops import processes
-from fedrec.report.console import Progress
+from fedrec.report.console import Progress, result
 from fedrec.server.deployment import Deployment
 from fedrec.server.directory import Mail
 from fedrec.server.home import ServerHome
 from fedrec.server.runs import FAILED, TOLD
-from fedrec.simulation import resumed_run, run_job
+from fedrec.simulation import Simulation, new_run, resumed_run
 
 
 def run_on_simulated_nodes(transport: Transport, overrides: str) -> None:
     """Run what the overrides, quoted as in a shell, ask for, as `fedrec simulate` would."""
-    run_job(shlex.split(overrides), None, lambda parts: transport, json_only=False)
+    settings, folder = new_run(validate(load(shlex.split(overrides))))
+    values = Simulation(settings, folder, lambda: transport).simulate()
+    print(result(values, folder.path, sys.stdout))
 
 
 def run_on_devices(transport: Mail, path: Path) -> None:

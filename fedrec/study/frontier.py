@@ -41,7 +41,6 @@ from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder
 
@@ -153,7 +152,7 @@ def study(overrides: Sequence[str], seeds: Sequence[int], name: str) -> dict[str
         settings = load([*overrides, f"seed={seed}"])
         document = {**settings.document, "name": f"{name}-{seed}", "overwrite": True}
         named, folder = new_run(Settings(document))
-        Simulation(named, folder, lambda: LocalTransport(1), Progress()).simulate()
+        Simulation(named, folder).simulate()
         for path in sorted(folder.exact.glob("users*.npz")):
             rows.setdefault(path.stem.removeprefix("users").removeprefix("_"), []).append(load_table(path))
     return rows

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedrec.data.dataset import Dataset
 from fedrec.errors import BudgetExceededError, FedrecError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import save
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, load, read
-from fedrec.federated.exchange import LocalTransport
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder
@@ -39,10 +37,7 @@ class Told(Progress):
     """Turns a run's progress into events."""
 
     def note(self, text: str) -> None:
-        """Leave words out: they are in the run folder."""
-
-    def dataset(self, dataset: Dataset) -> None:
-        """Leave the data set out: the study says it once."""
+        """Leave words out, those of the data set too: they are in the run folder, and the study says them once."""
 
     def start(self, label: str, context: "RunContext") -> None:
         """Remember how many rounds there will be."""
@@ -91,7 +86,7 @@ def played(folder: RunFolder, overrides: list[str], stream: TextIO, compose: Com
         document = {**settings.document, "name": folder.path.name, "output": str(folder.path.parent)}
         settings, folder = new_run(Settings({**document, "overwrite": False}))
     if not (folder.path / "metrics.json").exists():
-        Simulation(settings, folder, lambda: LocalTransport(1), Told(stream)).simulate()
+        Simulation(settings, folder, progress=Told(stream)).simulate()
     write_spent(settings, folder)
     return finished(folder.path) is not None
 

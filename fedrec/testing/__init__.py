@@ -11,12 +11,20 @@ fedrec's own models, algorithms and mechanisms are held to the same suites. Need
 
 import pytest
 
-for _name in ("models", "algorithms", "mechanisms", "datasets"):
+for _name in ("models", "algorithms", "mechanisms", "datasets", "optimizers"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")  # before they are imported: a failed check shows its values
 
 from fedrec.testing.algorithms import AlgorithmContract  # noqa: E402
 from fedrec.testing.datasets import DatasetContract, run_small  # noqa: E402
 from fedrec.testing.mechanisms import MechanismContract  # noqa: E402
 from fedrec.testing.models import ModelContract  # noqa: E402
+from fedrec.testing.optimizers import ServerOptimizerContract  # noqa: E402
 
-__all__ = ["AlgorithmContract", "DatasetContract", "MechanismContract", "ModelContract", "run_small"]
+__all__ = [
+    "AlgorithmContract",
+    "DatasetContract",
+    "MechanismContract",
+    "ModelContract",
+    "ServerOptimizerContract",
+    "run_small",
+]

@@ -1,5 +1,6 @@
 """What every data set promises; and a small run, to see a part of one's own play with the others."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -14,8 +15,6 @@ import pytest
 from fedrec.data.dataset import Dataset, DataSource
 from fedrec.experiment.extensions import as_overrides
 from fedrec.experiment.settings import load
-from fedrec.federated.exchange import LocalTransport
-from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.testing.models import made_by
 
@@ -33,8 +32,8 @@ def run_small(
     asked = [*small, *QUICK, *overrides, *as_overrides(config_dirs, allow)]
     with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, FEDREC_STATE=place):
         settings, folder = new_run(load([*asked, f"output={place}", "name=small"]))
-        with Path(os.devnull).open("w") as nowhere:
-            return Simulation(settings, folder, lambda: LocalTransport(1), Progress(nowhere)).simulate()
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+            return Simulation(settings, folder).simulate()
 
 
 class DatasetContract:

@@ -175,6 +175,11 @@ class MechanismContract:
         released_sum(case, [vector(np.ones(6))])
         assert case.mechanism.event(case.plan, 1) == before
 
+    def test_it_says_whether_devices_train_by_dp_sgd(self, case: MechanismCase) -> None:
+        """Before it is calibrated as after: settings that then have no effect are named by it."""
+        raw: Mechanism = replace(case.mechanism, **{"noise_multiplier": None} if case.finite else {})  # type: ignore[type-var]
+        assert raw.trains_by_dp_sgd == case.mechanism.trains_by_dp_sgd == (case.mechanism.dp_sgd() is not None)
+
     def test_terms_are_complete(self, case: MechanismCase) -> None:
         """No epsilon without a unit, a relation, whom to trust, against whom, and what it covers."""
         terms = case.mechanism.terms

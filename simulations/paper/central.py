@@ -19,9 +19,7 @@ from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import Settings, load
-from fedrec.federated.exchange import LocalTransport
 from fedrec.models.base import Batch, TrainableRecommender
-from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder
 
@@ -120,7 +118,7 @@ def main() -> None:
         named, folder = new_run(
             Settings({**settings.document, "name": f"central-{dataset.name}-{seed}", "overwrite": True})
         )
-        Simulation(named, folder, lambda: LocalTransport(1), Progress()).simulate()
+        Simulation(named, folder).simulate()
         federated.append(federated_rows(folder))
     print(json.dumps(compared(federated, central)))
 

@@ -17,7 +17,6 @@ from packaging.requirements import Requirement
 
 from fedrec.data.dataset import Dataset
 from fedrec.device.client_app import make_client_app
-from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import LocalTransport, Transport, base_header, hosted_by
 from fedrec.flower.codec import decode_reply
@@ -66,13 +65,6 @@ def requests(
     kind: str, devices: dict[int, list[int]], header: dict[str, Any], arrays: Arrays, **more: Any
 ) -> dict[int, Message]:
     return {n: Message({**header, "kind": kind, "devices": d, **more}, arrays) for n, d in devices.items()}
-
-
-@pytest.mark.parametrize("parts", [1, 3, 17])
-def test_nodes_have_names_that_ascend(make: Callable[[int], Transport], parts: int) -> None:
-    nodes = make(parts)
-    found = nodes.ids()
-    assert len(found) == parts and found == sorted(set(found)) and nodes.ids() == found
 
 
 @pytest.mark.parametrize("parts", [1, 3, 17, 20])
@@ -165,47 +157,6 @@ def test_a_device_with_nothing_held_out_gives_no_row(tmp_path: Path) -> None:
         reply = dict(nodes.request(asked, LONG))[nodes.ids()[0]]
         names = trial[1].interactions.user_ids[reply.arrays["user"]].tolist()
         assert names == ["a", "b", "c"] and reply.header["count"] == 3
-
-
-def test_what_comes_after_the_deadline_is_left_out(
-    make: Callable[[int], Transport], trial: tuple[Experiment, Dataset], header: dict[str, Any]
-) -> None:
-    nodes = make(3)
-    late = requests("train", hosted(nodes, header), header, first(trial), round=1)
-    assert list(nodes.request(late, 1e-9)) == []
-    assert [node for node, _ in nodes.request(late, LONG)] == nodes.ids()
-
-
-def test_asking_some_nodes_asks_no_other(make: Callable[[int], Transport], header: dict[str, Any]) -> None:
-    nodes = make(4)
-    some = nodes.ids()[1:3]
-    hello = {node: Message({**header, "kind": "hello", "devices": []}) for node in some}
-    assert sorted(node for node, _ in nodes.request(hello, LONG)) == some and list(nodes.request({}, LONG)) == []
-
-
-def broken(trial: tuple[Experiment, Dataset]) -> Arrays:
-    """A broadcast that no device can use: the model has no such array."""
-    return {**first(trial), "nonsense": np.zeros(1, np.float32)}
-
-
-def test_a_mistake_inside_a_node_is_raised_by_the_plain_loop(
-    trial: tuple[Experiment, Dataset], header: dict[str, Any]
-) -> None:
-    """One process, one program: there the error itself says more than a header could."""
-    nodes = LocalTransport(2)
-    with pytest.raises(FedrecError, match="nonsense"):
-        list(nodes.request(requests("train", hosted(nodes, header), header, broken(trial), round=1), LONG))
-
-
-def test_a_mistake_inside_a_node_comes_over_the_grid_as_an_error(
-    trial: tuple[Experiment, Dataset], header: dict[str, Any]
-) -> None:
-    nodes = FlowerTransport(InProcessGrid(make_client_app(), 2))
-    asked = requests("train", hosted(nodes, header), header, broken(trial), round=1)
-    asked[2] = Message(asked[2].header, first(trial))
-    replies = dict(nodes.request(asked, LONG))
-    assert "nonsense" in replies[1].header["error"] and not replies[1].arrays
-    assert "error" not in replies[2].header and replies[2].header["count"] > 0
 
 
 def asked_by_flower() -> FlowerMessage:

@@ -127,6 +127,46 @@ def test_shares_are_one_for_each_item_used_or_none_at_all(
     assert whole == pytest.approx(float(ranker.scores()[item]), abs=1e-4)
 
 
+@every
+@few
+@given(history=HISTORIES, unknown=st.integers(-3, -1) | st.integers(ITEMS, ITEMS + 3))
+def test_a_row_that_is_no_item_is_refused_wherever_it_stands(
+    build: Callable[[np.ndarray], UserRanker], history: np.ndarray, unknown: int
+) -> None:
+    """A negative row would silently count from the end of the catalogue."""
+    ranker, said = build(history), f"item row {unknown} does not exist: the catalogue has rows 0 to {ITEMS - 1}"
+    for ask in (
+        lambda: build(np.append(history, unknown)),
+        lambda: recommend(ranker, 3, np.array([unknown])),
+        lambda: Explainer(ranker).of(unknown),
+        lambda: explain(ranker, unknown),
+    ):
+        with pytest.raises(FedrecError) as refusal:
+            ask()
+        assert str(refusal.value) == said
+
+
+class Own:
+    """A ranker of somebody's own, which knows nothing of ours: items by their row, the last first."""
+
+    def __init__(self, history: np.ndarray) -> None:
+        self.history = history
+
+    def scores(self) -> np.ndarray:
+        return np.arange(ITEMS, dtype=np.float64)
+
+    def item_contributions(self, item: int) -> None:
+        return None
+
+
+def test_a_ranker_of_ones_own_is_served_and_checked_like_ours() -> None:
+    assert [one.item for one in recommend(Own(np.array([ITEMS - 1])), 2)] == [ITEMS - 2, ITEMS - 3]
+    with pytest.raises(FedrecError, match="item row 40 does not exist"):
+        recommend(Own(np.array([40])), 2)
+    with pytest.raises(FedrecError, match="item row -1 does not exist"):
+        explain(Own(np.array([3])), -1)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 @few
 @given(history=HISTORIES)

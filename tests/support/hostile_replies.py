@@ -16,7 +16,7 @@ from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree
 from safetensors.numpy import save
 
-from fedrec.messages import HEADER, Message, RejectedReplyError, pack
+from fedrec.messages import HEADER, TOO_LARGE, Message, RejectedReplyError, pack
 
 CHUNK_BYTES = 1 << 20
 
@@ -93,7 +93,7 @@ class Store:
     def pull(self, message: str, most_bytes: int) -> tuple[MessageProto, ObjectTree]:
         tree = self.message.tree()
         if tree.ByteSize() > most_bytes:
-            raise RejectedReplyError("the reply is larger than what was asked for")
+            raise RejectedReplyError(TOO_LARGE)
         return self.proto, tree
 
     def pull_object(self, name: str, most_bytes: int) -> bytes | None:
@@ -104,7 +104,7 @@ class Store:
             return None
         content = found.content()
         if len(content) > most_bytes:
-            raise RejectedReplyError("the reply is larger than what was asked for")
+            raise RejectedReplyError(TOO_LARGE)
         self.pulled += len(content)
         return content
 

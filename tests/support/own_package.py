@@ -16,6 +16,8 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.datasets.synthetic import Synthetic
 from fedrec.models.base import Recommender
@@ -30,6 +32,25 @@ class Halved(FedAvg):
     """FedAvg under a name of its own."""
 
     name: ClassVar[str] = "halved"
+
+
+@dataclass(frozen=True)
+class Momentum(FedAvg):
+    """FedAvg whose server keeps some of its last step (heavy ball)."""
+
+    name: ClassVar[str] = "momentum"
+    kept: float = 0.5
+
+    def init(self, model, catalogue):
+        first = FedAvg.init(self, model, catalogue)
+        return {**first, **{f"step/{name}": np.zeros_like(array) for name, array in first.items()}}
+
+    def step(self, state, total):
+        after = dict(state)
+        for name, change in total.mean().items():
+            step = np.float32(self.kept) * state[f"step/{name}"] + change
+            after |= {f"step/{name}": step, name: state[name] + step}
+        return after
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,16 @@ trust = ["device"]               # who may see what this device computes before 
 """
 
 
+# The tables of a policy, and the keys of those that are read key by key; the others name their own.
+TABLES: dict[str, tuple[str, ...] | None] = {
+    "participation": None,
+    "store": ("retention_days",),
+    "sharing": ("evaluation",),
+    "privacy": None,
+    "packages": None,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ConsentPolicy:
     """The limits of one device. `trust` lists who may be trusted; with "none" in it even unprotected rounds pass.
@@ -83,14 +93,25 @@ class ConsentPolicy:
 
 
 def read_table(path: Path, name: str) -> dict[str, Any]:
-    """Return one table of a policy's file, empty where it has none; a file that can't be read is an error."""
+    """Return one table of a policy's file, empty where it has none.
+
+    A file that can't be read is an error, and so are tables and keys that nothing would look at.
+    """
     try:
-        table = tomllib.loads(path.read_text()).get(name, {})
+        tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FedrecError(f"{path}: {error}") from error
+    for other in tables:
+        if other not in TABLES:
+            raise FedrecError(f"{path}: [{other}] does not exist.{suggest(other, TABLES)}")
+    table: object = tables.get(name, {})
     if not isinstance(table, dict):
         raise FedrecError(f"{path}: {name} must be a table, [{name}]")
-    return cast(dict[str, Any], table)
+    found, known = cast(dict[str, Any], table), TABLES.get(name)
+    for key in found:
+        if known is not None and key not in known:
+            raise FedrecError(f"{path}: {name}.{key} does not exist.{suggest(key, known)}")
+    return found
 
 
 def packages_of(table: Mapping[str, Any], where: str = "policy.toml") -> tuple[str, ...]:

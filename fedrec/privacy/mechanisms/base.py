@@ -121,6 +121,11 @@ class BaseMechanism:
         """Return the algorithm's arrays alone."""
         return shapes
 
+    @property
+    def trains_by_dp_sgd(self) -> bool:
+        """Devices train on shuffled minibatches."""
+        return False
+
     def dp_sgd(self) -> DPSGDConfig | None:
         """Return None: devices train on shuffled minibatches."""
         return None

@@ -79,6 +79,11 @@ class GatewayLevel(UserClippingMechanism):
         """Users of a node train as one."""
         return True
 
+    @property
+    def trains_by_dp_sgd(self) -> bool:
+        """Local training is DP-SGD, an example a user."""
+        return True
+
     def dp_sgd(self) -> DPSGDConfig:
         """Return the constants of DP-SGD with users as examples."""
         return DPSGDConfig(self.clip, self.multiplier(), self.sample_rate, self.local_steps, self.denominator)

@@ -102,6 +102,11 @@ class InteractionLevel(BaseMechanism):
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(self, noise_multiplier=z, sensitivity=statistic)
 
+    @property
+    def trains_by_dp_sgd(self) -> bool:
+        """Local training is DP-SGD, an example an interaction."""
+        return True
+
     def dp_sgd(self) -> DPSGDConfig:
         """Return this mechanism's clip, noise, rate, steps and denominator."""
         return DPSGDConfig(self.clip, self._multiplier(), self.sample_rate, self.local_steps, self.denominator)

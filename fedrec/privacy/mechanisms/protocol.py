@@ -217,6 +217,11 @@ class Mechanism(Protocol):
         """Return the shapes that a released update has, given those of the algorithm's."""
         ...
 
+    @property
+    def trains_by_dp_sgd(self) -> bool:
+        """Whether devices train by DP-SGD, by the constants of `dp_sgd` once it is calibrated."""
+        ...
+
     def dp_sgd(self) -> DPSGDConfig | None:
         """Return the constants where devices train by DP-SGD on Poisson samples; None for shuffled minibatches.
 

@@ -28,6 +28,7 @@ from fedrec.experiment import settings
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.ops.prometheus import serve_metrics
+from fedrec.paths import app_dir
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
@@ -233,9 +234,9 @@ def test_what_flower_answers_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return SimpleNamespace(returncode=0, stdout="Loading...\n" + json.dumps(said), stderr="")
 
     monkeypatch.setattr(superlink.subprocess, "run", answer)
-    assert superlink.start_run(tmp_path, "app", "/runs/a b") == "7"
+    assert superlink.start_run(tmp_path, "/runs/a b") == "7"
     assert superlink.run_status(tmp_path, "7") == "running"
-    assert asked[0][:2] == ["run", "app"] and 'resume="/runs/a b"' in asked[0]
+    assert asked[0][:2] == ["run", str(app_dir())] and 'resume="/runs/a b"' in asked[0]
     assert asked[1][0] == "list" and asked[1][-4:] == ["--run-id", "7", "--format", "json"]
 
 

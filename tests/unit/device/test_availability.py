@@ -226,3 +226,20 @@ def test_columns_of_other_names_are_mapped_and_the_rest_left_out(tmp_path: Path)
     run(["import", str(file), "--home", home, "--columns", "item=movieId,time=timestamp,value=rating"])
     (event,) = Home(Path(home)).store().history()
     assert (event.item, event.time, event.value, event.kind) == ("31", 1260759144.0, 2.5, "event")
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "said"),
+    [
+        ("[store]\nretention_day = 1\n", "store", "store.retention_day does not exist. Did you mean 'retention_days'"),
+        ("[sharing]\nevaluations = true\n", "sharing", "sharing.evaluations does not exist. Did you mean 'evaluation'"),
+        ("[storage]\nretention_days = 1\n", "sharing", r"\[storage\] does not exist. Did you mean 'store'"),
+        ("retention_days = 1\n", "store", r"\[retention_days\] does not exist"),
+    ],
+)
+def test_what_nothing_in_a_policy_would_look_at_is_named(tmp_path: Path, text: str, table: str, said: str) -> None:
+    """Kept silently, a person would believe that old interactions are forgotten."""
+    home = Home(tmp_path)
+    home.policy.write_text(text)
+    with pytest.raises(FedrecError, match=said):
+        home.table(table)

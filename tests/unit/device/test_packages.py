@@ -128,6 +128,8 @@ def test_a_mechanism_of_ones_own_counts_as_no_protection_on_a_device() -> None:
         ('[packages]\nallow = ["os"]\n', "that is Python's own"),
         ('[packages]\nallow = ["*"]\n', "the name of a package expected"),
         ("packages = 1\n", "packages must be a table"),
+        ("[package]\nallow = []\n", r"\[package\] does not exist. Did you mean 'packages'"),
+        ("[privcy]\nlargest_clip = 1.0\n", r"\[privcy\] does not exist. Did you mean 'privacy'"),
     ],
 )
 def test_a_policy_with_a_mistake_allows_nothing(village: Village, text: str, said: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.federated.exchange import NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
+from fedrec.federated.exchange import ExpectedUpdate, NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
 from fedrec.messages import Message, ModelUpdate
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
@@ -40,7 +40,7 @@ def reply(value: float, count: int = 1, **more: Any) -> Message:
 def collected(*replies: tuple[int, Message], hosted: dict[int, Any] | None = None) -> Any:
     directory = NodeDirectory(Told(list(replies)), hosted or {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
     requests = directory.requests("train", np.array([3, 0, 1, 2]), {"w": np.zeros(2, np.float32)})
-    return gather_updates(directory, requests, SHAPES, 9.0, lambda update: update)
+    return gather_updates(directory, requests, ExpectedUpdate(SHAPES, lambda update: update), 9.0)
 
 
 def test_requests_name_the_devices_of_each_node_and_nobody_else_is_asked() -> None:
@@ -98,16 +98,17 @@ def test_every_byte_counts_also_of_those_who_are_turned_away() -> None:
     assert found.bytes_up == good.bytes + bad.bytes
 
 
+def quartered(update: ModelUpdate) -> ModelUpdate:
+    return ModelUpdate({"w": update.arrays["w"] / np.float32(4)}, update.count)
+
+
 def test_what_is_admitted_is_what_the_mechanism_lets_in() -> None:
     directory = NodeDirectory(Told([(1, reply(4.0))]), {1: range(2)}, HEADER)
     requests = directory.requests("train", np.array([0, 1]), {})
-    found = gather_updates(
-        directory,
-        requests,
-        SHAPES,
-        9.0,
-        lambda update: ModelUpdate({"w": update.arrays["w"] / np.float32(4)}, update.count),
+    quarter = ExpectedUpdate(
+        SHAPES, lambda update: ModelUpdate({"w": update.arrays["w"] / np.float32(4)}, update.count)
     )
+    found = gather_updates(directory, requests, quarter, 9.0)
     assert found.total.arrays["w"].tolist() == [1.0, 1.0]
 
 
