@@ -117,12 +117,16 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     def largest_norm(count: int) -> float:
         return mechanism.largest_norm(values, count, context.plan, rate)
 
+    def counted(total: ModelUpdate) -> ModelUpdate:
+        reach = mechanism.noise_on_values(total.count)
+        return mechanism.clip_node_sum(algorithm.clip_items(total, mechanism.terms.unit, reach))
+
     got = gather_updates(
         context.directory,
         requests,
         shapes,
         deadline,
-        mechanism.clip_node_sum,
+        counted,
         algorithm.float64_arrays,
         None if context.directory.simulated else largest_norm,
     )

@@ -1,0 +1,88 @@
+"""How much one device may say of one item, and of all pairs of one item: public bounds that come before the norm's.
+
+A clip of the whole update leaves a device free to spend all of it on one item, which moves that item as far as hundreds
+of honest devices do, each of which spreads its own over what it used. So each value, and for pairs each item's row,
+is bounded by what a history of `shortest_history` different items says: longer ones say less of each item, shorter ones
+are scaled down to it. All of this only shrinks an update, so that no sensitivity grows.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.errors import FedrecError
+from fedrec.messages import SparseArray, cells
+from fedrec.privacy.guarantee import Unit
+
+ROUNDING = 1e-5  # how much larger an honest sum in float32 may come out than its bound
+
+
+def check_shortest_history(value: int | None) -> None:
+    """Raise unless algorithm.shortest_history is a number of items from 1, or null for no bound."""
+    if value is not None and value < 1:
+        raise FedrecError(f"algorithm.shortest_history={value} must be at least 1, or null for no bound")
+
+
+def bounding(shortest_history: int | None, unit: Unit) -> int | None:
+    """Return the shortest history where a mechanism protects something; without one, nothing is bounded."""
+    return None if unit == Unit.NONE else shortest_history
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBound:
+    """What one device may send at most for an item or a pair, and in sum for all pairs of one item.
+
+    Values lie in [0, `value`], where `signed` in [-`value`, `value`]. Of pairs, the array is a flat upper triangle, with
+    its diagonal or without, and the absolute values of an item's pairs add up to at most `row`.
+    """
+
+    value: float
+    row: float = math.inf
+    signed: bool = False
+    diagonal: bool = False
+
+    def clip(self, array: NDArray[np.floating], count: int = 1, reach: float = 0.0) -> NDArray[np.float32]:
+        """Return what counts of an array summed over `count` devices, itself where it lies within the bounds already.
+
+        `reach` is how far noise may have moved each value; rows are looked at only where there is none. What one item's
+        row has too much of is taken from each of its pairs in proportion.
+        """
+        values = array.values if isinstance(array, SparseArray) else array
+        most = count * self.value * (1 + ROUNDING) + reach
+        least = -most if self.signed else -reach
+        if not values.size:
+            return array  # pyright: ignore[reportReturnType]
+        found = values
+        if values.max() > most or values.min() < least:
+            found = np.clip(values, least, most).astype(values.dtype)
+        if math.isfinite(self.row) and reach == 0:
+            found = self._clip_rows(found, array, count * self.row)
+        if found is values:
+            return array  # pyright: ignore[reportReturnType]
+        return cells(array.index, found, array.shape) if isinstance(array, SparseArray) else found
+
+    def _clip_rows(
+        self, values: NDArray[np.floating], array: NDArray[np.floating], most: float
+    ) -> NDArray[np.floating]:
+        place = array.index if isinstance(array, SparseArray) else np.arange(len(values))
+        one, other, size = pair_of(place, array.shape[0], self.diagonal)
+        weight = np.abs(values, dtype=np.float64)
+        sums = np.bincount(one, weight, size) + np.bincount(other, np.where(one == other, 0.0, weight), size)
+        if sums.max(initial=0.0) <= most * (1 + ROUNDING):
+            return values
+        factor = most / np.maximum(sums, most)
+        return (values * np.minimum(factor[one], factor[other])).astype(values.dtype)
+
+
+def pair_of(
+    place: NDArray[np.int64], length: int, diagonal: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return (row, column, items) of flat places in an upper triangle of this length, with its diagonal or without."""
+    size = (math.isqrt(8 * length + 1) + (-1 if diagonal else 1)) // 2
+    long = size - np.arange(size) - (not diagonal)  # cells of each row
+    start = np.cumsum(long) - long
+    one = np.searchsorted(start, place, side="right") - 1
+    one = np.minimum(one, size - 1 if diagonal else max(size - 2, 0))
+    return one, place - start[one] + one + (not diagonal), size
