@@ -46,7 +46,9 @@ def bounded_gram(
     inside = inside[inside >= 0]
     row, column = (inside[i] for i in np.triu_indices(len(inside)))
     index = row * len(head) - row * (row - 1) // 2 + column - row
-    return cells(index, np.full(len(index), max(len(inside), shortest_history) ** -exponent), (len(head) * (len(head) + 1) // 2,))
+    return cells(
+        index, np.full(len(index), max(len(inside), shortest_history) ** -exponent), (len(head) * (len(head) + 1) // 2,)
+    )
 
 
 def unfolded_gram(flat: NDArray[np.floating], size: int) -> NDArray[np.float64]:
@@ -86,7 +88,7 @@ class GramMatrix(StatisticAlgorithm):
     regularization: float = 1.0
     count_share: float = 0.1
     user_exponent: float = 1.0
-    shortest_history: int | None = None
+    shortest_history: int | str | None = None
 
     float64_arrays: ClassVar[frozenset[str]] = frozenset({"gram"})
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)

@@ -16,18 +16,31 @@ from fedrec.errors import FedrecError
 from fedrec.messages import SparseArray, cells
 from fedrec.privacy.guarantee import Unit
 
+AUTO, AUTO_SHARE = "auto", 0.25  # of the mean history
 ROUNDING = 1e-5  # how much larger an honest sum in float32 may come out than its bound
 
 
-def check_shortest_history(value: int | None) -> None:
-    """Raise unless algorithm.shortest_history is a number of items from 1, or null for no bound."""
-    if value is not None and value < 1:
-        raise FedrecError(f"algorithm.shortest_history={value} must be at least 1, or null for no bound")
+def check_shortest_history(value: int | str | None) -> None:
+    """Raise unless algorithm.shortest_history is a number of items from 1, auto, or null for no bound."""
+    if not (value is None or value == AUTO or (isinstance(value, int) and value >= 1)):
+        raise FedrecError(f"algorithm.shortest_history={value} must be at least 1, {AUTO}, or null for no bound")
 
 
-def bounding(shortest_history: int | None, unit: Unit) -> int | None:
+def find_shortest_history(users: int, interactions: int) -> int:
+    """Return what `auto` stands for: a quarter of the mean history by the published sizes, which are public.
+
+    At least 1. Most users have longer histories, and say what they would without a bound.
+    """
+    return max(int(AUTO_SHARE * interactions / max(users, 1)), 1)
+
+
+def bounding(shortest_history: int | str | None, unit: Unit) -> int | None:
     """Return the shortest history where a mechanism protects something; without one, nothing is bounded."""
-    return None if unit == Unit.NONE else shortest_history
+    if unit == Unit.NONE or shortest_history is None:
+        return None
+    if not isinstance(shortest_history, int):
+        raise FedrecError(f"algorithm.shortest_history={shortest_history}: a calibrated experiment has a number")
+    return shortest_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +89,7 @@ class ItemBound:
         return (values * np.minimum(factor[one], factor[other])).astype(values.dtype)
 
 
-def pair_of(
-    place: NDArray[np.int64], length: int, diagonal: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def pair_of(place: NDArray[np.int64], length: int, diagonal: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Return (row, column, items) of flat places in an upper triangle of this length, with its diagonal or without."""
     size = (math.isqrt(8 * length + 1) + (-1 if diagonal else 1)) // 2
     long = size - np.arange(size) - (not diagonal)  # cells of each row

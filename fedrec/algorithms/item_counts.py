@@ -40,7 +40,7 @@ class ItemCounts(StatisticAlgorithm):
     """
 
     name: ClassVar[str] = "counts"
-    shortest_history: int | None = None
+    shortest_history: int | str | None = None
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Popularity,)
 

@@ -119,7 +119,7 @@ class TransitionCounts(StatisticAlgorithm):
     own: float = 0.85
     prior_scale: float | None = None
     encoder: str | None = None
-    shortest_history: int | None = None
+    shortest_history: int | str | None = None
     catalogue: Catalogue | None = None
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (ItemTransitionModel,)

@@ -54,7 +54,11 @@ def play(model: str, attack: Attack, share: float, seed: int, overrides: list[st
         hostile, target = draw(dataset, share, seed)
         grid = HostileGrid(len(dataset.devices), hostile, attack, target)
         experiment = settings.experiment.calibrated(dataset)
-        rows = Simulation(settings, folder, lambda: grid, Progress(io.StringIO())).train(experiment, dataset, folder, "").rows
+        rows = (
+            Simulation(settings, folder, lambda: grid, Progress(io.StringIO()))
+            .train(experiment, dataset, folder, "")
+            .rows
+        )
     honest = ~np.isin(rows["user"], hostile)
     reached = honest & ~knows(dataset, rows["user"], target)
     found = (rows["top"] == target).any(1)

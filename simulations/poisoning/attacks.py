@@ -131,7 +131,9 @@ def embeddings(known: Knowledge) -> Arrays:
     random = np.random.default_rng(known.seed)
     likely = np.exp(bias - bias.max())
     likely[known.target] = 0.0
-    liked = [random.choice(len(bias), min(LIKED, len(bias) - 1), False, likely / likely.sum()) for _ in range(PSEUDO_USERS)]
+    liked = [
+        random.choice(len(bias), min(LIKED, len(bias) - 1), False, likely / likely.sum()) for _ in range(PSEUDO_USERS)
+    ]
     mean = table.mean(0)
     users = np.array([_fitted(table[items] - mean) for items in liked])
     scores = users @ table.T + bias
