@@ -79,8 +79,8 @@ class GramMatrix(StatisticAlgorithm):
     """Round 1 sums counts, round 2 Gram matrices over the head of the catalogue by those counts.
 
     A user with n items in the head weighs n^-`user_exponent`. Below 1 long histories weigh more than short ones, and
-    what one user adds has no bound: that needs `privacy=none`. With a `shortest_history` no device says more of an item,
-    of a pair, or of all pairs of an item, than a history of so many items does.
+    what one user adds has no bound: that needs `privacy=none`. With a `shortest_history` no device says more of an
+    item, of a pair, or of all pairs of an item, than a history of so many items does.
     """
 
     name: ClassVar[str] = "gram"

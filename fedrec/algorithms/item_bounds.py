@@ -47,8 +47,8 @@ def bounding(shortest_history: int | str | None, unit: Unit) -> int | None:
 class ItemBound:
     """What one device may send at most for an item or a pair, and in sum for all pairs of one item.
 
-    Values lie in [0, `value`], where `signed` in [-`value`, `value`]. Of pairs, the array is a flat upper triangle, with
-    its diagonal or without, and the absolute values of an item's pairs add up to at most `row`.
+    Values lie in [0, `value`], where `signed` in [-`value`, `value`]. Of pairs, the array is a flat upper triangle,
+    with its diagonal or without, and the absolute values of an item's pairs add up to at most `row`.
     """
 
     value: float
