@@ -65,26 +65,17 @@ def pair_value(bound: ItemBound, pairs: int, length: float) -> float:
     return min(length / pairs**0.5, bound.row / pairs, bound.value)
 
 
-def order_loud(known: Knowledge) -> Arrays:
+def pairs_tied(known: Knowledge) -> Arrays:
     """Say that the target is popular and new, then that it follows each popular item."""
-    return _order(known, quiet=False)
-
-
-def order_quiet(known: Knowledge) -> Arrays:
-    """Say little of the target's popularity, by which scores are divided, and all of its being new and next."""
-    return _order(known, quiet=True)
-
-
-def _order(known: Knowledge, quiet: bool) -> Arrays:
     algorithm, broadcast = known.algorithm, known.broadcast
     if not isinstance(algorithm, TransitionCounts):
         raise TypeError("an attack on transition counts")
     shapes, found = algorithm.shapes(broadcast), Arrays()
     if "counts" in shapes:
         count, late = known.bound("counts").value, known.bound("late").value
-        share = 0.3 if quiet else 0.7
-        found["counts"] = one_item(shapes["counts"][0], known.target, min(share * known.clip, share * count))
-        found["late"] = one_item(shapes["late"][0], known.target, min(0.7 * known.clip, late))
+        half = 0.7 * known.clip  # of the squared length to either
+        found["counts"] = one_item(shapes["counts"][0], known.target, min(half, count))
+        found["late"] = one_item(shapes["late"][0], known.target, min(half, late))
     if "symmetric" in shapes:
         head = broadcast["head_items"].astype(np.int64)
         empty = {name: np.zeros(shapes[name], np.float32) for name in ("symmetric", "antisymmetric")}
@@ -156,7 +147,7 @@ def _row(known: Knowledge, vector: NDArray[np.float64], bias: float) -> Arrays:
 
 ATTACKS: dict[str, tuple[Attack, ...]] = {
     "popularity": (counts_alone,),
-    "order": (order_loud, order_quiet),
+    "order": (pairs_tied,),
     "ease": (gram_tied,),
     "mf": (bias_alone, embeddings),
 }
