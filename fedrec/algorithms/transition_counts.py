@@ -102,8 +102,9 @@ class TransitionCounts(StatisticAlgorithm):
     the counts and to those of the last `late` items. With `order` false a device's vector holds the pairs of items that
     it used at all, in no order. `own` and `prior_scale` are those of `fedrec/algorithms/smooth.py`; `prior_scale` null
     takes the most likely one. With a `shortest_history` no device says more of an item than a history of so many
-    different items does, nor of a pair, or all pairs of an item, than one of half as many. With an `encoder` (`fedrec/models/text.py`), what a public
-    language model says of items is one more thing to smooth by. The catalogue is that of `with_catalogue`.
+    different items does, nor of a pair, or all pairs of an item, than one of half as many. With an `encoder`
+    (`fedrec/models/text.py`), what a public language model says of items is one more thing to smooth by. The catalogue
+    is that of `with_catalogue`.
     """
 
     name: ClassVar[str] = "order"
