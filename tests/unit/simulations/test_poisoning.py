@@ -11,12 +11,12 @@ from simulations.poisoning.__main__ import draw, knows, play
 from simulations.poisoning.attacks import AUDIENCE, Knowledge, counts_alone, embeddings, pairs_tied
 from tests.support.tiny import SMALL
 
-LITTLE_NOISE = [*SMALL, "privacy.epsilon=1000"]
+LITTLE_NOISE = [*SMALL, "dataset.items=300", "privacy.epsilon=1000"]
 
 
 def test_counts_alone_win_without_the_bound_and_lose_with_it() -> None:
-    free, _ = play("popularity", counts_alone, 0.2, 0, [*LITTLE_NOISE, "algorithm.shortest_history=null"])
-    bound, hits = play("popularity", counts_alone, 0.2, 0, [*LITTLE_NOISE, "algorithm.shortest_history=20"])
+    free, _ = play("popularity", counts_alone, 0.1, 0, [*LITTLE_NOISE, "algorithm.shortest_history=null"])
+    bound, hits = play("popularity", counts_alone, 0.1, 0, [*LITTLE_NOISE, "algorithm.shortest_history=20"])
     assert free == 1.0 and bound == 0.0 and 0 <= hits <= 1
 
 
