@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
+from fedrec.algorithms.item_bounds import ItemBound
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.messages import Arrays, ModelUpdate
@@ -115,6 +116,13 @@ class Algorithm(Protocol):
         """Return what the devices of a gateway contribute as one, noised; None where each contributes for itself."""
         ...
 
+    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float) -> ModelUpdate:
+        """Return what the server counts of a node's sum: of each item, what `total.count` devices may say of it.
+
+        `reach` is how far noise may have moved each value before the sum came.
+        """
+        ...
+
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Return the next state from the (noised) sum."""
         ...
@@ -159,6 +167,10 @@ class PerDeviceAlgorithm:
         """Return None: each device contributes for itself."""
         return None
 
+    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float) -> ModelUpdate:
+        """Return the sum as it is: nothing bounds what is said of one item but the clip of the whole."""
+        return total
+
 
 class TrainingAlgorithm(PerDeviceAlgorithm):
     """What algorithms have in common whose devices change the model itself, round after round."""
@@ -194,8 +206,25 @@ class StatisticAlgorithm(PerDeviceAlgorithm):
         """Return the bounded arrays that this device adds to the sum."""
         raise NotImplementedError
 
+    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
+        """Return how much one device may say of one item in each array; none for arrays without such a bound."""
+        return {}
+
+    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float) -> ModelUpdate:
+        """Return the sum within `total.count` times `item_bounds`, itself where it lies there already."""
+        bounds = self.item_bounds(unit)
+        return ModelUpdate(
+            {
+                name: bounds[name].clip(array, total.count, reach) if name in bounds else array
+                for name, array in total.arrays.items()
+            },
+            total.count,
+        )
+
     def contribute(
         self, model: Recommender, broadcast: Arrays, device: DeviceData, private: Arrays, context: RoundContext
     ) -> Contribution:
-        """Return one device's statistic; its bound is `sensitivity(unit)`."""
-        return Contribution(ModelUpdate(self.statistic(broadcast, device, context.mechanism.terms.unit), 1), private)
+        """Return one device's statistic, each item within its bound, the whole within `sensitivity(unit)`."""
+        unit = context.mechanism.terms.unit
+        sent = ModelUpdate(self.statistic(broadcast, device, unit), 1)
+        return Contribution(self.clip_items(sent, unit, 0.0), private)

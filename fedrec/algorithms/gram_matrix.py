@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from fedrec.algorithms.base import StatisticAlgorithm
+from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history, for_pairs
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
@@ -31,11 +32,12 @@ from fedrec.privacy.mechanisms.protocol import Aggregate
 
 
 def bounded_gram(
-    history: NDArray[np.int32], head: NDArray[np.int64], items: int, exponent: float = 1.0
+    history: NDArray[np.int32], head: NDArray[np.int64], items: int, exponent: float = 1.0, shortest_history: int = 1
 ) -> NDArray[np.float32]:
     """Return the upper triangle, diagonal included, of x x' / (x'x)^exponent for the device's items in the head, flat.
 
-    Its length is at most one where the exponent is at least 1. In double precision, so that the sum is the pooled one
+    Its length is at most one where the exponent is at least 1; fewer than `shortest_history` items weigh no more each
+    than so many do. In double precision, so that the sum is the pooled one
     to the last digits.
     """
     place = np.full(items, -1)
@@ -44,7 +46,9 @@ def bounded_gram(
     inside = inside[inside >= 0]
     row, column = (inside[i] for i in np.triu_indices(len(inside)))
     index = row * len(head) - row * (row - 1) // 2 + column - row
-    return cells(index, np.full(len(index), max(len(inside), 1) ** -exponent), (len(head) * (len(head) + 1) // 2,))
+    return cells(
+        index, np.full(len(index), max(len(inside), shortest_history) ** -exponent), (len(head) * (len(head) + 1) // 2,)
+    )
 
 
 def unfolded_gram(flat: NDArray[np.floating], size: int) -> NDArray[np.float64]:
@@ -75,7 +79,8 @@ class GramMatrix(StatisticAlgorithm):
     """Round 1 sums counts, round 2 Gram matrices over the head of the catalogue by those counts.
 
     A user with n items in the head weighs n^-`user_exponent`. Below 1 long histories weigh more than short ones, and
-    what one user adds has no bound: that needs `privacy=none`.
+    what one user adds has no bound: that needs `privacy=none`. With a `shortest_history` no device says more of an
+    item than a history of so many items does, nor of a pair, or all pairs of an item, than one of half as many.
     """
 
     name: ClassVar[str] = "gram"
@@ -83,6 +88,7 @@ class GramMatrix(StatisticAlgorithm):
     regularization: float = 1.0
     count_share: float = 0.1
     user_exponent: float = 1.0
+    shortest_history: int | str | None = None
 
     float64_arrays: ClassVar[frozenset[str]] = frozenset({"gram"})
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Ease,)
@@ -94,6 +100,7 @@ class GramMatrix(StatisticAlgorithm):
             raise FedrecError(f"algorithm.count_share={self.count_share} must lie between 0 and 1")
         if not 0 <= self.user_exponent <= 2:
             raise FedrecError(f"algorithm.user_exponent={self.user_exponent} must lie between 0 and 2")
+        check_shortest_history(self.shortest_history)
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from no counts and no weights; "stage/gram" says which of the two rounds comes next."""
@@ -131,11 +138,19 @@ class GramMatrix(StatisticAlgorithm):
 
     def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the device's counts in the first round, its Gram matrix in the second."""
-        items = len(broadcast["counts"])
+        items, shortest = len(broadcast["counts"]), bounding(self.shortest_history, unit)
         if not broadcast["stage/gram"][0]:
-            return {"counts": bounded_counts(device.history, items, Unit.USER)}
+            return {"counts": bounded_counts(device.history, items, Unit.USER, shortest)}
         head = broadcast["head_items"].astype(np.int64)
-        return {"gram": bounded_gram(device.history, head, items, self.user_exponent)}
+        return {"gram": bounded_gram(device.history, head, items, self.user_exponent, for_pairs(shortest or 1))}
+
+    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
+        """Bound each count, each pair, and the sum over the pairs of an item, which is n^(1 - user_exponent)."""
+        if (n := bounding(self.shortest_history, unit)) is None:
+            return {}
+        pairs = for_pairs(n)
+        row = pairs ** (1 - self.user_exponent) if self.user_exponent >= 1 else math.inf
+        return {"counts": ItemBound(n**-0.5), "gram": ItemBound(pairs**-self.user_exponent, row, diagonal=True)}
 
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Choose the head by the counts, or solve for the weights."""

@@ -1,5 +1,6 @@
 """Popularity as a sum over devices: one round, one vector of counts from each."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.algorithms.base import StatisticAlgorithm
+from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.messages import Arrays
@@ -16,23 +18,34 @@ from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate
 
 
-def bounded_counts(history: NDArray[np.int32], items: int, unit: Unit) -> NDArray[np.float32]:
-    """Return one device's counts [V]; at user level scaled to length one.
+def bounded_counts(
+    history: NDArray[np.int32], items: int, unit: Unit, shortest_history: int | None = None
+) -> NDArray[np.float32]:
+    """Return one device's counts [V]; at user level scaled to length one, or less if it has fewer than the shortest.
 
     Repeats are coalesced first, so that the length is one whatever the history repeats. At interaction level the
     counts are raw: one interaction moves one of them by one.
     """
     counts = np.bincount(history, minlength=items).astype(np.float64)
-    norm = float(np.linalg.norm(counts))
+    norm = max(float(np.linalg.norm(counts)), math.sqrt(shortest_history or 0))
     return (counts / norm if unit == Unit.USER and norm > 0 else counts).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class ItemCounts(StatisticAlgorithm):
-    """Sums counts. Sensitivity 1: at interaction level of the raw counts, at user level of counts of length one."""
+    """Sums counts. Sensitivity 1: at interaction level of the raw counts, at user level of counts of length one.
+
+    With a `shortest_history` no device says more of an item than a history of so many items does: 1 of raw counts,
+    1 / sqrt(shortest_history) at user level.
+    """
 
     name: ClassVar[str] = "counts"
+    shortest_history: int | str | None = None
+
     accepts: ClassVar[tuple[type[Recommender], ...]] = (Popularity,)
+
+    def __post_init__(self) -> None:
+        check_shortest_history(self.shortest_history)
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
         """Start from zero counts."""
@@ -60,7 +73,14 @@ class ItemCounts(StatisticAlgorithm):
 
     def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the device's bounded counts."""
-        return {"counts": bounded_counts(device.history, len(broadcast["counts"]), unit)}
+        shortest = bounding(self.shortest_history, unit)
+        return {"counts": bounded_counts(device.history, len(broadcast["counts"]), unit, shortest)}
+
+    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
+        """Bound each count."""
+        if (shortest := bounding(self.shortest_history, unit)) is None:
+            return {}
+        return {"counts": ItemBound(shortest**-0.5 if unit == Unit.USER else 1.0)}
 
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Take the sum."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.algorithms.base import StatisticAlgorithm
+from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history, for_pairs
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.algorithms.transition_estimation import Sums, estimate_counts, estimate_transitions
 from fedrec.data.catalogue import Catalogue
@@ -82,6 +83,12 @@ def together(places: NDArray[np.int64], size: int) -> Pairs:
     return Pairs(place, np.ones(len(place)), np.zeros(len(place)))
 
 
+def plain_norm(length: int, window: int, decay: float, direction: float) -> float:
+    """Return the norm of the pairs of `length` different items in ascending order, at most `window` steps apart."""
+    lag = np.arange(1, min(window, length - 1) + 1)
+    return float(np.sqrt(((length - lag) * decay ** (2 * (lag - 1))).sum() * (1 + direction**2)))
+
+
 STAGE = "stage/order"  # 0: counts come next; 1: pairs do
 COUNTS, PARTS = ("counts", "late"), ("symmetric", "antisymmetric")
 
@@ -94,8 +101,10 @@ class TransitionCounts(StatisticAlgorithm):
     decay^(l - 1). `direction` is the weight of the ascending part. `count_share` and `late_share` of the budget go to
     the counts and to those of the last `late` items. With `order` false a device's vector holds the pairs of items that
     it used at all, in no order. `own` and `prior_scale` are those of `fedrec/algorithms/smooth.py`; `prior_scale` null
-    takes the most likely one. With an `encoder` (`fedrec/models/text.py`), what a public language model says of items
-    is one more thing to smooth by. The catalogue is that of `with_catalogue`.
+    takes the most likely one. With a `shortest_history` no device says more of an item than a history of so many
+    different items does, nor of a pair, or all pairs of an item, than one of half as many. With an `encoder`
+    (`fedrec/models/text.py`), what a public language model says of items is one more thing to smooth by. The catalogue
+    is that of `with_catalogue`.
     """
 
     name: ClassVar[str] = "order"
@@ -111,6 +120,7 @@ class TransitionCounts(StatisticAlgorithm):
     own: float = 0.85
     prior_scale: float | None = None
     encoder: str | None = None
+    shortest_history: int | str | None = None
     catalogue: Catalogue | None = None
 
     accepts: ClassVar[tuple[type[Recommender], ...]] = (ItemTransitionModel,)
@@ -126,6 +136,7 @@ class TransitionCounts(StatisticAlgorithm):
             raise FedrecError("algorithm.count_share and algorithm.late_share must leave some of the budget for pairs")
         if self.prior_scale is not None and not self.prior_scale > 0:
             raise FedrecError(f"algorithm.prior_scale={self.prior_scale} must be positive, or null")
+        check_shortest_history(self.shortest_history)
         if not isinstance(self.catalogue, Catalogue | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise FedrecError("algorithm.catalogue is the data set's: it can't be set")
 
@@ -170,18 +181,41 @@ class TransitionCounts(StatisticAlgorithm):
     def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the parts of the device's vector that this round asks for, each of the length that is its own."""
         asked, items = self.shapes(broadcast), len(broadcast["counts"])
-        lengths, found = self.lengths(), Arrays()
+        lengths, found, shortest = self.lengths(), Arrays(), bounding(self.shortest_history, unit)
         if "counts" in asked:
-            found["counts"] = bounded_counts(device.history, items, Unit.USER) * np.float32(lengths["counts"])
-            last = bounded_counts(device.history[-self.late :], items, Unit.USER)
-            found["late"] = last * np.float32(lengths["late"])
+            counts = bounded_counts(device.history, items, Unit.USER, shortest)
+            last = bounded_counts(device.history[-self.late :], items, Unit.USER, shortest and min(shortest, self.late))
+            found["counts"], found["late"] = counts * np.float32(lengths["counts"]), last * np.float32(lengths["late"])
         if "symmetric" in asked:
             head = np.arange(items) if self.one_round else broadcast["head_items"].astype(np.int64)
             pairs = self._pairs(device.history, head, items)
-            scale = lengths["pairs"] / max(pairs.norm(self.direction), 1e-30)
+            scale = lengths["pairs"] / max(pairs.norm(self.direction), self._least_norm(shortest), 1e-30)
             for name, value in zip(PARTS, (pairs.both, self.direction * pairs.ascending), strict=True):
                 found[name] = cells(pairs.place, (scale * value).astype(np.float32), asked[name])
         return found
+
+    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
+        """Bound each count, each pair in either part, and the sum over the pairs of an item."""
+        if (shortest := bounding(self.shortest_history, unit)) is None:
+            return {}
+        lengths, norm = self.lengths(), self._least_norm(shortest)
+        pair = lengths["pairs"] / norm if norm else lengths["pairs"]
+        row = 2 * sum(self.decay**lag for lag in range(self.window)) * pair
+        if not self.order:  # the n - 1 pairs of an item have a length of sqrt(2 (n - 1) / n)
+            row = lengths["pairs"] * 2**0.5
+        return {
+            "counts": ItemBound(lengths["counts"] * shortest**-0.5),
+            "late": ItemBound(lengths["late"] * min(shortest, self.late) ** -0.5),
+            "symmetric": ItemBound(pair, row),
+            "antisymmetric": ItemBound(self.direction * pair, self.direction * row, signed=True),
+        }
+
+    def _least_norm(self, shortest: int | None) -> float:
+        """Return the norm of the pairs of the shortest history: no device's are divided by less."""
+        if shortest is None:
+            return 0.0
+        items = for_pairs(shortest)
+        return plain_norm(items, self.window, self.decay, self.direction) if self.order else triangle(items) ** 0.5
 
     def lengths(self) -> dict[str, float]:
         """Return the L2 length of each part of a device's vector; within a round their squares add up to 1."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedrec.algorithms.base import Algorithm
+from fedrec.algorithms.item_bounds import AUTO, find_shortest_history
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, DataSource
 from fedrec.errors import FedrecError, RefusedError, suggest
@@ -133,8 +134,17 @@ class Experiment:
         if self.evaluation.select == "best" and mechanism.terms.unit != Unit.NONE:
             raise RefusedError("evaluation.select=best looks at exact validation figures: it needs privacy=none")
         privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
+        ready = self._with_sizes(self.plan(dataset))
         values = {f.name: getattr(privacy, f.name) for f in fields(privacy) if f.init}  # pyright: ignore[reportArgumentType]
-        return self.varied({"privacy": {"_target_": self.node()["privacy"]["_target_"], **values}})
+        return ready.varied({"privacy": {"_target_": self.node()["privacy"]["_target_"], **values}})
+
+    def _with_sizes(self, plan: TrainingPlan) -> "Experiment":
+        """Return the experiment with the bounds that follow from the plan's public sizes written into the document."""
+        algorithm = self.node()["algorithm"]
+        if algorithm.get("shortest_history") != AUTO:
+            return self
+        found = find_shortest_history(plan.population, plan.interactions)
+        return self.varied({"algorithm": {**algorithm, "shortest_history": found}})
 
     def build_model(self, catalogue: Catalogue) -> Recommender:
         """Return the model with its first values, which the seed alone decides."""

@@ -117,8 +117,12 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     def largest_norm(count: int) -> float:
         return mechanism.largest_norm(values, count, context.plan, rate)
 
+    def counted(total: ModelUpdate) -> ModelUpdate:
+        reach = mechanism.noise_on_values(total.count)
+        return mechanism.clip_node_sum(algorithm.clip_items(total, mechanism.terms.unit, reach))
+
     bound = None if context.directory.simulated else largest_norm
-    expected = ExpectedUpdate(shapes, mechanism.clip_node_sum, algorithm.float64_arrays, bound)
+    expected = ExpectedUpdate(shapes, counted, algorithm.float64_arrays, bound)
     got = gather_updates(context.directory, requests, expected, deadline)
     failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):

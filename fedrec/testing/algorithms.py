@@ -291,6 +291,13 @@ class AlgorithmContract:
         bounded(case, Unit.USER)
         check_user_bound(case, history)
 
+    def test_what_is_honest_is_not_cut(self, case: AlgorithmCase, history: np.ndarray) -> None:
+        """The server's bound on what is said of one item is one that every honest device keeps to by itself."""
+        for unit in case.units:
+            for state in case.states[:-1]:
+                made = case.of_history(state, history, unit).update
+                assert same(case.algorithm.clip_items(made, unit, 0.0).arrays, made.arrays)
+
     def test_one_interaction_moves_no_more_than_the_bound(self, case: AlgorithmCase, history: np.ndarray) -> None:
         """The noise at interaction level is made for this bound."""
         bounded(case, Unit.INTERACTION)

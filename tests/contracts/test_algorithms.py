@@ -63,7 +63,10 @@ def node(group: str, name: str) -> dict[str, Any]:
 
 @cache
 def case_of(name: str, model: str) -> AlgorithmCase:
-    algorithm = instantiate({**node("algorithm", name), **HEADS.get(name, {})}, "algorithm")
+    settings = {**node("algorithm", name), **HEADS.get(name, {})}
+    if "shortest_history" in settings:
+        settings["shortest_history"] = 3  # `auto` waits for the sizes of a data set
+    algorithm = instantiate(settings, "algorithm")
     build = partial(instantiate, {**node("model", model)["model"], **SMALLER.get(model, {})}, "model")
     return AlgorithmCase(algorithm.with_catalogue(PUBLIC), lambda public: build()(public), name)
 

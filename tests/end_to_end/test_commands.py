@@ -31,6 +31,10 @@ SMALLEST = {
     "paper.central": ["--seeds", "0", "--rates", "0.1", "--", *MF, "output={folder}"],
     "paper.cold_start": ["--models", "two_tower", "--new", "0.2", "--", *SMALL, "model.dim=2", "rounds=1"],
     "paper.exact": [*SMALL, "model=ials", "model.dim=2", "rounds=2"],
+    "poisoning": [
+        *("--models", "popularity", "order", "mf", "--shares", "0.05", "--seeds", "0", "--json", "{folder}/table.json"),
+        *("--", *SMALL, "output={folder}"),
+    ],
     "results_pages": ["--check"],
     "paper.pfedrec_leak": ["--rounds", "1", "--alone", "2", *SMALL, "model.dim=2"],
 }

@@ -151,6 +151,10 @@ class BaseMechanism:
         """Return a million a device: nothing bounds an update here, and no honest one of a useful model is as long."""
         return 1e6 * count
 
+    def noise_on_values(self, count: int) -> float:
+        """Return 0: there is no noise in what the server is sent."""
+        return 0.0
+
 
 def noise_reach(values: int, std: float) -> float:
     """Return the length that N(0, std^2) on each of `values` coordinates exceeds with a chance below 1e-10.
@@ -160,6 +164,7 @@ def noise_reach(values: int, std: float) -> float:
     return std * (math.sqrt(values) + 7)
 
 
+VALUE_REACH = 8.0  # standard deviations that one value of noise exceeds with a chance below 1e-14
 LARGEST_EPSILON = 1000.0
 RANDOMNESS = ("system", "seeded")
 

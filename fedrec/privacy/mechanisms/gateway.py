@@ -21,6 +21,7 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
+    VALUE_REACH,
     UserClippingMechanism,
     add_gaussian_noise,
     check_positive,
@@ -103,6 +104,10 @@ class GatewayLevel(UserClippingMechanism):
         once = super().largest_norm(values, count, plan, learning_rate)
         once += noise_reach(values, self.multiplier() * self.clip)
         return once if self.sensitivity is not None else max(learning_rate, 1.0) * self.local_steps * once
+
+    def noise_on_values(self, count: int) -> float:
+        """Return the reach of the gateway's noise."""
+        return VALUE_REACH * self.multiplier() * self.clip
 
     def privatize_aggregate(
         self,

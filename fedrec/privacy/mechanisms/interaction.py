@@ -18,6 +18,7 @@ from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
+    VALUE_REACH,
     BaseMechanism,
     check_common,
     check_positive,
@@ -141,6 +142,12 @@ class InteractionLevel(BaseMechanism):
         if self.sensitivity is None:
             once *= max(learning_rate, 1.0) * self.local_steps / min(self.denominator, 1.0)
         return count * once
+
+    def noise_on_values(self, count: int) -> float:
+        """Return the reach of what the devices add to a statistic; a trained update has no bound on a value."""
+        if self.sensitivity is None:
+            return math.inf
+        return VALUE_REACH * self._multiplier() * self.sensitivity * math.sqrt(count)
 
     def privatize_aggregate(
         self,

@@ -257,6 +257,10 @@ class Mechanism(Protocol):
         """
         ...
 
+    def noise_on_values(self, count: int) -> float:
+        """Return how far noise may move one value of what the server is sent of `count` devices; 0 without any."""
+        ...
+
     def privatize_aggregate(
         self,
         total: ModelUpdate,

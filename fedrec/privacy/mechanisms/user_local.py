@@ -18,6 +18,7 @@ from dp_accounting import DpEvent, GaussianDpEvent
 from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
+    VALUE_REACH,
     UserClippingMechanism,
     add_gaussian_noise,
     check_positive,
@@ -78,6 +79,10 @@ class UserLocal(UserClippingMechanism):
         return super().largest_norm(values, count, plan, learning_rate) + noise_reach(
             values, self.multiplier() * self.clip * math.sqrt(count)
         )
+
+    def noise_on_values(self, count: int) -> float:
+        """Return the reach of the devices' noise."""
+        return VALUE_REACH * self.multiplier() * self.clip * math.sqrt(count)
 
     def privatize_aggregate(
         self,

@@ -19,7 +19,7 @@ Shared = Callable[[str], Path]
 
 
 def bounded_gram_of(
-    weighed: float, history: NDArray[np.int32], head: NDArray[np.int64], items: int, exponent: float
+    weighed: float, history: NDArray[np.int32], head: NDArray[np.int64], items: int, exponent: float, shortest: int
 ) -> NDArray[np.float32]:
     """Weigh by another exponent than was asked for."""
     return bounded_gram(history, head, items, weighed)
