@@ -37,8 +37,7 @@ def bounded_gram(
     """Return the upper triangle, diagonal included, of x x' / (x'x)^exponent for the device's items in the head, flat.
 
     Its length is at most one where the exponent is at least 1; fewer than `shortest_history` items weigh no more each
-    than so many do. In double precision, so that the sum is the pooled one
-    to the last digits.
+    than so many do. In double precision, so that the sum is the pooled one to the last digits.
     """
     place = np.full(items, -1)
     place[head] = np.arange(len(head))
