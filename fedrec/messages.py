@@ -248,16 +248,7 @@ def validate_reply(
     double precision. Without `exact` (a real device) the reply tells nothing else than that all the devices asked are
     in it: no loss.
     """
-    header = reply.header
-    check_answered(reply)
-    if not exact and header.keys() != {*ECHO, "count"}:
-        raise RejectedReplyError("the header has other keys than a reply's")
-    for key in ECHO:
-        if header.get(key) != asked[key] or (not exact and type(header[key]) is not type(asked[key])):
-            raise RejectedReplyError(f"{key} is not that of the request")
-    count, most = header.get("count"), len(asked["devices"])
-    if type(count) is not int or not (0 if exact else most) <= count <= most:
-        raise RejectedReplyError("count is not a number of the devices asked")
+    validate_header(reply, asked, exact)
     if reply.arrays.keys() != shapes.keys():
         raise RejectedReplyError("array names are not those of the model")
     for name, array in reply.arrays.items():
@@ -267,6 +258,20 @@ def validate_reply(
             raise RejectedReplyError(f"{name} has another shape than the model's")
         if not np.isfinite(array).all():
             raise RejectedReplyError(f"{name} is not finite")
+
+
+def validate_header(reply: Message, asked: Mapping[str, Any], exact: bool = True, beside: tuple[str, ...] = ()) -> None:
+    """Raise `RejectedReplyError` unless the header answers this request; `beside` are keys that it has besides."""
+    header = reply.header
+    check_answered(reply)
+    if not exact and header.keys() != {*ECHO, "count", *beside}:
+        raise RejectedReplyError("the header has other keys than a reply's")
+    for key in ECHO:
+        if header.get(key) != asked[key] or (not exact and type(header[key]) is not type(asked[key])):
+            raise RejectedReplyError(f"{key} is not that of the request")
+    count, most = header.get("count"), len(asked["devices"])
+    if type(count) is not int or not (0 if exact else most) <= count <= most:
+        raise RejectedReplyError("count is not a number of the devices asked")
     check_exact(header)
 
 

@@ -15,6 +15,7 @@ from fedrec.messages import Arrays, ModelUpdate
 from fedrec.models.base import Recommender
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.protocol import Aggregate, Mechanism
+from fedrec.privacy.release import Released
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Contribution:
 class PooledContribution:
     """What the devices of a node contribute as one: an update that needs no other noise, and as `Contribution`."""
 
-    update: ModelUpdate
+    update: Released
     private: Sequence[Arrays]
     loss: float = 0.0
     examples: int = 0

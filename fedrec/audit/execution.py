@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from fedrec.audit.threat_model import PULL, ThreatModel
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.federated.exchange import ExpectedUpdate
 from fedrec.federated.loop import run_round
 from fedrec.federated.node import Node
 from fedrec.federated.state import RunContext, ServerState, initial_state, open_run_context
-from fedrec.messages import Message, pack, unpack
+from fedrec.messages import Arrays, Message, pack, unpack
 from fedrec.privacy.accounting.composition import Composition
 from fedrec.privacy.clipping import group_of
 from fedrec.privacy.ledger.ledger import Ledger
@@ -132,11 +133,18 @@ def listen(context: RunContext, nodes: EavesdroppedNode, game: ThreatModel) -> I
         before, at = at, durable(context)
         if game.observes == "reply":
             replies = (nodes.captured.get(node) for node in nodes.ids())
-            heard = [np.zeros(game.items) if reply is None else flat(unpack(reply).arrays, now) for reply in replies]
+            asked = ExpectedUpdate(now, context.experiment.algorithm.shapes(before.algorithm_state))
+            heard = [np.zeros(game.items) if reply is None else flat(heard_in(reply, asked), now) for reply in replies]
             yield np.stack(heard) * weight
         else:
             moved = (flat(at.algorithm_state, now) - flat(before.algorithm_state, now)) * plan.expected_cohort
             yield (moved if plan.trains else flat(at.algorithm_state, now))[None] * weight
+
+
+def heard_in(reply: bytes, asked: ExpectedUpdate) -> Arrays:
+    """Return what a packed reply is worth."""
+    message = unpack(reply)
+    return message.arrays if asked.form is None else asked.form.unpack(message).values()
 
 
 def durable(context: RunContext) -> ServerState:

@@ -30,8 +30,11 @@ from fedrec.messages import (
     RejectedReplyError,
     reply_bytes,
     total,
+    validate_header,
     validate_reply,
 )
+from fedrec.privacy.mechanisms.protocol import Mechanism
+from fedrec.privacy.release import GRID, Release, Released, ReplyForm, total_of
 
 
 class Transport(Protocol):
@@ -129,7 +132,7 @@ EVALUATE_SECONDS, EXACT_BYTES = 3600.0, 1 << 40  # of simulated nodes: whatever 
 class GatherResult:
     """What a round brought: the sum, who was turned away and why, the exact loss, and the bytes moved."""
 
-    total: ModelUpdate
+    total: Released
     rejected: dict[int, str]
     loss: float | None
     bytes_down: int
@@ -193,43 +196,66 @@ def discover_nodes(nodes: Transport, header: dict[str, Any]) -> NodeDirectory:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedUpdate:
-    """What an update of a round must be to count, and how much of it does.
+    """What an update of a round must be to count, by mechanism and the algorithm's shapes, and how much of it does.
 
-    Arrays named in `float64_arrays` may come in double precision. `clip_node_sum` returns what counts of a node's sum;
-    one that is longer than `largest_norm` of its count is rejected, where that is given.
+    `clip_items` returns what counts of a node's sum before the mechanism's own bound. Arrays named in `float64_arrays`
+    may come in double precision. One that is longer than `largest_norm` of its count is rejected, where that is given.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
-    clip_node_sum: Callable[[ModelUpdate], ModelUpdate]
+    mechanism: Mechanism
+    algorithm_shapes: Mapping[str, tuple[int, ...]]
+    clip_items: Callable[[Released], Released] = lambda total: total
     float64_arrays: frozenset[str] = frozenset()
     largest_norm: Callable[[int], float] | None = None
 
     @property
-    def reply_bytes(self) -> int:
-        """How large a reply with such an update can be."""
-        return reply_bytes(self.shapes, self.float64_arrays)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what is sent."""
+        return self.mechanism.shapes(dict(self.algorithm_shapes))
 
-    def check(self, reply: Message, asked: Message, exact: bool) -> ModelUpdate:
+    @property
+    def form(self) -> ReplyForm | None:
+        """How whole numbers are packed; None where floating point is sent."""
+        mechanism, grid = self.mechanism, self.mechanism.grid(self.shapes)
+        return None if grid is None else ReplyForm(self.shapes, grid, lambda count: mechanism.reach(count, grid))
+
+    def reply_bytes(self, requests: Mapping[int, Message]) -> int:
+        """Return how large a reply to any of the requests can be."""
+        form = self.form
+        if form is None:
+            return reply_bytes(self.shapes, self.float64_arrays)
+        most = max((len(request.header["devices"]) for request in requests.values()), default=0)
+        return form.most_bytes(most) + reply_bytes({})
+
+    def check(self, reply: Message, asked: Message, exact: bool) -> Released:
         """Return the update of a reply; raise `RejectedReplyError` where it is not one that was asked for."""
-        validate_reply(reply, asked.header, self.shapes, self.float64_arrays, exact)
-        update = ModelUpdate(reply.arrays, reply.header["count"])
+        form = self.form
+        if form is None:
+            validate_reply(reply, asked.header, self.shapes, self.float64_arrays, exact)
+            update: Released = ModelUpdate(reply.arrays, reply.header["count"])
+        else:
+            validate_header(reply, asked.header, exact, (GRID,))
+            update = form.unpack(reply)
         if self.largest_norm is not None and not update.norm() <= self.largest_norm(update.count):
             raise RejectedReplyError("the update is larger than the mechanism allows")
         return update
 
-    def total(self, updates: Iterable[ModelUpdate]) -> ModelUpdate:
-        """Return the sum of what counts of the updates, in their order."""
-        like = {name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()}
-        return total(map(self.clip_node_sum, updates), like)
+    def total(self, updates: Iterable[Released]) -> Released:
+        """Return the sum of what counts of the updates, in their order; zeros where there is none."""
+        counted, form = (self.mechanism.clip_node_sum(self.clip_items(update)) for update in updates), self.form
+        if form is None:
+            like = {name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()}
+            return total((cast(ModelUpdate, update) for update in counted), like)
+        return total_of((Release.nothing(self.shapes, form.grid), *counted))
 
 
 def gather_updates(
     directory: NodeDirectory, requests: Mapping[int, Message], expected: ExpectedUpdate, deadline: float
 ) -> GatherResult:
     """Send the requests and sum the updates of valid replies, in order of `hosted`; name those that are turned away."""
-    good, rejected, faults = dict[int, ModelUpdate](), dict[int, str](), set[int]()
+    good, rejected, faults = dict[int, Released](), dict[int, str](), set[int]()
     told, bytes_up = list[Message](), 0
-    for node, reply in directory.nodes.request(requests, deadline, expected.reply_bytes):
+    for node, reply in directory.nodes.request(requests, deadline, expected.reply_bytes(requests)):
         bytes_up += reply.bytes
         try:
             if node not in requests:

@@ -20,7 +20,7 @@ from fedrec.federated.state import (
     initial_state,
     record_round,
 )
-from fedrec.messages import ModelUpdate
+from fedrec.privacy.release import Released, cut_to
 from fedrec.rng import Stream
 from fedrec.storage.run_folder import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -111,18 +111,18 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     mechanism = context.experiment.mechanism.with_round_params(round_params)
     broadcast = algorithm.broadcast(state.algorithm_state)
     requests = context.directory.requests("train", present, broadcast, round=number, privacy=round_params)
-    shapes = mechanism.shapes(algorithm.shapes(state.algorithm_state))
+    shapes = algorithm.shapes(state.algorithm_state)
     values, rate = sum(math.prod(shape) for shape in shapes.values()), float(getattr(algorithm, "learning_rate", 1.0))
 
     def largest_norm(count: int) -> float:
         return mechanism.largest_norm(values, count, context.plan, rate)
 
-    def counted(total: ModelUpdate) -> ModelUpdate:
+    def counted(total: Released) -> Released:
         reach = mechanism.noise_on_values(total.count)
-        return mechanism.clip_node_sum(algorithm.clip_items(total, mechanism.terms.unit, reach))
+        return cut_to(total, lambda values: algorithm.clip_items(values, mechanism.terms.unit, reach))
 
     bound = None if context.directory.simulated else largest_norm
-    expected = ExpectedUpdate(shapes, counted, algorithm.float64_arrays, bound)
+    expected = ExpectedUpdate(mechanism, shapes, counted, algorithm.float64_arrays, bound)
     got = gather_updates(context.directory, requests, expected, deadline)
     failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):
@@ -130,7 +130,7 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     return got
 
 
-def _server_step(context: RunContext, state: ServerState, total: ModelUpdate, number: int) -> ServerState:
+def _server_step(context: RunContext, state: ServerState, total: Released, number: int) -> ServerState:
     """Return what the server makes of a round's sum."""
     mechanism = context.experiment.mechanism
     now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state))

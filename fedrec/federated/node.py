@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -25,10 +25,12 @@ from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.federated.evaluation import PrivateStateView, evaluate_devices
-from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate, UpdateSum, total
+from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender
-from fedrec.privacy.mechanisms.protocol import CohortUpdates, Mechanism
+from fedrec.privacy.contributions import CohortUpdates
+from fedrec.privacy.mechanisms.protocol import Mechanism
+from fedrec.privacy.release import Released, ReleasedSum, total_of, written
 from fedrec.rng import Stream
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import CohortData
@@ -38,8 +40,8 @@ from fedrec.training.vectorized.updates import Contributions
 
 MOST, HELD_BYTES = 512, 3 << 24  # devices of a group, and about what they changed, which is held together
 THREADS = torch.get_num_threads()  # as many as torch would use for itself: OMP_NUM_THREADS, or the cores there are
-Trained = tuple[ModelUpdate, float, int]
-Total = tuple[UpdateSum, float, int]
+Trained = tuple[Released, float, int]
+Total = tuple[ReleasedSum, float, int]
 Asked = tuple[Recommender, Arrays, list[DeviceData], list[Arrays], RoundContext]
 CHUNK = 64  # devices whose contributions are held at once, one by one
 
@@ -138,7 +140,7 @@ def train_group(
 
 def sum_groups(parts: Iterable[Trained]) -> Total:
     """Return what all parts come to, added in their order."""
-    summed, loss, examples = UpdateSum(), 0.0, 0
+    summed, loss, examples = ReleasedSum(), 0.0, 0
     for update, part_loss, part_examples in parts:
         summed.add(update)
         loss, examples = loss + part_loss, examples + part_examples
@@ -231,7 +233,7 @@ class Node:
         if groups is not None and isinstance(store, MmapPrivateStore):
             asked = np.array(users, np.int64), request.arrays
             return self._answer(context, *groups.contribute(store, table_, asked, context))
-        summed, loss, examples = UpdateSum(), 0.0, 0
+        summed, loss, examples = ReleasedSum(), 0.0, 0
         # A gateway is noised as a whole: its users can't come in chunks.
         size = len(users) if mechanism.pools_users and experiment.algorithm.trains else CHUNK
         for first in range(0, len(users), max(size, 1)):
@@ -246,11 +248,11 @@ class Node:
             loss, examples = loss + joint.loss, examples + joint.examples
         return self._answer(context, summed, loss, examples)
 
-    def _answer(self, context: RoundContext, summed: UpdateSum, loss: float, examples: int) -> Message:
+    def _answer(self, context: RoundContext, summed: ReleasedSum, loss: float, examples: int) -> Message:
         random = context.mechanism.random(context.seed, context.round, self.index, Stream.NODE)
-        update = context.mechanism.privatize_node_sum(summed.update(), random)
+        reply = written(context.mechanism.privatize_node_sum(summed.total(), random), context.mechanism)
         exact = {"loss": loss, "examples": examples} if self.exact else {}
-        return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
+        return Message({**reply.header, **exact}, reply.arrays)
 
     def _evaluate(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         if not self.exact:
@@ -297,9 +299,9 @@ class Node:
 def contribute_one_by_one(algorithm: Algorithm, asked: Asked) -> PooledContribution:
     """Return the sum of what each device releases of its own contribution."""
     made, (_, _, devices, _, context) = algorithm.contribute_many(*asked), asked
-    updates = list[ModelUpdate]()
+    updates = list[Released]()
     for device, contribution in zip(devices, made, strict=True):
         random = context.mechanism.random(context.seed, context.round, device.user, Stream.RELEASE)
         updates.append(context.mechanism.privatize_update(contribution.update, random))
     loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
-    return PooledContribution(total(updates, updates[0].arrays), [c.private for c in made], loss, examples)
+    return PooledContribution(total_of(updates), [c.private for c in made], loss, examples)

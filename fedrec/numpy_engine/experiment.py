@@ -6,8 +6,9 @@ its noise falls on the device, inside the training of every example.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,13 +17,16 @@ from fedrec.experiment.instantiate import call_or_refuse, canonical, canonical_n
 from fedrec.messages import ModelUpdate
 from fedrec.numpy_engine.models import LightModel
 from fedrec.privacy.clipping import NormClipper
+from fedrec.privacy.contributions import OneUpdate
+from fedrec.privacy.grid import Grid, reach
+from fedrec.privacy.release import GridRule, Release, Released, bounded
 from fedrec.training.batches import LocalTrainingConfig
 
 
-class UpdatePrivatizer(Protocol):
+class UpdatePrivatizer(GridRule, Protocol):
     """What becomes of an update before it leaves."""
 
-    def privatize_update(self, update: ModelUpdate) -> ModelUpdate:
+    def privatize_update(self, update: ModelUpdate) -> Released:
         """Return what may leave the device of one device's update."""
         ...
 
@@ -30,6 +34,14 @@ class UpdatePrivatizer(Protocol):
 @dataclass(frozen=True, slots=True)
 class NoPrivacy:
     """Updates leave as they are."""
+
+    def grid(self, shapes: dict[str, tuple[int, ...]]) -> Grid | None:
+        """Return None: what is sent is floating point."""
+        return None
+
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return what so many contributions come to."""
+        return reach(count, grid.length, 0)
 
     def privatize_update(self, update: ModelUpdate) -> ModelUpdate:
         """Return the update as it is; one that holds NaN or infinity is an error, for nothing here would bound it."""
@@ -40,13 +52,23 @@ class NoPrivacy:
 
 @dataclass(frozen=True, slots=True)
 class UserLevel:
-    """A device's whole update is clipped; the server adds the noise."""
+    """A device's whole update is clipped, on the grid; the server adds the noise."""
 
     rule: NormClipper
+    noise_multiplier: float = 0.0
 
-    def privatize_update(self, update: ModelUpdate) -> ModelUpdate:
-        """Return the update of count 1, clipped; a non-finite one becomes zero."""
-        return replace(self.rule.clipped(update), count=1)
+    def grid(self, shapes: dict[str, tuple[int, ...]]) -> Grid:
+        """Return the grid for this clip and so many numbers."""
+        return Grid.of(self.rule.norm, sum(map(math.prod, shapes.values())), self.noise_multiplier)
+
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return what so many contributions come to; the server's noise comes later."""
+        return reach(count, grid.length, 0)
+
+    def privatize_update(self, update: ModelUpdate) -> Release:
+        """Return the update of count 1, clipped, on the grid; a non-finite one becomes zero."""
+        one = OneUpdate(update)
+        return bounded(one, self.rule, self.grid(one.shapes()))
 
 
 def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
@@ -55,7 +77,8 @@ def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
     if name == "fedrec.privacy.mechanisms.none.NoPrivacy":
         return NoPrivacy()
     if name == "fedrec.privacy.mechanisms.user.UserLevel":
-        return UserLevel(NormClipper(node["clip"], node["clipping"], node["dense_share"]))
+        rule = NormClipper(node["clip"], node["clipping"], node["dense_share"])
+        return UserLevel(rule, float(node["noise_multiplier"] or 0.0))
     raise RefusedError(
         f"the light engine carries NoPrivacy and UserLevel, not {name.rpartition('.')[2]}: "
         "choose privacy=none or privacy=user, or run this device with torch"

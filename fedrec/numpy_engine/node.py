@@ -7,17 +7,17 @@ The twin of `fedrec.federated.node.Node`: the batches and negatives of `fedrec.t
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
-from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate, total
+from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate
 from fedrec.numpy_engine.experiment import LightExperiment
 from fedrec.numpy_engine.models import LightModel
+from fedrec.privacy.release import Released, ReleasedSum, written
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import Histories, LocalTrainingConfig, NegativeSampler, epochs, first_private, open_draws
 
@@ -81,19 +81,19 @@ class LightNode:
     def _train(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         header, model = request.header, experiment.model(len(dataset.catalogue))
         store = self._store(request, model, dataset)
-        released, loss, examples = list[ModelUpdate](), 0.0, 0
+        released, loss, examples = ReleasedSum(), 0.0, 0
         for user in cast(list[int], header["devices"]):
             private = store.load(user, header["round"])
             update, private, loss_, examples_ = contribute(
                 experiment, model, request.arrays, dataset.devices[user], private, header["round"]
             )
-            released.append(update)
+            released.add(update)
             if ModelUpdate(private, 1).finite():
                 store.save(user, private, header["round"])
             loss, examples = loss + loss_, examples + examples_
-        update = total(released, request.arrays if released else {})
+        reply = written(released.total(), experiment.mechanism)
         exact = {"loss": loss, "examples": examples} if self.exact else {}
-        return Message({"count": update.count, **exact}, cast(dict[str, NDArray[Any]], update.arrays))
+        return Message({**reply.header, **exact}, reply.arrays)
 
     def _evaluate(self, request: Message, experiment: LightExperiment, dataset: Dataset) -> Message:
         if not self.exact:
@@ -133,7 +133,7 @@ def restore(model: LightModel, private: Arrays, seed: int, user: int) -> None:
 
 def contribute(
     experiment: LightExperiment, model: LightModel, broadcast: Arrays, device: DeviceData, private: Arrays, number: int
-) -> tuple[ModelUpdate, Arrays, float, int]:
+) -> tuple[Released, Arrays, float, int]:
     """Return (what may leave, the new private arrays, loss, examples) of one device in round `number`."""
     model.load(broadcast)
     restore(model, private, experiment.seed, device.user)

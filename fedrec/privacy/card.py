@@ -22,10 +22,11 @@ from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.ledger.store import LedgerStore
-from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Mechanism, Shapes, TrainingPlan
 from fedrec.privacy.wording import (
     ADDED,
     ENFORCED,
+    FLOATING,
     MEANING,
     NO_PRIVACY,
     NOT_PROTECTED,
@@ -48,7 +49,7 @@ class Facts:
 
     `released` is what else left the run beside the release set, `choices` what was decided by looking at the data
     without charging it, `audit` the result of an audit or that there was none and `audit_verdict` its verdict, `code`
-    the version that ran.
+    the version that ran, `grid` on which numbers releases lie (`format_grid`).
     """
 
     released: str
@@ -56,6 +57,7 @@ class Facts:
     audit: str
     code: str
     audit_verdict: str = "none"
+    grid: str = "not told"
 
 
 def build_card(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
@@ -126,6 +128,7 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
         "noise": {
             "clip": mechanism.clip,
             "noise_multiplier": mechanism.noise_multiplier,
+            "grid": facts.grid,
             "added": ADDED[terms.trust],
             "generator": SECURE,
         },
@@ -165,6 +168,19 @@ def _accounting(mechanism: Mechanism, ledger: Ledger) -> dict[str, Any]:
         "mu": 1 / float(get_sigma_gaussian(epsilon, account.delta)),
         "rho_without_sampling": math.fsum(count / (2 * z**2) for z, _, count in unsampled(ledger.total)),
     }
+
+
+def format_grid(mechanism: Mechanism, shapes: Shapes) -> str:
+    """Write on which numbers releases of these shapes lie, and what putting them there costs."""
+    grid = mechanism.grid(shapes)
+    if grid is None:
+        return FLOATING
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    return (
+        f"whole multiples of {grid.step:.4g}, which is clip / 2^{grid.bits}, for {numbers:,} numbers; bounds are "
+        "checked there, so that rounding costs no sensitivity; discrete Gaussian noise of variance "
+        "ceil((z 2^bits)^2) + 6 steps, exact to a total variation of 2^-130 a number, which changes no digit of delta"
+    )
 
 
 def unsampled(total: Composition) -> Composition:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.messages import Arrays, ModelUpdate
+from fedrec.privacy.grid import Grid
 
 GROUPINGS = ("whole", "split")
-ROUNDING = 1e-5  # how much longer an honest sum in float32 may come out than its bound
 
 
 def group_of(name: str, grouping: str) -> str:
@@ -54,6 +54,13 @@ class NormClipper:
         dense = self.norm * math.sqrt(self.dense_share)
         return {"items": self.norm * math.sqrt(1 - self.dense_share), "dense": dense}
 
+    def lengths(self, grid: Grid) -> dict[str, int]:
+        """Return the largest length of each group in whole steps; their squares add up to that of the grid, or less."""
+        if self.grouping == "whole":
+            return {"all": grid.length}
+        shares = {"items": 1 - self.dense_share, "dense": self.dense_share}
+        return {group: math.isqrt(int(4**grid.bits * share)) for group, share in shares.items()}
+
     def factors(self, squared_norms: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """Return for each group what to multiply the arrays of each device [D] by: at most 1, the norm then in bounds.
 
@@ -81,12 +88,6 @@ class NormClipper:
             return update
         return ModelUpdate(
             {name: self._scaled(name, array, factors) for name, array in update.arrays.items()}, update.count
-        )
-
-    def clip_sum(self, total: ModelUpdate) -> ModelUpdate:
-        """Return what counts of a sum over `count` devices: within `count` times the bounds, whoever sent it."""
-        return NormClipper(self.norm * max(total.count, 1e-30), self.grouping, self.dense_share).clipped(
-            total, ROUNDING
         )
 
     def _scaled(self, name: str, array: NDArray[np.float32], factors: Mapping[str, float]) -> NDArray[np.float32]:

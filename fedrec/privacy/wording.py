@@ -50,6 +50,7 @@ PARTS = {
     "beside_it": "and beside it",
     "clip": "clip (largest norm)",
     "noise_multiplier": "noise over clip",
+    "grid": "grid of what is released",
     "added": "where noise is added",
     "generator": "drawn by",
     "rate": "share drawn each round",
@@ -113,6 +114,10 @@ SAMPLING: dict[str, str] = {
     Trust.NONE: "no claim rests on it",
 }
 SECURE = "the operating system's, asked anew for each draw; no seed can repeat it, and nothing of it is kept"
+FLOATING = (
+    "none: what is trained is single-precision floating point, noised in every step; what its rounding tells is not "
+    "accounted for"
+)
 UNACCOUNTED = "tuning, evaluation and the choice of this run among others, unless they are charged here"
 NOT_PROTECTED = (
     "who is enrolled",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from fedrec.audit.auditor import NO_AUDIT, Record, code_hash, load_record
-from fedrec.privacy.card import Facts, build_card, checked
+from fedrec.privacy.card import Facts, build_card, checked, format_grid
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.wording import PARTS, TITLES, format_part
 from fedrec.storage.run_folder import RunFolder, atomic_write
@@ -39,7 +39,16 @@ def facts(context: "RunContext") -> Facts:
     )
     record = load_record(context.experiment, context.folder.path)
     audit, said = (record.cited(code_hash()), record.verdict) if record else (NO_AUDIT, "none")
-    return Facts(released=BESIDE, choices=(catalogue, SIZES, SELECTION), audit=audit, code=code, audit_verdict=said)
+    mechanism, model = context.experiment.mechanism, context.experiment.build_model(context.dataset.catalogue)
+    shapes = context.experiment.algorithm.shapes(context.experiment.algorithm.init(model, context.dataset.catalogue))
+    return Facts(
+        released=BESIDE,
+        choices=(catalogue, SIZES, SELECTION),
+        audit=audit,
+        code=code,
+        audit_verdict=said,
+        grid=format_grid(mechanism, shapes),
+    )
 
 
 def write_card(folder: RunFolder, made: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedrec.messages import Arrays, ModelUpdate
 from fedrec.models.sequential import SequentialRecommender, Windows
+from fedrec.privacy.contributions import Scales
+from fedrec.privacy.grid import Floats, Whole
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.rng import random_below
 from fedrec.training.batches import CohortData, Histories, Keyed, open_draws
@@ -82,6 +84,10 @@ class Descents:
         """How many devices."""
         return len(self.loss)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each array of one device's update."""
+        return {name: tuple(value.shape) for name, value in trained(self.model).items()}
+
     def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]."""
         return self.apart.squared_norms()
@@ -91,6 +97,14 @@ class Descents:
         if not isinstance(factors, Mapping) and bool((factors == 1).all()):
             return ModelUpdate(self._summed(), self.count)
         return self.apart.weighted_sum(factors)
+
+    def whole_squares(self, scales: Scales) -> dict[str, Floats]:
+        """Return the squared norm [C] of each array in `scales`, scaled and rounded to whole numbers."""
+        return self.apart.whole_squares(scales)
+
+    def whole_sum(self, scales: Scales) -> dict[str, Whole]:
+        """Return the sum over devices of their arrays, scaled by [C] and rounded to whole numbers."""
+        return self.apart.whole_sum(scales)
 
     def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes."""

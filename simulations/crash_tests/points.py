@@ -24,7 +24,7 @@ TRACED = {
         "federated/loop.py", "federated/state.py", "federated/exchange.py", "federated/node.py", "messages.py",
         "storage/run_folder.py", "storage/private_arrays.py", "privacy/noise.py",
         "privacy/ledger/ledger.py", "privacy/ledger/store.py", "privacy/ledger/account.py",
-        "privacy/mechanisms/base.py", "privacy/clipping.py", "flower/codec.py",
+        "privacy/mechanisms/base.py", "privacy/clipping.py", "privacy/release.py", "privacy/grid.py", "flower/codec.py",
         *(f"privacy/mechanisms/{name}.py" for name in (
             "user", "interaction", "user_adaptive", "user_local", "banded", "gateway")),
     )

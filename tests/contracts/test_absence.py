@@ -30,13 +30,13 @@ def noise_std(case: MechanismCase, arrived: int) -> float:
 
     def seen() -> np.ndarray:
         nothing = vector(np.zeros(6))
+        sent = mechanism.privatize_update(nothing, mechanism.random())
         if mechanism.terms.trust == "device":
-            return flat(mechanism.privatize_update(nothing, mechanism.random()))
-        total = replace(nothing, count=arrived)
+            return flat(sent)
+        total = replace(sent, count=arrived)
         if mechanism.terms.trust == "gateway":
             return flat(mechanism.privatize_node_sum(total, mechanism.random()))
-        released = replace(mechanism.privatize_update(nothing, mechanism.random()), count=arrived)
-        aggregate = mechanism.privatize_aggregate(released, plan, 1, mechanism.random())
+        aggregate = mechanism.privatize_aggregate(total, plan, 1, mechanism.random())
         return flat(replace(nothing, arrays=aggregate.arrays))
 
     return float(np.stack([seen() for _ in range(DRAWS)]).std())

@@ -8,16 +8,31 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from fedrec.data.interactions import DeviceData
 from fedrec.experiment.instantiate import instantiate
 from fedrec.messages import ModelUpdate
 from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.privacy.clipping import group_of
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user_adaptive import BIT
+from fedrec.privacy.release import worth
 from fedrec.testing import MechanismContract
-from fedrec.testing.mechanisms import PLANS, SENSITIVITY, MechanismCase, calibrated_for, flat, released_sum, vector
+from fedrec.testing.mechanisms import (
+    PLANS,
+    SENSITIVITY,
+    STEP,
+    MechanismCase,
+    Silence,
+    calibrated_for,
+    flat,
+    released_sum,
+    vector,
+)
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.local import train
 
@@ -144,21 +159,34 @@ HOSTILE = {
 def test_user_level_bounds_any_device(name: str, values: np.ndarray, plan: str) -> None:
     """Invariants M2, I5: a device's influence is at most the clip, whatever it sends and whatever it weighs."""
     values = np.asarray(values, np.float64)
-    mechanism: Any = replace(calibrated(name, PLANS[plan]), noise_multiplier=1e-12)  # type: ignore[type-var]
+    mechanism: Any = calibrated(name, PLANS[plan])
     clip = 1.0 if PLANS[plan].trains else SENSITIVITY
-    released = mechanism.privatize_update(vector(values, count=10**6), mechanism.random())
+    released = mechanism.privatize_update(vector(values, count=10**6), Silence())
     assert released.count == 1
-    assert released.finite()
-    released = ModelUpdate({n: a for n, a in released.arrays.items() if n != BIT}, 1)
-    assert released.norm() <= clip * (1 + 1e-6)
+    found = flat(released)
+    assert np.linalg.norm(found) <= clip * (1 + 1e-6)
     assert mechanism.clip == clip
     if not np.isfinite(values).all() or not values.any():
-        assert released.norm() <= 1e-10
+        assert not found.any()
     elif np.linalg.norm(values) > clip:
-        assert released.norm() == pytest.approx(clip, rel=1e-5)
-        np.testing.assert_allclose(flat(released) / clip, values / np.linalg.norm(values), atol=1e-6)
+        assert np.linalg.norm(found) == pytest.approx(clip, rel=STEP)
+        np.testing.assert_allclose(found / clip, values / np.linalg.norm(values), atol=STEP)
     else:
-        np.testing.assert_allclose(flat(released), values.astype(np.float32), atol=1e-10)
+        np.testing.assert_allclose(found, values.astype(np.float32), atol=STEP)
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(np.float32, 6, elements=st.floats(width=32)), st.sampled_from(["whole", "split"]))
+@pytest.mark.parametrize("name", ["user", "user_adaptive", "banded"])
+def test_the_bound_holds_in_whole_numbers(name: str, values: np.ndarray, clipping: str) -> None:
+    """Invariant M2, counted in Python's integers: no float can make a contribution longer than the grid says."""
+    mechanism: Any = calibrated(name, PLANS["some, trained"], clipping=clipping)
+    released = mechanism.privatize_update(vector(values), mechanism.random())
+    lengths = mechanism.rule.lengths(released.grid)
+    for group, length in lengths.items():
+        names = [n for n in released.arrays if n != BIT and group_of(n, clipping) == group]
+        assert sum(int(k) ** 2 for n in names for k in released.arrays[n].reshape(-1).tolist()) <= length**2
+    assert sum(length**2 for length in lengths.values()) <= 4**released.grid.bits
 
 
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
@@ -168,16 +196,15 @@ def test_split_bounds_items_and_dense_parameters_apart(name: str, values: np.nda
     plan, settings = PLANS["some, trained"], {"clipping": "split", "dense_share": 0.2}
     whole, split = calibrated(name, plan), calibrated(name, plan, **settings)
     assert split.event(plan, 1) == whole.event(plan, 1)
-    mechanism: Any = replace(split, noise_multiplier=1e-12)  # type: ignore[type-var]
     update = vector(values)
-    arrays = mechanism.privatize_update(update, mechanism.random()).arrays
+    arrays = worth(split.privatize_update(update, Silence()))
     clipped = False
     for array, bound in (("item.a", 0.8**0.5), ("b", 0.2**0.5)):
         norm, released = (float(np.linalg.norm(a.astype(np.float64))) for a in (update.arrays[array], arrays[array]))
         assert released <= bound * (1 + 1e-6)
         clipped = clipped or not norm <= bound
         if np.isfinite(np.asarray(values, np.float32)).all():
-            assert released == pytest.approx(min(norm, bound), rel=1e-5, abs=1e-9)
+            assert released == pytest.approx(min(norm, bound), rel=STEP, abs=STEP)
     assert BIT not in arrays or arrays[BIT][0] == (-0.5 if clipped else 0.5)
 
 

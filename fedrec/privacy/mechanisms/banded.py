@@ -4,7 +4,7 @@ Banded matrix factorisation (Choquette-Choo et al., "(Amplified) banded matrix f
 round is w_t = z_t - c_1 w_{t-1} - ... - c_{b-1} w_{t-b+1} for white noise z_t, so that the running sum, which is what
 the model is, holds less noise than independent noise would leave in it. The whole run is one Gaussian mechanism.
 
-Threat model. The server is trusted: it sees every clipped update and keeps the last b - 1 noises secret. Protected is
+Threat model. The server is trusted: it sees every clipped update and keeps the last b - 1 sums secret. Protected is
 one user's whole data from everyone who sees the released models, were it all other users together. No assumption on
 sampling: who takes part when is public. Each device has its turn once every `separation` rounds, whatever was lost in
 between, and the guarantee holds for that separation. Better than privacy=user from about epsilon 4 on, or wherever
@@ -13,14 +13,17 @@ cohorts can't be drawn in secret; worse below.
 Banded Toeplitz strategies for correlated noise: their sensitivity, their error, and the best one for a plan.
 
 Choquette-Choo et al., "(Amplified) banded matrix factorization: a unified approach to private training", 2023. The
-lower-triangular Toeplitz matrix C has the coefficients c_0 = 1, c_1, ... on its bands; what is released is x + C^-1 z
-for a sum x a round and white noise z. Two rounds of one device lie at least `separation` apart, and there are no more
-bands than that: the columns of C that one device touches then share no row, so that their squared norms add up.
+lower-triangular Toeplitz matrix C has the coefficients c_0 = 1, c_1, ... on its bands; what is released is C x + z for
+a sum x a round and white noise z, on the grid, with coefficients that are whole 256ths. C^-1 (C x + z) = x + C^-1 z is
+then computed from releases alone, in floating point. Two rounds of one device lie at least `separation` apart, and
+there are no more bands than that: the columns of C that one device touches then share no row, so that their squared
+norms add up.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, NoOpDpEvent
@@ -29,12 +32,22 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.messages import Arrays, ModelUpdate
+from fedrec.messages import Arrays
+from fedrec.privacy.grid import SPARE, Grid, Whole
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
-from fedrec.privacy.mechanisms.base import UserClippingMechanism, check_positive, cyclic_cohort, multiplier_for
+from fedrec.privacy.mechanisms.base import (
+    UserClippingMechanism,
+    check_positive,
+    cyclic_cohort,
+    multiplier_for,
+)
 from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, Shapes, TrainingPlan
+from fedrec.privacy.release import Released, as_release
 
 Coefficients = NDArray[np.float64]
+PART_BITS = 8
+PARTS = 1 << PART_BITS  # of one: coefficients are whole multiples of 1 / PARTS
+SUM, ESTIMATE = "sum/", "estimate/"  # of the state: the last rounds' sums, which are secret, and what was told of them
 
 
 def squared_sensitivity(coefficients: Coefficients, rounds: int, separation: int, at_most: int | None = None) -> float:
@@ -94,7 +107,8 @@ class BandedUserLevel(UserClippingMechanism):
 
     The cohort's rate decides the separation: with an expected cohort of a tenth of the devices, each takes part every
     tenth round. `bands` is how many rounds the noise reaches over, at most the separation (null: as many); the server
-    keeps bands - 1 times the model. With all devices in each round the noise is independent.
+    keeps bands - 1 sums and as many estimates of them, of the model's size. With all devices in each round the noise is
+    independent.
     """
 
     name: ClassVar[str] = "banded"
@@ -136,7 +150,8 @@ class BandedUserLevel(UserClippingMechanism):
                 f"privacy.bands={self.bands}: at most {min(separation, plan.rounds)} here, the rounds between two "
                 "turns of a device (cohort.size decides) and the rounds in all"
             )
-        found = optimal_bands(plan.rounds, self.bands or min(separation, plan.rounds), separation)
+        best = optimal_bands(plan.rounds, self.bands or min(separation, plan.rounds), separation)
+        found = tuple(round(PARTS * c) / PARTS for c in best)
         cost = squared_sensitivity(np.array(found), plan.rounds, separation)
         uses = ((1.0, cost**-0.5, 1),)
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
@@ -146,33 +161,47 @@ class BandedUserLevel(UserClippingMechanism):
         """Return the group whose turn it is."""
         return cyclic_cohort(plan, round_number, _separation(plan))
 
+    def clip_grid(self, shapes: Shapes) -> Grid:
+        """Return the grid for this clip and so many numbers; C x lies on one that is 256 times as fine."""
+        numbers = sum(math.prod(shape) for shape in shapes.values())
+        return Grid.of(self.clip, numbers, (self.noise_multiplier or 0.0) * PARTS / SPARE)
+
     def init_state(self, shapes: Shapes) -> Arrays:
-        """Return no noise: zeros [bands - 1, ...] for each array, the newest first."""
-        reach = len(self._coefficients()) - 1
-        return {name: np.zeros((reach, *shape), np.float32) for name, shape in shapes.items()}
+        """Return no sums and no estimates of them: zeros [bands - 1, ...] for each array, the newest first."""
+        reach, state = len(self._coefficients()) - 1, Arrays()
+        for name, shape in shapes.items():
+            state[SUM + name] = cast(NDArray[np.float32], np.zeros((reach, *shape), np.int64))
+            state[ESTIMATE + name] = np.zeros((reach, *shape), np.float32)
+        return state
 
     def state_after_lost_round(self, state: Arrays) -> Arrays:
-        """Return no noise: it starts afresh, because what a lost round would have added was never released."""
+        """Return nothing: it starts afresh, because what a lost round would have added was never released."""
         return {name: np.zeros_like(array) for name, array in state.items()}
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
         state: Arrays | None = None,
     ) -> Aggregate:
-        """Return the sum with this round's noise on every coordinate, over the size of a group whoever arrived."""
-        tail, std = self._coefficients()[1:], self.multiplier() * self.clip
-        noised, kept = Arrays(), Arrays()
-        for name, past in (state or self.init_state({n: a.shape for n, a in total.arrays.items()})).items():
-            array = total.arrays[name]
-            white = random.gaussian(array.shape, std)
-            noise = (white - np.tensordot(tail, past.astype(np.float64), axes=1)).astype(np.float32)
-            noised[name] = (array.astype(np.float64) + noise).astype(np.float32)
-            kept[name] = np.concatenate([noise[None], past])[: len(tail)]
-        return Aggregate(noised, plan.expected_cohort, kept)
+        """Return what the releases up to this round's tell of its sum, over the size of a group whoever arrived."""
+        whole, tail, found, kept = as_release(total), self._coefficients()[1:], Arrays(), Arrays()
+        memory = state or self.init_state({name: array.shape for name, array in whole.arrays.items()})
+        past = {name: list(cast(Whole, memory[SUM + name])) for name in whole.arrays}
+        exact = whole.correlated([round(PARTS * c) for c in tail], past, PART_BITS)
+        released = exact.noised(exact.grid.variance(self.multiplier()), random)
+        for name, array in released.arrays.items():
+            before = memory[ESTIMATE + name]
+            estimate = released.grid.values(array)
+            for weight, earlier in zip(tail, before, strict=True):
+                estimate -= weight * earlier
+            found[name] = estimate.astype(np.float32)
+            kept[ESTIMATE + name] = np.concatenate([found[name][None], before])[: len(tail)]
+            sums = np.concatenate([np.asarray(whole.arrays[name])[None], memory[SUM + name]])[: len(tail)]
+            kept[SUM + name] = cast(NDArray[np.float32], sums)
+        return Aggregate(found, plan.expected_cohort, kept)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what this round adds to the cost of the rounds before it; all together are one Gaussian mechanism."""

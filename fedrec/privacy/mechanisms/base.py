@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from fedrec.errors import FedrecError, RefusedError, suggest
-from fedrec.messages import Arrays, ModelUpdate, total
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import (
     Use,
     checked_delta,
@@ -24,10 +24,13 @@ from fedrec.privacy.accounting.composition import (
     default_delta,
     noise_multiplier,
 )
-from fedrec.privacy.clipping import NormClipper, group_of
+from fedrec.privacy.clipping import NormClipper
+from fedrec.privacy.contributions import CohortUpdates, OneUpdate
+from fedrec.privacy.grid import LEAST_BITS, Grid, reach
 from fedrec.privacy.guarantee import Unit
-from fedrec.privacy.mechanisms.protocol import CohortUpdates, DPSGDConfig, Mechanism, NoiseSource, Shapes, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, Mechanism, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
+from fedrec.privacy.release import Release, Released, as_release, bounded, bounded_again, total_of
 from fedrec.privacy.wording import format_epsilon
 from fedrec.rng import Stream
 
@@ -130,20 +133,27 @@ class BaseMechanism:
         """Return None: devices train on shuffled minibatches."""
         return None
 
-    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
+    def grid(self, shapes: Shapes) -> Grid | None:
+        """Return None: what is sent is floating point."""
+        return None
+
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return the sum of `count` contributions without noise."""
+        return reach(count, grid.length, 0)
+
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> Released:
         """Return what may leave one device."""
         raise NotImplementedError
 
-    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
         """Return the sum of what each device releases, one by one."""
-        each = (self.privatize_update(changes.update_of(place), random) for place in range(changes.count))
-        return total(each, changes.weighted_sum(np.zeros(changes.count)).arrays)
+        return total_of(self.privatize_update(changes.update_of(place), random) for place in range(changes.count))
 
-    def privatize_node_sum(self, total: ModelUpdate, random: NoiseSource) -> ModelUpdate:
+    def privatize_node_sum(self, total: Released, random: NoiseSource) -> Released:
         """Return the node's sum as it is."""
         return total
 
-    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
+    def clip_node_sum(self, total: Released) -> Released:
         """Return the node's sum as it is."""
         return total
 
@@ -226,7 +236,7 @@ class UserClippingMechanism(BaseMechanism):
         check_common(self.epsilon, self.delta, self.noise_multiplier, self.randomness)
         check_positive("clip", self.clip)
         check_positive("population_epsilon", self.population_epsilon)
-        _ = self.rule
+        _ = self.rule, Grid(LEAST_BITS, self.clip)
 
     @property
     def rule(self) -> NormClipper:
@@ -254,25 +264,26 @@ class UserClippingMechanism(BaseMechanism):
         """Return the operating system's draws, or those of the key with randomness=seeded."""
         return make_noise_source(self.randomness, key)
 
-    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
-        """Return the update, of count 1, clipped; a non-finite one becomes zero."""
-        return replace(self.rule.clipped(update), count=1)
+    def grid(self, shapes: Shapes) -> Grid | None:
+        """Return the grid for this clip and so many numbers."""
+        return self.clip_grid(shapes)
 
-    def factors(self, changes: CohortUpdates) -> dict[str, NDArray[np.float64]]:
-        """Return by how much each array of each device [C] is shortened."""
-        squares = changes.squared_norms()
-        groups = {name: group_of(name, self.clipping) for name in squares}
-        sums = {g: np.sum([squares[name] for name in squares if groups[name] == g], axis=0) for g in self.rule.bounds}
-        found = self.rule.factors({group: np.broadcast_to(square, changes.count) for group, square in sums.items()})
-        return {name: found[group] for name, group in groups.items()}
+    def clip_grid(self, shapes: Shapes) -> Grid:
+        """Return the grid for this clip and so many numbers."""
+        numbers = sum(math.prod(shape) for shape in shapes.values())
+        return Grid.of(self.clip, numbers, self.noise_multiplier or 0.0)
 
-    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
-        """Return the sum of the clipped updates."""
-        return changes.weighted_sum(self.factors(changes))
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> Released:
+        """Return the update, of count 1, clipped, on the grid; a non-finite one becomes zero."""
+        return self.privatize_cohort(OneUpdate(update), random)
 
-    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
+        """Return the sum of the clipped updates, each on the grid."""
+        return bounded(changes, self.rule, self.clip_grid(changes.shapes()))
+
+    def clip_node_sum(self, total: Released) -> Released:
         """Return what the server counts of a node's sum: within `count` clips, so that no node can claim more."""
-        return self.rule.clip_sum(total)
+        return bounded_again(as_release(total), self.rule)
 
     def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
         """Return `count` clips, and what rounding in single precision may add."""
@@ -293,9 +304,11 @@ class UserClippingMechanism(BaseMechanism):
         return self.noise_multiplier
 
 
-def add_gaussian_noise(arrays: Arrays, std: float, random: NoiseSource) -> Arrays:
-    """Return the arrays + N(0, std^2) on every coordinate, added in double precision."""
-    return {name: (array + random.gaussian(array.shape, std)).astype(np.float32) for name, array in arrays.items()}
+def noised_aggregate(total: Release, multiplier: float, denominator: float, random: NoiseSource) -> Aggregate:
+    """Return the sum with the server's noise of this multiplier on every number, and its worth."""
+    variance = total.grid.variance(multiplier)
+    noise_std = math.sqrt(variance) * total.grid.step
+    return Aggregate(total.noised(variance, random).values(), denominator, noise_std=noise_std)
 
 
 INSTEAD = {Unit.INTERACTION: "privacy=user", Unit.USER: "privacy=interaction"}

@@ -19,17 +19,18 @@ from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import Arrays, ModelUpdate
+from fedrec.privacy.grid import Grid, reach
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     VALUE_REACH,
     UserClippingMechanism,
-    add_gaussian_noise,
     check_positive,
     most_participations,
     multiplier_for,
     noise_reach,
 )
-from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, Shapes, TrainingPlan
+from fedrec.privacy.release import Released, as_release, worth
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,28 @@ class GatewayLevel(UserClippingMechanism):
         """Return the constants of DP-SGD with users as examples."""
         return DPSGDConfig(self.clip, self.multiplier(), self.sample_rate, self.local_steps, self.denominator)
 
-    def privatize_node_sum(self, total: ModelUpdate, random: NoiseSource) -> ModelUpdate:
-        """Return a trained sum as it is (its steps were noised), a statistic's with N(0, (z * clip)^2)."""
+    def grid(self, shapes: Shapes) -> Grid | None:
+        """Return the grid of a statistic; what was trained is floating point, noised in every step."""
+        return None if self.sensitivity is None else self.clip_grid(shapes)
+
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return what `count` users' contributions and the gateway's noise come to."""
+        return reach(1, count * grid.length, grid.variance(self.multiplier()))
+
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> Released:
+        """Return one user's statistic, clipped, on the grid, or what was trained, clipped; a non-finite one is zero."""
+        if self.sensitivity is None:
+            return replace(self.rule.clipped(update), count=1)
+        return super().privatize_update(update, random)
+
+    def privatize_node_sum(self, total: Released, random: NoiseSource) -> Released:
+        """Return a trained sum as it is (its steps were noised), a statistic's with noise of z clips."""
         if self.sensitivity is None:
             return total
-        return ModelUpdate(add_gaussian_noise(total.arrays, self.multiplier() * self.clip, random), total.count)
+        whole = as_release(total)
+        return whole.noised(whole.grid.variance(self.multiplier()), random)
 
-    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
+    def clip_node_sum(self, total: Released) -> Released:
         """Return the node's sum as it is: noise has no bound."""
         return total
 
@@ -111,14 +127,14 @@ class GatewayLevel(UserClippingMechanism):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
         state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
-        return Aggregate(total.arrays, plan.expected_cohort)
+        return Aggregate(worth(total), plan.expected_cohort)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one round costs a user who was asked."""

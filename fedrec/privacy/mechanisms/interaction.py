@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import checked_delta, default_delta
+from fedrec.privacy.contributions import CohortUpdates, OneUpdate
+from fedrec.privacy.grid import SPARE, Grid, reach
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     VALUE_REACH,
@@ -26,8 +28,9 @@ from fedrec.privacy.mechanisms.base import (
     multiplier_for,
     noise_reach,
 )
-from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, DPSGDConfig, NoiseSource, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
+from fedrec.privacy.release import Released, bounded, worth
 
 LONGEST_HISTORY = 1_000_000  # interactions of one device; `plan.interactions` is a guess where devices are real
 
@@ -116,17 +119,29 @@ class InteractionLevel(BaseMechanism):
         """Return the operating system's draws, or those of the key with randomness=seeded."""
         return make_noise_source(self.randomness, key)
 
-    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
-        """Return a trained update as it is (it is noised already), a statistic with its noise; never non-finite."""
-        arrays: Arrays = update.arrays
-        if not update.finite():
-            arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
-        if self.sensitivity is not None:
-            std = self._multiplier() * self.sensitivity
-            arrays = {n: (a + random.gaussian(a.shape, std)).astype(np.float32) for n, a in arrays.items()}
-        return ModelUpdate(arrays, 1)
+    def grid(self, shapes: Shapes) -> Grid | None:
+        """Return the grid of a statistic; what was trained is floating point, noised in every step."""
+        numbers = sum(math.prod(shape) for shape in shapes.values())
+        return None if self.sensitivity is None else self._grid(self.sensitivity, numbers)
 
-    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return what `count` devices' statistics and their noise come to."""
+        return reach(count, LONGEST_HISTORY * grid.length, grid.variance(self._multiplier(), grid.length))
+
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> Released:
+        """Return a trained update as it is (it is noised already), a statistic with its noise; never non-finite.
+
+        Rounding moves one interaction's change of m numbers by up to ceil(sqrt(m)) + 1 steps more than its sensitivity.
+        """
+        if self.sensitivity is None:
+            finite = update.finite()
+            return ModelUpdate({n: a if finite else np.zeros_like(a) for n, a in update.arrays.items()}, 1)
+        one = OneUpdate(update)
+        numbers = sum(math.prod(shape) for shape in one.shapes().values())
+        grid, more = self._grid(self.sensitivity, numbers), math.isqrt(numbers) + 2
+        return bounded(one, None, grid).noised(grid.variance(self._multiplier(), more), random)
+
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
         """Return the sum of trained updates as they are (they are noised already); none that is not finite."""
         if self.sensitivity is not None:
             return super().privatize_cohort(changes, random)
@@ -151,7 +166,7 @@ class InteractionLevel(BaseMechanism):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
@@ -160,7 +175,7 @@ class InteractionLevel(BaseMechanism):
         """Return the sum as it is, over the expected cohort whoever arrived."""
         statistic = self.sensitivity
         std = 0.0 if statistic is None else self._multiplier() * statistic * math.sqrt(plan.expected_cohort)
-        return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
+        return Aggregate(worth(total), plan.expected_cohort, noise_std=std)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs the device that takes part."""
@@ -182,6 +197,9 @@ class InteractionLevel(BaseMechanism):
         times = self.participation_limit(plan)
         reach = self.sensitivity or self.local_steps * self.clip / self.denominator
         return np.full(plan.rounds, 1 / (times * reach))
+
+    def _grid(self, sensitivity: float, numbers: int) -> Grid:
+        return Grid.of(sensitivity, numbers, (self.noise_multiplier or 0.0) / SPARE, fine=1000)
 
     def _multiplier(self) -> float:
         if self.noise_multiplier is None:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from fedrec.errors import FedrecError
 from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.accounting.composition import default_delta
+from fedrec.privacy.contributions import CohortUpdates
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import BaseMechanism
-from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
+from fedrec.privacy.release import Released, worth
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,14 @@ class NoPrivacy(BaseMechanism):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
         state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the number of devices that arrived."""
-        return Aggregate(total.arrays, float(max(1, total.count)))
+        return Aggregate(worth(total), float(max(1, total.count)))
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what no epsilon covers."""

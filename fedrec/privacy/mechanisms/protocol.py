@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from fedrec.messages import Arrays, ModelUpdate
 from fedrec.privacy.clipping import NormClipper
+from fedrec.privacy.contributions import CohortUpdates
+from fedrec.privacy.grid import Grid
 from fedrec.privacy.guarantee import PrivacyGuarantee
+from fedrec.privacy.release import Released
 
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent
@@ -65,6 +68,10 @@ class NoiseSource(Protocol):
         """Return independent N(0, std^2) draws, right beyond 8 standard deviations."""
         ...
 
+    def discrete_gaussian(self, shape: tuple[int, ...], variance: int) -> NDArray[np.int32]:
+        """Return independent whole numbers k of P(k) proportional to exp(-k^2 / (2 variance)), exact to 2^-130."""
+        ...
+
     def uniform(self, size: int) -> NDArray[np.float64]:
         """Return independent draws from [0, 1) with 53 random bits each."""
         ...
@@ -75,27 +82,6 @@ class NoiseSource(Protocol):
         A seeded source gives the same word for the same key, user and index, in whatever company; the operating
         system's gives words that were never given before.
         """
-        ...
-
-
-class CohortUpdates(Protocol):
-    """What many devices contribute, before anything of it leaves: one mechanism bounds all of it at once."""
-
-    @property
-    def count(self) -> int:
-        """How many devices: C."""
-        ...
-
-    def squared_norms(self) -> dict[str, NDArray[np.float64]]:
-        """Return each array's squared norm for every device [C]; not finite where a change is not."""
-        ...
-
-    def weighted_sum(self, factors: Mapping[str, NDArray[np.float64]] | NDArray[np.float64]) -> ModelUpdate:
-        """Return the sum over devices, each array of device c times its `factors[c]`, for all arrays or by name."""
-        ...
-
-    def update_of(self, device: int) -> ModelUpdate:
-        """Return what one device alone contributes."""
         ...
 
 
@@ -234,19 +220,27 @@ class Mechanism(Protocol):
         """Return the source of draws for this key: the operating system, or seeded by the key in test mode."""
         ...
 
-    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
+    def grid(self, shapes: Shapes) -> Grid | None:
+        """Return the grid of releases of these shapes, public; None where they are floating point."""
+        ...
+
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return the largest whole number that an honest release of `count` devices holds, but for a chance < 2^-90."""
+        ...
+
+    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> Released:
         """Return what may leave the device of one device's update; a non-finite update becomes zero."""
         ...
 
-    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
         """Return the sum of what may leave the devices: in law that of `privatize_update` on each of them."""
         ...
 
-    def privatize_node_sum(self, total: ModelUpdate, random: NoiseSource) -> ModelUpdate:
+    def privatize_node_sum(self, total: Released, random: NoiseSource) -> Released:
         """Return what may leave a node of the sum over its devices."""
         ...
 
-    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
+    def clip_node_sum(self, total: Released) -> Released:
         """Return what counts of a node's sum at the server: as much as `total.count` devices may change."""
         ...
 
@@ -263,7 +257,7 @@ class Mechanism(Protocol):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,

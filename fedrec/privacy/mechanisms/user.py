@@ -18,10 +18,15 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.messages import Arrays, ModelUpdate
+from fedrec.messages import Arrays
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
-from fedrec.privacy.mechanisms.base import UserClippingMechanism, add_gaussian_noise, multiplier_for
+from fedrec.privacy.mechanisms.base import (
+    UserClippingMechanism,
+    multiplier_for,
+    noised_aggregate,
+)
 from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, TrainingPlan
+from fedrec.privacy.release import Released, as_release
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,15 @@ class UserLevel(UserClippingMechanism):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
         state: Arrays | None = None,
     ) -> Aggregate:
-        """Return the sum + N(0, (z * clip)^2) on every coordinate, over the expected cohort whoever arrived."""
-        std = self._round_multiplier(plan, round_number) * self.clip
-        return Aggregate(add_gaussian_noise(total.arrays, std, random), plan.expected_cohort, noise_std=std)
+        """Return the sum with noise of z clips on every number, over the expected cohort whoever arrived."""
+        z = self._round_multiplier(plan, round_number)
+        return noised_aggregate(as_release(total), z, plan.expected_cohort, random)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one round costs: a Gaussian on a Poisson sample of the users."""

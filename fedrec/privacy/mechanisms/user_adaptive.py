@@ -17,11 +17,16 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fedrec.errors import FedrecError
-from fedrec.messages import Arrays, ModelUpdate
+from fedrec.messages import Arrays
+from fedrec.privacy.contributions import CohortUpdates
+from fedrec.privacy.grid import Grid
 from fedrec.privacy.guarantee import PrivacyGuarantee
-from fedrec.privacy.mechanisms.base import add_gaussian_noise
-from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, Shapes, TrainingPlan
+from fedrec.privacy.mechanisms.base import (
+    noised_aggregate,
+)
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.release import Released, as_release, bounded
 
 BIT = "unclipped"
 
@@ -78,29 +83,24 @@ class UserAdaptive(UserLevel):
         """Return the shapes with the sum of bits [1] beside them."""
         return {**shapes, BIT: (1,)} if self.adapts else shapes
 
-    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
-        """Return the clipped update and its bit: +1/2 where nothing was clipped, -1/2 elsewhere and for non-numbers."""
-        clipped = self.rule.clipped(update)
-        if not self.adapts:
-            return replace(clipped, count=1)
-        bit = np.array([0.5 if clipped is update else -0.5], np.float32)
-        return ModelUpdate({**clipped.arrays, BIT: bit}, 1)
+    def clip_grid(self, shapes: Shapes) -> Grid:
+        """Return the grid for the update's numbers; the bit lies on it too, half the clip's steps from zero."""
+        return super().clip_grid({name: shape for name, shape in shapes.items() if name != BIT})
 
-    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
-        """Return the sum of the clipped updates, and that of their bits."""
-        factors = self.factors(changes)
-        total = changes.weighted_sum(factors)
-        if not self.adapts:
-            return total
-        whole = np.logical_and.reduce([factor == 1 for factor in factors.values()])
-        return ModelUpdate({**total.arrays, BIT: np.array([whole.sum() - changes.count / 2], np.float32)}, total.count)
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
+        """Return the sum of the clipped updates, and of their bits: of +1/2 where nothing was clipped, -1/2 elsewhere.
 
-    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
+        An update that is not finite says -1/2.
+        """
+        return bounded(changes, self.rule, self.clip_grid(changes.shapes()), BIT if self.adapts else None)
+
+    def clip_node_sum(self, total: Released) -> Released:
         """Return what counts of a node's sum: within `count` clips, its bits within half of `count`."""
-        bit, rest = _apart(total)
-        admitted = self.rule.clip_sum(rest)
-        bounded = {BIT: np.clip(bit, -total.count / 2, total.count / 2)} if self.adapts else {}
-        return ModelUpdate({**admitted.arrays, **bounded}, total.count)
+        whole = as_release(total)
+        if not self.adapts:
+            return super().clip_node_sum(whole)
+        admitted = as_release(super().clip_node_sum(whole.without(BIT)))
+        return admitted.beside(whole, BIT, whole.count * (whole.grid.length // 2))
 
     def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
         """Return `count` clips and as many bits of one half."""
@@ -108,7 +108,7 @@ class UserAdaptive(UserLevel):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
@@ -117,17 +117,11 @@ class UserAdaptive(UserLevel):
         """Return the noised sum over the expected cohort, and the next clip."""
         if not self.adapts:
             return super().privatize_aggregate(total, plan, round_number, random, state)
-        bit, rest = _apart(total)
-        z = self.multiplier()
-        std_update, std_bit = z / math.sqrt(1 - self.bit_share) * self.clip, z / (2 * math.sqrt(self.bit_share))
-        arrays = add_gaussian_noise(rest.arrays, std_update, random)
-        share = float(bit[0] + random.gaussian((1,), std_bit)[0]) / plan.expected_cohort + 0.5
+        whole, z = as_release(total), self.multiplier()
+        bit, of_bit = whole.only(BIT), z / (2 * math.sqrt(self.bit_share))
+        made = noised_aggregate(whole.without(BIT), z / math.sqrt(1 - self.bit_share), plan.expected_cohort, random)
+        bits = int(bit.noised(whole.grid.variance(of_bit), random).arrays[BIT][0]) / whole.grid.length
+        share = bits / plan.expected_cohort + 0.5
         factor = math.exp(-self.clip_learning_rate * (min(max(share, 0.0), 1.0) - self.target))
         clip = np.array([min(max(self.clip * factor, 1e-12), 1e12)], np.float32)
-        return Aggregate(arrays, plan.expected_cohort, {"clip": clip}, noise_std=std_update)
-
-
-def _apart(total: ModelUpdate) -> tuple[np.ndarray, ModelUpdate]:
-    """Return the sum of bits, and the rest."""
-    rest = {name: array for name, array in total.arrays.items() if name != BIT}
-    return total.arrays.get(BIT, np.zeros(1, np.float32)), ModelUpdate(rest, total.count)
+        return replace(made, mechanism_state={"clip": clip})

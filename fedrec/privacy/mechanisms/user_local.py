@@ -15,18 +15,20 @@ from typing import ClassVar, Self
 
 from dp_accounting import DpEvent, GaussianDpEvent
 
-from fedrec.messages import Arrays, ModelUpdate
+from fedrec.messages import Arrays
+from fedrec.privacy.contributions import CohortUpdates
+from fedrec.privacy.grid import Grid, reach
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import (
     VALUE_REACH,
     UserClippingMechanism,
-    add_gaussian_noise,
     check_positive,
     most_participations,
     multiplier_for,
     noise_reach,
 )
-from fedrec.privacy.mechanisms.protocol import Aggregate, CohortUpdates, NoiseSource, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Aggregate, NoiseSource, TrainingPlan
+from fedrec.privacy.release import Released, as_release
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,21 @@ class UserLocal(UserClippingMechanism):
         z = multiplier_for(self.epsilon, self.delta_for(plan), uses, self.noise_multiplier)
         return replace(bounded, noise_multiplier=z)
 
-    def privatize_update(self, update: ModelUpdate, random: NoiseSource) -> ModelUpdate:
-        """Return the clipped update + N(0, (z * clip)^2) on every coordinate; a non-finite one is noise alone."""
-        clipped = self.rule.clipped(update)
-        return ModelUpdate(add_gaussian_noise(clipped.arrays, self.multiplier() * self.clip, random), 1)
+    def reach(self, count: int, grid: Grid) -> int:
+        """Return what `count` contributions and their noise come to."""
+        return reach(count, grid.length, grid.variance(self.multiplier()))
 
-    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> ModelUpdate:
-        """Return the sum of the clipped updates, noised as much as each of them on its device would make it."""
-        total = super().privatize_cohort(changes, random)
-        std = self.multiplier() * self.clip * math.sqrt(changes.count)
-        return ModelUpdate(add_gaussian_noise(total.arrays, std, random), total.count)
+    def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
+        """Return the sum of the clipped updates, each with noise of z clips; a non-finite one is noise alone.
 
-    def clip_node_sum(self, total: ModelUpdate) -> ModelUpdate:
+        The noise of a sum is drawn at once: discrete Gaussians add up to the one of the summed variances.
+        """
+        summed = as_release(super().privatize_cohort(changes, random))
+        return summed.noised(summed.count * summed.grid.variance(self.multiplier()), random)
+
+    def clip_node_sum(self, total: Released) -> Released:
         """Return the node's sum as it is: noise has no bound."""
-        return total
+        return as_release(total)
 
     def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
         """Return `count` clips and the reach of the devices' noise."""
@@ -86,15 +89,16 @@ class UserLocal(UserClippingMechanism):
 
     def privatize_aggregate(
         self,
-        total: ModelUpdate,
+        total: Released,
         plan: TrainingPlan,
         round_number: int,
         random: NoiseSource,
         state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
-        std = self.multiplier() * self.clip * math.sqrt(plan.expected_cohort)
-        return Aggregate(total.arrays, plan.expected_cohort, noise_std=std)
+        whole = as_release(total)
+        std = math.sqrt(plan.expected_cohort * whole.grid.variance(self.multiplier())) * whole.grid.step
+        return Aggregate(whole.values(), plan.expected_cohort, noise_std=std)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs its device: replaced, an update moves by twice the clip."""

@@ -4,7 +4,7 @@ A tile is a group of devices and the rows that they can touch, numbered once for
 that they touched together, V items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrec.errors import FedrecError
 from fedrec.messages import Arrays, ModelUpdate
-from fedrec.privacy.mechanisms.protocol import CohortUpdates
+from fedrec.privacy.contributions import CohortUpdates, Scales
+from fedrec.privacy.grid import Floats, Whole
 from fedrec.training.batches import Epoch, Histories, Slots
 
 Kind = TypeVar("Kind", bound=CohortUpdates, covariant=True)
@@ -38,6 +40,11 @@ class TileUpdates:
     rows: dict[str, Tensor]
     dense: dict[str, Tensor]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each array of one device's update."""
+        rows = {name: (self.catalogue, *change.shape[1:]) for name, change in self.rows.items()}
+        return rows | {name: tuple(change.shape[1:]) for name, change in self.dense.items()}
+
     def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
         found = dict[str, NDArray[np.float64]]()
@@ -51,19 +58,37 @@ class TileUpdates:
 
     def zeros(self) -> dict[str, Tensor]:
         """Return sums over no device: [V, ...] for arrays of items, in double precision."""
-        shapes = {name: (self.catalogue, *change.shape[1:]) for name, change in self.rows.items()}
-        shapes |= {name: tuple(change.shape[1:]) for name, change in self.dense.items()}
-        return {n: torch.zeros(shape, dtype=torch.float64, device=self.items.device) for n, shape in shapes.items()}
+        place = self.items.device
+        return {n: torch.zeros(shape, dtype=torch.float64, device=place) for n, shape in self.shapes().items()}
 
-    def add_to(self, sums: dict[str, Tensor], factors: Mapping[str, NDArray[np.float64]]) -> None:
-        """Add every device's changes, times its factors [C] by name; what has factor 0 adds nothing, finite or not."""
-        there = {name: torch.from_numpy(factor).to(self.items.device) for name, factor in factors.items()}
+    def whole_squares(self, scales: Scales) -> dict[str, Floats]:
+        """Return the squared norm [C] of each array in `scales`, scaled and rounded to whole numbers."""
+        found = dict[str, Floats]()
+        for name, scale in scales.items():
+            there = torch.from_numpy(scale).to(self.items.device)
+            if name in self.dense:
+                found[name] = _whole(self.dense[name], there).flatten(1).square().sum(1).cpu().numpy()
+                continue
+            square = there.new_zeros(self.count)
+            for change, owner in zip(self.rows[name].split(ROWS), self.owner.split(ROWS), strict=True):
+                square.index_add_(0, owner, _whole(change, there[owner]).flatten(1).square().sum(1))
+            found[name] = square.cpu().numpy()
+        return found
+
+    def add_to(self, sums: dict[str, Tensor], factors: Mapping[str, NDArray[np.float64]], whole: bool = False) -> None:
+        """Add every device's changes, times its factors [C] by name; what has factor 0 adds nothing, finite or not.
+
+        `whole` rounds each product: sums of whole numbers below 2^53 are exact in double precision, in any order.
+        """
+        there, product = {n: torch.from_numpy(f).to(self.items.device) for n, f in factors.items()}, _times
+        if whole:
+            product = _whole
         for name, change in self.rows.items():
             for start in range(0, len(change), ROWS):
                 part = slice(start, start + ROWS)
-                sums[name].index_add_(0, self.items[part], _times(change[part], there[name][self.owner[part]]))
+                sums[name].index_add_(0, self.items[part], product(change[part], there[name][self.owner[part]]))
         for name, change in self.dense.items():
-            sums[name] += _times(change, there[name]).sum(0)
+            sums[name] += product(change, there[name]).sum(0)
 
     def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes, dense."""
@@ -96,6 +121,10 @@ class StackedUpdates:
         """How many devices: C."""
         return self.starts[-1]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each array of one device's update."""
+        return self.tiles[0].shapes()
+
     def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
         found = [tile.squared_norms() for tile in self.tiles]
@@ -109,11 +138,29 @@ class StackedUpdates:
         sums = self.tiles[0].zeros()
         for name, noise in self.late.items():
             sums[name] += noise
-        starts = self.starts
-        for tile, first, end in zip(self.tiles, starts, starts[1:], strict=False):
-            own = {n: (factors[n] if isinstance(factors, Mapping) else factors)[first:end] for n in sums}
-            tile.add_to(sums, {name: np.asarray(factor, np.float64) for name, factor in own.items()})
+        named = {n: np.asarray(factors[n] if isinstance(factors, Mapping) else factors, np.float64) for n in sums}
+        for tile, own in self._by_tile(named):
+            tile.add_to(sums, own)
         return ModelUpdate({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
+
+    def whole_squares(self, scales: Scales) -> dict[str, Floats]:
+        """Return the squared norm [C] of each array in `scales`, scaled and rounded to whole numbers."""
+        found = [tile.whole_squares(own) for tile, own in self._by_tile(scales)]
+        return {name: np.concatenate([squares[name] for squares in found]) for name in scales}
+
+    def whole_sum(self, scales: Scales) -> dict[str, Whole]:
+        """Return the sum over devices of their arrays, scaled by [C] and rounded to whole numbers."""
+        if self.late:
+            raise FedrecError("noise that is not whole has no place in a sum of whole numbers")
+        sums = self.tiles[0].zeros()
+        for tile, own in self._by_tile(scales):
+            tile.add_to(sums, own, whole=True)
+        return {name: array.to(torch.int64).cpu().numpy() for name, array in sums.items()}
+
+    def _by_tile(self, named: Scales) -> Iterator[tuple[TileUpdates, dict[str, Floats]]]:
+        """Yield each tile with what its devices have of arrays [C]."""
+        for tile, first, end in zip(self.tiles, self.starts, self.starts[1:], strict=False):
+            yield tile, {name: factor[first:end] for name, factor in named.items()}
 
     def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes, dense, without what is late."""
@@ -128,6 +175,13 @@ def _times(change: Tensor, factor: Tensor) -> Tensor:
     if bool((factor != 1).any()):
         product *= wide
     return torch.where(wide == 0, 0.0, product) if bool((factor == 0).any()) else product
+
+
+def _whole(change: Tensor, scale: Tensor) -> Tensor:
+    """Return change * scale along the first dimension, rounded, in double precision; 0 where the scale is 0."""
+    wide = scale.view(-1, *(1,) * (change.dim() - 1))
+    product = (change.double() * wide).round_()
+    return torch.where(wide == 0, 0.0, product) if bool((scale == 0).any()) else product
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from fedrec.federated.state import initial_state, open_run_context
 from fedrec.flower.transport import FlowerTransport, InProcessGrid
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Aggregate
+from fedrec.privacy.release import worth
 from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder
 from fedrec.training.vectorized.engine import VectorizedEngine
@@ -35,8 +36,8 @@ def engine(task: Task, folder: Path) -> Play:
     def one() -> int:
         users = np.sort(rng.choice(len(table), min(task.devices, len(table)), replace=False))
         context = RoundContext(len(states), 0, experiment.mechanism)
-        update = nodes.contribute(store, table, (users, states[-1]), context)[0].update()
-        states.append(algorithm.step(states[-1], Aggregate(update.arrays, float(update.count))))
+        update = nodes.contribute(store, table, (users, states[-1]), context)[0].total()
+        states.append(algorithm.step(states[-1], Aggregate(worth(update), float(update.count))))
         return int((table.start[users + 1] - table.start[users]).sum())
 
     return one

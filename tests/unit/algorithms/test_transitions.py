@@ -23,6 +23,7 @@ from fedrec.privacy.mechanisms.protocol import Aggregate, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.privacy.mechanisms.user_local import UserLocal
+from fedrec.privacy.release import total_of
 from tests.support.tiny import catalogue
 
 ITEMS = 12
@@ -209,7 +210,7 @@ def test_a_mechanism_states_the_noise_that_it_adds(mechanism: UserLevel | UserLo
     ready, zeros = mechanism.calibrated(plan, 1.0), ModelUpdate({"m": np.zeros(20_000, np.float32)}, 1)
     sent = [ready.privatize_update(zeros, ready.random(n)) for n in range(50)]
     memory = ready.init_state({"m": (20_000,)})
-    found = ready.privatize_aggregate(total(sent, sent[0].arrays), plan, 2, ready.random(99), memory)
+    found = ready.privatize_aggregate(total_of(sent), plan, 2, ready.random(99), memory)
     assert found.noise_std > 0 and np.isclose(found.arrays["m"].std(), found.noise_std, rtol=0.03)
 
 

@@ -21,6 +21,7 @@ from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
 from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
+from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Unit
 from fedrec.privacy.ledger import ledger
 from fedrec.privacy.mechanisms import base
@@ -133,7 +134,9 @@ def test_too_little_noise_contradicts(privacy: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_clip_that_does_nothing_contradicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UserLevel, "privatize_update", lambda self, update, random: update)
+    monkeypatch.setattr(NormClipper, "lengths", lambda self, grid: dict.fromkeys(self.bounds, 100 * grid.length))
+    monkeypatch.setattr(NormClipper, "factors", lambda self, squares: {n: np.ones_like(s) for n, s in squares.items()})
+    monkeypatch.setattr(UserLevel, "reach", lambda self, count, grid: 100 * count * grid.length)
     assert trial("noise", "privacy=user", "model=mf").verdict == "contradicted"
 
 

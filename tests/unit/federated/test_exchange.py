@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.federated.exchange import ExpectedUpdate, NodeDirectory, discover_nodes, evaluate, gather_updates, mean_loss
+from fedrec.federated.exchange import (
+    ExpectedUpdate,
+    NodeDirectory,
+    discover_nodes,
+    evaluate,
+    gather_updates,
+    mean_loss,
+)
 from fedrec.messages import Message, ModelUpdate
+from fedrec.privacy.grid import Grid
+from fedrec.privacy.mechanisms.none import NoPrivacy
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.release import Release, Released, worth
 
 HEADER = {"protocol": 1, "run": "r", "round": 3, "hash": "h"}
 SHAPES = {"w": (2,)}
@@ -40,7 +51,7 @@ def reply(value: float, count: int = 1, **more: Any) -> Message:
 def collected(*replies: tuple[int, Message], hosted: dict[int, Any] | None = None) -> Any:
     directory = NodeDirectory(Told(list(replies)), hosted or {1: range(0, 4, 2), 2: range(1, 4, 2)}, HEADER)
     requests = directory.requests("train", np.array([3, 0, 1, 2]), {"w": np.zeros(2, np.float32)})
-    return gather_updates(directory, requests, ExpectedUpdate(SHAPES, lambda update: update), 9.0)
+    return gather_updates(directory, requests, ExpectedUpdate(NoPrivacy(), SHAPES), 9.0)
 
 
 def test_requests_name_the_devices_of_each_node_and_nobody_else_is_asked() -> None:
@@ -98,18 +109,40 @@ def test_every_byte_counts_also_of_those_who_are_turned_away() -> None:
     assert found.bytes_up == good.bytes + bad.bytes
 
 
-def quartered(update: ModelUpdate) -> ModelUpdate:
-    return ModelUpdate({"w": update.arrays["w"] / np.float32(4)}, update.count)
-
-
 def test_what_is_admitted_is_what_the_mechanism_lets_in() -> None:
     directory = NodeDirectory(Told([(1, reply(4.0))]), {1: range(2)}, HEADER)
     requests = directory.requests("train", np.array([0, 1]), {})
-    quarter = ExpectedUpdate(
-        SHAPES, lambda update: ModelUpdate({"w": update.arrays["w"] / np.float32(4)}, update.count)
-    )
-    found = gather_updates(directory, requests, quarter, 9.0)
+    found = gather_updates(directory, requests, ExpectedUpdate(Quarters(), SHAPES), 9.0)
     assert found.total.arrays["w"].tolist() == [1.0, 1.0]
+
+
+class Quarters(NoPrivacy):
+    """Lets a quarter of a node's sum in."""
+
+    def clip_node_sum(self, total: Released) -> Released:
+        return ModelUpdate({"w": worth(total)["w"] / np.float32(4)}, total.count)
+
+
+def test_whole_numbers_are_read_bounded_and_summed() -> None:
+    """Of one device that claims the most that it may in both numbers, the server lets one clip count."""
+    mechanism = UserLevel(clip=0.5, noise_multiplier=1.0)
+    asked = ExpectedUpdate(mechanism, SHAPES)
+    form = asked.form
+    assert form is not None and form.grid == Grid(12, 0.5)
+    honest, greedy = (
+        form.pack(Release({"w": np.array(numbers)}, 1, form.grid)) for numbers in ([100, -7], [4096, 4096])
+    )
+    directory = NodeDirectory(
+        Told([(n, Message({**HEADER, **m.header}, m.arrays)) for n, m in ((1, honest), (2, greedy), (3, honest))]),
+        {n: range(n, 9, 9) for n in (1, 2, 3)},
+        HEADER,
+    )
+    requests = directory.requests("train", np.array([1, 2, 3]), {})
+    found = gather_updates(directory, requests, asked, 9.0)
+    assert found.rejected == {} and found.total.count == 3
+    assert found.total.arrays["w"].tolist() == [200 + 2896, -14 + 2896]
+    floats = NodeDirectory(Told([(1, reply(0.1))]), {1: range(2)}, HEADER)
+    assert gather_updates(floats, requests, asked, 9.0).rejected[1] == "grid is not that of the mechanism"
 
 
 def test_the_loss_is_a_mean_over_examples_of_those_who_tell() -> None:

@@ -58,23 +58,27 @@ def test_threads_change_no_bit(kind: str, tmp_path: Path) -> None:
     users = np.arange(0, USERS)
     assert len(split_into_groups(users, MOST)) == 4
     (one, loss, examples), kept = trained(1, MECHANISMS[kind], tmp_path, users)
-    assert one.update().norm() > 0.01 and one.update().count == USERS
+    assert one.total().norm() > 0.01 and one.total().count == USERS
     for threads in (2, 3, 9):
         (many, *rest), store = trained(threads, MECHANISMS[kind], tmp_path, users)
         assert rest == [loss, examples]
-        for name, array in one.update().arrays.items():
-            np.testing.assert_array_equal(many.update().arrays[name], array)
+        for name, array in one.total().arrays.items():
+            np.testing.assert_array_equal(many.total().arrays[name], array)
         np.testing.assert_array_equal(
             store.load_many(users, 3)[0]["user.weight"], kept.load_many(users, 3)[0]["user.weight"]
         )
 
 
-def test_groups_together_are_what_their_devices_are_alone(tmp_path: Path) -> None:
-    whole = trained(2, NoPrivacy(), tmp_path / "whole", np.arange(USERS))[0]
-    parts = [trained(1, NoPrivacy(), tmp_path / str(n), np.arange(n, USERS, 3))[0] for n in range(3)]
+@pytest.mark.parametrize("shards", [3, 7])
+@pytest.mark.parametrize("kind", MECHANISMS)
+def test_groups_together_are_what_their_devices_are_alone(kind: str, shards: int, tmp_path: Path) -> None:
+    """Whole numbers are equal, one by one; sums in floating point up to rounding."""
+    whole = trained(2, MECHANISMS[kind], tmp_path / "whole", np.arange(USERS))[0]
+    parts = [trained(1, MECHANISMS[kind], tmp_path / str(n), np.arange(n, USERS, shards))[0] for n in range(shards)]
     assert sum(part[2] for part in parts) == whole[2]
-    for name, array in whole[0].update().arrays.items():
-        np.testing.assert_allclose(sum(part[0].update().arrays[name] for part in parts), array, atol=1e-6)
+    for name, array in whole[0].total().arrays.items():
+        apart = np.sum([part[0].total().arrays[name] for part in parts], axis=0)
+        np.testing.assert_allclose(apart, array, rtol=0, atol=1e-6)
 
 
 def test_what_goes_wrong_on_a_thread_is_raised(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.messages import Arrays, ModelUpdate
+from fedrec.messages import Arrays
 from fedrec.privacy.accounting.composition import epsilon_of_events
+from fedrec.privacy.grid import Grid
 from fedrec.privacy.mechanisms.banded import (
     BandedUserLevel,
     error_gain,
@@ -22,7 +23,9 @@ from fedrec.privacy.mechanisms.banded import (
     squared_sensitivity,
 )
 from fedrec.privacy.mechanisms.base import cyclic_cohort
-from fedrec.privacy.mechanisms.protocol import TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Shapes, TrainingPlan
+from fedrec.privacy.release import Release
+from fedrec.testing.mechanisms import Silence
 
 PLAN = TrainingPlan(population=90, interactions=9, cohort_rate=1 / 6, rounds=25, trains=True)
 
@@ -103,6 +106,10 @@ def test_effective_multipliers_of_the_table(cohort: int, target: float, z: float
     assert effective(plan, target, 6.9e-5) == pytest.approx(z, abs=0.011)
 
 
+def nothing(mechanism: BandedUserLevel, shapes: Shapes, count: int = 0) -> Release:
+    return Release.nothing(shapes, mechanism.clip_grid(shapes), count)
+
+
 def play(mechanism: BandedUserLevel, rounds: int, size: int, lost: tuple[int, ...] = ()) -> np.ndarray:
     """Return the noise of each round [rounds, size] through `privatize_aggregate`; NaN where a round was lost."""
     memory, drawn = mechanism.init_state({"item.a": (size,)}), np.full((rounds, size), np.nan)
@@ -110,7 +117,7 @@ def play(mechanism: BandedUserLevel, rounds: int, size: int, lost: tuple[int, ..
         if number in lost:
             memory = mechanism.state_after_lost_round(memory)
             continue
-        total = ModelUpdate({"item.a": np.zeros(size, np.float32)}, 0)
+        total = nothing(mechanism, {"item.a": (size,)})
         aggregate = mechanism.privatize_aggregate(total, PLAN, number, mechanism.random(number), memory)
         drawn[number - 1], memory = aggregate.mean()["item.a"] * PLAN.expected_cohort, aggregate.mechanism_state
     return drawn
@@ -170,16 +177,39 @@ def test_the_plan_takes_the_rate_that_turns_have() -> None:
 
 def test_memory_is_kept_for_every_array_and_never_released() -> None:
     mechanism = BandedUserLevel(bands=3).calibrated(PLAN, math.inf)
-    memory: Arrays = mechanism.init_state({"a": (2, 4), "b": (5,)})
-    assert {name: array.shape for name, array in memory.items()} == {"a": (2, 2, 4), "b": (2, 5)}
+    shapes = {"a": (2, 4), "b": (5,)}
+    memory: Arrays = mechanism.init_state(shapes)
+    expected = {"sum/a": (2, 2, 4), "estimate/a": (2, 2, 4), "sum/b": (2, 5), "estimate/b": (2, 5)}
+    assert {name: array.shape for name, array in memory.items()} == expected
     assert mechanism.round_params(memory) == {}
-    total = ModelUpdate({"a": np.zeros((2, 4), np.float32), "b": np.zeros(5, np.float32)}, 3)
+    total = replace(nothing(mechanism, shapes, 3), arrays={"a": np.arange(8).reshape(2, 4), "b": np.ones(5, np.int64)})
     for number in (1, 2, 3):
         aggregate = mechanism.privatize_aggregate(total, PLAN, number, mechanism.random(), memory)
         assert aggregate.arrays.keys() == total.arrays.keys()
-        np.testing.assert_array_equal(aggregate.mechanism_state["a"][1], memory["a"][0])
-        np.testing.assert_array_equal(aggregate.mechanism_state["a"][0], aggregate.arrays["a"])
+        for kind, newest in (("sum/", total.arrays), ("estimate/", aggregate.arrays)):
+            np.testing.assert_array_equal(aggregate.mechanism_state[f"{kind}a"][1], memory[f"{kind}a"][0])
+            np.testing.assert_array_equal(aggregate.mechanism_state[f"{kind}a"][0], newest["a"])
         memory = aggregate.mechanism_state
+
+
+def test_without_noise_the_estimates_are_the_sums_and_the_release_is_whole() -> None:
+    """C^-1 takes back exactly what C did, and C x is on the grid: coefficients are whole 256ths."""
+    mechanism = BandedUserLevel(bands=4).calibrated(PLAN, math.inf)
+    assert all((256 * c).is_integer() for c in mechanism.coefficients or ())
+    shapes, rng = {"a": (50,)}, np.random.default_rng(3)
+    memory = mechanism.init_state(shapes)
+    for number in range(1, 12):
+        total = replace(nothing(mechanism, shapes, 9), arrays={"a": rng.integers(-(2**15), 2**15, 50)})
+        found = mechanism.privatize_aggregate(total, PLAN, number, Silence(), memory)
+        memory = found.mechanism_state
+        np.testing.assert_allclose(found.arrays["a"], total.values()["a"], atol=1e-5)
+
+
+def test_what_a_round_releases_is_c_times_the_sums() -> None:
+    """By hand: 256 x_2 + n_1 x_1, on a grid 256 times as fine."""
+    grid = Grid(12, 1.0)
+    released = Release({"a": np.array([3, -1])}, 1, grid).correlated([100], {"a": [np.array([5, 7])]}, 8)
+    assert released.arrays["a"].tolist() == [256 * 3 + 500, -256 + 700] and released.grid == Grid(20, 1.0)
 
 
 def test_what_has_no_argument_is_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fedrec.cli.main import main
 from fedrec.privacy.accounting.composition import compute_epsilon
-from fedrec.privacy.card import Facts, build_card, checked, missing
+from fedrec.privacy.card import Facts, build_card, checked, format_grid, missing
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
@@ -44,6 +44,16 @@ def played(mechanism: Mechanism) -> Ledger:
 def made() -> dict[str, Any]:
     mechanism = user()
     return build_card(mechanism, PLAN, played(mechanism), FACTS)
+
+
+def test_it_says_on_which_grid_releases_lie_or_that_there_is_none() -> None:
+    mechanism = user(clip=0.5)
+    said = format_grid(mechanism, {"w": (300, 400)})
+    assert "whole multiples of 6.104e-05, which is clip / 2^13, for 120,000 numbers" in said
+    told = build_card(mechanism, PLAN, played(mechanism), replace(FACTS, grid=said))
+    assert told["fields"]["noise"]["grid"] == said
+    trained = InteractionLevel(noise_multiplier=1.0)
+    assert "floating point" in format_grid(trained, {"w": (3,)})
 
 
 def test_it_claims_with_all_eleven_fields(made: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def together(model: TrainableRecommender, mechanism: GatewayLevel, devices: list
 
 
 def alone(model: TrainableRecommender, one: DeviceData, clip: float) -> tuple[Arrays, Arrays]:
-    """Return one device's clipped change after its own step, and its private arrays: what privacy=user would do."""
+    """Return one device's clipped change after its own step, and its private arrays: what privacy=user would round."""
     own = copy.deepcopy(model)
     own.load(first_of(model, 5, one.user))
     before, mechanism = own.shared_arrays(), UserLevel(clip=clip)
@@ -74,7 +74,7 @@ def alone(model: TrainableRecommender, one: DeviceData, clip: float) -> tuple[Ar
     change = {name: array - before[name] for name, array in own.shared_arrays().items()}
     from fedrec.messages import ModelUpdate
 
-    return mechanism.privatize_update(ModelUpdate(change, 1), mechanism.random()).arrays, own.private_arrays()
+    return mechanism.rule.clipped(ModelUpdate(change, 1)).arrays, own.private_arrays()
 
 
 @pytest.mark.parametrize("clip", [0.05, 100.0])

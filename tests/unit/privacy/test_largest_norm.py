@@ -13,6 +13,7 @@ from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.privacy.mechanisms.user_local import UserLocal
+from fedrec.privacy.release import Release
 
 PLAN = TrainingPlan(100, 10_000, 1.0, 5, trains=True)
 KINDS = (UserLevel, UserAdaptive, UserLocal, BandedUserLevel, GatewayLevel, InteractionLevel, NoPrivacy)
@@ -42,5 +43,6 @@ def test_what_a_device_releases_of_its_largest_update_lies_within_the_bound(kind
     mechanism = kind().calibrated(PLAN, float("inf"))
     update = ModelUpdate({"w": np.full(500, 1e4, np.float32)}, 1)
     released = mechanism.privatize_update(update, mechanism.random(1))
+    assert isinstance(released, Release)
     values = sum(array.size for array in released.arrays.values())
     assert released.norm() <= mechanism.largest_norm(values, 1, PLAN, 0.1)

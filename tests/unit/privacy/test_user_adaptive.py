@@ -1,17 +1,19 @@
 """The clip finds its quantile from anywhere, and what it learns is paid for exactly once."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.messages import Arrays, ModelUpdate, total
+from fedrec.messages import ModelUpdate
 from fedrec.privacy.accounting.composition import epsilon_of_events
-from fedrec.privacy.mechanisms.protocol import TrainingPlan
+from fedrec.privacy.mechanisms.protocol import Shapes, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import BIT, UserAdaptive
+from fedrec.privacy.release import Release, total_of
 
 PLAN = TrainingPlan(population=2000, interactions=9, cohort_rate=0.1, rounds=120, trains=True)
 
@@ -26,11 +28,15 @@ def play(mechanism: UserAdaptive, norms: np.ndarray, rounds: int) -> list[float]
     for number in range(1, rounds + 1):
         now = mechanism.with_round_params(mechanism.round_params(memory))
         drawn = norms[rng.random(len(norms)) < PLAN.cohort_rate]
-        updates = [now.privatize_update(one(norm), now.random()) for norm in drawn]
-        arrived = now.clip_node_sum(total(updates, updates[0].arrays))
+        arrived = now.clip_node_sum(total_of(now.privatize_update(one(norm), now.random()) for norm in drawn))
         memory = now.privatize_aggregate(arrived, PLAN, number, now.random(), memory).mechanism_state
         clips.append(float(memory["clip"][0]))
     return clips
+
+
+def nobody(mechanism: UserAdaptive, shapes: Shapes, count: int = 0) -> Release:
+    """Return what nobody sent, a sum of bits beside it."""
+    return Release.nothing({**shapes, BIT: (1,)}, mechanism.clip_grid(shapes), count)
 
 
 def one(norm: float) -> ModelUpdate:
@@ -55,13 +61,12 @@ def test_update_and_bit_together_cost_what_is_accounted() -> None:
     mechanism = adaptive(epsilon=4.0, bit_share=0.2, clip=0.3)
     memory = mechanism.init_state({})
     now = mechanism.with_round_params(mechanism.round_params(memory))
-    bit = {BIT: np.zeros(1, np.float32)}
-    empty = ModelUpdate({"item.a": np.zeros(50_000, np.float32), **bit}, 0)
+    empty = nobody(now, {"item.a": (50_000,)})
     update_std = (
         np.std(now.privatize_aggregate(empty, PLAN, 1, now.random(), memory).mean()["item.a"]) * PLAN.expected_cohort
     )
     drawn = [
-        now.privatize_aggregate(ModelUpdate(bit, 0), PLAN, 1, now.random(), memory).mechanism_state["clip"][0]
+        now.privatize_aggregate(nobody(now, {}), PLAN, 1, now.random(), memory).mechanism_state["clip"][0]
         for _ in range(6000)
     ]
     share = 0.5 - np.log(np.array(drawn) / np.float32(now.clip)) / 0.2  # what the next clip tells of the bits
@@ -79,13 +84,14 @@ def test_update_and_bit_together_cost_what_is_accounted() -> None:
 @pytest.mark.parametrize(("norm", "bit"), [(0.0, 0.5), (0.99, 0.5), (1.01, -0.5), (1e30, -0.5), (math.nan, -0.5)])
 def test_the_bit_says_unclipped_and_is_centred(norm: float, bit: float) -> None:
     released = adaptive().privatize_update(one(norm), adaptive().random())
-    assert released.arrays[BIT] == bit and released.finite()
-    assert np.linalg.norm(released.arrays["item.a"]) <= 1 + 1e-6
+    assert isinstance(released, Release) and released.arrays[BIT] == bit * released.grid.length
+    assert np.linalg.norm(released.values()["item.a"]) <= 1
 
 
 def test_a_node_cannot_claim_more_bits_than_devices() -> None:
-    lying: Arrays = {"item.a": np.zeros(2, np.float32), BIT: np.array([-1e30], np.float32)}
-    assert adaptive().clip_node_sum(ModelUpdate(lying, 3)).arrays[BIT] == -1.5
+    honest = nobody(adaptive(), {"item.a": (2,)}, 3)
+    lying = replace(honest, arrays={**honest.arrays, BIT: np.array([-(10**15)])})
+    assert adaptive().clip_node_sum(lying).arrays[BIT] == -1.5 * honest.grid.length
 
 
 def test_a_statistic_keeps_its_own_clip_and_spends_nothing_on_bits() -> None:
@@ -93,9 +99,8 @@ def test_a_statistic_keeps_its_own_clip_and_spends_nothing_on_bits() -> None:
     mechanism = UserAdaptive().calibrated(plan, 0.25)
     assert mechanism.clip == 0.25 and not mechanism.adapts
     assert mechanism.init_state({}) == {} and mechanism.shapes({"a": (2,)}) == {"a": (2,)}
-    noise = mechanism.privatize_aggregate(
-        ModelUpdate({"a": np.zeros(20_000, np.float32)}, 0), plan, 1, mechanism.random()
-    ).arrays["a"]
+    nothing = Release.nothing({"a": (20_000,)}, mechanism.clip_grid({"a": (20_000,)}))
+    noise = mechanism.privatize_aggregate(nothing, plan, 1, mechanism.random()).arrays["a"]
     assert np.std(noise) == pytest.approx(mechanism.multiplier() * 0.25, rel=0.04)
 
 

@@ -12,6 +12,7 @@ from fedrec.messages import ModelUpdate
 from fedrec.privacy.accounting.composition import epsilon_of_events
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user_local import UserLocal
+from fedrec.privacy.release import worth
 
 PLAN = TrainingPlan(population=1000, interactions=9, cohort_rate=1.0, rounds=9, trains=True)
 
@@ -32,7 +33,7 @@ def test_the_farthest_two_histories_lie_two_clips_apart_in_what_is_sent() -> Non
     mechanism = UserLocal(epsilon=20.0, clip=0.5).calibrated(plan, math.inf)
     up, down = (ModelUpdate({"a": np.full(1, sign, np.float32)}, 1) for sign in (1e30, -1e30))
     sent = np.array(
-        [[mechanism.privatize_update(u, mechanism.random()).arrays["a"][0] for u in (up, down)] for _ in range(4000)]
+        [[worth(mechanism.privatize_update(u, mechanism.random()))["a"][0] for u in (up, down)] for _ in range(4000)]
     )
     mu = (sent[:, 0].mean() - sent[:, 1].mean()) / sent.std(0).mean()
     event = mechanism.event(plan, 1)
@@ -52,4 +53,4 @@ def test_sampling_the_cohort_saves_participations_and_amplifies_nothing() -> Non
 def test_what_is_no_number_is_sent_as_noise_alone() -> None:
     mechanism = UserLocal().calibrated(PLAN, math.inf)
     sent = mechanism.privatize_update(ModelUpdate({"a": np.full(5000, np.nan, np.float32)}, 7), mechanism.random())
-    assert sent.count == 1 and np.std(sent.arrays["a"]) == pytest.approx(mechanism.multiplier(), rel=0.08)
+    assert sent.count == 1 and np.std(worth(sent)["a"]) == pytest.approx(mechanism.multiplier(), rel=0.08)
