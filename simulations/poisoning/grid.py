@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.node import Node
-from fedrec.messages import Message
+from fedrec.messages import Message, ModelUpdate
+from fedrec.privacy.release import Release, written
 from simulations.poisoning.attacks import Attack, Knowledge
 
 HONEST, HOSTILE = 1, 2
@@ -50,5 +51,12 @@ class HostileGrid:
         known = Knowledge(experiment.algorithm, request.arrays, self._target, clip, experiment.seed + header["round"])
         count = len(header["devices"])
         arrays = {name: (count * array).astype(np.float32) for name, array in self._attack(known).items()}
+        mechanism = experiment.mechanism.with_round_params(header.get("privacy", {}))
+        grid, sent = mechanism.grid({name: array.shape for name, array in arrays.items()}), ModelUpdate(arrays, count)
+        if grid is None:
+            reply = written(sent, mechanism)
+        else:
+            whole = {name: np.rint(array / grid.step).astype(np.int64) for name, array in arrays.items()}
+            reply = written(Release(whole, count, grid), mechanism)
         echo = {key: header[key] for key in ("protocol", "run", "round", "hash")}
-        return Message({**echo, "count": count}, arrays)
+        return Message({**echo, **reply.header}, reply.arrays)
