@@ -176,7 +176,8 @@ def test_every_hostile_reply_is_rejected_by_name_and_the_others_model_is_the_sam
         told = {"train": "is set aside for this run: ", "evaluate": "has no result: "}.get(kind)
         if told is not None:
             assert any(line.startswith(f"device {town.name(label)} {told}") for line in lines), label
-    turned_away = [line for line in lines if " is turned away: " in line]
+    away = [line for line in lines if " is turned away: " in line]
+    turned_away = [line for line in away if "is set aside" not in line]  # by what a train reply did, told before
     assert len(turned_away) == len(chosen["hello"]) + len(LIES["hello"]), said
     values = json.loads((town.path / "runs" / "hostile" / "metrics.json").read_text())
     assert values["test"]["users"] == HONEST
