@@ -66,15 +66,15 @@ def play(model: str, attack: Attack, share: float, seed: int, overrides: list[st
 
 
 def bounds_of(model: str) -> list[list[str]]:
-    """Return the overrides of each setting of the bound: without it, and where there is one as it comes."""
-    return [["algorithm.shortest_history=null"], []] if model in BOUNDED else [[]]
+    """Return the overrides of each setting of the bound: without it, and where there is one with it."""
+    return [[f"algorithm.shortest_history={value}"] for value in ("null", "auto")] if model in BOUNDED else [[]]
 
 
 def row(model: str, attack: Attack, share: float, bound: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Play one row of the table on all seeds."""
     made = [play(model, attack, share, seed, [*options.overrides, *bound]) for seed in options.seeds]
     target, hits = np.array(made).T
-    default = "on" if model in BOUNDED and not bound else "none"
+    default = "auto" if "algorithm.shortest_history=auto" in bound else "none"
     return {
         "model": model,
         "attack": attack.__name__,
