@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.algorithms.base import Algorithm
 from fedrec.algorithms.gram_matrix import GramMatrix
 from fedrec.algorithms.item_bounds import ItemBound
 from fedrec.algorithms.transition_counts import TransitionCounts, flat_place
@@ -26,7 +25,7 @@ RIDGE = 0.1
 class Knowledge:
     """What a hostile device knows: the algorithm, what it was sent, the target, and the clip of an update."""
 
-    algorithm: Algorithm
+    algorithm: object
     broadcast: Arrays
     target: int
     clip: float

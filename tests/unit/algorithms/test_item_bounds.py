@@ -1,6 +1,7 @@
 """What one device may say of one item: honest ones keep to it, hostile ones are cut to it, and long histories pass."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.base import StatisticAlgorithm
 from fedrec.algorithms.gram_matrix import GramMatrix
 from fedrec.algorithms.item_bounds import ItemBound, find_shortest_history, pair_of
 from fedrec.algorithms.item_counts import ItemCounts
@@ -38,7 +38,7 @@ MAKERS = {
 }
 
 
-def stages(kind: str, shortest: int | None) -> tuple[StatisticAlgorithm, list[Arrays]]:
+def stages(kind: str, shortest: int | None) -> tuple[Any, list[Arrays]]:
     """Return the algorithm, and what it broadcasts in each of its rounds."""
     algorithm, model = MAKERS[kind](shortest)
     first = algorithm.init(model, PUBLIC)
@@ -50,7 +50,9 @@ def sent(kind: str, shortest: int | None, history: np.ndarray) -> list[ModelUpda
     """Return what a device of this history sends in each round."""
     algorithm, broadcasts = stages(kind, shortest)
     empty = np.empty(0, np.int32)
-    device = DeviceData(0, history.astype(np.int32), np.ones(len(history), np.float32), empty, empty, np.empty(0))
+    device = DeviceData(
+        0, history.astype(np.int32), np.ones(len(history), np.float32), empty, empty, np.empty(0, np.float32)
+    )
     made = [ModelUpdate(algorithm.statistic(broadcast, device, Unit.USER), 1) for broadcast in broadcasts]
     return [algorithm.clip_items(update, Unit.USER, 0.0) for update in made]
 
