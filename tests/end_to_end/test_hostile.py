@@ -158,13 +158,11 @@ def test_every_hostile_reply_is_rejected_by_name_and_the_others_model_is_the_sam
         for name, make in [*makes, *LIES[kind].items()]:
             town.settle(f"{kind}: {name}", {kind: make} | ({"train": declines} if kind == "evaluate" else {}))
     start = time.monotonic()
-    with town.up(), Memory(town.path).watched() as memory:
-        with played(list(town.devices.values())):
-            said = town.train("hostile", "cohort.deadline_seconds=600")
+    with town.up(), Memory(town.path).watched() as memory, played(list(town.devices.values())):
+        said = town.train("hostile", "cohort.deadline_seconds=600")
         hostile_mib, memory.most_mib = memory.most_mib, 0.0
         town.revoke_all_but(HONEST)
-        with played(list(town.devices.values())[:HONEST]):
-            town.train("reference", "cohort.deadline_seconds=600")
+        town.train("reference", "cohort.deadline_seconds=600")
     seconds = time.monotonic() - start
     print(f"{len(town.devices)} devices, {seconds:.0f} s, {hostile_mib:.0f} MiB, {memory.most_mib:.0f} MiB without")
     assert town.model("hostile") == town.model("reference")
