@@ -78,7 +78,7 @@ def mechanism(node: Mapping[str, Any]) -> UpdatePrivatizer:
         return NoPrivacy()
     if name == "fedrec.privacy.mechanisms.user.UserLevel":
         rule = NormClipper(node["clip"], node["clipping"], node["dense_share"])
-        return UserLevel(rule, float(node["noise_multiplier"] or 0.0))
+        return UserLevel(rule, float(node.get("noise_multiplier") or 0.0))
     raise RefusedError(
         f"the light engine carries NoPrivacy and UserLevel, not {name.rpartition('.')[2]}: "
         "choose privacy=none or privacy=user, or run this device with torch"

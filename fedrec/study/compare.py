@@ -19,6 +19,7 @@ from fedrec.study.results import finished, over_seeds
 
 FLIPS = 10_000
 APART = ("name", "run", "output", "overwrite", "seed", "nodes", "evaluation.baselines", "evaluation.every")
+NEWER = {"cohort.lost_rounds": 3}  # settings that runs of an older fedrec do not name, with what those did
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def groups_of(paths: Sequence[str]) -> list[Group]:
     for path in [run for given in paths for run in _runs(Path(given))]:
         document = read(path / "config.yaml").document
         known = canonical_document(document)  # a run of an older fedrec has other names for the same classes
-        settings = {key: value for key, value in flat(known).items() if key not in APART}
+        settings = {**NEWER, **{key: value for key, value in flat(known).items() if key not in APART}}
         found.setdefault(json.dumps(settings, sort_keys=True), []).append((path, document))
     groups = [_group(json.loads(key), runs) for key, runs in found.items()]
     if len(groups) < 2:

@@ -3,6 +3,7 @@
 The answer is the request's own, holds what the algorithm promises and, where nobody may know more, nothing else.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -98,7 +99,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def scene(built: Scene, request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     """The scene in a run of its own."""
     folder = str(tmp_path / "private") if built.header["folder"] else ""
-    return replace(built, header={**built.header, "run": request.node.name, "folder": folder})
+    return replace(built, header={**built.header, "run": re.sub(r"\W+", "-", request.node.name)[:60], "folder": folder})
 
 
 def test_a_hello_says_which_fedrec_answers(scene: Scene) -> None:

@@ -56,6 +56,7 @@ TABLES: dict[str, tuple[str, ...] | None] = {
     "sharing": ("evaluation",),
     "privacy": None,
     "packages": None,
+    "limits": None,
 }
 
 

@@ -318,7 +318,7 @@ def test_the_template_is_the_default_policy(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(TEMPLATE)
     assert ConsentPolicy.load(path) == ConsentPolicy()
-    path.write_text("[other]\nx = 1\n")
+    path.write_text("[store]\nretention_days = 1\n")
     assert ConsentPolicy.load(path) == ConsentPolicy()
 
 

@@ -243,7 +243,8 @@ def test_a_ledger_that_was_tampered_with_is_listed_as_such(capsys: pytest.Captur
 def test_what_a_device_took_part_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fedrec.device.consent.consent import Consent, ConsentPolicy, DeclinedError
 
-    consent = Consent(ConsentPolicy(), tmp_path / "ledger.sqlite")
+    policy = ConsentPolicy(trust=("device", "server"), largest_share_per_request=1.0)
+    consent = Consent(policy, tmp_path / "ledger.sqlite")
     document = small("model=mf", "rounds=2", base=[*SMALL, "privacy=user"])[0].document
     header = {"run": "a", "experiment": document}
     consent.charge({**header, "round": 1})

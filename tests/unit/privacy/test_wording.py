@@ -49,6 +49,7 @@ GOLDEN = {
 ALLOWED = {
     "privacy/card.py": (1, "the cross-check of the accountant, a field of the card"),
     "audit/auditor.py": (1, "what an adversary measured"),
+    "device/consent/ledger.py": (1, "the part of the year's limit that is used, in percent"),
     "study/frontier.py": (1, "the budget that was asked for, as a row's name"),
     "study/mechanisms.py": (1, "the budget that was asked for, as a column"),
 }
