@@ -32,7 +32,7 @@ SMALLEST = {
     "paper.cold_start": ["--models", "two_tower", "--new", "0.2", "--", *SMALL, "model.dim=2", "rounds=1"],
     "paper.exact": [*SMALL, "model=ials", "model.dim=2", "rounds=2"],
     "poisoning": [
-        *("--models", "popularity", "order", "mf", "--shares", "0.05", "--seeds", "0", "--json", "{folder}/table.json"),
+        *("--models", "popularity", "mf", "--shares", "0.05", "--seeds", "0", "--json", "{folder}/table.json"),
         *("--", *SMALL, "output={folder}"),
     ],
     "results_pages": ["--check"],

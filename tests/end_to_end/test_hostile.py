@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Town:
         certificates.ensure(self.server.certificates, ["127.0.0.1"])
         (self.server.path / "limits.toml").write_text("address_connections = 900\nheader_seconds = 300\n")
 
-    def settle(self, label: str, answers: dict[str, Answer], **more: int) -> None:
+    def settle(self, label: str, answers: Mapping[str, Answer], **more: int) -> None:
         """Enroll and admit a device; all but the honest ones are copies of the first, with keys of their own."""
         number = len(self.devices) + 1
         home, address = Home(self.path / f"device-{number}"), f"localhost:{self.port}"

@@ -52,7 +52,7 @@ INVARIANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "properties/test_mechanism_invariants.py::test_weights_that_a_device_claims_are_not_heard",
             "unit/privacy/test_release.py::test_a_node_cannot_claim_more_than_its_devices",
         ),
-        ("weights-by-examples", "nodes-believed", "clip-beyond-rounding"),
+        ("weights-by-examples", "nodes-believed", "node-sum-a-step-too-long"),
     ),
     "M7": (
         (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import Message as MessageProto
@@ -168,5 +169,6 @@ def admit_all(home: ServerHome) -> None:
     ).state()
     for device in registry.admitted():
         key = serialization.load_ssh_public_key(device.key)
+        assert isinstance(key, ec.EllipticCurvePublicKey)
         state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key_to_bytes(key), 0)
         registry.registered(device.device)

@@ -109,7 +109,7 @@ def test_each_check_gives_its_own_reason(kind: str) -> None:
         ({"arraychunk_ids": []}, "the array of the reply names other chunks than it has"),
     ],
 )
-def test_an_array_is_the_bytes_of_a_message_and_says_so(layout: dict[str, object], reason: str) -> None:
+def test_an_array_is_the_bytes_of_a_message_and_says_so(layout: dict[str, Any], reason: str) -> None:
     assert reason_of(HONEST.packed(**layout)) == reason
 
 

@@ -43,7 +43,9 @@ class Nodes:
     def ids(self) -> list[int]:
         return list(range(1, self.count + 1))
 
-    def request(self, *_: Any) -> Iterator[tuple[int, Message]]:
+    def request(
+        self, requests: Mapping[int, Message], deadline_seconds: float, reply_bytes: int = 1 << 30
+    ) -> Iterator[tuple[int, Message]]:
         raise AssertionError("nobody is waited for")
 
     def send(self, requests: Mapping[int, Message], reply_bytes: int, end: float) -> SentRequests:
