@@ -21,7 +21,6 @@ from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
-from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.report.console import Progress
 from fedrec.report.html import write_page
@@ -99,7 +98,7 @@ class Simulation:
 
     def _baselines(self, experiment: Experiment, dataset: Dataset) -> Iterator[tuple[str, PerUserResults]]:
         """Yield (name, rows) of every baseline that the evaluation asks for and that says something here."""
-        private = experiment.mechanism.terms.unit != Unit.NONE
+        private = experiment.mechanism.terms.protects
         for name in experiment.evaluation.baselines:
             if name == "no_privacy" and private:
                 yield name, self._run_baseline(experiment.varied({"privacy": NO_PRIVACY}), dataset, name).rows

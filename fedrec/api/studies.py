@@ -17,7 +17,6 @@ from fedrec.audit.auditor import POINTS, Audit, lines, load_record, save_record
 from fedrec.audit.auditor import audit as run_audit
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
-from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.wording import format_terms
 from fedrec.report.html import write_page
 from fedrec.report.plot import check_installed
@@ -167,7 +166,7 @@ def make_plan(
     chosen = any(text.startswith(("privacy=", "experiment=")) for text in request.overrides)
     overrides = (*(() if chosen else ("privacy=user",)), *request.overrides)
     terms = request.settings([*overrides, *next(iter(methods.values()))]).experiment.mechanism.terms
-    if terms.unit == Unit.NONE:
+    if not terms.protects:
         raise FedrecError("privacy=none has no epsilon to vary: choose privacy=user, or another mechanism")
     return Study(
         name="study",

@@ -159,7 +159,7 @@ def success(
 
 def lines(found: list[Success], terms: PrivacyGuarantee) -> Iterator[str]:
     """Yield the attacks as a table, after what they attacked and before what each tells."""
-    yield NO_GUARANTEE if terms.unit == Unit.NONE else format_terms(terms, None)
+    yield NO_GUARANTEE if not terms.protects else format_terms(terms, None)
     yield ""
     yield f"{'attack':12}{'AUC':>7}{'at most':>9}{'TPR at 1 %':>12}{'at most':>9}"
     for one in found:

@@ -105,7 +105,7 @@ def trials(
     experiment: Experiment, plan: TrainingPlan, mechanism: Mechanism, points: Sequence[float], canaries: int
 ) -> list[Trial]:
     """Return the noise at every point with everybody taking part; where the accountant counts on sampling, that too."""
-    if mechanism.terms.unit == Unit.NONE:
+    if not mechanism.terms.protects:
         return [Trial("noise", document(experiment, None, None), plan.trains, canaries)]
     delta, made, turns = mechanism.delta_for(plan), list[Trial](), turns_of(mechanism, plan)
     nodes = [document(experiment, point, delta) for point in points]

@@ -131,7 +131,7 @@ class Experiment:
                 "dataset.minimum drops users by how many interactions they have: at interaction level a single one "
                 "could decide that; use dataset.minimum=1 or privacy=user"
             )
-        if self.evaluation.select == "best" and mechanism.terms.unit != Unit.NONE:
+        if self.evaluation.select == "best" and mechanism.terms.protects:
             raise RefusedError("evaluation.select=best looks at exact validation figures: it needs privacy=none")
         privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
         ready = self._with_sizes(self.plan(dataset))

@@ -48,6 +48,11 @@ class PrivacyGuarantee:
     release_set: str = ""
     sampling: str = ""
 
+    @property
+    def protects(self) -> bool:
+        """Say whether it protects anything."""
+        return self.unit != Unit.NONE
+
     def json(self) -> dict[str, str]:
         """Return the guarantee under the keys that every result has for it."""
         return {

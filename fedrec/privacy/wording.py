@@ -149,7 +149,7 @@ def format_guarantee(
     >>> format_guarantee(user_level, 8.0, 1e-5)
     'epsilon 8.00 (unit: one user; add-remove; delta 1e-05; trusts the server)'
     """
-    if guarantee.unit == Unit.NONE or epsilon is None or math.isinf(epsilon):
+    if not guarantee.protects or epsilon is None or math.isinf(epsilon):
         return NO_GUARANTEE
     of = "" if limit is None else f" of at most {limit:g}"
     gain = "" if attacker is None else f": {format_attacker(guarantee, attacker)}"

@@ -43,7 +43,7 @@ class MechanismCase:
     @property
     def finite(self) -> bool:
         """Whether it promises anything."""
-        return self.mechanism.terms.unit != Unit.NONE
+        return self.mechanism.terms.protects
 
 
 def calibrated_for(mechanism: Mechanism, plan: TrainingPlan) -> MechanismCase:
