@@ -130,6 +130,14 @@ def check_unchanged(context: RunContext, saved: Checkpoint) -> None:
             f"{context.folder.config} was changed since round {saved.round}, or its data were: a run goes on with the "
             "settings it began with. Put back the old file, or start a new run"
         )
+    if memory := saved.mechanism_state:
+        algorithm, mechanism = context.experiment.algorithm, context.experiment.mechanism
+        if memory.keys() != mechanism.init_state(algorithm.shapes(saved.state)).keys():
+            raise RefusedError(
+                f"{context.folder.path}: what privacy={mechanism.name} keeps from round to round is that of an older "
+                "fedrec, whose noise was no whole numbers. Its model of the last round can still be used; start a new "
+                "run to train on"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from fedrec.privacy.ledger.store import Anchor, entry_hash
 from fedrec.privacy.ledger.verify import FIRST
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.storage.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from tests.support.tiny import SMALL, session, small
 
 PLAN = TrainingPlan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
@@ -424,3 +425,26 @@ def test_a_checkpoint_that_was_rolled_back_draws_no_second_noise(tmp_path: Path)
     sorted((tmp_path / "checkpoint").glob("*.safetensors"))[-1].unlink()
     with pytest.raises(RefusedError, match="round 2 of run was released already: a second draw would not be charged"):
         begun(tmp_path)
+
+
+def charged_rounds(path: Path) -> int:
+    """How many rounds the run's ledger charged."""
+    experiment, dataset = small(
+        "model=mf", "model.dim=2", "rounds=4", "privacy=banded", "cohort.size=4", base=[*SMALL, "privacy=user"]
+    )
+    with session(experiment, dataset, path) as opened_:
+        return len(opened_.ledger.rows())  # type: ignore[attr-defined]
+
+
+def test_what_an_older_fedrec_kept_for_banded_noise_is_refused_before_the_charge(tmp_path: Path) -> None:
+    turns = ("privacy=banded", "cohort.size=4")
+    assert begun(tmp_path, *turns) == [1, 2]
+    folder = RunFolder(tmp_path).checkpoints
+    saved = load_checkpoint(folder)
+    assert saved is not None and saved.mechanism_state
+    old = {f"noise/{number}": array for number, array in enumerate(saved.mechanism_state.values())}
+    save_checkpoint(folder, replace(saved, mechanism_state=old))
+    rows = charged_rounds(tmp_path)
+    with pytest.raises(RefusedError, match=r"privacy=banded keeps .* older fedrec.*start a new run"):
+        begun(tmp_path, *turns)
+    assert charged_rounds(tmp_path) == rows
