@@ -26,13 +26,8 @@ from fedrec.simulation import last_round, open_ledger
 from fedrec.storage.run_folder import RunFolder, load_checkpoint, write_catalogue
 
 CONSENTED = "exact, over the devices whose people let them be evaluated; not covered by epsilon"
-
-
-EVALUATE_BYTES = 1 << 18
+EVALUATE_BYTES, MOST_METRICS = 1 << 18, 100  # of one device's evaluation
 METRICS = re.compile(r"(full|sampled)_(hr@[0-9]{1,4}|ndcg@[0-9]{1,4}|mrr@[0-9]{1,4}|tied)(_pessimistic)?")
-
-
-MOST_METRICS = 100
 
 
 def allowed_sums(reply: Message, asked: Mapping[str, Any]) -> dict[str, float]:
