@@ -227,9 +227,10 @@ def _found(node: dict[str, Any], message: Message, catalogue: Catalogue, device:
     if has_light_model(node["model"]):
         return RankerFactory(node["model"], len(catalogue), message.arrays).private(device.history, device.values)
     try:
-        from fedrec.experiment.experiment import Experiment
-        from fedrec.recommend.model_ranker import private_of
+        from fedrec.experiment.experiment import Experiment, train_newcomer
     except ImportError:
         return {}
     experiment = Experiment.from_json(message.header["experiment"])
-    return private_of(experiment, experiment.build_model(catalogue), message.arrays, device, message.header["round"])
+    return train_newcomer(
+        experiment, experiment.build_model(catalogue), message.arrays, device, message.header["round"]
+    )

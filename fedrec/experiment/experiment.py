@@ -10,19 +10,22 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from fedrec.algorithms.base import Algorithm
+from fedrec.algorithms.base import Algorithm, RoundContext
 from fedrec.algorithms.item_bounds import AUTO, find_shortest_history
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, DataSource
+from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.experiment.cohort import CohortConfig
 from fedrec.experiment.instantiate import call_or_refuse, check_allowed, instantiate
-from fedrec.models.base import Recommender
+from fedrec.messages import Arrays
+from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.clipping import check_groups
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.mechanisms.base import check_compatible
+from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.rng import Stream
 
@@ -152,6 +155,19 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed >> np.uint64(1)))
             return call_or_refuse("model", lambda: self.model(catalogue)).to(self.accelerator)
+
+
+def train_newcomer(
+    experiment: Experiment, model: Recommender, arrays: Arrays, device: DeviceData, number: int
+) -> Arrays:
+    """Return the private arrays of a device that joins after round `number`, which broadcast `arrays`.
+
+    It trains once, and what it would send is thrown away. Empty for a model that has no private arrays.
+    """
+    if not isinstance(model, TrainableRecommender) or not model.private_arrays():
+        return {}
+    context = RoundContext(number + 1, experiment.seed, NoPrivacy())
+    return experiment.algorithm.contribute(model, arrays, device, {}, context).private
 
 
 def checked_engine(name: str) -> str:

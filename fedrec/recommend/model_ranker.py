@@ -7,13 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec.algorithms.base import RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
-from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.experiment import Experiment, train_newcomer
 from fedrec.messages import Arrays
 from fedrec.models.base import Recommender, TrainableRecommender
-from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.recommend.ranker import Floats, Items, check_rows
 
 NOBODY = (1 << 32) - 1  # the row under which somebody trains who is no user of the data set
@@ -60,16 +58,8 @@ def model_ranker(
     shared = {name: array for name, array in arrays.items() if name in model.shared}
     model.load(shared)
     if isinstance(model, TrainableRecommender) and model.private_arrays():
-        model.load(shared | (private or private_of(experiment, model, arrays, _newcomer(rows), number)))
+        model.load(shared | (private or train_newcomer(experiment, model, arrays, _newcomer(rows), number)))
     return ModelRanker(model, rows)
-
-
-def private_of(experiment: Experiment, model: Recommender, arrays: Arrays, device: DeviceData, number: int) -> Arrays:
-    """Return the private arrays of a device that joins after round `number`; empty for a model that has none."""
-    if not isinstance(model, TrainableRecommender) or not model.private_arrays():
-        return {}
-    context = RoundContext(number + 1, experiment.seed, NoPrivacy())
-    return experiment.algorithm.contribute(model, arrays, device, {}, context).private
 
 
 def _newcomer(rows: NDArray[np.int32]) -> DeviceData:
