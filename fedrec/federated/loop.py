@@ -16,7 +16,6 @@ from fedrec.federated.state import (
     RunContext,
     ServerState,
     check_unchanged,
-    epsilon_spent,
     initial_state,
     record_round,
 )
@@ -154,3 +153,9 @@ def _make_report(number: int, drawn: int, got: GatherResult, released: bool, sec
         bytes_down=got.bytes_down,
         bytes_up=got.bytes_up,
     )
+
+
+def epsilon_spent(context: RunContext) -> float | None:
+    """Return what the ledger says was spent so far, None where that is infinite."""
+    epsilon = context.ledger.epsilon()
+    return epsilon if np.isfinite(epsilon) else None

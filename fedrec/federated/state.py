@@ -169,12 +169,6 @@ class RoundReport:
     bytes_up: int
 
 
-def epsilon_spent(context: RunContext) -> float | None:
-    """Return what the ledger says was spent so far, None where that is infinite."""
-    epsilon = context.ledger.epsilon()
-    return epsilon if np.isfinite(epsilon) else None
-
-
 def record_round(context: RunContext, state: Arrays, report: RoundReport) -> RoundReport:
     """Validate where it is due, keep the best state where asked, and write the round's line."""
     options, last = context.experiment.evaluation, report.round == context.experiment.rounds

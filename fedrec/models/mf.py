@@ -45,7 +45,8 @@ class MatrixFactorization(TrainableRecommender):
         self.criterion = get_loss(loss)
         nn.init.normal_(self.item.weight, std=init_std)
         nn.init.zeros_(self.item_bias.weight)
-        warm_start_from_text(self.item, catalogue, init_std, warm_start)
+        if warm_start is not None:
+            warm_start_from_text(self.item, catalogue, init_std, warm_start)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

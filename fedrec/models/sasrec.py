@@ -109,7 +109,8 @@ class SASRec(Attentive):
         for table in (self.item, self.position):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.item_bias.weight)
-        warm_start_from_text(self.item, catalogue, 0.02, warm_start)
+        if warm_start is not None:
+            warm_start_from_text(self.item, catalogue, 0.02, warm_start)
         self.shared = frozenset(name for name, _ in self.named_parameters())
 
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:

@@ -132,13 +132,11 @@ def item_table(catalogue: Catalogue, dim: int, encoder: str = PACKAGED, centres:
     return (kept / max(np.sqrt(np.square(kept).sum(axis=1).mean()), 1e-12)).astype(np.float32)
 
 
-def warm_start_from_text(item: nn.Embedding, catalogue: Catalogue, std: float, encoder: str | None) -> None:
-    """Let a table of items [V, d] start from what an encoder says of them, entries of size `std`; None: leave it.
+def warm_start_from_text(item: nn.Embedding, catalogue: Catalogue, std: float, encoder: str) -> None:
+    """Let a table of items [V, d] start from what an encoder says of them, entries of size `std`.
 
     A tenth of noise is added: columns of zeros, where there are fewer components than d, would never learn.
     """
-    if encoder is None:
-        return
     dim = item.embedding_dim
     table = item_table(catalogue, dim, encoder).astype(np.float64) * np.sqrt(dim)
     table += 0.1 * np.random.default_rng(0).standard_normal(table.shape)
