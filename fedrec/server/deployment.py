@@ -160,8 +160,9 @@ class Deployment:
         header = {**base_header(experiment, self.settings.document["run"], ""), "part": part}
         registry = Registry(self.home)
         directory = EnrolledDirectory(
-            self.nodes, {}, header, False, {}, registry.devices(), dataset.catalogue, self.progress.note
-        )
+            self.nodes, {}, header, False, {}, registry.devices(), dataset.catalogue, self.progress.note,
+            registry.revoked,
+        )  # fmt: skip
         saved = load_checkpoint(self.folder.checkpoints)
         for row, reason in (saved.notes.get("set_aside", {}) if saved else {}).items():
             directory.faulty[int(row)] = str(reason)

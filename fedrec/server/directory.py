@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -52,6 +52,7 @@ class EnrolledDirectory(NodeDirectory):
     devices: Mapping[str, Admitted] = field(default_factory=dict[str, Admitted])
     catalogue: Catalogue | None = None
     tell: Callable[[str], None] = print
+    revoked: Callable[[], Collection[int]] = frozenset  # rows that may not take part at this moment
     evaluating: set[int] = field(default_factory=set[int])  # rows whose person lets them be evaluated
     turned_away: dict[int, str] = field(default_factory=dict[int, str])
     silent: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
@@ -71,13 +72,17 @@ class EnrolledDirectory(NodeDirectory):
         self.tell(f"device {name} {what}"[:LINE])
 
     def refresh(self) -> None:
-        """Greet nodes that are new, hear those that have answered by now, forget those that are gone.
+        """Greet nodes that are new, hear those that have answered by now, forget those that are gone or revoked.
 
         Nobody is waited for here; a node that lies is turned away, the run goes on.
         """
         here, now = set(self.nodes.ids()), time.monotonic()
         for gone in self.hosted.keys() - here:
             del self.hosted[gone]
+        out = set(self.revoked())
+        for node in [node for node, rows in self.hosted.items() if int(rows[0]) in out]:
+            self.tell_of(node, "was revoked, and is asked no more")
+            del self.hosted[node]
         resting = {node for node, (until, _) in self.silent.items() if until > now}
         pending = {node for asked in self.asked for node in asked.sent.unanswered}
         fresh = here - self.hosted.keys() - self.turned_away.keys() - resting - pending
@@ -159,7 +164,7 @@ class EnrolledDirectory(NodeDirectory):
             return "its hello answers another request"
         device, proof = header["device"], header["proof"]
         admitted = self.devices.get(device)
-        if admitted is None or admitted.revoked:
+        if admitted is None or admitted.row in self.revoked():
             return f"device {sanitize_text(device)} is not admitted"
         if admitted.row in self.faulty:
             return f"device {sanitize_text(device)} is set aside for this run"

@@ -194,6 +194,10 @@ class Registry:
         """Return the devices that may take part now."""
         return [device for device in self.devices().values() if not device.revoked]
 
+    def revoked(self) -> set[int]:
+        """Return the rows of devices that may not take part now."""
+        return {device.row for device in self.devices().values() if device.revoked}
+
     def revoke(self, device: str) -> None:
         """Let a device take part no more; its row stays, as what was spent on it does."""
         with self._open() as connection:

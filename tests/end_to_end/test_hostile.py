@@ -1,7 +1,10 @@
 """Hostile devices and a real server on loopback: each reply is rejected by name, and the others' model is the same."""
 
 import contextlib
+import itertools
 import json
+import os
+import random
 import re
 import shutil
 import subprocess
@@ -12,6 +15,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedrec.cli.data import hand_out
@@ -32,6 +36,8 @@ from tests.support.tiny import SMALL
 
 ROOT = Path(__file__).parents[2]
 HONEST = 2
+HOSTILE_IN, ROUNDS_A_RUN, GROWTH_MIB_AN_HOUR = 10, 10, 1.0
+SECONDS = float(os.environ.get("HOSTILE_SECONDS", "900"))  # of rounds with a hostile device, an hour in the notes
 SHARING = "[sharing]\nevaluation = true\n"
 
 
@@ -199,3 +205,66 @@ def test_whatever_a_device_uploads_or_not_the_deadline_holds(town: Town) -> None
     answered = [line["answered"] for line in town.rounds("stalled")]
     assert answered[0] and answered[1] == HONEST, said  # a first answer may take longer on a busy machine
     assert "announced and not uploaded" in said and town.path.joinpath("runs", "stalled", "metrics.json").exists()
+
+
+class AnyFault:
+    """Answers each message with another fault, in an order that a seed decides; one hello in four is honest."""
+
+    def __init__(self, seed: int) -> None:
+        broken = {name: make for name, make in HOSTILE.items() if not name.startswith(NOT_STORED)}
+        self._draw = random.Random(seed)
+        self._makes = {kind: list((broken | LIES[kind]).values()) for kind in ("train", "hello", "evaluate")}
+
+    def answers(self) -> dict[str, Answer]:
+        return {kind: self._answer(kind) for kind in self._makes}
+
+    def _answer(self, kind: str) -> Answer:
+        def answer(honest: Honest) -> Store:
+            faulty = kind != "hello" or self._draw.random() < 0.25
+            return self._draw.choice(self._makes[kind])(honest) if faulty else honest.packed()
+
+        return answer
+
+
+def resident_mib(pids: list[int]) -> float:
+    kib = (re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+    return sum(int(found[1]) for found in kib if found) / 1024
+
+
+@pytest.mark.slow
+def test_rounds_go_on_and_memory_does_not_grow_with_one_hostile_device_in_ten(town: Town) -> None:
+    for number in range(HONEST, HOSTILE_IN - 1):
+        town.settle(f"honest {number}", {})
+    town.settle("hostile", AnyFault(15).answers())
+    found = list[tuple[float, float]]()
+    with town.up(), played(list(town.devices.values())):
+        standing, start = processes_of(town.path), time.monotonic()
+        for run in itertools.count():
+            town.train(f"run-{run}", f"rounds={ROUNDS_A_RUN}", "cohort.deadline_seconds=60")
+            answered = [line["answered"] for line in town.rounds(f"run-{run}")]
+            assert answered == [HOSTILE_IN - 1] * ROUNDS_A_RUN, (run, answered)
+            found.append(((time.monotonic() - start) / 3600, resident_mib(standing)))
+            if time.monotonic() - start > SECONDS:
+                break
+    hours, mib = zip(*found[len(found) // 4 :], strict=True)  # what a server learns at first is no growth
+    growth = float(np.polyfit(hours, mib, 1)[0]) if len(hours) > 2 else 0.0
+    print(f"{len(found)} runs of {ROUNDS_A_RUN} rounds, {mib[0]:.1f} to {mib[-1]:.1f} MiB: {growth:+.2f} MiB an hour")
+    assert mib[-1] - mib[0] < GROWTH_MIB_AN_HOUR
+
+
+@pytest.mark.slow
+def test_a_device_that_is_revoked_while_a_run_goes_on_is_asked_no_more(town: Town) -> None:
+    town.settle("revoked", {})
+    with town.up(), played(list(town.devices.values())):
+        run = threading.Thread(target=town.train, args=("live", "rounds=12", "cohort.deadline_seconds=60"))
+        run.start()
+        lines = town.path / "runs" / "live" / "exact" / "rounds.jsonl"
+        while not lines.exists() or len(lines.read_text().splitlines()) < 2:
+            time.sleep(0.1)
+        town.fedrec("revoke", town.name("revoked"))
+        done = len(lines.read_text().splitlines())
+        run.join()
+    answered = [line["answered"] for line in town.rounds("live")]
+    assert len(answered) == 12 and done < 10, (done, answered)
+    assert answered[0] == HONEST + 1 and set(answered[done + 1 :]) == {HONEST}, (done, answered)
+    assert max(line["seconds"] for line in town.rounds("live")[done + 1 :]) < 60

@@ -61,9 +61,9 @@ def changed(draw: random.Random, message: Message) -> bytes:
 def play_objects(draw: random.Random) -> None:
     asked = Asked()
     objects = objects_of(Honest(TRAIN).data, asked, draw.choice((1 << 20, 500)))
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        mutate_object(draw, objects)
     try:
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            mutate_object(draw, objects)
         store = Store(objects[0], metadata(asked))
         store.message.tree()
     except (UnicodeEncodeError, IndexError):

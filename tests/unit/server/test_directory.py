@@ -194,6 +194,21 @@ def test_whoever_was_set_aside_is_not_taken_back() -> None:
     assert list(there.hosted) == [2] and told[1:] == [f"node 1 is turned away: device {name} is set aside for this run"]
 
 
+def test_whoever_is_revoked_while_a_run_goes_on_is_asked_no_more_until_admitted_again() -> None:
+    nodes, told, out = Nodes(2), list[str](), set[int]()
+    there = directory(nodes, told=told, revoked=lambda: out)
+    nodes.answers |= {1: Message({}), 2: Message({})}
+    there.refresh()
+    out.add(0)
+    there.refresh()
+    name = device_id(KEYS[1][1])
+    assert list(there.hosted) == [2] and told == [f"device {name} was revoked, and is asked no more"]
+    out.clear()
+    nodes.answers[1] = Message({})
+    there.refresh()
+    assert sorted(there.hosted) == [1, 2] and len(told) == 1
+
+
 SAID = Message({**HEADER, "count": 1, "sums": {"full_hr@10": 1, "sampled_ndcg@10_pessimistic": 0.5}})
 
 
