@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import httpx
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -35,7 +36,7 @@ class FlowerTransport:
         """Return the nodes that are there; waits a while for the first to come, and shortly until no more do."""
         end, seen = time.monotonic() + self._wait, list[int]()
         while time.monotonic() < end:
-            found = sorted(self._grid.get_node_ids())
+            found = self._look()
             if found and found == seen:
                 break
             if found and not seen:
@@ -43,6 +44,17 @@ class FlowerTransport:
             seen = found
             time.sleep(POLL_SECONDS if not getattr(self._grid, "immediate", False) else 0)
         return seen
+
+    def _look(self) -> list[int]:
+        """Return the nodes that the grid knows; asks again for a while where the SuperLink says that it failed."""
+        end = time.monotonic() + self._wait
+        while True:
+            try:
+                return sorted(self._grid.get_node_ids())
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR or time.monotonic() > end:
+                    raise
+                time.sleep(POLL_SECONDS)
 
     def request(
         self, requests: Mapping[int, messages.Message], deadline_seconds: float, reply_bytes: int = REPLY_BYTES

@@ -14,6 +14,7 @@ import ssl
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from fedrec.ops.processes import free_port
 from simulations.devices import Walk
 
 PATHS = ("/v1/fleet/push-messages", "/v1/fleet/register-node", "/v1/control/start-run")
+
+SILENT = {  # all that a connection sends; None: not even a handshake
+    "no handshake": None,
+    "nothing": b"",
+    "half of the headers": b"POST /v1/fleet/get-run HTTP/1.1\r\nHost:",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
 
 
 def resident_mib(words: str) -> float:
@@ -89,15 +97,12 @@ def measure(folder: Path, bodies: int, size: int) -> dict[str, Any]:
         for number in range(bodies):
             statuses[send_body(port, authority, PATHS[number % len(PATHS)], size)] += 1
         seconds = time.monotonic() - start
+        with ThreadPoolExecutor(len(SILENT)) as together:
+            opened = list(together.map(lambda first: open_seconds(port, authority, first), SILENT.values()))
         return {
             "bodies": bodies, "bytes_each": size, "seconds": seconds, "statuses": statuses,
             "gained_mib": {name: round(resident_mib(words) - before[name], 1) for name, words in parts.items()},
-            "open_seconds": {
-                "no handshake": open_seconds(port, authority, None),
-                "nothing": open_seconds(port, authority, b""),
-                "half of the headers": open_seconds(port, authority, b"POST /v1/fleet/get-run HTTP/1.1\r\nHost:"),
-                "HTTP/2": open_seconds(port, authority, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-            },
+            "open_seconds": dict(zip(SILENT, opened, strict=True)),
         }  # fmt: skip
     finally:
         steps.fedrec("down", "server", "down")

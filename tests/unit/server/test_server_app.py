@@ -1,9 +1,11 @@
 """What the ServerApp does with a grid: a simulation by its overrides, or a run that a server prepared."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fedrec.device.client_app import make_client_app
@@ -65,3 +67,26 @@ def test_a_run_is_carried_out_by_one_process_alone(prepared: Path, monkeypatch: 
     with processes.only_one(RunFolder(prepared).checkpoints, "this run"), again:
         server_app.run_on_devices(nodes, prepared)
     assert "this run is up already" in (prepared / TOLD).read_text()
+
+
+class FailingGrid(InProcessGrid):
+    """Knows its nodes once the SuperLink has said so many times that it failed."""
+
+    def __init__(self, failures: int, status: int) -> None:
+        super().__init__(make_client_app(), 2)
+        request = httpx.Request("POST", "https://localhost/v1/runtime/get-nodes")
+        response = httpx.Response(status, request=request)
+        self._failures = [httpx.HTTPStatusError("failed", request=request, response=response)] * failures
+
+    def get_node_ids(self) -> Iterable[int]:
+        if self._failures:
+            raise self._failures.pop()
+        return super().get_node_ids()
+
+
+def test_a_superlink_that_fails_once_ends_no_run() -> None:
+    assert FlowerTransport(FailingGrid(2, 500)).ids() == [1, 2]
+    with pytest.raises(httpx.HTTPStatusError):
+        FlowerTransport(FailingGrid(10**6, 500), 0.5).ids()
+    with pytest.raises(httpx.HTTPStatusError):
+        FlowerTransport(FailingGrid(1, 401)).ids()
