@@ -232,6 +232,7 @@ def resident_mib(pids: list[int]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 900)
 def test_rounds_go_on_and_memory_does_not_grow_with_one_hostile_device_in_ten(town: Town) -> None:
     for number in range(HONEST, HOSTILE_IN - 1):
         town.settle(f"honest {number}", {})
