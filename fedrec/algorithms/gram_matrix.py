@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from fedrec.algorithms.base import StatisticAlgorithm
-from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history, for_pairs
+from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
@@ -79,7 +79,7 @@ class GramMatrix(StatisticAlgorithm):
 
     A user with n items in the head weighs n^-`user_exponent`. Below 1 long histories weigh more than short ones, and
     what one user adds has no bound: that needs `privacy=none`. With a `shortest_history` no device says more of an
-    item than a history of so many items does, nor of a pair, or all pairs of an item, than one of half as many.
+    item, of a pair, or of all pairs of an item, than a history of so many items does.
     """
 
     name: ClassVar[str] = "gram"
@@ -141,15 +141,14 @@ class GramMatrix(StatisticAlgorithm):
         if not broadcast["stage/gram"][0]:
             return {"counts": bounded_counts(device.history, items, Unit.USER, shortest)}
         head = broadcast["head_items"].astype(np.int64)
-        return {"gram": bounded_gram(device.history, head, items, self.user_exponent, for_pairs(shortest or 1))}
+        return {"gram": bounded_gram(device.history, head, items, self.user_exponent, shortest or 1)}
 
     def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
         """Bound each count, each pair, and the sum over the pairs of an item, which is n^(1 - user_exponent)."""
         if (n := bounding(self.shortest_history, unit)) is None:
             return {}
-        pairs = for_pairs(n)
-        row = pairs ** (1 - self.user_exponent) if self.user_exponent >= 1 else math.inf
-        return {"counts": ItemBound(n**-0.5), "gram": ItemBound(pairs**-self.user_exponent, row, diagonal=True)}
+        row = n ** (1 - self.user_exponent) if self.user_exponent >= 1 else math.inf
+        return {"counts": ItemBound(n**-0.5), "gram": ItemBound(n**-self.user_exponent, row, diagonal=True)}
 
     def step(self, state: Arrays, total: Aggregate) -> Arrays:
         """Choose the head by the counts, or solve for the weights."""

@@ -16,7 +16,7 @@ from fedrec.errors import FedrecError
 from fedrec.messages import SparseArray, cells
 from fedrec.privacy.guarantee import Unit
 
-AUTO, AUTO_SHARE = "auto", 0.5  # of the mean history
+AUTO, AUTO_SHARE = "auto", 0.25  # of the mean history
 ROUNDING = 1e-5  # how much larger an honest sum in float32 may come out than its bound
 
 
@@ -27,9 +27,9 @@ def check_shortest_history(value: int | str | None) -> None:
 
 
 def find_shortest_history(users: int, interactions: int) -> int:
-    """Return what `auto` stands for: half of the mean history by the published sizes, which are public.
+    """Return what `auto` stands for: a quarter of the mean history by the published sizes, which are public.
 
-    At least 1.
+    At least 1. Twice as much costs `order` 3 % of its accuracy on MovieLens-1M: few histories are then long enough.
     """
     return max(int(AUTO_SHARE * interactions / max(users, 1)), 1)
 
@@ -41,14 +41,6 @@ def bounding(shortest_history: int | str | None, unit: Unit) -> int | None:
     if not isinstance(shortest_history, int):
         raise FedrecError(f"algorithm.shortest_history={shortest_history}: a calibrated experiment has a number")
     return shortest_history
-
-
-def for_pairs(shortest_history: int) -> int:
-    """Return the shortest history as far as pairs are concerned: half of that for counts.
-
-    Pairs are many and each is small beside the noise, so that short histories can spare less of them.
-    """
-    return max(shortest_history // 2, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.algorithms.base import StatisticAlgorithm
-from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history, for_pairs
+from fedrec.algorithms.item_bounds import ItemBound, bounding, check_shortest_history
 from fedrec.algorithms.item_counts import bounded_counts
 from fedrec.algorithms.transition_estimation import Sums, estimate_counts, estimate_transitions
 from fedrec.data.catalogue import Catalogue
@@ -101,8 +101,8 @@ class TransitionCounts(StatisticAlgorithm):
     decay^(l - 1). `direction` is the weight of the ascending part. `count_share` and `late_share` of the budget go to
     the counts and to those of the last `late` items. With `order` false a device's vector holds the pairs of items that
     it used at all, in no order. `own` and `prior_scale` are those of `fedrec/algorithms/smooth.py`; `prior_scale` null
-    takes the most likely one. With a `shortest_history` no device says more of an item than a history of so many
-    different items does, nor of a pair, or all pairs of an item, than one of half as many. With an `encoder`
+    takes the most likely one. With a `shortest_history` no device says more of an item, of a pair, or of all pairs
+    of an item, than a history of so many different items does. With an `encoder`
     (`fedrec/models/text.py`), what a public language model says of items is one more thing to smooth by. The catalogue
     is that of `with_catalogue`.
     """
@@ -214,8 +214,8 @@ class TransitionCounts(StatisticAlgorithm):
         """Return the norm of the pairs of the shortest history: no device's are divided by less."""
         if shortest is None:
             return 0.0
-        items = for_pairs(shortest)
-        return plain_norm(items, self.window, self.decay, self.direction) if self.order else triangle(items) ** 0.5
+        ordered = plain_norm(shortest, self.window, self.decay, self.direction)
+        return ordered if self.order else triangle(shortest) ** 0.5
 
     def lengths(self) -> dict[str, float]:
         """Return the L2 length of each part of a device's vector; within a round their squares add up to 1."""

@@ -138,8 +138,8 @@ def test_without_a_mechanism_or_a_shortest_history_nothing_is_cut() -> None:
     assert ItemCounts(shortest_history=8).clip_items(wild, Unit.INTERACTION, 0.0).arrays["counts"].max() < 1.001
 
 
-def test_auto_is_half_of_the_public_mean_once_calibrated() -> None:
-    assert [find_shortest_history(*sizes) for sizes in ((10, 200), (10, 9), (0, 0))] == [10, 1, 1]
+def test_auto_is_a_quarter_of_the_public_mean_once_calibrated() -> None:
+    assert [find_shortest_history(*sizes) for sizes in ((10, 200), (10, 9), (0, 0))] == [5, 1, 1]
     experiment = load([*SMALL, "model=popularity", "privacy=user"]).experiment
     assert experiment.algorithm.shortest_history == "auto"  # type: ignore[attr-defined]
     dataset = load_dataset(experiment)
