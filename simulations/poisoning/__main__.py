@@ -5,7 +5,7 @@
 A share of the users is hostile: they send an attack in the place of their data. Each row is the mean over seeds, which
 draw the hostile users, the target (an item that at most 5 users have) and the noise. Printed are the share of honest
 users without the target who get it in their first ten, the worst seed's share, and HR@10 of honest users over the whole
-catalogue. "bound" is algorithm.shortest_history, "none" the clip of the whole update alone.
+catalogue. "bound" is algorithm.shortest_history; without it there is the clip of the whole update alone.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.algorithms.item_bounds import SHARES
 from fedrec.data.dataset import Dataset
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import load
@@ -28,7 +29,7 @@ from simulations.poisoning.grid import HostileGrid
 
 RARE = 5  # users that have the target at most
 BOUNDED = ("popularity", "order", "ease")
-LINE = "{model:10} {attack:13} {bound:>5} {share:>8} {target:>8} {worst:>8} {hr:>7}"
+LINE = "{model:10} {attack:13} {bound:>6} {share:>8} {target:>8} {worst:>8} {hr:>7}"
 
 
 def draw(dataset: Dataset, share: float, seed: int) -> tuple[NDArray[np.int64], int]:
@@ -67,18 +68,17 @@ def play(model: str, attack: Attack, share: float, seed: int, overrides: list[st
 
 def bounds_of(model: str) -> list[list[str]]:
     """Return the overrides of each setting of the bound: without it, and where there is one with it."""
-    return [[f"algorithm.shortest_history={value}"] for value in ("null", "auto")] if model in BOUNDED else [[]]
+    return [[f"algorithm.shortest_history={value}"] for value in ("null", *SHARES)] if model in BOUNDED else [[]]
 
 
 def row(model: str, attack: Attack, share: float, bound: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Play one row of the table on all seeds."""
     made = [play(model, attack, share, seed, [*options.overrides, *bound]) for seed in options.seeds]
     target, hits = np.array(made).T
-    default = "auto" if "algorithm.shortest_history=auto" in bound else "none"
     return {
         "model": model,
         "attack": attack.__name__,
-        "bound": default,
+        "bound": bound[0].partition("=")[2] if bound else "null",
         "share": share,
         "target": target.tolist(),
         "hr": hits.tolist(),

@@ -138,20 +138,27 @@ def test_without_a_mechanism_or_a_shortest_history_nothing_is_cut() -> None:
     assert ItemCounts(shortest_history=8).clip_items(wild, Unit.INTERACTION, 0.0).arrays["counts"].max() < 1.001
 
 
-def test_auto_is_a_quarter_of_the_public_mean_once_calibrated() -> None:
-    assert [find_shortest_history(*sizes) for sizes in ((10, 200), (10, 9), (0, 0))] == [5, 1, 1]
-    experiment = load([*SMALL, "model=popularity", "privacy=user"]).experiment
-    assert experiment.algorithm.shortest_history == "auto"  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("name", "shares"), [("auto", [5, 1, 1]), ("strict", [10, 1, 1])])
+def test_a_name_is_a_share_of_the_public_mean_once_calibrated(name: str, shares: list[int]) -> None:
+    assert [find_shortest_history(name, *sizes) for sizes in ((10, 200), (10, 9), (0, 0))] == shares
+    experiment = load([*SMALL, "model=popularity", "privacy=user", f"algorithm.shortest_history={name}"]).experiment
     dataset = load_dataset(experiment)
     ready = experiment.calibrated(dataset).algorithm
-    expected = find_shortest_history(dataset.interactions.users, dataset.published_interactions)
+    expected = find_shortest_history(name, dataset.interactions.users, dataset.published_interactions)
     assert ready.shortest_history == expected  # type: ignore[attr-defined]
-    with pytest.raises(FedrecError, match="shortest_history=auto: a calibrated experiment has a number"):
+    with pytest.raises(FedrecError, match=f"shortest_history={name}: a calibrated experiment has a number"):
         experiment.algorithm.item_bounds(Unit.USER)  # type: ignore[attr-defined]
+
+
+def test_counts_and_order_are_bounded_by_default() -> None:
+    for model, expected in (("popularity", "auto"), ("order", "auto"), ("ease", None)):
+        assert load([f"model={model}"]).experiment.algorithm.shortest_history == expected  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("make", [ItemCounts, GramMatrix, TransitionCounts])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "some"])
 def test_a_bound_that_is_none_is_refused(make: type, value: object) -> None:
-    with pytest.raises(FedrecError, match=rf"algorithm.shortest_history={value} must be at least 1, auto, or null"):
+    with pytest.raises(
+        FedrecError, match=rf"algorithm.shortest_history={value} must be at least 1, auto, strict, or null"
+    ):
         make(shortest_history=value)
