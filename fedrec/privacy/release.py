@@ -72,6 +72,10 @@ class Release:
         """Return the release with an array of another beside its own, its numbers between -length and length."""
         return replace(self, arrays={**self.arrays, name: np.clip(other.arrays[name], -length, length)})
 
+    def joined(self, other: "Release") -> "Release":
+        """Return the release with the arrays of another on the same grid after its own."""
+        return replace(self, arrays={**self.arrays, **other.arrays})
+
     def only(self, name: str) -> "Release":
         """Return one array of the release; none where it has no such array."""
         return replace(self, arrays={key: array for key, array in self.arrays.items() if key == name})
@@ -207,7 +211,12 @@ def cut_to(total: Released, clip: Callable[[ModelUpdate], ModelUpdate]) -> Relea
     return replace(total, arrays=kept)
 
 
-def as_release(total: Released) -> Release:
+def on_a_grid(total: Released) -> Release | None:
+    """Return a sum that is on a grid, None for one in floating point."""
+    return total if isinstance(total, Release) else None
+
+
+def as_release(total: Released | None) -> Release:
     """Return a sum that is on the grid; anything else was not made by a mechanism that releases whole numbers."""
     if not isinstance(total, Release):
         raise FedrecError("what is released under this mechanism is whole numbers on its grid")

@@ -30,7 +30,7 @@ from fedrec.privacy.mechanisms.base import (
     noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, Shapes, TrainingPlan
-from fedrec.privacy.release import Released, as_release, worth
+from fedrec.privacy.release import Released, as_release, on_a_grid, worth
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class GatewayLevel(UserClippingMechanism):
         state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
-        return Aggregate(worth(total), plan.expected_cohort)
+        return Aggregate(worth(total), plan.expected_cohort, release=on_a_grid(total))
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one round costs a user who was asked."""

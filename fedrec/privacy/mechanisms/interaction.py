@@ -30,7 +30,7 @@ from fedrec.privacy.mechanisms.base import (
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
-from fedrec.privacy.release import Released, bounded, worth
+from fedrec.privacy.release import Released, bounded, on_a_grid, worth
 
 LONGEST_HISTORY = 1_000_000  # interactions of one device; `plan.interactions` is a guess where devices are real
 
@@ -175,7 +175,7 @@ class InteractionLevel(BaseMechanism):
         """Return the sum as it is, over the expected cohort whoever arrived."""
         statistic = self.sensitivity
         std = 0.0 if statistic is None else self._multiplier() * statistic * math.sqrt(plan.expected_cohort)
-        return Aggregate(worth(total), plan.expected_cohort, noise_std=std)
+        return Aggregate(worth(total), plan.expected_cohort, noise_std=std, release=on_a_grid(total))
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs the device that takes part."""

@@ -16,7 +16,7 @@ from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.contributions import CohortUpdates
 from fedrec.privacy.grid import Grid
 from fedrec.privacy.guarantee import PrivacyGuarantee
-from fedrec.privacy.release import Released
+from fedrec.privacy.release import Release, Released
 
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent
@@ -89,14 +89,16 @@ class NoiseSource(Protocol):
 class Aggregate:
     """The sum over the devices that arrived, noised where the mechanism does, and its public denominator.
 
-    `memory` is what the mechanism carries into the next round; `noise_std` is the standard deviation of the noise on
-    every coordinate of the sum, which is public, 0 where there is none.
+    `mechanism_state` is what the mechanism carries into the next round; `noise_std` is the standard deviation of the
+    noise on every coordinate of the sum, which is public, 0 where there is none. `release` holds the noised whole
+    numbers that `arrays` follow from, which anybody may see; None where nothing was noised, or not on a grid.
     """
 
     arrays: Arrays
     denominator: float
     mechanism_state: Arrays = field(default_factory=dict[str, NDArray[np.float32]])
     noise_std: float = 0.0
+    release: Release | None = None
 
     def mean(self) -> Arrays:
         """Return the arrays over the denominator."""
