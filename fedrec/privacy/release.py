@@ -51,6 +51,13 @@ class Release:
     count: int
     grid: Grid
 
+    def __post_init__(self) -> None:
+        """Refuse anything but whole numbers: noise or a contribution in floating point would prove who took part."""
+        for name, array in cast("Mapping[str, Any]", self.arrays).items():
+            kind = (array.values if isinstance(array, SparseArray) else array).dtype
+            if kind.kind != "i":
+                raise FedrecError(f"{name} of a release holds {kind} numbers: whole ones alone may leave")
+
     @classmethod
     def nothing(cls, shapes: Mapping[str, tuple[int, ...]], grid: Grid, count: int = 0) -> "Release":
         """Return zeros, which is what nobody sends."""
