@@ -127,7 +127,7 @@ class VectorizedEngine:
         numbers = {n: math.prod(shape[1:] if n in twin.by_item else shape) for n, shape in twin.shapes.items()}
         of_rows = sum(number for n, number in numbers.items() if n in twin.by_item)
         dense = sum(number for n, number in numbers.items() if n not in twin.by_item)
-        return int(rows * (4 * of_rows + PLACE_BYTES) + len(sizes) * 4 * dense)
+        return int(rows * (4 * of_rows + PLACE_BYTES) + len(sizes) * (8 if public else 4) * dense)
 
     @torch.no_grad()
     def train(
