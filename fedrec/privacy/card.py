@@ -188,8 +188,8 @@ def format_steps(public: DPSGDConfig) -> str:
     """Write on which numbers the noised sums of DP-SGD lie, and what putting them there costs."""
     grid = public.grid()
     return (
-        f"of every local step: whole multiples of {grid.vectors.step:.4g}, which is clip / 2^{grid.vectors.bits}, and of "
-        f"{grid.products.step:.4g}, clip / 2^{grid.products.bits}, for the weights of linear layers; each example's "
+        f"of every local step: whole multiples of {grid.vectors.step:.4g}, which is clip / 2^{grid.vectors.bits}, and "
+        f"of {grid.products.step:.4g}, clip / 2^{grid.products.bits}, for the weights of linear layers; each example's "
         "length is checked there, so that rounding costs no sensitivity; discrete Gaussian noise of variance "
         "ceil((z 2^bits)^2) + 6 steps, exact to a total variation of 2^-130 a number, which changes no digit of delta; "
         "what is sent is single-precision floating point, made of those noised sums alone"
