@@ -86,7 +86,7 @@ class Silent(InteractionLevel):
 class Seen(DPSGDStep):
     """Keeps the whole sums of its last step, noise included."""
 
-    def noised(self, sums: dict[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
+    def noised(self, sums: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         self.seen = super().noised(sums)
         return self.seen
 
