@@ -39,7 +39,7 @@ class Heard:
 
 def hear_replies(replies: Sequence[bytes | None], asked: ExpectedUpdate, items: int) -> Heard:
     """Return what is heard in the packed replies of nodes; nothing in one that did not come."""
-    form, values, whole = asked.form, list[Numbers](), list[Whole]()
+    form, values, whole, trained = asked.form, list[Numbers](), list[Whole](), list[Numbers]()
     for reply in replies:
         if reply is None:
             values.append(np.zeros(items))
@@ -47,14 +47,29 @@ def hear_replies(replies: Sequence[bytes | None], asked: ExpectedUpdate, items: 
         message = unpack(reply)
         if form is None:
             values.append(flat(message.arrays, asked.mechanism))
+            trained.append(next(iter(message.arrays.values())).ravel().astype(np.float64))
             continue
         release = form.unpack(message)
         values.append(flat(release.values(), asked.mechanism))
         whole.append(next(iter(release.arrays.values())).ravel())
     if form is None:
-        return Heard(np.stack(values))
+        return Heard(np.stack(values), *stepped(trained, asked.mechanism))
     steps = np.stack(whole) if whole else np.zeros((0, items), np.int64)
     return Heard(np.stack(values), steps, beyond(steps, form.grid.length))
+
+
+def stepped(trained: Sequence[Numbers], mechanism: Mechanism) -> tuple[Whole | None, int]:
+    """Return the whole steps that what was trained by DP-SGD, at a learning rate of 1, is made of; how many are none."""
+    config = mechanism.dp_sgd()
+    if config is None or not trained:
+        return None, 0
+    grid = config.grid().vectors
+    # A gateway's sum of its users is divided by nothing.
+    steps = np.stack(trained) * ((1.0 if mechanism.pools_users else config.denominator) / grid.step)
+    whole = np.rint(steps)
+    # In single precision a number of n steps is right to n / 2^24, after two operations to a few times that.
+    between = int(np.count_nonzero(~(np.abs(steps - whole) <= np.abs(whole) * 2.0**-21 + 1e-6)))
+    return whole.astype(np.int64), between + beyond(whole.astype(np.int64), grid.length)
 
 
 def hear_state(context: RunContext, before: ServerState, after: ServerState, told: Sequence[KeptRelease]) -> Heard:

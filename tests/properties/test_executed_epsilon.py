@@ -1,4 +1,4 @@
-"""Invariant M17: what a run really drew costs at most what its card says, by an accountant that shares nothing with it.
+"""Invariant M18: what a run really drew costs at most what its card says, by an accountant that shares nothing with it.
 
 The noise is read where it is drawn, contributions where they are summed, cohorts where they are drawn. No number is
 taken from a mechanism, from its event or from the ledger, but for the epsilon and the delta that are claimed.

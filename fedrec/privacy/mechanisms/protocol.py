@@ -17,6 +17,7 @@ from fedrec.privacy.contributions import CohortUpdates
 from fedrec.privacy.grid import Grid
 from fedrec.privacy.guarantee import PrivacyGuarantee
 from fedrec.privacy.release import Release, Released
+from fedrec.privacy.step_grid import EXAMPLE_BITS, StepGrid
 
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent
@@ -51,7 +52,8 @@ class TrainingPlan:
 class DPSGDConfig:
     """The public constants of DP-SGD, the same for every device: noise of noise_multiplier * clip on every sum.
 
-    Each of `local_steps` steps takes a Poisson sample of the device's interactions, drawn with `sample_rate`.
+    Each of `local_steps` steps takes a Poisson sample of the device's interactions, drawn with `sample_rate`. Gradients
+    lie on steps of clip / 2^`bits`, those of a linear layer's weights on finer ones.
     """
 
     clip: float
@@ -59,6 +61,11 @@ class DPSGDConfig:
     sample_rate: float
     local_steps: int
     denominator: float
+    bits: int = EXAMPLE_BITS
+
+    def grid(self) -> StepGrid:
+        """Return the grids that every step's sums and noise lie on."""
+        return StepGrid.of(self.clip, self.noise_multiplier, self.bits)
 
 
 class NoiseSource(Protocol):

@@ -26,7 +26,7 @@ from tests.support.tiny import SMALL
 pytestmark = pytest.mark.filterwarnings("ignore")
 NUMBERS = 8_000
 CASES = ["user model=mf", "user_adaptive model=mf", "banded model=mf", "gateway model=popularity"]
-CASES += ["interaction model=popularity", "user model=popularity"]
+CASES += ["interaction model=popularity", "user model=popularity", "interaction model=mf", "gateway model=mf"]
 Noised = Callable[[Release, Any, Any], Release]
 
 
