@@ -59,7 +59,7 @@ def hear_replies(replies: Sequence[bytes | None], asked: ExpectedUpdate, items: 
 
 
 def stepped(trained: Sequence[Numbers], mechanism: Mechanism) -> tuple[Whole | None, int]:
-    """Return the whole steps that what was trained by DP-SGD, at a learning rate of 1, is made of; how many are none."""
+    """Return the whole steps that DP-SGD trained at a learning rate of 1 is made of, and how many numbers are none."""
     config = mechanism.dp_sgd()
     if config is None or not trained:
         return None, 0
