@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
-from fedrec.storage.run_folder import RunFolder, load_checkpoint, write_catalogue
+from fedrec.storage.run_folder import KEEP_RELEASES_MB, RunFolder, load_checkpoint, write_catalogue
 
 NO_PRIVACY = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
 POPULARITY = {
@@ -115,7 +115,7 @@ class Simulation:
                 yield name, baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
 
     def _run_baseline(self, experiment: Experiment, dataset: Dataset, name: str) -> TrainingOutcome:
-        folder = RunFolder(self.folder.path / "baselines" / name)
+        folder = replace(self.folder, path=self.folder.path / "baselines" / name)
         if folder.config.exists():
             experiment = begun_as(experiment, folder)
         else:
@@ -168,12 +168,17 @@ def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
         raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
     # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.
     document = {**settings.document, "name": name, "run": f"{name}-{secrets.token_hex(8)}"}
-    named, folder = Settings(document), RunFolder(Path(document["output"]) / name)
+    named, folder = Settings(document), folder_of(Path(document["output"]) / name, document)
     folder.create(named.yaml(), overwrite=bool(document["overwrite"]))
     return named, folder
 
 
 def resumed_run(path: str) -> tuple[Settings, RunFolder]:
     """Return the settings and the folder of a run to go on with."""
-    folder = RunFolder(Path(path))
-    return read(folder.config), folder
+    settings = read(RunFolder(Path(path)).config)
+    return settings, folder_of(Path(path), settings.document)
+
+
+def folder_of(path: Path, document: dict[str, Any]) -> RunFolder:
+    """Return the folder of a run with these settings; those of an older fedrec don't say what is kept."""
+    return RunFolder(path, float(document.get("keep_releases_mb", KEEP_RELEASES_MB)))

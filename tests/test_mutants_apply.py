@@ -1,5 +1,6 @@
 """Every planted fault still fits the tree, and names tests that are there."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.mutants.run import ROOT, Mutant, apply, copied, mutants, read
 
 MUTANTS = mutants()
+KINDS = json.loads((Path(__file__).parent / "mutants" / "kinds.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,16 @@ def test_every_mutant_fits_and_names_its_tests(mutant: Mutant, tree: Path) -> No
     assert mutant.plants
     files = [argument for argument in mutant.tests if argument.startswith("tests/")]
     assert files and all((ROOT / file).exists() for file in files)
+
+
+@pytest.mark.parametrize(("kind", "cells"), KINDS.items())
+def test_every_kind_of_fault_is_planted_in_every_mechanism(kind: str, cells: dict[str, list[str] | str]) -> None:
+    """A cell names patches that plant the kind there, or says why it can't be planted."""
+    mechanisms = {path.stem for path in (ROOT / "conf" / "privacy").glob("*.yaml")} - {"none"}
+    assert cells.keys() == mechanisms
+    for cell in cells.values():
+        planted = cell if isinstance(cell, list) else []
+        assert cell and set(planted) <= {mutant.name for mutant in MUTANTS}, kind
 
 
 def test_a_patch_that_does_not_fit_is_noticed(tree: Path, tmp_path: Path) -> None:

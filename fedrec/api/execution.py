@@ -14,12 +14,10 @@ import torch
 
 from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.frame import HeldRows, hold
-from fedrec.experiment.settings import read
 from fedrec.federated.exchange import Transport
 from fedrec.privacy.wording import format_epsilon
 from fedrec.report.console import Progress
-from fedrec.simulation import Simulation
-from fedrec.storage.run_folder import RunFolder
+from fedrec.simulation import Simulation, resumed_run
 
 if TYPE_CHECKING:
     from fedrec.federated.state import RoundReport, RunContext
@@ -148,8 +146,7 @@ def finish(path: Path, held: HeldRows | None, progress: bool) -> None:
     """Run what is still to do of a run; an interruption says the call that goes on."""
     if held is not None:
         hold(held)
-    folder, shown = RunFolder(path), make_progress(progress)
-    settings = read(folder.config)
+    (settings, folder), shown = resumed_run(str(path)), make_progress(progress)
     parts = int(settings.document["nodes"])
     call = f"fedrec.load_run({str(path)!r}).resume({'frame' if held is not None else ''})"
     shown.note(f"Run folder: {path}  (interrupted, {call} goes on)")

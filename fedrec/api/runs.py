@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -24,6 +24,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.overrides import find_overruled
 from fedrec.experiment.settings import Settings, read, validate
 from fedrec.models.base import Recommender
+from fedrec.privacy.kept_release import KeptRelease, read_releases
 from fedrec.privacy.wording import format_privacy
 from fedrec.recommend.finished_run import FinishedRun
 from fedrec.recommend.ranker import ItemSearch, UserRanker, described, recommend
@@ -156,6 +157,19 @@ class Run:
             return make_table({"user": self._finished().dataset.interactions.user_ids[rows], **columns})
         except FedrecError:
             return make_table(columns)
+
+    def releases(self) -> Iterator[KeptRelease]:
+        """Return what each round released, in order: whole numbers on a public grid, noise included.
+
+        Nothing else of the data ever left, so that anybody may be shown them. Without any it is an error that says why.
+        """
+        paths = RunFolder(self.folder).kept_releases()
+        if not paths:
+            raise FedrecError(
+                f"{self.folder} keeps no releases: privacy=none releases nothing, and what comes to more than "
+                "keep_releases_mb is not kept"
+            )
+        return read_releases(paths)
 
     def report(self) -> Path:
         """Write report.html, one page that needs nothing else, and return where it lies."""

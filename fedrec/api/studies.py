@@ -285,11 +285,18 @@ class AuditResult:
         return f"<pre>{escape(repr(self))}</pre>"
 
 
-def audit(*what: Any, points: Sequence[float] = POINTS, canaries: int | None = None, **settings: Any) -> AuditResult:
+def audit(
+    *what: Any,
+    points: Sequence[float] = POINTS,
+    canaries: int | None = None,
+    numbers: int | None = None,
+    **settings: Any,
+) -> AuditResult:
     """Measure what an adversary sees of a run's mechanism, or of that of settings, and hold it against its epsilon.
 
-    `what` is a run, or overrides and settings as for `simulate`; `points` are the epsilons to measure at, 0.5 to 20.
-    The card of a run cites what was found from now on.
+    `what` is a run, or overrides and settings as for `simulate`; `points` are the epsilons to measure at, 0.5 to 20;
+    `numbers` is how many released numbers are looked at one by one, a million where null. The card of a run cites what
+    was found from now on.
 
     >>> audit(privacy="none", dataset="synthetic", canaries=200).verdict
     'no claim'
@@ -302,7 +309,7 @@ def audit(*what: Any, points: Sequence[float] = POINTS, canaries: int | None = N
     experiment = run.experiment if run is not None else gather(what, settings).settings().experiment
     own = not experiment.node()["privacy"]["_target_"].startswith("fedrec.")
     with on_this_machine():
-        found = run_audit(experiment, tuple(points), canaries, jobs=1 if own or canaries else 2)
+        found = run_audit(experiment, tuple(points), canaries, 1 if own or canaries else 2, numbers)
     if canaries is None:  # fewer would say "loose" of a mechanism that is as tight as others
         keep(found, experiment, run)
     return AuditResult(found)

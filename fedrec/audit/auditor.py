@@ -24,9 +24,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fedrec.audit.findings import Finding, shown
 from fedrec.audit.poisson_check import DRAWS
 from fedrec.audit.threat_model import threat_model_of
-from fedrec.audit.trials import Finding, Trial, shown
+from fedrec.audit.trials import Trial
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import environment as allowed_environment
@@ -50,6 +51,7 @@ CANARIES = {
     (Trust.DEVICE, Unit.INTERACTION): 200_000,
 }
 SAMPLED_ROUNDS = 4
+NUMBERS = 1_000_000  # released numbers that are looked at one by one
 TURNS = 3  # rounds between two turns of a device, where it has turns
 LEAST_RATE = 0.1  # rarer draws would leave too few canaries with anything to show
 
@@ -85,18 +87,28 @@ def ratio(finding: Finding) -> float | None:
 
 
 def audit(
-    experiment: Experiment, points: Sequence[float] = POINTS, canaries: int | None = None, jobs: int = 2
+    experiment: Experiment,
+    points: Sequence[float] = POINTS,
+    canaries: int | None = None,
+    jobs: int = 2,
+    numbers: int | None = None,
 ) -> Audit:
-    """Audit the mechanism of an experiment at each epsilon of `points`, on `jobs` processes."""
+    """Audit the mechanism of an experiment at each epsilon of `points`, on `jobs` processes.
+
+    `numbers` is how many released numbers are looked at one by one: a million where null, or four a canary where those
+    were chosen; 0 leaves that out.
+    """
     start = time.monotonic()
     dataset = load_dataset(experiment)
     calibrated = experiment.calibrated(dataset)
     mechanism, plan = calibrated.mechanism, calibrated.plan(dataset)
     threat_model_of(mechanism.terms, 1)
-    found = run(
-        trials(experiment, plan, mechanism, points, canaries or CANARIES[mechanism.terms.trust, mechanism.terms.unit]),
-        jobs,
-    )
+    many = canaries or CANARIES[mechanism.terms.trust, mechanism.terms.unit]
+    made = trials(experiment, plan, mechanism, points, many)
+    released = numbers if numbers is not None else NUMBERS if canaries is None else 4 * canaries
+    if released and mechanism.terms.protects:
+        made.append(possibility(experiment, plan, mechanism, max(points), released))
+    found = run(made, jobs)
     name, delta = type(mechanism).__name__, mechanism.delta_for(plan)
     return Audit(name, mechanism.terms, delta, plan.trains, tuple(found), time.monotonic() - start)
 
@@ -121,6 +133,13 @@ def trials(
             continue  # a gateway draws inside its training: the likelihood ratio alone speaks of it
         made.append(Trial("sampler", nodes[0], plan.trains, DRAWS, DRAWS, rate))
     return made
+
+
+def possibility(experiment: Experiment, plan: TrainingPlan, mechanism: Mechanism, point: float, numbers: int) -> Trial:
+    """Return the attack on so many released numbers, at the epsilon where noise hides least."""
+    turns = turns_of(mechanism, plan)
+    node = document(experiment, point, mechanism.delta_for(plan))
+    return Trial("possible", node, plan.trains, numbers, rounds=turns, turns=turns)
 
 
 def turns_of(mechanism: Mechanism, plan: TrainingPlan) -> int:

@@ -5,13 +5,14 @@ import os
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.audit.hearing import Heard, hear_replies, hear_state
 from fedrec.audit.threat_model import PULL, ThreatModel
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
@@ -19,9 +20,10 @@ from fedrec.federated.exchange import ExpectedUpdate
 from fedrec.federated.loop import run_round
 from fedrec.federated.node import Node
 from fedrec.federated.state import RunContext, ServerState, initial_state, open_run_context
-from fedrec.messages import Arrays, Message, pack, unpack
+from fedrec.messages import Message, pack
 from fedrec.privacy.accounting.composition import Composition
-from fedrec.privacy.clipping import group_of
+from fedrec.privacy.grid import Whole
+from fedrec.privacy.kept_release import read_releases
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.storage.run_folder import RunFolder, load_checkpoint
@@ -36,8 +38,9 @@ COUNTED = {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True}
 class AdversaryView:
     """What an adversary saw and what was said to be spent.
 
-    `heard[rounds, nodes, items]` is weighted by the mechanism's matched filter: its sum over the rounds is the score.
-    `hosted` are the devices that are canaries.
+    `observations[rounds, nodes, items]` is weighted by the mechanism's matched filter: its sum over the rounds is the
+    score. `whole` are the whole numbers that the first round released [nodes, items], None in floating point; of all
+    `numbers`, `impossible` are so under either world. `hosted` are the devices that are canaries.
     """
 
     observations: NDArray[np.float64]
@@ -45,6 +48,9 @@ class AdversaryView:
     epsilon: float
     delta: float
     spent: Composition
+    whole: Whole | None
+    numbers: int
+    impossible: int
 
 
 class EavesdroppedNode:
@@ -102,8 +108,17 @@ def observe(document: Mapping[str, Any], game: ThreatModel, rounds: int, trains:
         folder.create("{}\n")
         ledger = Ledger.open("canaries", "run", experiment.mechanism, plan, plan.population, None)
         context = open_run_context(experiment, dataset, nodes, folder, ledger, "train")
-        heard = np.stack(list(listen(context, nodes, game)))
-        seen = AdversaryView(heard, hosted, ledger.epsilon(), ledger.account.delta, ledger.total)
+        heard = list(listen(context, nodes, game))
+        seen = AdversaryView(
+            observations=np.stack([one.values for one in heard]),
+            hosted=hosted,
+            epsilon=ledger.epsilon(),
+            delta=ledger.account.delta,
+            spent=ledger.total,
+            whole=heard[0].whole,
+            numbers=sum(one.values.size for one in heard),
+            impossible=sum(one.impossible for one in heard),
+        )
         ledger.close()
     return seen
 
@@ -121,8 +136,8 @@ def hosts(mechanism: Mechanism, plan: TrainingPlan, game: ThreatModel) -> tuple[
     return groups[0], np.array([group[0] for group in groups[1:]])
 
 
-def listen(context: RunContext, nodes: EavesdroppedNode, game: ThreatModel) -> Iterator[NDArray[np.float64]]:
-    """Play the rounds; yield what is heard of each [nodes, items], weighted, from the bytes that were released."""
+def listen(context: RunContext, nodes: EavesdroppedNode, game: ThreatModel) -> Iterator[Heard]:
+    """Play the rounds; yield what is heard of each, weighted, from the bytes that were released."""
     at, plan, mechanism = initial_state(context), context.plan, context.experiment.mechanism
     for number in range(1, plan.rounds + 1):
         now = mechanism.with_round_params(mechanism.round_params(at.mechanism_state))
@@ -132,19 +147,12 @@ def listen(context: RunContext, nodes: EavesdroppedNode, game: ThreatModel) -> I
         run_round(context, at, number)
         before, at = at, durable(context)
         if game.observes == "reply":
-            replies = (nodes.captured.get(node) for node in nodes.ids())
+            replies = [nodes.captured.get(node) for node in nodes.ids()]
             asked = ExpectedUpdate(now, context.experiment.algorithm.shapes(before.algorithm_state))
-            heard = [np.zeros(game.items) if reply is None else flat(heard_in(reply, asked), now) for reply in replies]
-            yield np.stack(heard) * weight
+            heard = hear_replies(replies, asked, game.items)
         else:
-            moved = (flat(at.algorithm_state, now) - flat(before.algorithm_state, now)) * plan.expected_cohort
-            yield (moved if plan.trains else flat(at.algorithm_state, now))[None] * weight
-
-
-def heard_in(reply: bytes, asked: ExpectedUpdate) -> Arrays:
-    """Return what a packed reply is worth."""
-    message = unpack(reply)
-    return message.arrays if asked.form is None else asked.form.unpack(message).values()
+            heard = hear_state(context, before, at, list(read_releases(context.folder.kept_releases())))
+        yield replace(heard, values=heard.values * weight)
 
 
 def durable(context: RunContext) -> ServerState:
@@ -153,16 +161,6 @@ def durable(context: RunContext) -> ServerState:
     if saved is None:
         raise FedrecError("the round left no checkpoint: nothing to audit")
     return ServerState(saved.state, saved.mechanism_state)
-
-
-def flat(arrays: Mapping[str, NDArray[Any]], mechanism: Mechanism) -> NDArray[np.float64]:
-    """Return a canary's update as numbers [items]: its groups each in proportion to its part of the clip."""
-    rule = mechanism.rule
-    parts = list[NDArray[np.float64]]()
-    for name, array in arrays.items():
-        share = rule.bounds[group_of(name, rule.grouping)] / rule.norm if rule is not None else 1.0
-        parts.append(array.ravel().astype(np.float64) * share)
-    return np.sum(parts, axis=0)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Nothing here names a mechanism: a new one is audited by what it promises. Canari
 model: each pulls on one number of its own, as hard as it is allowed to.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,15 @@ class ThreatModel:
     alone: bool
     ends: tuple[float, float] = (0.0, 1.0)
     turns: int = 1
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a round releases."""
+        return (self.devices if self.alone else 1) * self.items
+
+    def widened(self, numbers: int) -> "ThreatModel":
+        """Return the game with so many numbers a round, where it has fewer: of items that no canary pulls on."""
+        return replace(self, items=max(self.items, numbers // (self.numbers // self.items)))
 
     def source(self) -> dict[str, Any]:
         """Return the data of the game as a configuration node."""

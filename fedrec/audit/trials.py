@@ -9,113 +9,34 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from numpy.typing import NDArray
-from scipy.stats import beta, norm
 
 from fedrec.audit.execution import AdversaryView, observe
+from fedrec.audit.findings import ALPHA, Errors, Finding, beats, epsilon_at_least, errors
 from fedrec.audit.poisson_check import UNITS, find_deviations
+from fedrec.audit.possibility import judge
 from fedrec.audit.threat_model import ThreatModel, threat_model_of
 from fedrec.experiment.instantiate import instantiate
 from fedrec.privacy.accounting.interpretation import TradeOff, trade_off
 from fedrec.privacy.mechanisms.protocol import Mechanism
 
-ALPHA = 1e-3  # chance that a bound of a true claim fails, before its one repetition
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """How a test with a threshold fixed beforehand erred: of `absent` units and of `present` ones."""
-
-    false_positives: int
-    absent: int
-    false_negatives: int
-    present: int
-
-    def fpr_at_most(self, alpha: float) -> float:
-        """Return the upper end of the Clopper-Pearson interval of the false-positive rate."""
-        return _at_most(self.false_positives, self.absent, alpha)
-
-    def fnr_at_most(self, alpha: float) -> float:
-        """Return the upper end of the Clopper-Pearson interval of the false-negative rate."""
-        return _at_most(self.false_negatives, self.present, alpha)
-
-    @property
-    def swapped(self) -> "Errors":
-        """The same test with the roles of present and absent changed."""
-        return Errors(self.false_negatives, self.present, self.false_positives, self.absent)
-
-
-def errors(absent: np.ndarray, present: np.ndarray, threshold: float) -> Errors:
-    """Count how often a score above the threshold is wrong about absence, and one at or below it about presence."""
-    wrong = int(np.count_nonzero(absent > threshold)), int(np.count_nonzero(present <= threshold))
-    return Errors(wrong[0], absent.size, wrong[1], present.size)
-
-
-def epsilon_at_least(found: Errors, delta: float, alpha: float = ALPHA) -> float:
-    """Return a lower bound on the epsilon of a Gaussian mechanism, right with probability 1 - alpha.
-
-    The two error rates bound the distance mu = Phi^-1(1 - FPR) - Phi^-1(FNR) of its two outputs from below. With as
-    many absent units as present ones their mean does, for no threshold errs less than Phi(-mu / 2) on average; it is
-    bounded as one binomial rate, because a sum of unlike binomials is no wider (Hoeffding, "On the distribution of the
-    number of successes in independent trials", 1956).
-    """
-    if found.absent == found.present:
-        wrong = found.false_positives + found.false_negatives
-        mu = float(-2 * norm.ppf(_at_most(wrong, found.absent + found.present, alpha)))
-    else:
-        mu = float(-norm.ppf(found.fpr_at_most(alpha / 2)) - norm.ppf(found.fnr_at_most(alpha / 2)))
-    return float(get_epsilon_gaussian(1 / mu, delta)) if mu > 0 else 0.0
-
-
-def beats(found: Errors, curve: TradeOff, alpha: float = ALPHA) -> bool:
-    """Say whether a test surely did better than the curve allows, in either direction."""
-    for side in (found, found.swapped):
-        allowed = float(curve.largest_tpr(side.fpr_at_most(alpha / 4))[0])
-        if 1 - side.fnr_at_most(alpha / 4) > allowed:
-            return True
-    return False
-
-
-def _at_most(count: int, of: int, alpha: float) -> float:
-    return 1.0 if count >= of else float(beta.ppf(1 - alpha, count + 1, of - count))
-
-
-def shown(epsilon: float) -> float | None:
-    """Return epsilon for JSON: null where there is none."""
-    return epsilon if math.isfinite(epsilon) else None
-
-
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0)  # of the log-likelihood ratio, fixed before any run
 TIGHT = 0.95
+RELEASED, FEW = 100_000, 500  # numbers that one round of the attack on released numbers has, and users in it
 
 Document = Mapping[str, Any]
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one trial measured. `verdict` is "holds", "loose", "contradicted" or "no claim".
-
-    `reported` is the ledger's epsilon and `measured` a lower bound on the true one, infinite or 0 where a trial gives
-    none; `detail` says what was looked at.
-    """
-
-    trial: str
-    verdict: str
-    reported: float
-    measured: float
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """One trial: its kind, the experiment's document at its audit point, how many canaries, and over how many rounds.
 
-    `rate` is that of the sampling; `turns` is how many rounds lie between two turns of a device.
+    For "possible", `canaries` is how many numbers are released. `rate` is that of the sampling; `turns` is how many
+    rounds lie between two turns of a device.
     """
 
-    kind: str  # "noise", "sampled" or "sampler"
+    kind: str  # "noise", "sampled", "sampler" or "possible"
     document: dict[str, Any]
     trains: bool
     canaries: int
@@ -137,12 +58,26 @@ def plays(trial: Trial) -> tuple[ThreatModel, list[AdversaryView]]:
     """Return the game and what was seen in as many runs as the canaries need."""
     mechanism: Mechanism = instantiate(trial.document["privacy"], "privacy")
     # Fewer privacy units than 1 / delta, or the mechanism refuses them.
-    most = int(0.9 / (trial.document["privacy"].get("delta") or 1e-6))
-    held = threat_model_of(mechanism.terms, min(trial.canaries, max(1, most // trial.turns)), trial.turns)
-    runs = math.ceil(trial.canaries / held.canaries)
-    played = threat_model_of(mechanism.terms, math.ceil(trial.canaries / runs), trial.turns)
+    most = max(1, int(0.9 / (trial.document["privacy"].get("delta") or 1e-6)) // trial.turns)
+    if trial.kind == "possible":
+        played = wide_game(trial, mechanism, most)
+        runs = math.ceil(trial.canaries / (played.numbers * trial.rounds))
+    else:
+        held = threat_model_of(mechanism.terms, min(trial.canaries, most), trial.turns)
+        runs = math.ceil(trial.canaries / held.canaries)
+        played = threat_model_of(mechanism.terms, math.ceil(trial.canaries / runs), trial.turns)
     document = at_rate(trial.document, trial.rate / trial.turns, played.devices)
     return played, [observe(document, played, trial.rounds, trial.trains) for _ in range(runs)]
+
+
+def wide_game(trial: Trial, mechanism: Mechanism, most: int) -> ThreatModel:
+    """Return a game of at most so many canaries whose rounds release many numbers each, most of them nobody's."""
+    numbers, held = min(RELEASED, trial.canaries // 4), min(most, max(1, trial.canaries // 20))
+    game = threat_model_of(mechanism.terms, held, trial.turns)
+    if not game.alone:  # a device takes its time, and the longer the more numbers there are
+        return threat_model_of(mechanism.terms, min(held, FEW), trial.turns).widened(numbers)
+    # A reply takes its time however short it is: where each device sends one, they are longer.
+    return game.widened(min(4 * RELEASED, trial.canaries // 4) if game.devices > 1 else numbers)
 
 
 def scores(
@@ -220,7 +155,17 @@ def sampler(trial: Trial) -> Finding:
     return Finding("sampler", verdict, math.inf, 0.0, detail)
 
 
-KINDS: dict[str, Callable[[Trial], Finding]] = {"noise": noise, "sampled": sampled, "sampler": sampler}
+def possible(trial: Trial) -> Finding:
+    """Every unit takes part every time: each released number by itself, and whether it is possible at all."""
+    return judge(*plays(trial))
+
+
+KINDS: dict[str, Callable[[Trial], Finding]] = {
+    "noise": noise,
+    "sampled": sampled,
+    "sampler": sampler,
+    "possible": possible,
+}
 
 
 def at_rate(document: Document, rate: float, devices: int) -> dict[str, Any]:

@@ -158,6 +158,9 @@ def audit_command(
         typer.Argument(metavar="[RUN|KEY=VALUE]...", help="a run folder, or settings", autocompletion=complete_typed),
     ] = None,
     epsilon: Annotated[str | None, typer.Option("--epsilon", metavar="X,Y", help="audit points [default: 4,8]")] = None,
+    count: Annotated[
+        int | None, typer.Option("--numbers", min=0, metavar="N", help="released numbers to look at [default: 1000000]")
+    ] = None,
     attacks: Annotated[bool, typer.Option("--attacks", help="try two attacks on the configuration's own data")] = False,
     as_json: Json = False,
 ) -> None:
@@ -173,7 +176,7 @@ def audit_command(
         )
     if run is None:
         tell_overruled(given)
-    status = attack(settings(given), as_json) if attacks else audit(settings(given), run, points, as_json)
+    status = attack(settings(given), as_json) if attacks else audit(settings(given), run, (points, count), as_json)
     raise typer.Exit(status)
 
 
@@ -198,12 +201,15 @@ def attack(chosen: "Settings", as_json: bool) -> int:
     return 0
 
 
-def audit(chosen: "Settings", run: Path | None, points: Sequence[float] | None, as_json: bool) -> int:
-    """Audit the mechanism of a run or of a configuration; return the exit status, 1 where the claim is contradicted."""
+def audit(chosen: "Settings", run: Path | None, size: tuple[Sequence[float] | None, int | None], as_json: bool) -> int:
+    """Audit the mechanism of a run or of a configuration, at points and by so many numbers where they are given.
+
+    Return the exit status, 1 where the claim is contradicted.
+    """
     from fedrec.audit import auditor
 
-    experiment = chosen.experiment
-    found = auditor.audit(experiment, tuple(points or auditor.POINTS))
+    experiment, (points, numbers) = chosen.experiment, size
+    found = auditor.audit(experiment, tuple(points or auditor.POINTS), numbers=numbers)
     print_json(found.json()) if as_json else print("\n".join(auditor.lines(found)))
     path = noted(found, experiment, run)
     if not as_json:

@@ -42,6 +42,7 @@ class Schema:
     accelerator: str = "cpu"
     engine: str = "auto"
     nodes: int = 2
+    keep_releases_mb: float = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def resolved(config: DictConfig) -> Settings:
             raise FedrecError(f"{key}={value}: expected {getattr(kind, '__name__', kind)}") from error
         if key == "name" and value is not None and not isinstance(value, str):
             plain["name"] = str(value)
-    least = {"rounds": 1, "seed": 0, "nodes": 1}
+    least = {"rounds": 1, "seed": 0, "nodes": 1, "keep_releases_mb": 0}
     for key in least:
         if plain[key] < least[key]:
             raise FedrecError(f"{key}={plain[key]}: at least {least[key]} expected")

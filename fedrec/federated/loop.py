@@ -19,9 +19,12 @@ from fedrec.federated.state import (
     initial_state,
     record_round,
 )
-from fedrec.privacy.release import Released, cut_to
+from fedrec.privacy.kept_release import encode_release
+from fedrec.privacy.release import Release, Released, cut_to
 from fedrec.rng import Stream
 from fedrec.storage.run_folder import Checkpoint, load_checkpoint, save_checkpoint
+
+NUMBER_BYTES = 4  # of a packed number of a release at most: they are packed to 12 to 30 bits
 
 
 def run(context: RunContext) -> Iterator[RoundReport]:
@@ -79,7 +82,7 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     got = _collect_updates(context, state, present, number)
     context.directory.set_aside({node: got.rejected[node] for node in got.faults})
     released = got.total.count >= experiment.cohort.minimum
-    stepped = _server_step(context, state, got.total, number) if released else state
+    stepped, release = _server_step(context, state, got.total, number) if released else (state, None)
     # A sum or a step that is not finite would stay in the model for ever: the round is lost instead.
     released = released and all(np.isfinite(a).all() for a in stepped.algorithm_state.values())
     state = (
@@ -90,6 +93,8 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     notes: dict[str, Any] = {"report": plain, "ledger": context.ledger.head, "experiment": experiment.hash}
     if context.directory.faulty:
         notes["set_aside"] = context.directory.faulty
+    if released and release is not None and keeps_releases(context, release):
+        context.folder.keep_release(number, encode_release(number, release))
     save_checkpoint(context.folder.checkpoints, Checkpoint(number, state.algorithm_state, notes, state.mechanism_state))
     context.ledger.commit(number, drawn)
     return state, replace(report, epsilon=epsilon_spent(context), seconds=time.monotonic() - start)
@@ -129,14 +134,23 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     return got
 
 
-def _server_step(context: RunContext, state: ServerState, total: Released, number: int) -> ServerState:
-    """Return what the server makes of a round's sum."""
+def _server_step(
+    context: RunContext, state: ServerState, total: Released, number: int
+) -> tuple[ServerState, Release | None]:
+    """Return what the server makes of a round's sum, and what of it was released on a grid."""
     mechanism = context.experiment.mechanism
     now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state))
     random = mechanism.random(context.experiment.seed, number, Stream.SERVER)
     aggregate = now.privatize_aggregate(total, context.plan, number, random, state.mechanism_state)
     algorithm = context.experiment.algorithm.with_catalogue(context.dataset.catalogue)
-    return ServerState(algorithm.step(state.algorithm_state, aggregate), aggregate.mechanism_state)
+    stepped = ServerState(algorithm.step(state.algorithm_state, aggregate), aggregate.mechanism_state)
+    return stepped, aggregate.release
+
+
+def keeps_releases(context: RunContext, release: Release) -> bool:
+    """Say whether the folder keeps the run's releases: by the public sizes alone, so in all rounds or in none."""
+    numbers = sum(math.prod(array.shape) for array in release.arrays.values())
+    return context.experiment.rounds * numbers * NUMBER_BYTES <= context.folder.keep_releases_mb * 1e6
 
 
 def _make_report(number: int, drawn: int, got: GatherResult, released: bool, seconds: float) -> RoundReport:

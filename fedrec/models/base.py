@@ -149,6 +149,7 @@ class TrainableRecommender(Recommender):
     stackable: bool = False
     by_item: frozenset[str] = frozenset()
     pooled_user_rows: Tensor | None = None
+    padded_examples: bool = False  # whether examples have as many places as the longest of their batch
 
     def user_rows(self, items: Tensor) -> Tensor:
         """Return the row of the user tables for each example [...], for items [..., 1+k]: 0, the device's own user.
@@ -176,11 +177,19 @@ def check_sizes(**sizes: float) -> None:
             raise FedrecError(f"model.{name}={value} must be a finite number above 0")
 
 
+PARTS = "_fedrec_parts"
+
+
 def linear_over_parts(layer: nn.Module, *parts: Tensor) -> Tensor:
     """Return the linear layer's say on parts [..., i1], [..., i2], ... laid side by side, as `layer(torch.cat(parts))`.
 
     The cohort engine's layers take the parts as they are, and multiply one that is `expand`ed over the examples, say a
-    user's vector, once for all of them.
+    user's vector, once for all of them. A plain layer notes how wide each is and whether
+    it is repeated at all places: DP-SGD rounds parts for themselves.
     """
     own = getattr(layer, "forward_parts", None)
-    return layer(torch.cat(parts, dim=-1)) if own is None else own(*parts)
+    if own is not None:
+        return own(*parts)
+    noted = tuple((part.shape[-1], part.dim() > 1 and part.stride(-2) == 0) for part in parts)
+    setattr(layer, PARTS, noted)  # pyright knows tensors and modules alone as what a module holds
+    return layer(torch.cat(parts, dim=-1))

@@ -22,7 +22,7 @@ from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.ledger.store import LedgerStore
-from fedrec.privacy.mechanisms.protocol import Mechanism, Shapes, TrainingPlan
+from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, Shapes, TrainingPlan
 from fedrec.privacy.wording import (
     ADDED,
     ENFORCED,
@@ -174,12 +174,25 @@ def format_grid(mechanism: Mechanism, shapes: Shapes) -> str:
     """Write on which numbers releases of these shapes lie, and what putting them there costs."""
     grid = mechanism.grid(shapes)
     if grid is None:
-        return FLOATING
+        public = mechanism.dp_sgd()
+        return FLOATING if public is None else format_steps(public)
     numbers = sum(math.prod(shape) for shape in shapes.values())
     return (
         f"whole multiples of {grid.step:.4g}, which is clip / 2^{grid.bits}, for {numbers:,} numbers; bounds are "
         "checked there, so that rounding costs no sensitivity; discrete Gaussian noise of variance "
         "ceil((z 2^bits)^2) + 6 steps, exact to a total variation of 2^-130 a number, which changes no digit of delta"
+    )
+
+
+def format_steps(public: DPSGDConfig) -> str:
+    """Write on which numbers the noised sums of DP-SGD lie, and what putting them there costs."""
+    grid = public.grid()
+    return (
+        f"of every local step: whole multiples of {grid.vectors.step:.4g}, which is clip / 2^{grid.vectors.bits}, and "
+        f"of {grid.products.step:.4g}, clip / 2^{grid.products.bits}, for the weights of linear layers; each example's "
+        "length is checked there, so that rounding costs no sensitivity; discrete Gaussian noise of variance "
+        "ceil((z 2^bits)^2) + 6 steps, exact to a total variation of 2^-130 a number, which changes no digit of delta; "
+        "what is sent is single-precision floating point, made of those noised sums alone"
     )
 
 

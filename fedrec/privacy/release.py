@@ -51,6 +51,13 @@ class Release:
     count: int
     grid: Grid
 
+    def __post_init__(self) -> None:
+        """Refuse anything but whole numbers: noise or a contribution in floating point would prove who took part."""
+        for name, array in cast("Mapping[str, Any]", self.arrays).items():
+            kind = (array.values if isinstance(array, SparseArray) else array).dtype
+            if kind.kind != "i":
+                raise FedrecError(f"{name} of a release holds {kind} numbers: whole ones alone may leave")
+
     @classmethod
     def nothing(cls, shapes: Mapping[str, tuple[int, ...]], grid: Grid, count: int = 0) -> "Release":
         """Return zeros, which is what nobody sends."""
@@ -71,6 +78,10 @@ class Release:
     def beside(self, other: "Release", name: str, length: int) -> "Release":
         """Return the release with an array of another beside its own, its numbers between -length and length."""
         return replace(self, arrays={**self.arrays, name: np.clip(other.arrays[name], -length, length)})
+
+    def joined(self, other: "Release") -> "Release":
+        """Return the release with the arrays of another on the same grid after its own."""
+        return replace(self, arrays={**self.arrays, **other.arrays})
 
     def only(self, name: str) -> "Release":
         """Return one array of the release; none where it has no such array."""
@@ -207,7 +218,12 @@ def cut_to(total: Released, clip: Callable[[ModelUpdate], ModelUpdate]) -> Relea
     return replace(total, arrays=kept)
 
 
-def as_release(total: Released) -> Release:
+def on_a_grid(total: Released) -> Release | None:
+    """Return a sum that is on a grid, None for one in floating point."""
+    return total if isinstance(total, Release) else None
+
+
+def as_release(total: Released | None) -> Release:
     """Return a sum that is on the grid; anything else was not made by a mechanism that releases whole numbers."""
     if not isinstance(total, Release):
         raise FedrecError("what is released under this mechanism is whole numbers on its grid")

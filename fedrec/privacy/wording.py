@@ -114,10 +114,7 @@ SAMPLING: dict[str, str] = {
     Trust.NONE: "no claim rests on it",
 }
 SECURE = "the operating system's, asked anew for each draw; no seed can repeat it, and nothing of it is kept"
-FLOATING = (
-    "none: what is trained is single-precision floating point, noised in every step; what its rounding tells is not "
-    "accounted for"
-)
+FLOATING = "none: releases are floating point, and what their rounding tells is not accounted for"
 UNACCOUNTED = "tuning, evaluation and the choice of this run among others, unless they are charged here"
 NOT_PROTECTED = (
     "who is enrolled",

@@ -23,7 +23,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
 from fedrec.messages import Arrays
 
-KEEP = 2
+KEEP, KEEP_RELEASES_MB = 2, 100.0
 NOTES, MEMORY = "notes/json", "memory/"
 
 
@@ -93,9 +93,13 @@ EXACT_LABEL = "exact, simulation only, not covered by epsilon"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of one run. Everything under `exact/`, `private/` and `checkpoint/` is for its owner only."""
+    """Paths of one run. Everything under `exact/`, `private/` and `checkpoint/` is for its owner only.
+
+    It keeps the releases of all rounds where they come to at most `keep_releases_mb` megabytes.
+    """
 
     path: Path
+    keep_releases_mb: float = KEEP_RELEASES_MB
 
     @property
     def exact(self) -> Path:
@@ -106,6 +110,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where checkpoints lie."""
         return self.path / "checkpoint"
+
+    @property
+    def releases(self) -> Path:
+        """Where the releases of the rounds are kept."""
+        return self.path / "releases"
 
     @property
     def private(self) -> Path:
@@ -128,7 +137,7 @@ class RunFolder:
                 f"{self.path} holds a run already: go on with --resume {self.path}, choose another name=, "
                 "or set overwrite=true"
             )
-        own = (self.exact, self.checkpoints, self.private, self.path / "baselines")
+        own = (self.exact, self.checkpoints, self.private, self.releases, self.path / "baselines")
         if not self.config.exists() and (strange := [f for f in own if f.exists() and any(f.iterdir())]):
             raise FedrecError(f"{strange[0]} is not empty, and {self.path} holds no run: choose another name=")
         for folder in own:
@@ -153,13 +162,28 @@ class RunFolder:
             with os.fdopen(descriptor, "a") as file:
                 file.write(json.dumps(value, allow_nan=False) + "\n")
 
+    def keep_release(self, round_number: int, content: bytes) -> None:
+        """Write what a round released, whole or not at all; one that was kept of a lost round is replaced."""
+        self.releases.mkdir(mode=0o700, exist_ok=True)
+        atomic_write(self.releases / f"round-{round_number:06d}.safetensors", content, 0o600)
+
+    def kept_releases(self) -> list[Path]:
+        """Return the files of the releases that are kept, in the order of their rounds."""
+        return sorted(self.releases.glob("round-*.safetensors"))
+
     def exact_rounds(self) -> list[dict[str, Any]]:
         """Return the lines of all rounds so far, those before a resume included."""
         path = self.exact / "rounds.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def truncate_rounds(self, last: int) -> int:
-        """Drop lines of rounds after `last`, and a line torn by a kill; return the last round that has its line."""
+        """Drop lines of rounds after `last`, and a line torn by a kill; return the last round that has its line.
+
+        Releases of rounds after `last` go too: those rounds left no checkpoint, and so released nothing.
+        """
+        for path in self.kept_releases():
+            if int(path.stem.removeprefix("round-")) > last:
+                path.unlink()
         paths = (self.exact / "rounds.jsonl", self.path / "rounds.jsonl")
         lines = [path.read_text().splitlines() if path.exists() else [] for path in paths]
         newest = min(max((n for n in map(_round_of, found) if n <= last), default=0) for found in lines)

@@ -18,7 +18,8 @@ from fedrec.study.plan import METRICS, of
 from fedrec.study.results import finished, over_seeds
 
 FLIPS = 10_000
-APART = ("name", "run", "output", "overwrite", "seed", "nodes", "evaluation.baselines", "evaluation.every")
+PLACE = ("name", "run", "output", "overwrite", "keep_releases_mb")
+APART = (*PLACE, "seed", "nodes", "evaluation.baselines", "evaluation.every")
 NEWER = {"cohort.lost_rounds": 3}  # settings that runs of an older fedrec do not name, with what those did
 
 

@@ -1,27 +1,31 @@
-"""DP-SGD on one device, by Opacus' ghost clipping: the only file that imports Opacus.
+"""DP-SGD on one device, on the layers that Opacus hooks into: the only file that imports Opacus.
 
-Opacus finds each example's gradient norm without its gradient (Lee & Kifer, "Scaling up differentially private deep
-learning with fast per-example gradient clipping", 2021), and a second backward pass takes the clipped sum. Around it
-this file puts what a guarantee needs: draws that are ours instead of torch's, empty batches that are noised too,
-parameters that a step leaves out, and a check that the loss really is a sum over its examples.
+Opacus' hooks give what went into each layer and the slopes that came back, from which an example's gradient follows
+(Lee & Kifer, "Scaling up differentially private deep learning with fast per-example gradient clipping", 2021). Opacus'
+clipped sum, from a second backward pass, and its noise are floating point, whose rounding can prove who took part; so
+neither is used. Each example's gradient is made of slopes and inputs as whole numbers on a public grid
+(`fedrec.privacy.step_grid`), its length is checked there, and whole numbers are summed. The noise is the discrete
+Gaussian, in our draws, on every coordinate, also where the batch is empty. What an optimizer makes of such a sum is
+post-processing, in floating point.
 """
 
 import warnings
-from collections.abc import Iterator
-from functools import reduce
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 from opacus.grad_sample import GradSampleHooksFastGradientClipping
-from opacus.optimizers import DPOptimizerFastGradientClipping
-from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 from torch import Tensor, nn
 
 from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
+from fedrec.privacy.grid import Grid
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.sgd import optimizer
+from fedrec.training.whole_examples import first_scales, fit
+from fedrec.training.whole_gradients import LaidOutGradient, RowGradient, WholeGradient, linear_gradients
 
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -29,27 +33,39 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 SIDE = "_fedrec_ghost"  # where a model carries its hooks: no module and no buffer, so that state_dict doesn't see them
 
 
-def embedding_norms(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
-    """Return the norm [B] of each example's gradient of an embedding table, for ids [B] or [B, ...].
+class Samplers(dict[type[nn.Module], Any]):
+    """What Opacus asks for the norms of a layer's gradients; the gradients themselves are kept in `found`.
 
-    Gradients of a row that an example reads several times are summed before they are squared. Opacus' own function does
-    the same through a sort of pairs that costs five times as much, and counts the padding row, whose gradient is zero.
+    Tables and linear layers are known from slopes and inputs; of any other layer Opacus lays out each example's.
     """
-    ids, width = activations[0].reshape(len(activations[0]), -1), backprops.shape[-1]
-    example = torch.arange(len(ids), device=ids.device).unsqueeze(1)
-    rows, place = torch.unique(example * layer.num_embeddings + ids, return_inverse=True)
-    sums = backprops.new_zeros(len(rows), width).index_add_(0, place.reshape(-1), backprops.reshape(-1, width))
-    squares = sums.square().sum(dim=1)
-    if layer.padding_idx is not None:
-        squares = squares * (rows % layer.num_embeddings != layer.padding_idx)
-    owner = torch.div(rows, layer.num_embeddings, rounding_mode="floor")
-    return {layer.weight: backprops.new_zeros(len(ids)).index_add_(0, owner, squares).sqrt()}
+
+    def __init__(self, padded: bool) -> None:
+        super().__init__()
+        self.found, self._padded = list[WholeGradient](), padded
+
+    def __contains__(self, kind: object) -> bool:
+        """Say that every kind of layer can be asked."""
+        return True
+
+    def __getitem__(self, kind: type[nn.Module]) -> Callable[..., dict[Tensor, Tensor]]:
+        """Return what to ask for the norms of a layer's gradients."""
+        return self._norms
+
+    def _norms(self, layer: nn.Module, activations: list[Tensor], slopes: Tensor) -> dict[Tensor, Tensor]:
+        if type(layer) is nn.Embedding:
+            made: list[WholeGradient] = [RowGradient(layer, activations[0], slopes)]
+        elif type(layer) is nn.Linear:
+            made = linear_gradients(layer, activations[0], slopes, self._padded)
+        else:
+            asked = GradSampleHooksFastGradientClipping.GRAD_SAMPLERS.get(type(layer), ft_compute_per_sample_gradient)
+            each = cast(dict[Tensor, Tensor], asked(layer, activations, slopes))
+            made = [LaidOutGradient(parameter, gradient) for parameter, gradient in each.items()]
+        self.found += made
+        return {gradient.parameter: gradient.norms() for gradient in made}
 
 
 class GhostClippingHooks(GradSampleHooksFastGradientClipping):
     """Opacus' hooks on one model, off except during a private step, reset before each."""
-
-    NORM_SAMPLERS = {**GradSampleHooksFastGradientClipping.NORM_SAMPLERS, nn.Embedding: embedding_norms}
 
     def __init__(self, model: TrainableRecommender) -> None:
         for name, module in model.named_modules():
@@ -60,17 +76,17 @@ class GhostClippingHooks(GradSampleHooksFastGradientClipping):
         # Not strict: that would refuse any buffer, and public item features are one.
         super().__init__(model, loss_reduction="sum", strict=False, max_grad_norm=1, use_ghost_clipping=True)
         self.disable_hooks()
-        self.model, self.checked = model, False
+        self.model, self.checked, self.NORM_SAMPLERS = model, False, Samplers(model.padded_examples)
 
-    def start(self, clip: float) -> None:
+    def start(self) -> None:
         """Forget whatever an earlier step, a copy of the model or an exception left behind, and listen."""
-        self.max_grad_norm = clip
         for module in self.model.modules():
             for name in ("activations", "max_batch_len"):
                 module.__dict__.pop(name, None)
         for parameter in cast(list[Any], self.trainable_parameters):
             parameter.grad = parameter.grad_sample = parameter._norm_sample = None
             parameter._forward_counter = 0
+        self.NORM_SAMPLERS.found = []
         self.enable_hooks()
 
     def get_norm_sample(self) -> Tensor:
@@ -89,34 +105,6 @@ class GhostClippingHooks(GradSampleHooksFastGradientClipping):
         return self.per_sample_gradient_norms
 
 
-class SystemNoiseDPOptimizer(DPOptimizerFastGradientClipping):
-    """Opacus' optimizer with our draws as the noise on every coordinate of every parameter, used or not."""
-
-    def __init__(self, inner: torch.optim.Optimizer, public: DPSGDConfig, random: NoiseSource) -> None:
-        super().__init__(
-            inner,
-            noise_multiplier=public.noise_multiplier,
-            max_grad_norm=public.clip,
-            expected_batch_size=cast(int, public.denominator),
-            loss_reduction="mean",
-        )
-        self._random = random
-
-    def accumulate(self) -> None:
-        """Take over the clipped sums; what no example touched sums to zero."""
-        for parameter in self.params:
-            clipped = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            cast(Any, parameter).summed_grad = clipped.detach()
-
-    def add_noise(self) -> None:
-        """Add N(0, (z * clip)^2), drawn at once for all parameters."""
-        sizes = [parameter.numel() for parameter in self.params]
-        drawn = self._random.gaussian((sum(sizes),), self.noise_multiplier * self.max_grad_norm)
-        for parameter, noise in zip(self.params, torch.from_numpy(drawn).split(sizes), strict=True):
-            summed = cast(Any, parameter).summed_grad
-            parameter.grad = summed + noise.view_as(summed).to(summed)
-
-
 class DPSGDStep:
     """Clipped, noised steps on every parameter of the model, its private ones included."""
 
@@ -124,48 +112,71 @@ class DPSGDStep:
         self, model: TrainableRecommender, settings: LocalTrainingConfig, public: DPSGDConfig, random: NoiseSource
     ) -> None:
         self._ghost, self._public, self._model = ghost(model.train()), public, model
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = SystemNoiseDPOptimizer(optimizer(settings, trained), public, random)
+        self._random, self._grid = random, public.grid()
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._products = {layer.weight for layer in model.modules() if type(layer) is nn.Linear}
+        self._optimizer = optimizer(settings, self._trained)
 
     def step(self, *parts: Batch) -> float:
         """Take one step on the examples of all parts together, also if there are none; return the exact summed loss."""
-        loss, sums = 0.0, list[list[Tensor | None]]()
-        for batch in parts or (None,):
-            self._ghost.start(self._public.clip)
-            try:
-                loss += self._clipped_sums(batch) if batch is not None and len(batch.items) else 0.0
-            finally:
-                self._ghost.disable_hooks()
-            sums.append([parameter.grad for parameter in self._optimizer.params])
-        for parameter, grads in zip(self._optimizer.params, zip(*sums, strict=True), strict=True):
-            there = [grad for grad in grads if grad is not None]
-            parameter.grad = reduce(torch.add, there) if there else None
+        sums: dict[Tensor, Tensor] = {p: torch.zeros_like(p, dtype=torch.float64) for p in self._trained}
+        loss = sum((self._add_examples(batch, sums) for batch in parts if len(batch.items)), 0.0)
+        for parameter, whole in self.noised(sums).items():
+            grid = self._grid_of(parameter)
+            parameter.grad = (whole * (grid.step / self._public.denominator)).to(parameter.dtype)
         self._optimizer.step()
         return loss
 
-    def _clipped_sums(self, batch: Batch) -> float:
-        """Leave in each parameter's grad the sum of the examples' clipped gradients; return the summed loss.
+    def noised(self, sums: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return the whole sums with the noise of one step on every number: what all else is made of."""
+        found = dict[Tensor, Tensor]()
+        for parameter, whole in sums.items():
+            variance = self._grid_of(parameter).variance(self._public.noise_multiplier)
+            drawn = torch.from_numpy(self._random.discrete_gaussian(tuple(whole.shape), variance))
+            found[parameter] = whole + drawn.to(whole.device)
+        return found
+
+    def _grid_of(self, parameter: Tensor) -> Grid:
+        return self._grid.products if parameter in self._products else self._grid.vectors
+
+    def _add_examples(self, batch: Batch, sums: dict[Tensor, Tensor]) -> float:
+        """Add each example's clipped gradient, whole numbers, to the sums; return the summed loss.
 
         An example whose gradient is not finite counts for nothing, and the others as if it had not been there.
         """
+        self._ghost.start()
         try:
             losses = self._model.loss(batch)
             if losses.shape != (len(batch.items),):
                 raise RefusedError(
                     f"{type(self._model).__name__}.loss gave {tuple(losses.shape)}, not one value an interaction"
                 )
-            DPTensorFastGradientClipping(self._ghost, self._optimizer, losses, "sum").backward()
+            losses.sum().backward()
         except NotImplementedError as error:
             raise RefusedError(
                 f"{type(self._model).__name__} calls a layer twice in one loss: call it once, on all ids [B, 1+k]"
             ) from error
-        finite = torch.isfinite(self._ghost.per_sample_gradient_norms)
-        if not bool(finite.all()):
-            self._ghost.start(self._public.clip)
-            return self._clipped_sums(Batch(batch.items[finite], batch.values[finite])) if bool(finite.any()) else 0.0
+        finally:
+            self._ghost.disable_hooks()
+        with torch.no_grad():
+            self._add_whole(self._ghost.get_norm_sample(), sums)
         if not self._ghost.checked:
             check_examples(self._model, self._ghost, batch)
-        return float(losses.detach().sum())
+        finite = torch.isfinite(self._ghost.per_sample_gradient_norms)
+        return float(losses.detach()[finite].sum())
+
+    def _add_whole(self, norms: Tensor, sums: dict[Tensor, Tensor]) -> None:
+        broken = ~torch.isfinite(norms)
+        found = [gradient for gradient in self._ghost.NORM_SAMPLERS.found if gradient.parameter in sums]
+        for gradient in found if bool(broken.any()) else ():
+            gradient.forget(broken)
+
+        def squares(scales: Tensor) -> Tensor:
+            return torch.stack([gradient.round(scales, self._grid) for gradient in found]).sum(0)
+
+        fit(first_scales(norms, broken, self._grid), squares, self._grid.longest)
+        for gradient in found:
+            gradient.add_to(sums[gradient.parameter])
 
 
 def ghost(model: TrainableRecommender) -> GhostClippingHooks:

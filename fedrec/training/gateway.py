@@ -37,6 +37,7 @@ class UsersAsExamples(TrainableRecommender):
     """
 
     shared: frozenset[str] = frozenset()
+    padded_examples = True
 
     def __init__(self, model: TrainableRecommender, private: Sequence[Arrays], denominator: float | None) -> None:
         super().__init__()

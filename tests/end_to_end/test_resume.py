@@ -56,6 +56,8 @@ def check_identical(scene: Path) -> None:
     assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     assert (whole / "private" / "values.f32").stat().st_size > 0
     assert (whole / "private" / "values.f32").read_bytes() == (again / "private" / "values.f32").read_bytes()
+    kept = [{path.name: path.read_bytes() for path in (run / "releases").iterdir()} for run in (whole, again)]
+    assert kept[0] == kept[1] and len(kept[0]) in (0, len((whole / "rounds.jsonl").read_text().splitlines()))
     lines = [[json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()] for run in (whole, again)]
     for one, other in zip(*lines, strict=True):
         timed = {"seconds"}

@@ -21,8 +21,8 @@ class Chosen:
     def __init__(self, uniform: np.ndarray) -> None:
         self._uniform = uniform
 
-    def gaussian(self, shape: tuple[int, ...], std: float) -> np.ndarray:
-        return np.zeros(shape)
+    def discrete_gaussian(self, shape: tuple[int, ...], variance: int) -> np.ndarray:
+        return np.zeros(shape, np.int32)
 
     def keyed(self, users: np.ndarray, index: np.ndarray) -> np.ndarray:
         return ((self._uniform[: index.size] * 2**32).astype(np.uint64) << np.uint64(32)).reshape(index.shape)
@@ -84,7 +84,12 @@ def test_negatives_do_not_follow_from_the_public_seed() -> None:
         def random(self, *key: int):  # type: ignore[no-untyped-def]
             real = super().random(*key)
             return type(
-                "R", (), {"gaussian": lambda s, shape, std: np.zeros(shape), "keyed": lambda s, *a: real.keyed(*a)}
+                "R",
+                (),
+                {
+                    "discrete_gaussian": lambda s, shape, v: np.zeros(shape, np.int32),
+                    "keyed": lambda s, *a: real.keyed(*a),
+                },
             )()
 
     history, empty = np.arange(8, dtype=np.int32), np.empty(0, np.int32)

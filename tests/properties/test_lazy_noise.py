@@ -121,17 +121,18 @@ def test_noise_is_there_when_a_row_is_read() -> None:
 def test_the_tests_see_noise_that_is_lost(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The positive control: noise that is marked as drawn and never added, or rows that stay without."""
     if fault == "never read":
-        honest = steps.LazyNoise.read
+        honest = steps.StepNoise.before
 
-        def forgetting(self: steps.LazyNoise, rows: Tensor, step: int) -> None:
-            tables = [table.clone() for table in self._stacked.item_tables()]
+        def forgetting(self: steps.StepNoise, rows: Tensor, step: int) -> None:
+            tables = self._twin.item_tables()
+            before = {name: layer.sums[name].clone() for name, layer in tables.items()}
             honest(self, rows, step)
-            for table, before in zip(self._stacked.item_tables(), tables, strict=True):
-                table.copy_(before)
+            for name, layer in tables.items():
+                layer.sums[name].copy_(before[name])
 
-        monkeypatch.setattr(steps.LazyNoise, "read", forgetting)
+        monkeypatch.setattr(steps.StepNoise, "before", forgetting)
     else:
-        monkeypatch.setattr(steps.LazyNoise, "remaining", lambda self: {})
+        monkeypatch.setattr(steps.StepNoise, "remaining", lambda self: {})
     item = sums(Straight(), TABLE, 700)["item.weight"]
     ratio = item.var(0) / (STD**2 * STEPS * len(TABLE))
     assert np.abs(ratio - 1).max() > 5 * (2 / len(item)) ** 0.5

@@ -201,7 +201,7 @@ class BandedUserLevel(UserClippingMechanism):
             kept[ESTIMATE + name] = np.concatenate([found[name][None], before])[: len(tail)]
             sums = np.concatenate([np.asarray(whole.arrays[name])[None], memory[SUM + name]])[: len(tail)]
             kept[SUM + name] = cast(NDArray[np.float32], sums)
-        return Aggregate(found, plan.expected_cohort, kept)
+        return Aggregate(found, plan.expected_cohort, kept, release=released)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what this round adds to the cost of the rounds before it; all together are one Gaussian mechanism."""

@@ -308,7 +308,8 @@ def noised_aggregate(total: Release, multiplier: float, denominator: float, rand
     """Return the sum with the server's noise of this multiplier on every number, and its worth."""
     variance = total.grid.variance(multiplier)
     noise_std = math.sqrt(variance) * total.grid.step
-    return Aggregate(total.noised(variance, random).values(), denominator, noise_std=noise_std)
+    released = total.noised(variance, random)
+    return Aggregate(released.values(), denominator, noise_std=noise_std, release=released)
 
 
 INSTEAD = {Unit.INTERACTION: "privacy=user", Unit.USER: "privacy=interaction"}

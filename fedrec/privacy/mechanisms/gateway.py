@@ -1,7 +1,8 @@
 """Gateway level: a node that rightly holds several users trains on them together and hides each from the server.
 
 A household's hub, a shop, an operator's edge. DP-SGD (Abadi et al., "Deep learning with differential privacy", 2016)
-with one user's whole batch as the example: Opacus clips each user's gradient, the gateway adds the noise.
+with one user's whole batch as the example: each user's gradient is clipped on a public grid, where the gateway adds the
+noise to the whole sum of each step (`fedrec.privacy.step_grid`). What leaves is made of those sums, in floating point.
 
 Threat model. The adversary is the server and everyone after it, and the other gateways: they see what the gateway
 sends. Protected is one user's whole data. The gateway is trusted: it holds its users' data anyway, and their private
@@ -30,7 +31,8 @@ from fedrec.privacy.mechanisms.base import (
     noise_reach,
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, Shapes, TrainingPlan
-from fedrec.privacy.release import Released, as_release, worth
+from fedrec.privacy.release import Released, as_release, on_a_grid, worth
+from fedrec.privacy.step_grid import USER_BITS
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,11 @@ class GatewayLevel(UserClippingMechanism):
 
     def dp_sgd(self) -> DPSGDConfig:
         """Return the constants of DP-SGD with users as examples."""
-        return DPSGDConfig(self.clip, self.multiplier(), self.sample_rate, self.local_steps, self.denominator)
+        z = self.multiplier()
+        return DPSGDConfig(self.clip, z, self.sample_rate, self.local_steps, self.denominator, USER_BITS)
 
     def grid(self, shapes: Shapes) -> Grid | None:
-        """Return the grid of a statistic; what was trained is floating point, noised in every step."""
+        """Return the grid of a statistic; what was trained is floating point, made of sums that were noised whole."""
         return None if self.sensitivity is None else self.clip_grid(shapes)
 
     def reach(self, count: int, grid: Grid) -> int:
@@ -134,7 +137,7 @@ class GatewayLevel(UserClippingMechanism):
         state: Arrays | None = None,
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
-        return Aggregate(worth(total), plan.expected_cohort)
+        return Aggregate(worth(total), plan.expected_cohort, release=on_a_grid(total))
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one round costs a user who was asked."""

@@ -2,7 +2,9 @@
 
 Models are trained by DP-SGD (Abadi et al., "Deep learning with differential privacy", 2016) on every parameter of the
 device's model, the private user vector included: trained without noise it would depend on every interaction, and with
-it every gradient. A positive and its negatives are one example; negatives don't look at the device's positives.
+it every gradient. A positive and its negatives are one example; negatives don't look at the device's positives. Each
+step sums whole numbers on a public grid, noise included (`fedrec.privacy.step_grid`); what leaves after the last step
+is made of those sums alone, in floating point.
 """
 
 import math
@@ -30,7 +32,7 @@ from fedrec.privacy.mechanisms.base import (
 )
 from fedrec.privacy.mechanisms.protocol import Aggregate, DPSGDConfig, NoiseSource, Shapes, TrainingPlan
 from fedrec.privacy.noise import make_noise_source
-from fedrec.privacy.release import Released, bounded, worth
+from fedrec.privacy.release import Released, bounded, on_a_grid, worth
 
 LONGEST_HISTORY = 1_000_000  # interactions of one device; `plan.interactions` is a guess where devices are real
 
@@ -120,7 +122,7 @@ class InteractionLevel(BaseMechanism):
         return make_noise_source(self.randomness, key)
 
     def grid(self, shapes: Shapes) -> Grid | None:
-        """Return the grid of a statistic; what was trained is floating point, noised in every step."""
+        """Return the grid of a statistic; what was trained is floating point, made of sums that were noised whole."""
         numbers = sum(math.prod(shape) for shape in shapes.values())
         return None if self.sensitivity is None else self._grid(self.sensitivity, numbers)
 
@@ -175,7 +177,7 @@ class InteractionLevel(BaseMechanism):
         """Return the sum as it is, over the expected cohort whoever arrived."""
         statistic = self.sensitivity
         std = 0.0 if statistic is None else self._multiplier() * statistic * math.sqrt(plan.expected_cohort)
-        return Aggregate(worth(total), plan.expected_cohort, noise_std=std)
+        return Aggregate(worth(total), plan.expected_cohort, noise_std=std, release=on_a_grid(total))
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs the device that takes part."""

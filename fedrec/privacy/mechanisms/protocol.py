@@ -16,7 +16,8 @@ from fedrec.privacy.clipping import NormClipper
 from fedrec.privacy.contributions import CohortUpdates
 from fedrec.privacy.grid import Grid
 from fedrec.privacy.guarantee import PrivacyGuarantee
-from fedrec.privacy.release import Released
+from fedrec.privacy.release import Release, Released
+from fedrec.privacy.step_grid import EXAMPLE_BITS, StepGrid
 
 if TYPE_CHECKING:  # devices without torch use these values too
     from dp_accounting import DpEvent
@@ -51,7 +52,8 @@ class TrainingPlan:
 class DPSGDConfig:
     """The public constants of DP-SGD, the same for every device: noise of noise_multiplier * clip on every sum.
 
-    Each of `local_steps` steps takes a Poisson sample of the device's interactions, drawn with `sample_rate`.
+    Each of `local_steps` steps takes a Poisson sample of the device's interactions, drawn with `sample_rate`. Gradients
+    lie on steps of clip / 2^`bits`, those of a linear layer's weights on finer ones.
     """
 
     clip: float
@@ -59,6 +61,11 @@ class DPSGDConfig:
     sample_rate: float
     local_steps: int
     denominator: float
+    bits: int = EXAMPLE_BITS
+
+    def grid(self) -> StepGrid:
+        """Return the grids that every step's sums and noise lie on."""
+        return StepGrid.of(self.clip, self.noise_multiplier, self.bits)
 
 
 class NoiseSource(Protocol):
@@ -89,14 +96,16 @@ class NoiseSource(Protocol):
 class Aggregate:
     """The sum over the devices that arrived, noised where the mechanism does, and its public denominator.
 
-    `memory` is what the mechanism carries into the next round; `noise_std` is the standard deviation of the noise on
-    every coordinate of the sum, which is public, 0 where there is none.
+    `mechanism_state` is what the mechanism carries into the next round; `noise_std` is the standard deviation of the
+    noise on every coordinate of the sum, which is public, 0 where there is none. `release` holds the noised whole
+    numbers that `arrays` follow from, which anybody may see; None where nothing was noised, or not on a grid.
     """
 
     arrays: Arrays
     denominator: float
     mechanism_state: Arrays = field(default_factory=dict[str, NDArray[np.float32]])
     noise_std: float = 0.0
+    release: Release | None = None
 
     def mean(self) -> Arrays:
         """Return the arrays over the denominator."""

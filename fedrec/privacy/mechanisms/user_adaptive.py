@@ -120,8 +120,8 @@ class UserAdaptive(UserLevel):
         whole, z = as_release(total), self.multiplier()
         bit, of_bit = whole.only(BIT), z / (2 * math.sqrt(self.bit_share))
         made = noised_aggregate(whole.without(BIT), z / math.sqrt(1 - self.bit_share), plan.expected_cohort, random)
-        bits = int(bit.noised(whole.grid.variance(of_bit), random).arrays[BIT][0]) / whole.grid.length
-        share = bits / plan.expected_cohort + 0.5
+        bits = bit.noised(whole.grid.variance(of_bit), random)
+        share = int(bits.arrays[BIT][0]) / whole.grid.length / plan.expected_cohort + 0.5
         factor = math.exp(-self.clip_learning_rate * (min(max(share, 0.0), 1.0) - self.target))
         clip = np.array([min(max(self.clip * factor, 1e-12), 1e12)], np.float32)
-        return replace(made, mechanism_state={"clip": clip})
+        return replace(made, mechanism_state={"clip": clip}, release=as_release(made.release).joined(bits))

@@ -98,7 +98,7 @@ class UserLocal(UserClippingMechanism):
         """Return the sum as it is, over the expected cohort whoever arrived."""
         whole = as_release(total)
         std = math.sqrt(plan.expected_cohort * whole.grid.variance(self.multiplier())) * whole.grid.step
-        return Aggregate(whole.values(), plan.expected_cohort, noise_std=std)
+        return Aggregate(whole.values(), plan.expected_cohort, noise_std=std, release=whole)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs its device: replaced, an update moves by twice the clip."""

@@ -1,10 +1,12 @@
 """The cohort engine: the local training of many devices at once, with the result of `local.train` on each of them.
 
 Devices keep copies of the rows that they can touch only, and of the dense parameters; steps are taken on all of them
-together. With DP-SGD, noise on a row that a device does not read before its next step can wait: the rest of a step of
-plain gradient descent is linear, so that what has piled up is drawn when the row is read, and what is never read once
-for the sum of all devices. That has the law of noise at every step (for centralised training: Ren et al., "LazyDP",
-2024), as long as only the sum is released and nothing but sampled rows is read: hence plain gradient descent alone.
+together. With DP-SGD, steps add whole numbers on a public grid (`fedrec.privacy.step_grid`), and parameters are made of
+the sums: floats begin after the noise. Noise on a row that a device does not read before its next step can wait: the
+rest of a step of plain gradient descent is linear, so that what has piled up is drawn when the row is read, and what is
+never read once for the sum of all devices. That has the law of noise at every step (for centralised training: Ren et
+al., "LazyDP", 2024), as long as only the sum is released and nothing but sampled rows is read: hence plain gradient
+descent alone.
 
 Shapes: C devices, V items, R rows, b examples of a step, k negatives.
 
@@ -40,9 +42,8 @@ from fedrec.training.batches import (
     samples,
 )
 from fedrec.training.vectorized.stacked_model import (
-    LazyNoise,
-    NoiseSampler,
     StackedModel,
+    StepNoise,
     check,
     clipped_step,
     plain_step,
@@ -126,7 +127,7 @@ class VectorizedEngine:
         numbers = {n: math.prod(shape[1:] if n in twin.by_item else shape) for n, shape in twin.shapes.items()}
         of_rows = sum(number for n, number in numbers.items() if n in twin.by_item)
         dense = sum(number for n, number in numbers.items() if n not in twin.by_item)
-        return int(rows * (4 * of_rows + PLACE_BYTES) + len(sizes) * 4 * dense)
+        return int(rows * (4 * of_rows + PLACE_BYTES) + len(sizes) * (8 if public else 4) * dense)
 
     @torch.no_grad()
     def train(
@@ -145,8 +146,8 @@ class VectorizedEngine:
             own = chosen.part(some)
             tile = self._numbering.tile(own, list(self._passes(own, mechanism, key)), self._items)
             mine = {name: torch.from_numpy(array[some]).to(self._stacked.device) for name, array in private.items()}
-            parts.append(self._train_tile(shared, mine, own, tile, (mechanism.dp_sgd(), late)))
-        return joined(parts, late.remaining() if late else {})
+            parts.append(self._train_tile(shared, mine, own, tile, late))
+        return joined(parts, late.remaining(), late.units) if late else joined(parts)
 
     def _check(self, broadcast: Arrays) -> None:
         for name, array in broadcast.items():
@@ -154,13 +155,12 @@ class VectorizedEngine:
             if expected != array.shape:
                 raise FedrecError(f"the model can't take {name} of shape {array.shape}: {expected} expected")
 
-    def _late(self, mechanism: Mechanism, chosen: CohortData, key: tuple[int, int]) -> LazyNoise | None:
+    def _late(self, mechanism: Mechanism, chosen: CohortData, key: tuple[int, int]) -> StepNoise | None:
         public = mechanism.dp_sgd()
         if public is None:
             return None
         random = mechanism.random(*key, *chosen.users[:1].tolist(), Stream.NOISE)
-        rate = self._settings.learning_rate / public.denominator
-        return LazyNoise(self._stacked, self._items, public, rate, NoiseSampler(random, self._stacked.device))
+        return StepNoise(self._stacked, self._items, public, self._settings.learning_rate, random)
 
     def _passes(self, own: Histories, mechanism: Mechanism, key: tuple[int, int]) -> Iterator[Epoch]:
         public = mechanism.dp_sgd()
@@ -186,7 +186,7 @@ class VectorizedEngine:
         private: dict[str, Tensor],
         own: Histories,
         tile: Tile,
-        clipping: tuple[DPSGDConfig | None, LazyNoise | None],
+        late: StepNoise | None,
     ) -> Contributions[StackedUpdates]:
         """Train C devices from their first step to their last."""
         devices, twin = len(own.users), self._stacked
@@ -196,16 +196,18 @@ class VectorizedEngine:
             for n, a in shared.items()
         }
         twin.load({**stacked, **{name: array.clone() for name, array in private.items()}}, items)
-        if clipping[1]:
-            clipping[1].tile(items, devices)
-        loss = self._steps(tile, devices, *clipping)
-        if clipping[1]:
-            clipping[1].end()
+        if late:
+            late.tile(items, devices)
+        loss = self._steps(tile, devices, late)
         after = twin.arrays(devices)
-        changes = {
-            name: after[name].sub_(before.index_select(0, items) if name in twin.by_item else before)
-            for name, before in shared.items()
-        }
+        if late:
+            late.end()
+            changes = {name: sums for name, sums in twin.sums(devices).items() if name in shared}
+        else:
+            changes = {
+                name: after[name].sub_(before.index_select(0, items) if name in twin.by_item else before)
+                for name, before in shared.items()
+            }
         tiled = TileUpdates(
             catalogue=self._items,
             count=devices,
@@ -219,25 +221,20 @@ class VectorizedEngine:
             own.users, StackedUpdates((tiled,)), kept, loss, sum(tile.counts, np.zeros(devices, np.int64))
         )
 
-    def _steps(
-        self, tile: Tile, devices: int, public: DPSGDConfig | None, late: LazyNoise | None
-    ) -> NDArray[np.float64]:
+    def _steps(self, tile: Tile, devices: int, late: StepNoise | None) -> NDArray[np.float64]:
         """Take all steps; return the devices' summed losses [C]."""
         loss = torch.zeros(devices, dtype=torch.float64, device=self._stacked.device)
         for number, (rows, values, counts) in enumerate(zip(tile.rows, tile.values, tile.counts, strict=True)):
             x, y, real = (torch.from_numpy(a).to(self._stacked.device) for a in (rows, values, counts))
-            if public and late:
-                late.read(x, number)
-                clipped_step(
-                    self._stacked, (x, y, real), public, self._settings.learning_rate / public.denominator, loss
+            if late:
+                late.before(x, number)
+                clipped_step(self._stacked, (x, y, real), late.grid, loss)
+                late.after(number)
+                continue
+            for start in range(0, x.shape[1], self._settings.batch_size):
+                active = int((counts > start).sum())  # a prefix: devices come longest first
+                part = slice(start, start + self._settings.batch_size)
+                plain_step(
+                    self._stacked, (x[:active, part], y[:active, part], real[:active] - start), self._settings, loss
                 )
-                for layer in self._stacked.own_layers():
-                    layer.add_noise(late.std, late.gaussian)
-            else:
-                for start in range(0, x.shape[1], self._settings.batch_size):
-                    active = int((counts > start).sum())  # a prefix: devices come longest first
-                    part = slice(start, start + self._settings.batch_size)
-                    plain_step(
-                        self._stacked, (x[:active, part], y[:active, part], real[:active] - start), self._settings, loss
-                    )
         return loss.cpu().numpy()

@@ -5,14 +5,13 @@ i inputs, o outputs, R rows of all devices together. A layer's `forward` notes w
 came back: from the two follow each example's part of the gradient, its norm, and the step, all in closed form
 (Goodfellow, "Efficient per-example gradient computations", 2015; for tables, docs/development/invariants.md).
 
-Here is what all layers share, and layer norms; `lookups` and `products` hold the others. A new kind of layer is one
-more class: its parameters stacked, `squared_grad_norms`, `apply_step`, `add_noise`.
-
-Tables of vectors of many devices at once. Shapes as in `layers`.
+Here is what all layers share, and layer norms; `lookups` holds tables of vectors, `products` linear layers. A new kind
+of layer is one more class: its parameters stacked, `apply_step`, and for DP-SGD `squared_grad_norms`, `round_examples`,
+`add_examples`. There, what is added up is whole numbers of steps of a public grid (`fedrec.privacy.step_grid`):
+`sums` holds what all steps since `begin` have come to, noise included, and parameters are made of it anew.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrec.errors import RefusedError
-
-NoiseSampler = Callable[[tuple[int, ...], float], Tensor]
-CLIP_SLACK = 1e-6  # Opacus' own: its optimizer divides by the norm + 1e-6
+from fedrec.privacy.step_grid import StepGrid
+from fedrec.training.whole_examples import squared_lengths, sum_examples
 
 
 class Layer(nn.Module, ABC):
@@ -39,6 +37,8 @@ class Layer(nn.Module, ABC):
         super().__init__()
         self.name = name
         self.arrays: dict[str, Tensor] = {}
+        self.start: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
         self.inputs: Tensor | None = None
         self.grad_outputs: Tensor | None = None  # of the loss by what the layer gave
 
@@ -57,13 +57,33 @@ class Layer(nn.Module, ABC):
             raise RefusedError(f"{self.name} is called twice in one loss")
         self.inputs = inputs
 
+    def begin(self) -> None:
+        """Start DP-SGD from the parameters as they are: nothing has been added up yet."""
+        self.start = dict(self.arrays)
+        self.sums = {name: torch.zeros_like(array, dtype=torch.float64) for name, array in self.arrays.items()}
+
+    def on_products(self, name: str) -> bool:
+        """Say whether an array's sums are on the finer grid."""
+        return False
+
     @abstractmethod
     def squared_grad_norms(self) -> Tensor:
         """Return the squared norm [c, b] of each example's part of the gradient."""
 
     @abstractmethod
-    def apply_step(self, factors: Tensor | None) -> None:
-        """Add the slopes to the parameters, each example's part of them times `factors` [c, b]."""
+    def round_examples(self, scales: Tensor, grid: StepGrid) -> Tensor:
+        """Round each example's part of the gradient, times its scale [c, b], and keep that for `add_examples`.
+
+        Returns exact squared lengths [c, b], in steps of the finer grid and in double precision.
+        """
+
+    @abstractmethod
+    def add_examples(self) -> None:
+        """Add the examples, as they were rounded last, to `sums`."""
+
+    @abstractmethod
+    def apply_step(self) -> None:
+        """Add the slopes to the parameters, without DP-SGD."""
 
     def mask_examples(self, broken: Tensor) -> None:
         """Clear what the examples [c, b] put in: a factor of zero would not make a number of what is none."""
@@ -72,10 +92,19 @@ class Layer(nn.Module, ABC):
             if value.is_floating_point():
                 setattr(self, part, cleared(value, broken))
 
-    def add_noise(self, std: float, gaussian: NoiseSampler) -> None:
-        """Add N(0, std^2) to every parameter of every device."""
-        for array in self.arrays.values():
-            array += gaussian(tuple(array.shape), std)
+    def add_to(self, name: str, whole: Tensor) -> None:
+        """Add whole numbers, of the first devices, to the sums of an array."""
+        self.sums[name][: len(whole)] += whole
+
+    def move(self, name: str, unit: float) -> None:
+        """Set an array to where it started, minus its sums times what a step is worth."""
+        start = self.start[name]
+        self.arrays[name] = (start.double() - self.sums[name] * unit).to(start.dtype)
+
+
+def lengths_of(grid: StepGrid, *vectors: Tensor) -> Tensor:
+    """Return the squared lengths [c, b] of examples' whole vectors [c, b, i], in steps of the finer grid."""
+    return sum((squared_lengths(whole) for whole in vectors[1:]), squared_lengths(vectors[0])) * grid.finer**2
 
 
 class _BackwardHook(torch.autograd.Function):
@@ -127,14 +156,28 @@ class Norm(Layer):
 
     def squared_grad_norms(self) -> Tensor:
         """Return squared norms [c, b]."""
-        weight, bias = self._gradients()
-        return weight.square().sum(-1) + bias.square().sum(-1)
+        self._each = self._gradients()
+        return self._each[0].square().sum(-1) + self._each[1].square().sum(-1)
 
-    def apply_step(self, factors: Tensor | None) -> None:
+    def round_examples(self, scales: Tensor, grid: StepGrid) -> Tensor:
+        """Round the gradients of weight and bias."""
+        self._whole = [(gradient * scales.unsqueeze(-1)).round_() for gradient in self._each]
+        return lengths_of(grid, *self._whole)
+
+    def add_examples(self) -> None:
+        """Add the rounded gradients."""
+        for part, whole in zip(("weight", "bias"), self._whole, strict=True):
+            self.add_to(f"{self.name}.{part}", sum_examples(whole))
+
+    def mask_examples(self, broken: Tensor) -> None:
+        """Clear what the examples [c, b] put in."""
+        super().mask_examples(broken)
+        self._each = self._gradients()
+
+    def apply_step(self) -> None:
         """Add the gradients."""
         for part, gradient in zip(("weight", "bias"), self._gradients(), strict=True):
-            whole = (gradient if factors is None else gradient * factors.unsqueeze(-1)).sum(1)
-            self.arrays[f"{self.name}.{part}"][: len(whole)].add_(whole)
+            self.arrays[f"{self.name}.{part}"][: len(gradient)].add_(gradient.sum(1))
 
 
 def assert_backward_reached(layer: Layer) -> None:
@@ -146,89 +189,3 @@ def assert_backward_reached(layer: Layer) -> None:
 def cleared(value: Tensor, broken: Tensor) -> Tensor:
     """Return the value [c, b, ...] with zeros for the examples [c, b] that are broken."""
     return value.masked_fill(broken.view(*broken.shape, *(1,) * (value.dim() - 2)), 0.0)
-
-
-class StackedEmbedding(Layer):
-    """A table of vectors. `table` [R, d] holds the rows of all devices one after the other.
-
-    With `per_device` rows each, ids name a device's own rows. Without, ids are places in the table already: the rows
-    of the items that each device can touch.
-    """
-
-    first = True
-
-    def __init__(self, name: str, module: nn.Embedding, per_device: int | None) -> None:
-        super().__init__(name)
-        if module.max_norm is not None or module.scale_grad_by_freq or module.padding_idx is not None:
-            raise RefusedError(f"{name} has options (max_norm, padding_idx, scale_grad_by_freq) that the engine lacks")
-        self.per_device = per_device
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return vectors [c, b, ..., d] for ids [c, b, ...]."""
-        if ids.dim() < 2:
-            raise RefusedError(f"{self.name} is read by ids of shape {tuple(ids.shape)}, not [..., example, places]")
-        if self.per_device is not None:
-            first = torch.arange(len(ids), device=ids.device) * self.per_device
-            ids = ids + first.view(-1, *(1,) * (ids.dim() - 1))
-        self.record_inputs(ids)
-        out = functional.embedding(ids, self.arrays[f"{self.name}.weight"]).requires_grad_()
-        return with_backward_hook(out, self)
-
-    def squared_grad_norms(self) -> Tensor:
-        """Return squared norms [c, b]: a row that an example reads several times is summed before it is squared."""
-        assert_backward_reached(self)
-        ids, slopes = cast(Tensor, self.inputs), cast(Tensor, self.grad_outputs)
-        found = slopes.square().flatten(2).sum(-1)
-        places = ids.flatten(2) if ids.dim() > 2 else ids.unsqueeze(-1)
-        if places.shape[-1] > 1:
-            order = places.sort(dim=-1).values
-            repeats = (order[..., 1:] == order[..., :-1]).any(-1)
-            if bool(repeats.any()):
-                found[repeats] = coalesced(places[repeats], slopes.flatten(2, -2)[repeats])
-        return found
-
-    def apply_step(self, factors: Tensor | None) -> None:
-        """Add to each row what its ids were given."""
-        ids, slopes = cast(Tensor, self.inputs), cast(Tensor, self.grad_outputs)
-        if factors is not None:
-            slopes = slopes * factors.view(*factors.shape, *(1,) * (slopes.dim() - 2))
-        table = self.arrays[f"{self.name}.weight"]
-        # Contiguous, because `index_add_` is five times slower on a part of a wider tensor than this copy and it.
-        table.index_add_(0, ids.reshape(-1), slopes.reshape(-1, table.shape[1]).contiguous())
-
-
-class UserEmbedding(StackedEmbedding):
-    """A table of one row for each device, its user's say: all ids are 0, and nothing need be looked up."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the devices' rows [c, b, ..., d] for ids [c, b, ...]."""
-        if ids.dim() < 2:
-            raise RefusedError(f"{self.name} is read by ids of shape {tuple(ids.shape)}, not [..., example, places]")
-        self.record_inputs(ids)
-        table = self.arrays[f"{self.name}.weight"][: len(ids)]
-        rows = table.view(len(ids), *(1,) * (ids.dim() - 1), -1).detach().requires_grad_()
-        return with_backward_hook(rows.expand(*ids.shape, -1), self)
-
-    def squared_grad_norms(self) -> Tensor:
-        """Return squared norms [c, b]: an example's slopes are all on the one row."""
-        assert_backward_reached(self)
-        return self._grad_outputs().square().sum(-1)
-
-    def apply_step(self, factors: Tensor | None) -> None:
-        """Add the slopes of all examples."""
-        slopes, table = self._grad_outputs(), self.arrays[f"{self.name}.weight"]
-        if factors is not None:
-            table[: len(slopes)].add_(torch.bmm(factors.unsqueeze(1), slopes).squeeze(1))
-        else:
-            table[: len(slopes)].add_(slopes.sum(1))
-
-    def _grad_outputs(self) -> Tensor:
-        """Return each example's slopes [c, b, d]."""
-        slopes = cast(Tensor, self.grad_outputs)
-        return slopes if slopes.dim() == 3 else slopes.flatten(2, -2).sum(2)
-
-
-def coalesced(places: Tensor, slopes: Tensor) -> Tensor:
-    """Return the squared norm [m] of slopes [m, n, d] summed over equal places [m, n]."""
-    same = (places.unsqueeze(-1) == places.unsqueeze(-2)).to(slopes.dtype)  # [m, n, n]
-    return ((slopes @ slopes.transpose(-1, -2)) * same).sum((-1, -2))

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.errors import RefusedError
-from fedrec.training.vectorized.layers import Layer, assert_backward_reached, cleared
+from fedrec.privacy.step_grid import INPUT_BITS, StepGrid
+from fedrec.training.vectorized.layers import Layer, assert_backward_reached, cleared, lengths_of
+from fedrec.training.whole_examples import (
+    gram,
+    lays_out,
+    rounded_inputs,
+    squared_lengths,
+    sum_examples,
+    sum_products,
+)
 
 
 class _Multiplied(torch.autograd.Function):
@@ -30,11 +39,23 @@ class _Multiplied(torch.autograd.Function):
 
 
 class _Part(NamedTuple):
-    """A part of what goes into a layer [c, b, ..., i], and the weights for it [c, o, i]."""
+    """A part of what goes into a layer [c, b, ..., i], and the weights for it [c, o, i], from column `first` on."""
 
     value: Tensor
     weight: Tensor
     same: bool
+    first: int = 0
+
+
+class _Rounded(NamedTuple):
+    """A part's whole inputs [c, b, n, i], how long they were [c, b, n, 1], and the products of all pairs of places.
+
+    Of a part that is the same for all examples, one row [c, 1, i], [c, 1, 1], and its squared length [c, 1].
+    """
+
+    inputs: Tensor
+    norms: Tensor
+    gram: Tensor
 
 
 class StackedLinear(Layer):
@@ -61,7 +82,7 @@ class StackedLinear(Layer):
         for part in parts:
             end = start + part.shape[-1]
             own = weight if len(parts) == 1 else weight[:, :, start:end]
-            self.parts.append(_part(part.detach(), own))
+            self.parts.append(_part(part.detach(), own, start))
             start = end
         return cast(Tensor, _Multiplied.apply(self, *parts))
 
@@ -103,28 +124,73 @@ class StackedLinear(Layer):
         super().reset(each)
         self.parts = []
 
-    def squared_grad_norms(self) -> Tensor:
-        """Return squared norms [c, b]; from products of places where that is less work than the gradients."""
-        slopes = self._grad_outputs()
-        parts = [_by_example(part.value) for part in self.parts]
-        places, inputs = slopes.shape[2], sum(part.shape[3] for part in parts)
-        if places == 1:
-            once = [value[:, :1] if part.same else value for value, part in zip(parts, self.parts, strict=True)]
-            inside = sum((value.square().sum((-1, -2)) for value in once), torch.zeros(()))
-            found = inside * slopes.square().sum((-1, -2))
-        elif places * (inputs + slopes.shape[3]) <= 2 * inputs * slopes.shape[3]:
-            gram = sum((part @ part.mT for part in parts), torch.zeros(()))
-            found = (gram * (slopes @ slopes.mT)).sum((-1, -2))
-        else:
-            found = sum(((slopes.mT @ part).square().sum((-1, -2)) for part in parts), torch.zeros(()))
-        return found + slopes.sum(2).square().sum(-1) if self.biased else found
+    def on_products(self, name: str) -> bool:
+        """Say that the weights' sums are on the finer grid."""
+        return name == f"{self.name}.weight"
 
-    def apply_step(self, factors: Tensor | None) -> None:
-        """Add slopes times inputs."""
+    def squared_grad_norms(self) -> Tensor:
+        """Return squared norms [c, b]; from products of places where that is less work than the gradients.
+
+        There they are those by inputs that were rounded, as is what is clipped: off by some thousandths.
+        """
         slopes = self._grad_outputs()
-        if factors is not None:
-            slopes = slopes * factors[..., None, None]
-        slopes = slopes.flatten(1, 2)  # [c, b * n, o]
+        places, inputs = slopes.shape[2], sum(part.value.shape[-1] for part in self.parts)
+        self._summed = slopes.sum(2)
+        found = self._summed.square().sum(-1) if self.biased else torch.zeros_like(self._summed[..., 0])
+        if lays_out(places, inputs, slopes.shape[3]):
+            self._laid_out = [slopes.mT @ _by_example(part.value) for part in self.parts]
+            return found + sum((each.square().sum((-1, -2)) for each in self._laid_out), torch.zeros(()))
+        self._laid_out, self._rounded = None, [_rounded(part) for part in self.parts]
+        products = slopes @ slopes.mT
+        for part, rounded in zip(self.parts, self._rounded, strict=True):
+            lengths = rounded.norms * 2.0**-INPUT_BITS
+            if part.same:
+                alike = rounded.gram.to(slopes.dtype) * lengths.square()[..., 0]  # [c, 1]
+                found = found + self._summed.square().sum(-1) * alike
+            else:
+                alike = rounded.gram.to(slopes.dtype) * (lengths * lengths.mT)
+                found = found + (products * alike).sum((-1, -2))
+        return found
+
+    def round_examples(self, scales: Tensor, grid: StepGrid) -> Tensor:
+        """Round each example's gradient where it was laid out; else the slopes, times how long a part's inputs are."""
+        found, self._finer = torch.zeros_like(scales, dtype=torch.float64), grid.finer
+        if self.biased:
+            self._whole_bias = (self._summed * scales.unsqueeze(-1)).round_()
+            found += lengths_of(grid, self._whole_bias)
+        if self._laid_out is not None:
+            self._whole = [(gradient * scales[..., None, None]).round_() for gradient in self._laid_out]
+            return found + sum((squared_lengths(whole, 2) for whole in self._whole), torch.zeros(())) * grid.finer**2
+        slopes, self._whole = self._grad_outputs(), list[Tensor]()
+        for part, rounded in zip(self.parts, self._rounded, strict=True):
+            own = scales.unsqueeze(-1) * grid.slope_scale
+            if part.same:  # and so at all places of an example: its slopes are summed before they are rounded
+                self._whole.append((self._summed * (rounded.norms * own)).round_())
+                found += squared_lengths(self._whole[-1].double()) * rounded.gram
+            else:
+                self._whole.append((slopes * (rounded.norms * own.unsqueeze(-1))).round_())
+                found += (gram(self._whole[-1]) * rounded.gram).sum((-1, -2))
+        return found
+
+    def add_examples(self) -> None:
+        """Add slopes times inputs, or the gradients that were laid out."""
+        weight = self.sums[f"{self.name}.weight"]
+        for place, (part, whole) in enumerate(zip(self.parts, self._whole, strict=True)):
+            own = weight[: len(whole), :, part.first : part.first + part.value.shape[-1]]
+            if self._laid_out is not None:
+                own += sum_examples(whole) * self._finer
+                continue
+            inputs = self._rounded[place].inputs
+            if part.same:
+                own += sum_examples(whole).unsqueeze(2) * inputs.double()
+            else:
+                own += sum_products(whole.flatten(1, 2), inputs.flatten(1, 2))
+        if self.biased:
+            self.add_to(f"{self.name}.bias", sum_examples(self._whole_bias))
+
+    def apply_step(self) -> None:
+        """Add slopes times inputs."""
+        slopes = self._grad_outputs().flatten(1, 2)  # [c, b * n, o]
         summed = self.biased or any(part.same for part in self.parts)
         total = slopes.sum(1, keepdim=True) if summed else slopes[:, :0]  # [c, 1, o], where it is asked for
         for part in self.parts:
@@ -143,7 +209,8 @@ class StackedLinear(Layer):
         """Clear what the examples [c, b] put in."""
         assert_backward_reached(self)
         self.grad_outputs = cleared(cast(Tensor, self.grad_outputs), broken)
-        self.parts = [_Part(cleared(part.value, broken), part.weight, False) for part in self.parts]
+        self.parts = [part._replace(value=_mended(part, broken)) for part in self.parts]
+        self.squared_grad_norms()
 
     def _grad_outputs(self) -> Tensor:
         """Return each example's slopes [c, b, n, o]."""
@@ -156,12 +223,29 @@ def same(part: Tensor) -> bool:
     return all(step == 0 or size == 1 for step, size in zip(part.stride()[1:-1], part.shape[1:-1], strict=True))
 
 
-def _part(value: Tensor, weight: Tensor) -> _Part:
+def _part(value: Tensor, weight: Tensor, first: int) -> _Part:
     """Note a part; a row that all examples share is copied, because its own layer may move before this one does."""
     if not same(value):
-        return _Part(value, weight, False)
+        return _Part(value, weight, False, first)
     row = _row(value).clone().view(len(value), *(1,) * (value.dim() - 2), -1)
-    return _Part(row.expand(value.shape), weight, True)
+    return _Part(row.expand(value.shape), weight, True, first)
+
+
+def _mended(part: _Part, broken: Tensor) -> Tensor:
+    """Return the value of a part with zeros for the examples [c, b] that are broken, or a row that broke them all."""
+    if not part.same:
+        return cleared(part.value, broken)
+    row = part.value[(slice(None), *(slice(1),) * (part.value.dim() - 2))]
+    return torch.where(torch.isfinite(row).all(-1, keepdim=True), row, 0.0).expand(part.value.shape)
+
+
+def _rounded(part: _Part) -> _Rounded:
+    """Round the inputs of a part."""
+    if not part.same:
+        inputs, norms = rounded_inputs(_by_example(part.value))
+        return _Rounded(inputs, norms, gram(inputs))
+    inputs, norms = rounded_inputs(_row(part.value))
+    return _Rounded(inputs, norms, inputs.double().square().sum(-1))
 
 
 def _plus(start: Tensor | None, rows: Tensor, weight: Tensor) -> Tensor:

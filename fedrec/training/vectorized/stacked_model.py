@@ -3,21 +3,27 @@
 One step of all devices of a tile, and noise that waits for the rows that need it.
 
 A batch is (rows [c, b, 1+k], values [c, b], how many of each line are real [c]). Lazy noise is drawn for a row when it
-is read, and once for all devices where it never is. Shapes: V items, R rows of a tile, C devices.
+is read, and once for all devices where it never is. With DP-SGD all that is added up is whole numbers on public grids
+(`fedrec.privacy.step_grid`). Shapes: V items, R rows of a tile, C devices.
 """
 
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
+from fedrec.privacy.step_grid import StepGrid, summed_noise
 from fedrec.training.batches import LocalTrainingConfig
-from fedrec.training.vectorized.layers import CLIP_SLACK, Layer, Norm, StackedEmbedding, UserEmbedding
+from fedrec.training.vectorized.layers import Layer, Norm
+from fedrec.training.vectorized.lookups import StackedEmbedding, UserEmbedding
 from fedrec.training.vectorized.products import StackedLinear
+from fedrec.training.whole_examples import first_scales, fit
 
 
 class StackedModel:
@@ -29,7 +35,7 @@ class StackedModel:
     def __init__(self, model: TrainableRecommender) -> None:
         if not model.stackable:
             raise RefusedError(f"{type(model).__name__} does not say that it can be stacked (`stackable`)")
-        self.by_item, self.layers = model.by_item, dict[str, Layer]()
+        self.by_item, self.shared, self.layers = model.by_item, model.shared, dict[str, Layer]()
         self.shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
         for name in self.shapes.keys() & model.by_item - model.shared:
             raise RefusedError(f"{name} is a private table of all items, which the engine would have to keep whole")
@@ -72,9 +78,14 @@ class StackedModel:
         """The most numbers that one place of an example takes in any layer."""
         return max(sum(shape[-2:]) if name not in self.by_item else shape[-1] for name, shape in self.shapes.items())
 
-    def item_tables(self) -> list[Tensor]:
-        """Return the item tables [R, d] as they are now."""
-        return [array for layer in self.layers.values() for name, array in layer.arrays.items() if name in self.by_item]
+    def item_tables(self) -> dict[str, StackedEmbedding]:
+        """Return the layers of item tables [R, d], by the name of the table."""
+        found = {f"{place}.weight": layer for place, layer in self.layers.items()}
+        return {n: layer for n, layer in found.items() if n in self.by_item and isinstance(layer, StackedEmbedding)}
+
+    def on_products(self, name: str) -> bool:
+        """Say whether an array's sums are on the finer grid of DP-SGD."""
+        return self.layers[name.rpartition(".")[0]].on_products(name)
 
     def own_layers(self) -> list[Layer]:
         """Return the layers that hold no item rows."""
@@ -100,6 +111,16 @@ class StackedModel:
             name: array if name in self.by_item else array.view(devices, *self.shapes[name])
             for name, array in kept.items()
         }
+
+    def begin(self) -> None:
+        """Start DP-SGD from the parameters that were loaded."""
+        for layer in self.layers.values():
+            layer.begin()
+
+    def sums(self, devices: int) -> dict[str, Tensor]:
+        """Return the whole numbers that steps of DP-SGD added up to: [R, d] of item tables, [C, ...] of all others."""
+        kept = {name: sums for layer in self.layers.values() for name, sums in layer.sums.items()}
+        return {n: sums if n in self.by_item else sums.view(devices, *self.shapes[n]) for n, sums in kept.items()}
 
     def losses(self, items: Tensor, values: Tensor, each: bool = True) -> Tensor:
         """Return the losses [c, b] for rows [c, b, 1+k] and values [c, b], for a backward pass.
@@ -151,14 +172,15 @@ def plain_step(twin: StackedModel, batch: TileBatch, settings: LocalTrainingConf
     share = there / (settings.denominator or there.sum(1, keepdim=True).clamp(min=1))
     losses.backward(share.mul_(-settings.learning_rate))  # slopes are then what is to be added
     for layer in twin.used():
-        layer.apply_step(None)
+        layer.apply_step()
     loss[: len(rows)] += torch.where(there > 0, losses.detach(), 0.0).sum(1)
 
 
-def clipped_step(twin: StackedModel, batch: TileBatch, public: DPSGDConfig, rate: float, loss: Tensor) -> None:
-    """Descend the sum of each device's clipped gradients by `rate`; add the sums of the losses to `loss` [C].
+def clipped_step(twin: StackedModel, batch: TileBatch, grid: StepGrid, loss: Tensor) -> None:
+    """Add to the layers' sums each device's clipped gradients, whole numbers, and to `loss` [C] the sums of the losses.
 
-    An example whose gradient is not finite counts for nothing, and the others as if it had not been there.
+    An example is checked in whole numbers to be at most one clip long. One whose gradient is not finite counts for
+    nothing, and the others as if it had not been there.
     """
     rows, values, real = batch
     if not rows.shape[1]:
@@ -173,9 +195,13 @@ def clipped_step(twin: StackedModel, batch: TileBatch, public: DPSGDConfig, rate
         for layer in layers:
             layer.mask_examples(broken)
         there = there.masked_fill(broken, 0.0)
-    factors = torch.where(broken, 0.0, (public.clip / (norms + CLIP_SLACK)).clamp(max=1.0)) * there * -rate
+
+    def squares(scales: Tensor) -> Tensor:
+        return torch.stack([layer.round_examples(scales, grid) for layer in layers]).sum(0)
+
+    fit(first_scales(norms, broken | (there == 0), grid), squares, grid.longest)
     for layer in layers:
-        layer.apply_step(factors)
+        layer.add_examples()
     loss[: len(rows)] += torch.where(there > 0, losses.detach(), 0.0).sum(1)
 
 
@@ -184,53 +210,66 @@ def _there(rows: Tensor, real: Tensor, losses: Tensor) -> Tensor:
     return (torch.arange(rows.shape[1], device=rows.device) < real.unsqueeze(1)).to(losses.dtype)
 
 
-class NoiseSampler:
-    """Draws of a mechanism's source, as tensors where the model computes."""
+class StepNoise:
+    """The noise of the `local_steps` of DP-SGD for the devices of one sum, whole numbers on the arrays' own grids.
 
-    def __init__(self, random: NoiseSource, device: torch.device) -> None:
-        self._random, self._device = random, device
+    Of item rows it waits until a row is read; what is never read, and the last step's on all that is shared and not
+    private, is drawn once for the sum of all devices. `rate` is the learning rate.
+    """
 
-    def __call__(self, shape: tuple[int, ...], std: float) -> Tensor:
-        """Return N(0, std^2) draws of this shape."""
-        return torch.from_numpy(self._random.gaussian(shape, std)).to(self._device, torch.float32)
-
-
-class LazyNoise:
-    """The noise of item rows over the `local_steps` of DP-SGD, `std` a step, for the devices of one sum."""
-
-    def __init__(
-        self, twin: StackedModel, items: int, public: DPSGDConfig, rate: float, gaussian: NoiseSampler
-    ) -> None:
-        self.std, self.gaussian = rate * public.noise_multiplier * public.clip, gaussian
-        self._stacked, self._steps, self._devices = twin, public.local_steps, 0
-        self._done = torch.zeros(items, dtype=torch.float64, device=twin.device)  # steps whose noise was drawn, summed
+    def __init__(self, twin: StackedModel, items: int, public: DPSGDConfig, rate: float, random: NoiseSource) -> None:
+        self.grid = public.grid()
+        grids = {n: self.grid.products if twin.on_products(n) else self.grid.vectors for n in twin.shapes}
+        self.variances = {name: grid.variance(public.noise_multiplier) for name, grid in grids.items()}
+        self.units = {name: grid.step * rate / public.denominator for name, grid in grids.items()}
+        self._random, self._twin, self._steps, self._devices = random, twin, public.local_steps, 0
+        self._done = torch.zeros(items, dtype=torch.int64, device=twin.device)  # steps whose noise was drawn, summed
 
     def tile(self, items: Tensor, devices: int) -> None:
         """Begin with the rows [R] of the next tile."""
         self._items, self._read = items, items.new_zeros(len(items))
         self._devices += devices
+        self._twin.begin()
 
-    def read(self, rows: Tensor, step: int) -> None:
+    def before(self, rows: Tensor, step: int) -> None:
         """Before step 0, 1, ... reads `rows`, add to them the noise of the steps since they were read last."""
+        if step == 0:
+            return
         touched = torch.zeros(len(self._read), dtype=torch.bool, device=rows.device)
         touched[rows.reshape(-1)] = True
-        due = torch.nonzero(touched & (self._read < step)).squeeze(1)
-        if len(due):
-            scale = (step - self._read[due]).sqrt()
-            for table in self._stacked.item_tables():
-                drawn = self.gaussian((len(due), *table.shape[1:]), self.std)
-                table.index_add_(0, due, (drawn * scale.view(-1, *(1,) * (drawn.dim() - 1))).to(table))
-            self._read[due] = step
+        due = torch.nonzero(touched).squeeze(1)
+        counts = (step - self._read[due]).cpu().numpy()
+        for name, layer in self._twin.item_tables().items():
+            layer.add_noise_to(due, self._drawn(name, counts), self.units[name])
+        self._read[due] = step
+
+    def after(self, step: int) -> None:
+        """After step 0, 1, ... add its noise to all that is no item row and will be read again, and move that."""
+        for layer in self._twin.own_layers():
+            for name, sums in layer.sums.items():
+                if step + 1 < self._steps or name not in self._twin.shared:
+                    drawn = self._random.discrete_gaussian(tuple(sums.shape), self.variances[name])
+                    layer.add_to(name, torch.from_numpy(drawn).to(self._twin.device))
+                    layer.move(name, self.units[name])
 
     def end(self) -> None:
         """Finish the tile."""
-        self._done.index_add_(0, self._items, self._read.double())
+        self._done.index_add_(0, self._items, self._read)
 
     def remaining(self) -> dict[str, Tensor]:
-        """Return, for the sum over all devices, the noise that no row has got yet: [V, ...] by name."""
-        std = self.std * (self._steps * self._devices - self._done).clamp(min=0).sqrt()  # [V]
-        return {
-            name: self.gaussian((len(std), *shape[1:]), 1.0).double() * std.view(-1, *(1,) * (len(shape) - 1))
-            for name, shape in self._stacked.shapes.items()
-            if name in self._stacked.by_item
-        }
+        """Return, for the sum over all devices, the noise that nothing has got yet, by name."""
+        found, left = dict[str, Tensor](), (self._steps * self._devices - self._done).clamp(min=0).cpu().numpy()
+        for name in self._twin.shared & self._twin.shapes.keys():
+            if name in self._twin.by_item:
+                found[name] = self._drawn(name, left).double()
+            else:
+                found[name] = self._drawn(name, np.array([self._devices]))[0].double()
+        return found
+
+    def _drawn(self, name: str, counts: NDArray[np.int64]) -> Tensor:
+        """Return the noise of so many steps [n], on the numbers of one device's or one item's part of an array."""
+        shape = self._twin.shapes[name]
+        drawn = summed_noise(
+            self._random, counts, shape[1:] if name in self._twin.by_item else shape, self.variances[name]
+        )
+        return torch.from_numpy(drawn).to(self._twin.device)

@@ -6,7 +6,7 @@ that they touched together, V items.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -105,11 +105,13 @@ class StackedUpdates:
     """The changes of the C devices of some tiles, one after the other.
 
     `late` is what is to be added to the sum besides: noise that no device's own steps would ever have read, drawn once
-    for all.
+    for all. With `units`, the tiles and `late` hold whole numbers, each worth minus its array's unit: their sum is
+    exact, in any order, before a float is made of it.
     """
 
     tiles: tuple[TileUpdates, ...]
     late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    units: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def starts(self) -> list[int]:
@@ -128,7 +130,7 @@ class StackedUpdates:
     def squared_norms(self) -> dict[str, NDArray[np.float64]]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
         found = [tile.squared_norms() for tile in self.tiles]
-        return {name: np.concatenate([squares[name] for squares in found]) for name in found[0]}
+        return {n: np.concatenate([squares[n] for squares in found]) * self._worth(n) ** 2 for n in found[0]}
 
     def weighted_sum(self, factors: Factors) -> ModelUpdate:
         """Return the sum over devices, each array of device c times its `factors[c]`, in double precision.
@@ -141,10 +143,11 @@ class StackedUpdates:
         named = {n: np.asarray(factors[n] if isinstance(factors, Mapping) else factors, np.float64) for n in sums}
         for tile, own in self._by_tile(named):
             tile.add_to(sums, own)
-        return ModelUpdate({name: array.float().cpu().numpy() for name, array in sums.items()}, self.count)
+        return ModelUpdate({n: (array * self._worth(n)).float().cpu().numpy() for n, array in sums.items()}, self.count)
 
     def whole_squares(self, scales: Scales) -> dict[str, Floats]:
         """Return the squared norm [C] of each array in `scales`, scaled and rounded to whole numbers."""
+        scales = {name: scale * self._worth(name) for name, scale in scales.items()}
         found = [tile.whole_squares(own) for tile, own in self._by_tile(scales)]
         return {name: np.concatenate([squares[name] for squares in found]) for name in scales}
 
@@ -152,7 +155,7 @@ class StackedUpdates:
         """Return the sum over devices of their arrays, scaled by [C] and rounded to whole numbers."""
         if self.late:
             raise FedrecError("noise that is not whole has no place in a sum of whole numbers")
-        sums = self.tiles[0].zeros()
+        sums, scales = self.tiles[0].zeros(), {name: scale * self._worth(name) for name, scale in scales.items()}
         for tile, own in self._by_tile(scales):
             tile.add_to(sums, own, whole=True)
         return {name: array.to(torch.int64).cpu().numpy() for name, array in sums.items()}
@@ -165,7 +168,15 @@ class StackedUpdates:
     def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes, dense, without what is late."""
         tile = int(np.searchsorted(self.starts, device, side="right")) - 1
-        return self.tiles[tile].update_of(device - self.starts[tile])
+        own = self.tiles[tile].update_of(device - self.starts[tile])
+        if not self.units:
+            return own
+        wide: Any = {name: array.astype(np.float64) * self._worth(name) for name, array in own.arrays.items()}
+        return ModelUpdate(wide, 1)
+
+    def _worth(self, name: str) -> float:
+        """Return what a number of an array is worth."""
+        return -self.units[name] if self.units else 1.0
 
 
 def _times(change: Tensor, factor: Tensor) -> Tensor:
@@ -195,11 +206,15 @@ class Contributions(Generic[Kind]):
     examples: NDArray[np.int64]
 
 
-def joined(parts: Sequence[Contributions[StackedUpdates]], late: dict[str, Tensor]) -> Contributions[StackedUpdates]:
-    """Return the contributions of all parts as one, `late` the noise that their sum has still to get."""
+def joined(
+    parts: Sequence[Contributions[StackedUpdates]],
+    late: dict[str, Tensor] | None = None,
+    units: Mapping[str, float] | None = None,
+) -> Contributions[StackedUpdates]:
+    """Return the contributions of all parts as one: `late` and `units` as of `StackedUpdates`."""
     return Contributions(
         users=np.concatenate([part.users for part in parts]),
-        stack=StackedUpdates(tuple(tile for part in parts for tile in part.stack.tiles), late),
+        stack=StackedUpdates(tuple(tile for part in parts for tile in part.stack.tiles), late or {}, units or {}),
         private={name: np.concatenate([part.private[name] for part in parts]) for name in parts[0].private},
         loss=np.concatenate([part.loss for part in parts]),
         examples=np.concatenate([part.examples for part in parts]),

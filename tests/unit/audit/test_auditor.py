@@ -13,9 +13,10 @@ from scipy.stats import norm
 
 from fedrec.audit import auditor as module
 from fedrec.audit.auditor import Audit, audit, lines, run, trials
+from fedrec.audit.findings import Errors, Finding, beats, epsilon_at_least, errors
 from fedrec.audit.poisson_check import DRAWS, UNITS, p_values
 from fedrec.audit.threat_model import Canaries, threat_model_of
-from fedrec.audit.trials import Errors, Finding, Trial, beats, epsilon_at_least, errors, noise_verdict
+from fedrec.audit.trials import Trial, noise_verdict
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import load_dataset
@@ -254,7 +255,7 @@ def status_of(arguments: list[str]) -> object:
 
 @pytest.mark.parametrize("verdict", ["holds", "contradicted"])
 def test_what_a_user_reads(verdict: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def stub(experiment: Any, points: Any) -> Audit:
+    def stub(experiment: Any, points: Any, numbers: Any) -> Audit:
         findings = tuple(Finding("noise", verdict, p, 0.98 * p, "many scores") for p in points)
         return Audit("UserLevel", UserLevel().terms, 1e-5, True, findings, 3.0)
 

@@ -10,7 +10,7 @@ import pytest
 from fedrec.audit import auditor
 from fedrec.audit import auditor as records
 from fedrec.audit.auditor import FILE, Audit, load_record, save_record, settings_hash
-from fedrec.audit.trials import Finding
+from fedrec.audit.findings import Finding
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError
 from fedrec.privacy.mechanisms.user import UserLevel
@@ -23,7 +23,7 @@ def audited(monkeypatch: pytest.MonkeyPatch, arguments: list[str], verdict: str 
     """Run the command on an audit that is made up."""
     noise = tuple(Finding("noise", verdict, point, 0.98 * point, "many scores") for point in (4.0, 8.0))
     found = Audit("UserLevel", UserLevel().terms, 1e-5, True, (*noise, Finding("sampler", "holds", 1.0, 0.0, "")), 3.0)
-    monkeypatch.setattr(auditor, "audit", lambda experiment, points: found)
+    monkeypatch.setattr(auditor, "audit", lambda experiment, points, numbers: found)
     with pytest.raises(SystemExit, match=r"^1$") if verdict == "contradicted" else nullcontext():
         main(["audit", *arguments])
 

@@ -14,6 +14,7 @@ from fedrec.cli.main import main
 from fedrec.privacy.accounting.composition import compute_epsilon
 from fedrec.privacy.card import Facts, build_card, checked, format_grid, missing
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
@@ -52,8 +53,11 @@ def test_it_says_on_which_grid_releases_lie_or_that_there_is_none() -> None:
     assert "whole multiples of 6.104e-05, which is clip / 2^13, for 120,000 numbers" in said
     told = build_card(mechanism, PLAN, played(mechanism), replace(FACTS, grid=said))
     assert told["fields"]["noise"]["grid"] == said
-    trained = InteractionLevel(noise_multiplier=1.0)
-    assert "floating point" in format_grid(trained, {"w": (3,)})
+    said = format_grid(InteractionLevel(clip=0.5, noise_multiplier=1.0), {"w": (3,)})
+    for words in ("every local step", "0.0004883, which is clip / 2^10", "1.907e-06, clip / 2^18", "noised sums alone"):
+        assert words in said
+    assert "clip / 2^12" in format_grid(GatewayLevel(noise_multiplier=1.0), {"w": (3,)})
+    assert format_grid(NoPrivacy(), {"w": (3,)}).startswith("none: releases are floating point")
 
 
 def test_it_claims_with_all_eleven_fields(made: dict[str, Any]) -> None:

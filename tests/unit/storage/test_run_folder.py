@@ -15,7 +15,7 @@ from fedrec.errors import FedrecError
 from fedrec.storage.run_folder import EXACT_LABEL, RunFolder
 
 CONFIG = "name: one\n"
-ROOMS = ("exact", "checkpoint", "private", "baselines")
+ROOMS = ("exact", "checkpoint", "private", "releases", "baselines")
 
 
 @pytest.fixture

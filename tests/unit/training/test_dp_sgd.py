@@ -1,4 +1,4 @@
-"""DP-SGD: clipped sums equal to Opacus' hooks mode and to autograd one example at a time; noise on everything."""
+"""DP-SGD: clipped sums are those of Opacus' hooks mode and of autograd, on the grid; noise on everything."""
 
 import copy
 import warnings
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedrec.errors import RefusedError
 from fedrec.models.base import Batch, TrainableRecommender, bce, bpr
 from fedrec.privacy.noise import SeededNoise, SystemNoise
+from fedrec.testing.mechanisms import Silence
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.dp_sgd import DPSGDConfig, DPSGDStep
 
@@ -88,9 +89,7 @@ def batch_of(size: int, negatives: int = 3, seed: int = 0) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(generator.uniform(1, 5, size).astype(np.float32)))
 
 
-def constants(
-    clip: float, z: float = 1e-12, denominator: float = 5.0, rate: float = 1.0, steps: int = 1
-) -> DPSGDConfig:
+def constants(clip: float, z: float = 1.0, denominator: float = 5.0, rate: float = 1.0, steps: int = 1) -> DPSGDConfig:
     return DPSGDConfig(clip, z, rate, steps, denominator)
 
 
@@ -140,8 +139,10 @@ def by_opacus_hooks(model: Base, batch: Batch, clip: float) -> dict[str, Tensor]
     return changes(model, before)
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-6) for name in expected)
+def close(found: dict[str, Tensor], expected: dict[str, Tensor], clip: float = 0.0, size: int = 1) -> bool:
+    """Say that two changes are equal, but for what rounding `size` examples to the grid of a clip may do."""
+    gap = torch.cat([(found[name] - expected[name]).ravel() for name in expected])
+    return float(gap.norm()) <= 1e-5 + 0.012 * clip * size * RATE / 5.0
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -151,10 +152,10 @@ def test_clipped_sums_equal_both_oracles(kind: type[Base], clip: float, size: in
     model, batch = make(kind), batch_of(size)
     hooks, autograd = by_opacus_hooks(model, batch, clip), by_autograd(model, batch, clip)
     before = state(model)
-    loss = DPSGDStep(model, STEP, constants(clip), SystemNoise()).step(batch)
+    loss = DPSGDStep(model, STEP, constants(clip), Silence()).step(batch)
     found = changes(model, before)
-    assert close(found, autograd)
-    assert close(found, hooks)
+    assert close(found, autograd, clip, size)
+    assert close(found, hooks, clip, size)
     assert loss == pytest.approx(float(sum(plain_losses(make(kind), batch))), rel=1e-5)
 
 
@@ -164,7 +165,7 @@ def plain_losses(model: Base, batch: Batch) -> list[float]:
 
 def test_several_steps_on_one_model_with_an_empty_one_between() -> None:
     model, reference = make(Perceptron), make(Perceptron)
-    step = DPSGDStep(model, STEP, constants(0.3), SystemNoise())
+    step = DPSGDStep(model, STEP, constants(0.3), Silence())
     for seed, size in enumerate([4, 0, 6, 1]):
         batch = batch_of(size, seed=seed)
         step.step(batch)
@@ -172,15 +173,16 @@ def test_several_steps_on_one_model_with_an_empty_one_between() -> None:
         with torch.no_grad():
             for name, parameter in reference.named_parameters():
                 parameter += change[name]
-    assert close(state(model), state(reference))
+    assert close(state(model), state(reference), 0.3, 11)
 
 
 def test_the_padding_row_counts_for_nothing() -> None:
     model, batch = make(Padded), batch_of(6)
     batch.items[:, 2] = 0
     expected, before = by_autograd(model, batch, 0.1), state(model)
-    DPSGDStep(model, STEP, constants(0.1), SystemNoise()).step(batch)
-    assert close(changes(model, before), expected)
+    DPSGDStep(model, STEP, constants(0.1), Silence()).step(batch)
+    assert close(changes(model, before), expected, 0.1, 6)
+    assert not changes(model, before)["item.weight"][0].any()
 
 
 @pytest.mark.parametrize("size", [0, 6])
@@ -188,8 +190,9 @@ def test_noise_reaches_every_coordinate_with_the_calibrated_deviation(size: int)
     z, clip, denominator = 2.0, 0.5, 5.0
     draws: list[np.ndarray] = []
     model, batch = make(Factors), batch_of(size)
-    clean = by_autograd(model, batch, clip)
     first = state(model)
+    DPSGDStep(model, STEP, constants(clip, z, denominator), Silence()).step(batch)
+    clean = changes(model, first)
     step = DPSGDStep(model, STEP, constants(clip, z, denominator), SystemNoise())
     for _ in range(600):
         model.load_state_dict({**model.state_dict(), **first})
@@ -222,7 +225,7 @@ def test_one_example_moves_the_sum_by_at_most_the_clip() -> None:
     for rows in (slice(0, 8), slice(1, 8)):
         model = make(Perceptron)
         before = state(model)
-        DPSGDStep(model, STEP, constants(clip), SystemNoise()).step(Batch(whole.items[rows], whole.values[rows]))
+        DPSGDStep(model, STEP, constants(clip), Silence()).step(Batch(whole.items[rows], whole.values[rows]))
         parts.append(changes(model, before))
     moved = torch.cat([(parts[0][n] - parts[1][n]).ravel() for n in parts[0]]) * 5.0 / RATE
     assert float(moved.norm()) <= clip * (1 + 1e-5)
@@ -241,7 +244,7 @@ def test_a_non_finite_example_counts_for_nothing() -> None:
     moved = []
     for batch in (spoiled, Batch(whole.items[rest], whole.values[rest])):
         model = make(Rated)
-        DPSGDStep(model, STEP, constants(0.4), SystemNoise()).step(batch)
+        DPSGDStep(model, STEP, constants(0.4), Silence()).step(batch)
         moved.append(state(model))
     assert close(*moved)
 
@@ -265,12 +268,12 @@ def test_wrapping_leaves_no_trace_and_is_done_once() -> None:
 
 def test_a_copy_of_a_wrapped_model_works() -> None:
     model = make(Base)
-    DPSGDStep(model, STEP, constants(1.0), SystemNoise()).step(batch_of(4))
+    DPSGDStep(model, STEP, constants(1.0), Silence()).step(batch_of(4))
     twin = copy.deepcopy(model)
     expected, before = by_autograd(twin, batch_of(5), 0.2), state(twin)
     untouched = state(model)
-    DPSGDStep(twin, STEP, constants(0.2), SystemNoise()).step(batch_of(5))
-    assert close(changes(twin, before), expected)
+    DPSGDStep(twin, STEP, constants(0.2), Silence()).step(batch_of(5))
+    assert close(changes(twin, before), expected, 0.2, 5)
     assert close(state(model), untouched)
 
 

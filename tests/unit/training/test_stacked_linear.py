@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedrec.models.base import linear_over_parts
+from fedrec.privacy.step_grid import StepGrid
 from fedrec.training.vectorized.products import StackedLinear, same
 
 C, B, WIDE = 3, 4, 5
+GRID = StepGrid.of(1.0, 1.0, 10)
 
 
 def parts_of(places: int, kinds: list[bool], generator: torch.Generator) -> list[Tensor]:
@@ -28,6 +30,26 @@ def stacked(inputs: int, generator: torch.Generator, biased: bool, outputs: int)
     if biased:
         layer.arrays["layer.bias"] = torch.randn(C, outputs, generator=generator, dtype=torch.float64)
     return layer
+
+
+def check_whole(layer: StackedLinear, weight: Tensor, bias: Tensor | None, squares: Tensor) -> None:
+    """Round one example after the other: what each adds is whole, near its gradient, and as long as was said."""
+    layer.begin()
+    for c, b in ((0, 0), (C - 1, B - 1)):
+        before = {name: sums.clone() for name, sums in layer.sums.items()}
+        scales = torch.zeros(C, B, dtype=torch.float64)
+        scales[c, b] = 1000 / squares[c, b].sqrt()
+        said = layer.round_examples(scales, GRID)
+        layer.add_examples()
+        added = {name: layer.sums[name][c] - before[name][c] for name in layer.sums}
+        assert all(bool((sums == sums.round()).all()) for sums in added.values())
+        own, length = added["layer.weight"], int(added["layer.weight"].square().sum())
+        expected = weight[c, b] * scales[c, b] * GRID.finer
+        assert float((own - expected).norm()) < 0.03 * GRID.finer * 1000
+        if bias is not None:
+            torch.testing.assert_close(added["layer.bias"], (bias[c, b] * scales[c, b]).round(), rtol=0, atol=0)
+            length += int(added["layer.bias"].square().sum()) * GRID.finer**2
+        assert said[c, b] == length and not said[c, (b + 1) % B]
 
 
 @given(
@@ -61,13 +83,15 @@ def test_parts_give_and_learn_what_their_concatenation_does(
     torch.testing.assert_close(torch.cat([part.grad for part in given_parts if part.grad is not None], -1), whole.grad)
     square = torch.Tensor(weight.grad).square().sum((-1, -2))
     square = square + (torch.Tensor(bias.grad).square().sum(-1) if biased else 0.0)
-    torch.testing.assert_close(layer.squared_grad_norms(), square)
+    found = layer.squared_grad_norms()  # by rounded inputs, where the gradient is not laid out
+    torch.testing.assert_close(found, square, rtol=2e-2, atol=0)
+    check_whole(layer, torch.Tensor(weight.grad), torch.Tensor(bias.grad) if biased else None, found)
     before = {name: array.clone() for name, array in layer.arrays.items()}
     with torch.no_grad():
         for part, shared in zip(given_parts, kinds, strict=True):
             if shared:
                 part[:, 0, 0].add_(1.0)  # the table that the row is part of took its step first
-        layer.apply_step(None)
+        layer.apply_step()
     torch.testing.assert_close(layer.arrays["layer.weight"] - before["layer.weight"], torch.Tensor(weight.grad).sum(1))
     if biased:
         torch.testing.assert_close(layer.arrays["layer.bias"] - before["layer.bias"], torch.Tensor(bias.grad).sum(1))
@@ -93,10 +117,12 @@ def test_an_example_that_is_broken_leaves_nothing_in_the_step() -> None:
     layer.reset(each=True)
     out = linear_over_parts(layer, row.requires_grad_(), dense.requires_grad_())
     out.backward(torch.ones_like(out))
-    layer.mask_examples(~torch.isfinite(layer.squared_grad_norms()))
+    layer.begin()
     with torch.no_grad():
-        layer.apply_step(torch.ones(C, B, dtype=torch.float64))
-    assert all(bool(torch.isfinite(array).all()) for array in layer.arrays.values())
+        layer.mask_examples(~torch.isfinite(layer.squared_grad_norms()))
+        assert layer.round_examples(torch.ones(C, B, dtype=torch.float64), GRID)[1, 2] == 0
+        layer.add_examples()
+    assert all(bool(torch.isfinite(sums).all()) for sums in layer.sums.values())
 
 
 def test_a_plain_layer_takes_parts_too() -> None:

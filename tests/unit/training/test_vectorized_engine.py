@@ -58,8 +58,8 @@ TRAININGS = {
 class Quiet(SeededNoise):
     """Seeded draws without noise."""
 
-    def gaussian(self, shape: tuple[int, ...], std: float) -> np.ndarray:
-        return np.zeros(shape)
+    def discrete_gaussian(self, shape: tuple[int, ...], variance: int) -> np.ndarray:
+        return np.zeros(shape, np.int32)
 
 
 class Silent(InteractionLevel):
@@ -189,7 +189,8 @@ def test_one_broken_example_counts_for_nothing() -> None:
         mine = {name: array[user] for name, array in private.items()}
         one = settings.contribute(made("neumf bce"), sent, devices[user], mine, RoundContext(ROUND, SEED, mechanism))
         for name, array in one.update.arrays.items():
-            np.testing.assert_allclose(got.stack.update_of(place).arrays[name], array, rtol=1e-9, atol=1e-12)
+            mine, there = got.stack.update_of(place).arrays[name], np.isfinite(array)
+            np.testing.assert_allclose(mine[there], array[there], rtol=1e-9, atol=1e-12)
 
 
 class Odd(MatrixFactorization):
