@@ -46,6 +46,7 @@ class Executed:
     """What one round executed."""
 
     longest: float = 0.0  # the largest contribution of a device, in steps
+    length: int = 0  # and the largest that the grid of the release allows
     noised: list[Noised] = field(default_factory=list[Noised])
     cohort: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: tuple[int, ...] = ()  # of earlier sums that were released again
@@ -84,6 +85,7 @@ class Instruments:
         assert [size for size, _ in drawn] == [array.size for array in release.arrays.values()]
         said = dict(zip(release.arrays, (variance for _, variance in drawn), strict=True))
         self.now.noised.append(Noised(release.count, said))
+        self.now.length = release.grid.length
         return found
 
     def _correlates(self, real: Any, release: Release, weights: Any, past: Any, bits: int) -> Release:
@@ -204,6 +206,18 @@ def test_counts_of_users(privacy: str, tmp_path: Path) -> None:
     each = {v // (n.count if local else 1) for n in done.noised for v in n.variances.values()}
     check(epsilon_at(delta, [(moved_by(done.longest * (2 if local else 1), each.pop()), 1.0)]), claimed)
     assert not each
+
+
+def test_uneven_rounds_of_a_statistic(tmp_path: Path) -> None:
+    """Counts and pairs get other parts of the budget, and each its own noise: by as much as a user may say."""
+    overrides = [*SMALL, "model=ease", "privacy=user", "privacy.epsilon=3"]
+    rounds, claimed, delta, opened = execute(overrides, tmp_path)
+    variances, releases = [one_variance(done) for done in rounds], list[tuple[float, float]]()
+    for done in rounds:
+        assert done.longest <= done.length
+        releases.append((moved_by(done.length, one_variance(done)), 1.0))
+    check(epsilon_at(delta, releases), claimed)
+    assert len(rounds) == 2 and max(variances) > 2 * min(variances) and opened.plan.shares is not None
 
 
 def test_counts_of_interactions(tmp_path: Path) -> None:
