@@ -18,6 +18,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import NodeDirectory, Transport, base_header, discover_nodes, evaluate
 from fedrec.federated.node import explain_sequential
 from fedrec.messages import Arrays
+from fedrec.privacy.ledger.population import PopulationTotal
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.storage.run_folder import Checkpoint, RunFolder, load_checkpoint, save_checkpoint
 
@@ -53,7 +54,7 @@ class BudgetLedger(Protocol):
         """Return what that many rounds will have spent."""
         ...
 
-    def population_projection(self) -> tuple[float, float]:
+    def population_projection(self) -> tuple[PopulationTotal, PopulationTotal]:
         """Return what all runs on these users have spent, and will have when this one ends."""
         ...
 

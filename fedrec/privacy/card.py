@@ -147,7 +147,7 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
             "rounds": plan.rounds,
             "participations": account.participations,
             "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
-            "epsilon_of_all_runs_on_these_users": ledger.population_epsilon(),
+            "all_runs_on_these_users": ledger.population_total().sentence(),
             "not_included": UNACCOUNTED,
         },
         "not_protected": list(NOT_PROTECTED),

@@ -8,13 +8,14 @@ Devices without torch, scipy and dp-accounting use this file too.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 
 FALSE_ALARMS = 0.01  # the rate at which an attacker's gain is told
 NO_PRIVACY = {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+NAMED = 3  # runs that are named where there may be many
 NO_GUARANTEE = "no privacy guarantee (epsilon is infinite)"
 
 TITLES = {
@@ -62,7 +63,7 @@ PARTS = {
     "attacker_finds_at_most": "an attacker is right for at most",
     "at_false_alarms": "at false alarms",
     "participations": "rounds that one device may take part in",
-    "epsilon_of_all_runs_on_these_users": "epsilon of all runs on these users, when this one ended",
+    "all_runs_on_these_users": "all runs on these users, when this one ended",
     "not_included": "not included",
 }
 SHARES = ("attacker_finds_at_most", "at_false_alarms")  # parts that are written in %
@@ -155,6 +156,21 @@ def format_guarantee(
     gain = "" if attacker is None else f": {format_attacker(guarantee, attacker)}"
     told = f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
     return f"{told}; {claim}" if claim else told
+
+
+def format_total(
+    guarantee: PrivacyGuarantee, epsilon: float, delta: float, unprotected: Sequence[str], claim: str = ""
+) -> str:
+    """Write what all runs on the same people come to; `unprotected` names those that nothing bounds.
+
+    >>> user_level = PrivacyGuarantee(Unit.USER, Relation.ADD_REMOVE, Trust.SERVER)
+    >>> format_total(user_level, math.inf, 1e-5, ["first"])
+    'epsilon is infinite: first protected nobody'
+    """
+    if unprotected:
+        more = f" and {len(unprotected) - NAMED} more" if len(unprotected) > NAMED else ""
+        return f"epsilon is infinite: {', '.join(unprotected[:NAMED])}{more} protected nobody"
+    return format_guarantee(guarantee, epsilon, delta, claim=claim)
 
 
 def authors_claim(mechanism: object) -> str:

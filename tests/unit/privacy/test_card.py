@@ -186,7 +186,8 @@ def test_projected_run_and_told(
     main(["simulate", *RUN, f"output={tmp_path}", "name=one"])
     told = capsys.readouterr()
     before_it = (
-        "all runs on these users: epsilon 0.00 so far, epsilon 8.00 with this one (no limit; unit: user; delta 1e-05)"
+        "all runs on these users: epsilon 0.00 so far, epsilon 8.00 with this one "
+        "(no limit; unit: user; add-remove; delta 1e-05)"
     )
     assert f"run, 3 rounds; {before_it}" in told.err and "epsilon 8.00 (unit" not in told.err
     assert (told.out + told.err).count(GAIN) == 1  # the guarantee is said once, with the result
@@ -201,6 +202,17 @@ def test_projected_run_and_told(
     again = json.loads(said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9", "--json"))
     assert again["population_before"] == pytest.approx(8.0, rel=2e-3) and not again["affordable"]
     assert "would be refused before its end" in said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9")
+
+    main(["simulate", *RUN, "privacy=none", "evaluation.baselines=[]", f"output={tmp_path}", "name=open"])
+    main(["simulate", *RUN, f"output={tmp_path}", "name=later", "evaluation.baselines=[]"])
+    assert "all runs on these users: epsilon is infinite: open-" in capsys.readouterr().err
+    later = json.loads((tmp_path / "later" / "privacy_card.json").read_text())
+    assert later["privacy"]["epsilon"] == pytest.approx(8.0, rel=2e-3) and not later["missing"]
+    said_of_all = later["fields"]["composition"]["all_runs_on_these_users"]
+    assert said_of_all.startswith("epsilon is infinite: open-") and said_of_all.endswith(" protected nobody")
+    (listed,) = json.loads(said(capsys, "privacy", "ledger", "--json"))
+    assert listed["together"]["epsilon"] is None and len(listed["together"]["unprotected"]) == 1
+    assert "all runs together: epsilon is infinite" in said(capsys, "privacy", "ledger")
 
     made = json.loads(said(capsys, "privacy", "card", tmp_path / "one", "--json"))
     assert made["verified"] and made["privacy"]["epsilon"] == pytest.approx(before["rounds"]["3"], rel=1e-3)

@@ -253,7 +253,7 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
         with pytest.raises(RefusedError, match="would pass"):
             opened().reserve(5)
     room = Path(store.__file__).parent
-    for name in ("ledger", "store", "account", "projection", "verify"):
+    for name in ("ledger", "store", "account", "population", "projection", "verify"):
         assert "import time" not in (room / f"{name}.py").read_text()
 
 
@@ -270,7 +270,7 @@ def test_the_twenty_first_trial_is_refused(tmp_path: Path) -> None:
     for trial in range(20):
         ledger = Ledger.open("people", f"trial-{trial}", mechanism, plan, 40, 2.65)
         play(ledger, 1)
-        one, twenty = one or ledger.population_epsilon(), ledger.population_epsilon()
+        one, twenty = one or ledger.population_total().epsilon, ledger.population_total().epsilon
         ledger.close()
     assert one == pytest.approx(0.5, rel=2e-3) and one < 0.2 * twenty and twenty <= 2.65
     for population, refused in (("people", True), ("others", False)):
