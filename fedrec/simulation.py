@@ -22,6 +22,7 @@ from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.people import find_population, sketch
 from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
@@ -139,9 +140,10 @@ def open_ledger(
     """Open the ledger of a run, or of its twin of that name; one that lost what its checkpoint spent is refused."""
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
     name = settings.document["run"] + twin
-    population = cast(str | None, settings.document["dataset"].get("population")) or dataset.population
+    population = find_population(dataset, settings.document["dataset"].get("population"))
     limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
     ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
+    ledger.remember(sketch(dataset))
     saved = load_checkpoint(folder.checkpoints)
     if saved is not None:
         ledger.check_holds(saved.notes["ledger"])

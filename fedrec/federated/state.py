@@ -63,6 +63,11 @@ class BudgetLedger(Protocol):
         """The hash of the newest row."""
         ...
 
+    @property
+    def population(self) -> str:
+        """Whose privacy is spent."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServerState:

@@ -32,6 +32,8 @@ def card_of(context: "RunContext") -> dict[str, Any]:
 
 def facts(context: "RunContext") -> Facts:
     """Return what the card says of the data, of choices and of the code."""
+    by_hand = context.experiment.node()["dataset"].get("population")
+    named = () if by_hand is None else (f"that these are the people of {by_hand}: named by hand",)
     catalogue = f"catalogue: {vocabulary(context.dataset.catalogue.origin)}"
     code = (
         f"fedrec {version('fedrec')} (source {code_hash()}), torch {version('torch')}, "
@@ -43,7 +45,7 @@ def facts(context: "RunContext") -> Facts:
     shapes = context.experiment.algorithm.shapes(context.experiment.algorithm.init(model, context.dataset.catalogue))
     return Facts(
         released=BESIDE,
-        choices=(catalogue, SIZES, SELECTION),
+        choices=(catalogue, SIZES, SELECTION, *named),
         audit=audit,
         code=code,
         audit_verdict=said,

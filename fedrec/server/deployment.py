@@ -87,7 +87,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
             "items": len(dataset.catalogue),
             "interactions": None,
             "split": dataset.split,
-            "population": dataset.population,
+            "population": context.ledger.population,
             "catalogue": dataset.catalogue.origin,
         },
         **experiment.names(),

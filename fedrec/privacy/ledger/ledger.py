@@ -29,6 +29,7 @@ from fedrec.privacy.ledger.account import (
     mark_pending_lost,
     pending_round,
 )
+from fedrec.privacy.ledger.people import People
 from fedrec.privacy.ledger.population import PopulationTotal, Run, add_up, rows, runs
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.ledger.store import Entry, LedgerStore
@@ -74,6 +75,12 @@ class Ledger:
         ledger = cls(store, run, mechanism, plan, account)
         ledger._population_limit = math.inf if population_epsilon is None else population_epsilon
         return ledger
+
+    def remember(self, people: People | None) -> None:
+        """Keep whose data this population's are, by which they are known in another file; nothing where None."""
+        if people is not None:
+            with self._store.transaction():
+                self._store.add_people(people.to_bytes())
 
     def close(self) -> None:
         """Close the file; a round still reserved will be lost."""

@@ -122,6 +122,7 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_of_run ON entries (run, seq);
 CREATE TABLE IF NOT EXISTS participations (run TEXT PRIMARY KEY, counts BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS people (sketch BLOB PRIMARY KEY);
 """
 
 
@@ -245,6 +246,10 @@ class LedgerStore:
         self._database.execute("INSERT OR IGNORE INTO secrets VALUES ('cohorts', ?)", (os.urandom(32),))
         return bytes(self._database.execute("SELECT value FROM secrets WHERE name = 'cohorts'").fetchone()[0])
 
+    def add_people(self, sketch: bytes) -> None:
+        """Store whose data were charged, unless that is known."""
+        self._database.execute("INSERT OR IGNORE INTO people VALUES (?)", (sketch,))
+
     @contextmanager
     def _named_errors(self) -> Generator[None, None, None]:
         try:
@@ -253,3 +258,19 @@ class LedgerStore:
             raise FedrecError(
                 f"the ledger {self.path} can't be written or read ({error}): nothing may be released"
             ) from error
+
+
+def read_people(path: Path) -> list[bytes]:
+    """Return the sketches that a ledger file holds; none where an older fedrec made it."""
+    try:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
+        try:
+            there = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'people'").fetchone()
+            return [bytes(row[0]) for row in database.execute("SELECT sketch FROM people")] if there else []
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise FedrecError(
+            f"the ledger {path} can't be read ({error}), so that nobody knows whether its people are asked again: put "
+            "back its newest copy, or name the population with dataset.population="
+        ) from error
