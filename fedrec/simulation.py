@@ -21,6 +21,7 @@ from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
+from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.people import find_population, sketch
 from fedrec.report.console import Progress
@@ -141,10 +142,12 @@ def open_ledger(
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
     name = settings.document["run"] + twin
     population = find_population(dataset, settings.document["dataset"].get("population"))
+    saved = load_checkpoint(folder.checkpoints)
+    if mechanism.private and saved is None:  # later, what it started from is in its state
+        folder.write_inputs(tell_inputs(experiment.build_model(dataset.catalogue), dataset.catalogue, population))
     limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
     ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
     ledger.remember(sketch(dataset))
-    saved = load_checkpoint(folder.checkpoints)
     if saved is not None:
         ledger.check_holds(saved.notes["ledger"])
     return ledger

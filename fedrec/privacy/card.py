@@ -49,7 +49,8 @@ class Facts:
 
     `released` is what else left the run beside the release set, `choices` what was decided by looking at the data
     without charging it, `audit` the result of an audit or that there was none and `audit_verdict` its verdict, `code`
-    the version that ran, `grid` on which numbers releases lie (`format_grid`).
+    the version that ran, `grid` on which numbers releases lie (`format_grid`), `model` the hash of
+    the released model, `inputs` what it started from that was trained elsewhere (`fedrec.privacy.inputs`).
     """
 
     released: str
@@ -57,6 +58,8 @@ class Facts:
     audit: str
     code: str
     audit_verdict: str = "none"
+    model: str = "not told"
+    inputs: tuple[str, ...] = ("none that was trained on people",)
     grid: str = "not told"
 
 
@@ -149,10 +152,16 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
             "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
             "all_runs_on_these_users": ledger.population_total().sentence(),
             "not_included": UNACCOUNTED,
+            "started_from": list(facts.inputs),
         },
         "not_protected": list(NOT_PROTECTED),
         "choices": list(facts.choices),
-        "evidence": {"audit": facts.audit, "audit_verdict": facts.audit_verdict, "code": facts.code},
+        "evidence": {
+            "audit": facts.audit,
+            "audit_verdict": facts.audit_verdict,
+            "code": facts.code,
+            "model": facts.model,
+        },
     }
 
 

@@ -65,6 +65,8 @@ PARTS = {
     "participations": "rounds that one device may take part in",
     "all_runs_on_these_users": "all runs on these users, when this one ended",
     "not_included": "not included",
+    "started_from": "what the model started from",
+    "model": "the released model",
 }
 SHARES = ("attacker_finds_at_most", "at_false_alarms")  # parts that are written in %
 # What a round costs that is charged and releases nothing, by who is trusted, and why.
@@ -227,6 +229,8 @@ def format_part(name: str, value: Any) -> str:
     """Write a part of a card's field, with the digits that mean something."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {format_part(name, part)}" for key, part in cast(dict[str, Any], value).items())
+    if isinstance(value, list):
+        return "; ".join(map(str, cast(list[Any], value)))
     if not isinstance(value, float):
         return str(value)
     if name in SHARES:

@@ -50,6 +50,8 @@ def facts(context: "RunContext") -> Facts:
         code=code,
         audit_verdict=said,
         grid=format_grid(mechanism, shapes),
+        model=context.folder.model_hash(),
+        inputs=tuple(context.folder.read_inputs()) or ("none that was trained on people",),
     )
 
 
