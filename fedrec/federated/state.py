@@ -201,7 +201,9 @@ def redact_report(exact: dict[str, Any], context: RunContext) -> dict[str, Any]:
         "bytes_down": None,
         "bytes_up": None,
     }
-    return {**exact, **hidden, "cohort": round(context.plan.expected_cohort), "seconds": round(exact["seconds"])}
+    timed = context.directory.simulated or not context.experiment.mechanism.terms.hides_who_came
+    seconds = round(exact["seconds"]) if timed else None  # a late device holds a round up
+    return {**exact, **hidden, "cohort": round(context.plan.expected_cohort), "seconds": seconds}
 
 
 def save_best(folder: RunFolder, state: Arrays, report: RoundReport) -> None:

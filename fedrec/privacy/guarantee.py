@@ -53,6 +53,14 @@ class PrivacyGuarantee:
         """Say whether it protects anything."""
         return self.unit != Unit.NONE
 
+    @property
+    def hides_who_came(self) -> bool:
+        """Say whether how many took part in a round is a secret of the server's, on which the guarantee rests.
+
+        Where devices or gateways add the noise, whoever it protects from sees who sends anything.
+        """
+        return self.trust == Trust.SERVER
+
     def json(self) -> dict[str, str]:
         """Return the guarantee under the keys that every result has for it."""
         return {

@@ -75,7 +75,14 @@ def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
 def results(context: RunContext, number: int, found: MetricSums, seconds: float) -> dict[str, Any]:
     """Return the content of metrics.json: the keys of a simulation's, empty where nobody may know."""
     experiment, dataset, lines = context.experiment, context.dataset, context.folder.exact_rounds()
-    means, train = found.result(), sum(line["seconds"] for line in lines)
+    means, hidden = found.result(), experiment.mechanism.private
+    train = sum(line["seconds"] for line in lines)
+    # How many answered follows from rates, bytes and times together: all or none of them.
+    rates = {
+        "devices_per_second": sum(line["answered"] for line in lines) / max(train, 1e-9),
+        "bytes": {key: sum(line[f"bytes_{key}"] for line in lines) for key in ("down", "up")},
+        "seconds": {"train": train, "evaluate": 0.0, "total": seconds},
+    }
     test = {
         kind: {name.removeprefix(f"{kind}_"): value for name, value in means.items() if name.startswith(f"{kind}_")}
         for kind in ("full", "sampled")
@@ -100,9 +107,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
         "test": {**test, "users": found.count},
         "baselines": {name: {} for name in CONTRACT_BASELINES},
         "privacy": privacy(context),
-        "devices_per_second": sum(line["answered"] for line in lines) / max(train, 1e-9),
-        "bytes": {key: sum(line[f"bytes_{key}"] for line in lines) for key in ("down", "up")},
-        "seconds": {"train": train, "evaluate": 0.0, "total": seconds},
+        **(dict.fromkeys(rates) if hidden else rates),
     }
 
 
