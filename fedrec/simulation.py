@@ -20,6 +20,7 @@ from fedrec.experiment.instantiate import canonical_document
 from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
+from fedrec.federated.rehearsal import check_tested, rehearse
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.ledger.ledger import Ledger
@@ -69,6 +70,9 @@ class Simulation:
     def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> TrainingOutcome:
         """Run an experiment in a folder of its own, and test it."""
         part = "refit" if experiment.algorithm.refit else "train"
+        if last_round(folder) == 0:
+            check_tested(experiment, dataset)
+            rehearse(experiment, dataset)
         ledger = open_ledger(self.settings, experiment, dataset, folder, self._baseline_name(folder))
         context = open_run_context(experiment, dataset, self.nodes(), folder, ledger, part)
         self.progress.start(label, context)

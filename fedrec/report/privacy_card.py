@@ -27,6 +27,7 @@ BESIDE = (
 def card_of(context: "RunContext") -> dict[str, Any]:
     """Return the privacy card of a run."""
     ledger = cast(Any, context.ledger)  # the loop asks less of a ledger than a card tells
+    ledger.check_in_place()
     return build_card(context.experiment.mechanism, context.plan, ledger, facts(context))
 
 

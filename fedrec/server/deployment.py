@@ -13,6 +13,7 @@ from fedrec.evaluation.metrics import MetricSums
 from fedrec.experiment.settings import Settings
 from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
 from fedrec.federated.loop import run
+from fedrec.federated.rehearsal import rehearse
 from fedrec.federated.state import RoundReport, RunContext, load_released_state
 from fedrec.messages import ECHO, Arrays, Message, RejectedReplyError, check_answered
 from fedrec.privacy.wording import format_lost_round
@@ -159,6 +160,8 @@ class Deployment:
         experiment = self.settings.experiment
         dataset = experiment.dataset.load()
         experiment = experiment.calibrated(dataset)
+        if last_round(self.folder) == 0:
+            rehearse(experiment, dataset)
         ledger = open_ledger(self.settings, experiment, dataset, self.folder)
         # The run's own name, the same after a resume: a device answers each of its rounds once.
         part = "refit" if experiment.algorithm.refit else "train"

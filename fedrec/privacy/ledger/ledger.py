@@ -175,6 +175,10 @@ class Ledger:
         """
         return self.population_total(), self.population_total(projected(self._mechanism, self._plan, self._plan.rounds))
 
+    def check_in_place(self) -> None:
+        """Raise `RefusedError` where the ledger was deleted or replaced since it was opened."""
+        self._store.check_in_place()
+
     def check_holds(self, entry: str) -> None:
         """Raise `RefusedError` unless the ledger holds this hash: what a checkpoint stands on was charged here."""
         if not self._store.holds(entry):

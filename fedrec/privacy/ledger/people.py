@@ -9,6 +9,7 @@ given a ledger without it can't look anybody up.
 import hashlib
 import os
 import re
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import Interactions
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.paths import ledger_path, populations, state_dir
-from fedrec.privacy.ledger.store import read_people
 
 Hashes = NDArray[np.uint64]
 KEPT = 1024  # hashes of a sketch
@@ -144,6 +144,22 @@ def _versions(population: str) -> list[People]:
         return [People.from_bytes(content) for content in read_people(ledger_path(population))]
     except ValueError as error:
         raise FedrecError(f"the ledger {ledger_path(population)} holds a sketch that can't be read: {error}") from error
+
+
+def read_people(path: Path) -> list[bytes]:
+    """Return the sketches that a ledger file holds; none where an older fedrec made it."""
+    try:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
+        try:
+            there = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'people'").fetchone()
+            return [bytes(row[0]) for row in database.execute("SELECT sketch FROM people")] if there else []
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise FedrecError(
+            f"the ledger {path} can't be read ({error}), so that nobody knows whether its people are asked again: put "
+            "back its newest copy, or name the population with dataset.population="
+        ) from error
 
 
 def _contained(one: Hashes, other: Hashes, count: int, others: int) -> float:

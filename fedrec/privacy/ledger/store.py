@@ -126,6 +126,15 @@ CREATE TABLE IF NOT EXISTS people (sketch BLOB PRIMARY KEY);
 """
 
 
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells this file from another one under the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One line of the ledger: `kind` is open, reserve, commit or lost (of a device: charge or refuse)."""
@@ -163,12 +172,13 @@ class LedgerStore:
 
     def __init__(self, path: Path, anchor: Path | None = None) -> None:
         """Open or create the file; `anchor` is where its anchor lies, by default where the server's anchors do."""
-        self.path, self._anchor = path, Anchor(anchor or anchor_path(path))
+        self.path, self._anchor, self._file = path, Anchor(anchor or anchor_path(path)), None
         check_there(path, self._anchor)
         with self._named_errors():
             self._open()
             with self.transaction():
                 check_whole(self._database, path, self._anchor)
+        self._file = file_id(path)
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -185,13 +195,32 @@ class LedgerStore:
         """Close the file."""
         self._database.close()
 
+    def check_in_place(self) -> None:
+        """Raise `RefusedError` where the ledger was deleted, replaced or rolled back since it was opened.
+
+        Its file is the one that was opened, and it holds what its anchor knows to be the newest.
+        """
+        if self._file is None:  # it is being opened: `check_whole` looks at more
+            return
+        known = self._anchor.read()
+        found = known and self._database.execute("SELECT hash FROM entries WHERE seq = ?", (known[0],)).fetchone()
+        if file_id(self.path) != self._file or known is None or not (known[0] == 0 or found == (known[1],)):
+            raise RefusedError(
+                f"the ledger {self.path}, or its anchor {self._anchor.path}, was deleted, replaced or rolled back "
+                f"while it was in use: nothing more is released. Put back its newest copy, then go on. {WITHOUT_IT}"
+            )
+
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Hold the ledger alone; make everything durable at the end, or undo it all on an exception."""
+        """Hold the ledger alone; make everything durable at the end, or undo it all on an exception.
+
+        One that is no longer in its place is refused.
+        """
         with self._named_errors():
             self._database.execute("BEGIN IMMEDIATE")
             before = self._database.total_changes
             try:
+                self.check_in_place()
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
@@ -258,19 +287,3 @@ class LedgerStore:
             raise FedrecError(
                 f"the ledger {self.path} can't be written or read ({error}): nothing may be released"
             ) from error
-
-
-def read_people(path: Path) -> list[bytes]:
-    """Return the sketches that a ledger file holds; none where an older fedrec made it."""
-    try:
-        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
-        try:
-            there = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'people'").fetchone()
-            return [bytes(row[0]) for row in database.execute("SELECT sketch FROM people")] if there else []
-        finally:
-            database.close()
-    except sqlite3.Error as error:
-        raise FedrecError(
-            f"the ledger {path} can't be read ({error}), so that nobody knows whether its people are asked again: put "
-            "back its newest copy, or name the population with dataset.population="
-        ) from error
