@@ -17,10 +17,10 @@ from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import canonical_document
+from fedrec.experiment.rehearsal import check_tested, rehearse
 from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
-from fedrec.federated.rehearsal import check_tested, rehearse
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.ledger.ledger import Ledger

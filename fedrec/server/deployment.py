@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import MetricSums
+from fedrec.experiment.rehearsal import rehearse
 from fedrec.experiment.settings import Settings
 from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
 from fedrec.federated.loop import run
-from fedrec.federated.rehearsal import rehearse
 from fedrec.federated.state import RoundReport, RunContext, load_released_state
 from fedrec.messages import ECHO, Arrays, Message, RejectedReplyError, check_answered
 from fedrec.privacy.wording import format_lost_round
