@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, cast
 
-from dp_accounting.gaussian_mechanism import get_sigma_gaussian
+import numpy as np
 
 from fedrec.errors import RefusedError
 from fedrec.paths import ledger_path
 from fedrec.privacy.accounting.composition import ACCOUNTANT, Composition, compute_epsilon
-from fedrec.privacy.accounting.interpretation import interpret
+from fedrec.privacy.accounting.interpretation import interpret, trade_off
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
@@ -37,7 +37,9 @@ from fedrec.privacy.wording import (
     TRUST,
     UNACCOUNTED,
     authors_claim,
+    format_delta,
     format_guarantee,
+    format_rounds,
 )
 
 NO_CLAIM = "no DP claim"
@@ -148,6 +150,7 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
         },
         "composition": {
             "rounds": plan.rounds,
+            "parts_of_the_budget": format_rounds(plan.rounds, plan.shares),
             "participations": account.participations,
             "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
             "all_runs_on_these_users": ledger.population_total().sentence(),
@@ -166,17 +169,32 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
 
 
 def _accounting(mechanism: Mechanism, ledger: Ledger) -> dict[str, Any]:
-    account, epsilon = ledger.account, ledger.epsilon()
-    by_hand = mechanism.delta is not None
+    account = ledger.account
     return {
         "accountant": ACCOUNTANT,
         "version": version("dp-accounting"),
         "delta": account.delta,
-        "delta_rule": "set by hand" if by_hand else "min(1e-5, N^-1.1) for N privacy units",
+        "delta_rule": format_delta(mechanism.delta is not None),
         "cross_check": f"Renyi divergences, an upper bound: {epsilon_bound(ledger.total, account.delta):.4f}",
-        "mu": 1 / float(get_sigma_gaussian(epsilon, account.delta)),
+        **gaussian_or_curve(ledger.total),
         "rho_without_sampling": math.fsum(count / (2 * z**2) for z, _, count in unsampled(ledger.total)),
     }
+
+
+FALSE_ALARMS = (1e-4, 1e-3, 1e-2, 1e-1)  # at which a curve is told
+
+
+def gaussian_or_curve(total: Composition) -> dict[str, Any]:
+    """Return mu where a composition is one Gaussian mechanism, and so mu-GDP; else points of its trade-off curve.
+
+    What is sampled is no Gaussian mechanism: the mu that fits its epsilon at one delta is passed at others (Dong, Roth
+    & Su, "Gaussian differential privacy", 2022). Each point is a bound: at so many false alarms, the most that any
+    attacker is right for.
+    """
+    if all(rate == 1 for _, rate, _ in total):
+        return {"mu": math.sqrt(math.fsum(count / z**2 for z, _, count in total))}
+    found = trade_off(total).largest_tpr(np.array(FALSE_ALARMS)).tolist()
+    return {"curve": {f"{100 * rate:g} %": most for rate, most in zip(FALSE_ALARMS, found, strict=True)}}
 
 
 def format_grid(mechanism: Mechanism, shapes: Shapes) -> str:

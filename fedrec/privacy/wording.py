@@ -60,6 +60,9 @@ PARTS = {
     "epsilon_without_it": "epsilon without it",
     "rho_without_sampling": "rho (zCDP) without sampling",
     "mu": "mu (Gaussian DP)",
+    "curve": "right for at most, at false alarms of",
+    "delta_rule": "delta is",
+    "parts_of_the_budget": "each round's part of the budget",
     "attacker_finds_at_most": "an attacker is right for at most",
     "at_false_alarms": "at false alarms",
     "participations": "rounds that one device may take part in",
@@ -68,7 +71,7 @@ PARTS = {
     "started_from": "what the model started from",
     "model": "the released model",
 }
-SHARES = ("attacker_finds_at_most", "at_false_alarms")  # parts that are written in %
+SHARES = ("attacker_finds_at_most", "at_false_alarms", "curve")  # parts that are written in %
 # What a round costs that is charged and releases nothing, by who is trusted, and why.
 LOST: dict[str, str] = {
     Trust.DEVICE: "each invited device has spent one participation: what it sent, noised, may have been seen",
@@ -113,7 +116,8 @@ MEANING: dict[str, str] = {
 SAMPLING: dict[str, str] = {
     Trust.DEVICE: "drawing the cohort makes epsilon no smaller, for the server knows it; a device samples its data",
     Trust.GATEWAY: "drawing the cohort makes epsilon no smaller, for the server knows it",
-    Trust.SERVER: "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
+    Trust.SERVER: "Poisson: each device is drawn independently in each round. Assumed: who was drawn, and how many "
+    "came, stays with the server; nobody outside can check it",
     Trust.NONE: "no claim rests on it",
 }
 SECURE = "the operating system's, asked anew for each draw; no seed can repeat it, and nothing of it is kept"
@@ -158,6 +162,30 @@ def format_guarantee(
     gain = "" if attacker is None else f": {format_attacker(guarantee, attacker)}"
     told = f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
     return f"{told}; {claim}" if claim else told
+
+
+def format_delta(by_hand: bool) -> str:
+    """Write what delta is, and how it was chosen."""
+    rule = "set by hand" if by_hand else "min(1e-5, N^-1.1) for N privacy units"
+    return f"about the chance that epsilon does not hold; {rule}, and always below one in N"
+
+
+def format_rounds(rounds: int, shares: Sequence[float] | None) -> str:
+    """Write which part of the budget each round has.
+
+    >>> format_rounds(2, (0.8, 0.2))
+    '80 %, 20 % (of mu squared)'
+    """
+    if rounds == 1:
+        return "all of it"
+    if shares is None:
+        return f"equal: one of {rounds}"
+    return f"{', '.join(f'{100 * share:.3g} %' for share in shares)} (of mu squared)"
+
+
+def format_not_covered() -> str:
+    """Write what no epsilon covers."""
+    return f"{', '.join(NOT_PROTECTED)}; {UNACCOUNTED}"
 
 
 def format_total(

@@ -4,7 +4,7 @@ What a ledger tells its reader, and all ledgers of this machine.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedrec.errors import FedrecError, suggest
@@ -16,7 +16,15 @@ from fedrec.privacy.ledger.account import Account, composition_from_json
 from fedrec.privacy.ledger.population import PopulationTotal, Run, Total, add_up, readable_name, runs, totals
 from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.privacy.wording import NO_GUARANTEE, format_epsilon, format_guarantee
+from fedrec.privacy.wording import (
+    NO_GUARANTEE,
+    SAMPLING,
+    format_delta,
+    format_epsilon,
+    format_guarantee,
+    format_not_covered,
+    format_rounds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,8 @@ def _line(run: Run) -> str:
 class Projection:
     """Epsilon after each of some numbers of rounds, and over all runs on these users before and after this one.
 
-    `beside` holds for the same numbers of rounds what stands beside an epsilon: either relation, an attacker's gain.
+    `beside` holds for the same numbers of rounds what stands beside an epsilon: either relation, an attacker's gain;
+    `details` what the epsilon rests on, in words.
     """
 
     mechanism: str
@@ -132,6 +141,7 @@ class Projection:
     population_after: PopulationTotal
     population_limit: float | None
     claim: str = ""
+    details: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def affordable(self) -> bool:
@@ -161,6 +171,7 @@ class Projection:
             ),
             f"  all runs on {self.population}: {format_epsilon(self.population_before.epsilon)} so far, "
             f"with this one {self.population_after.sentence()}; {limit}{more}",
+            *(f"  {name}: {said}" for name, said in self.details.items()),
         ]
 
 
@@ -193,7 +204,18 @@ def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: fl
         population_after=add_up([*others, own], account),
         population_limit=limit,
         claim=account.claim,
+        details=format_details(mechanism, plan),
     )
+
+
+def format_details(mechanism: Mechanism, plan: TrainingPlan) -> dict[str, str]:
+    """Write what the epsilon of a run rests on: rounds, sampling, delta and what is not covered, each in its line."""
+    return {
+        "each round's part of the budget": format_rounds(plan.rounds, plan.shares),
+        "sampling": mechanism.terms.sampling or SAMPLING[mechanism.terms.trust],
+        "delta": format_delta(mechanism.delta is not None),
+        "not covered": format_not_covered(),
+    }
 
 
 def milestones(rounds: int) -> list[int]:
