@@ -328,6 +328,19 @@ def test_a_ledger_that_is_tampered_with_in_use_ends_the_run_at_its_next_round(
         ledger.check_in_place()
 
 
+def test_a_run_stops_at_the_round_after_its_ledger_was_deleted(tmp_path: Path) -> None:
+    experiment, dataset = small("model=mf", "model.dim=2", "rounds=4", base=[*SMALL, "privacy=user"])
+    done = list[int]()
+    with session(experiment, dataset, tmp_path / "run") as opened_, pytest.raises(RefusedError, match="was deleted"):
+        for report in run(opened_):
+            done.append(report.round)
+            if report.round == 2:
+                ledger_path(dataset.population).unlink()
+    assert done == [1, 2]
+    saved = load_checkpoint(RunFolder(tmp_path / "run").checkpoints)
+    assert saved is not None and saved.round == 2, "nothing of the round is kept"
+
+
 def checked(*arguments: object) -> tuple[int, str]:
     """Run the checker as a script of its own, without fedrec in reach."""
     command = [sys.executable, "-I", str(CHECKER), *map(str, arguments)]
