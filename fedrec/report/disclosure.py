@@ -25,11 +25,24 @@ MODEL_DETAILS: dict[str, str] = {
 }
 
 
+# Parts of fields that cards of fedrec 0.1.0 lacked.
+SAID_SINCE = (
+    ("composition", "all_runs_on_these_users"),
+    ("composition", "parts_of_the_budget"),
+    ("composition", "started_from"),
+    ("noise", "grid"),
+    ("evidence", "model"),
+)
+
+
 def check_claims(card: Mapping[str, Any], run: str) -> None:
-    """Raise `RefusedError` where a card claims nothing: there is no guarantee to disclose."""
+    """Raise `RefusedError` where a card claims nothing, or is of an older fedrec, whose cards said less."""
     if not card["fields"] or card["missing"]:
         lacking = f" (missing: {', '.join(card['missing'][:3])})" if card["fields"] else ""
         raise RefusedError(f"{run} claims nothing{lacking}: only a run with a guarantee can be disclosed as one")
+    older = [f"{field}.{part}" for field, part in SAID_SINCE if part not in card["fields"][field]]
+    if older:
+        raise RefusedError(f"the card of {run} is of an older fedrec and lacks {', '.join(older)}: run it anew")
 
 
 def opendp_record(card: Mapping[str, Any], metrics: Mapping[str, Any], run: str) -> dict[str, Any]:

@@ -119,3 +119,6 @@ def test_a_card_that_lacks_a_field_is_not_disclosed(runs: Path) -> None:
     card, _ = card_of(runs / "user")
     with pytest.raises(RefusedError, match=r"run claims nothing \(missing: noise\.clip\)"):
         check_claims({**card, "missing": ["noise.clip"]}, "run")
+    del card["fields"]["composition"]["started_from"]
+    with pytest.raises(RefusedError, match=r"of an older fedrec and lacks composition\.started_from"):
+        nist_checklist(card, "run")
