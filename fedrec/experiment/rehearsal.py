@@ -11,7 +11,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.messages import Arrays
 from fedrec.models.sequential import SequentialRecommender
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
-from fedrec.privacy.release import cut_to
+from fedrec.privacy.release import cut_to, total_of
 from fedrec.rng import Stream
 
 USED = 8  # items of the device that nobody has
@@ -32,10 +32,14 @@ def rehearse(experiment: Experiment, dataset: Dataset) -> None:
         model, device = experiment.build_model(dataset.catalogue), public_device(len(dataset.catalogue))
         arrays = experiment.algorithm.broadcast(state)
         model.load({name: array for name, array in arrays.items() if name in model.shared})
+        private = {name: torch.from_numpy(array[None]) for name, array in model.private_arrays().items()}
+        history = torch.from_numpy(device.history.astype(np.int64)).to(experiment.accelerator)
         with torch.no_grad():
-            model.scores(torch.from_numpy(device.history.astype(np.int64)).to(experiment.accelerator))
+            model.scores_many([history], {name: array.to(experiment.accelerator) for name, array in private.items()})
     except FedrecError:
         raise
+    except np.linalg.LinAlgError:
+        pass  # what one device says may have no solution where the sum over all has
     except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         named = ", ".join(f"{kind}={name}" for kind, name in experiment.names().items())
         raise RefusedError(f"{named}: can't be played on {dataset.name} ({type(error).__name__}: {error})") from error
@@ -74,7 +78,7 @@ def _round(
     update = (
         pooled.update if pooled else mechanism.privatize_update(algorithm.contribute_many(*asked)[0].update, random)
     )
-    sent, reach = mechanism.privatize_node_sum(update, random), mechanism.noise_on_values(1)
+    sent, reach = mechanism.privatize_node_sum(total_of([update]), random), mechanism.noise_on_values(1)
     cut = cut_to(sent, lambda values: algorithm.clip_items(values, mechanism.terms.unit, reach))
     aggregate = mechanism.privatize_aggregate(mechanism.clip_node_sum(cut), plan, number, random, memory)
     return algorithm.step(state, aggregate), aggregate.mechanism_state

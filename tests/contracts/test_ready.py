@@ -54,11 +54,15 @@ def settings_of(folder: Path, data: Callable[[Path], list[str]], model: str, pri
 
 
 def check_untouched_or_whole(folder: Path, settings: list[str]) -> str:
-    """Return why a run is refused, with nothing charged and nothing left behind; "" where it was played whole."""
+    """Return why a run is refused, with nothing charged and nothing left behind; "" where it was played whole.
+
+    A refusal has its own words: that something broke in a rehearsal is a fault of ours.
+    """
     try:
         checked = validate(load(settings))
     except FedrecError as reason:
         assert populations() == [] and not (folder / "run").exists()
+        assert "can't be played on" not in str(reason)
         return str(reason)
     named, run = new_run(checked)
     Simulation(named, run, progress=Progress(io.StringIO())).simulate()

@@ -250,8 +250,9 @@ def test_what_is_sampled_is_replaced_as_the_accountant_says() -> None:
     total = one.population_total()
     assert total.terms.relation == "add-remove" and total.epsilon == pytest.approx(one.epsilon(), rel=1e-3)
     play(two, 1)
-    z = two.total and next(iter(two.total))[0]
-    parts = frozenset({(mechanism.multiplier(), 0.25, 4), (2 * z, 1.0, 1)})
+    ((replaced, _, _),) = two.total
+    assert mechanism.noise_multiplier is not None
+    parts = frozenset({(mechanism.noise_multiplier, 0.25, 4), (2 * replaced, 1.0, 1)})
     assert two.population_total().epsilon == pytest.approx(
         compute_epsilon(parts, two.population_total().delta, relation=Relation.REPLACE_ONE), abs=2e-3
     )
