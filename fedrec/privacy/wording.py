@@ -164,6 +164,11 @@ def format_guarantee(
     return f"{told}; {claim}" if claim else told
 
 
+def format_either(epsilons: Mapping[str, float]) -> str:
+    """Write epsilon under either relation, beside a whole guarantee."""
+    return f"epsilon is {format_part('epsilon', dict(epsilons))}"
+
+
 def format_delta(by_hand: bool) -> str:
     """Write what delta is, and how it was chosen."""
     rule = "set by hand" if by_hand else "min(1e-5, N^-1.1) for N privacy units"

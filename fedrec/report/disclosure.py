@@ -14,7 +14,7 @@ import yaml
 
 from fedrec.errors import RefusedError
 from fedrec.privacy.guarantee import Trust, Unit
-from fedrec.privacy.wording import UNIT, format_part
+from fedrec.privacy.wording import UNIT, format_either, format_part
 
 OPEN = "TO FILL IN"
 MODEL: dict[str, str] = {Trust.DEVICE: "Local", Trust.GATEWAY: "Central", Trust.SERVER: "Central"}
@@ -187,7 +187,7 @@ def _guarantee(card: Mapping[str, Any]) -> Iterator[CheckItem]:
     yield CheckItem(
         heading,
         "Which data sets are neighbours?",
-        f"{fields['neighbouring']['meaning']}; epsilon {format_part('epsilon', either)}.",
+        f"{fields['neighbouring']['meaning']}; {format_either(either)}.",
     )
     yield CheckItem(
         heading,
