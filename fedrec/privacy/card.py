@@ -148,15 +148,7 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
             "attacker_finds_at_most": attacker["finds_at_most"],
             "at_false_alarms": attacker["false_alarms"],
         },
-        "composition": {
-            "rounds": plan.rounds,
-            "parts_of_the_budget": format_rounds(plan.rounds, plan.shares),
-            "participations": account.participations,
-            "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
-            "all_runs_on_these_users": ledger.population_total().sentence(),
-            "not_included": UNACCOUNTED,
-            "started_from": list(facts.inputs),
-        },
+        "composition": _composition(plan, ledger, facts),
         "not_protected": list(NOT_PROTECTED),
         "choices": list(facts.choices),
         "evidence": {
@@ -165,6 +157,18 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
             "code": facts.code,
             "model": facts.model,
         },
+    }
+
+
+def _composition(plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
+    return {
+        "rounds": plan.rounds,
+        "parts_of_the_budget": format_rounds(plan.rounds, plan.shares),
+        "participations": ledger.account.participations,
+        "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
+        "all_runs_on_these_users": ledger.population_total().sentence(),
+        "not_included": UNACCOUNTED,
+        "started_from": list(facts.inputs),
     }
 
 
