@@ -17,11 +17,14 @@ from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import canonical_document
+from fedrec.experiment.rehearsal import check_tested, rehearse
 from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
+from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.people import find_population, sketch
 from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
@@ -67,6 +70,9 @@ class Simulation:
     def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> TrainingOutcome:
         """Run an experiment in a folder of its own, and test it."""
         part = "refit" if experiment.algorithm.refit else "train"
+        if last_round(folder) == 0:
+            check_tested(experiment, dataset)
+            rehearse(experiment, dataset)
         ledger = open_ledger(self.settings, experiment, dataset, folder, self._baseline_name(folder))
         context = open_run_context(experiment, dataset, self.nodes(), folder, ledger, part)
         self.progress.start(label, context)
@@ -139,10 +145,13 @@ def open_ledger(
     """Open the ledger of a run, or of its twin of that name; one that lost what its checkpoint spent is refused."""
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
     name = settings.document["run"] + twin
-    population = cast(str | None, settings.document["dataset"].get("population")) or dataset.population
+    population = find_population(dataset, settings.document["dataset"].get("population"))
+    saved = load_checkpoint(folder.checkpoints)
+    if mechanism.private and saved is None:  # later, what it started from is in its state
+        folder.write_inputs(tell_inputs(experiment.build_model(dataset.catalogue), dataset.catalogue, population))
     limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
     ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
-    saved = load_checkpoint(folder.checkpoints)
+    ledger.remember(sketch(dataset))
     if saved is not None:
         ledger.check_holds(saved.notes["ledger"])
     return ledger

@@ -62,9 +62,9 @@ def enroll_command(
     home: HomeFolder = None,
 ) -> None:
     """Make this device's key and say where it belongs."""
-    from fedrec.device.consent.consent import TRUST
     from fedrec.device.home import Enrolment, enroll
     from fedrec.ops import processes
+    from fedrec.privacy.wording import TRUST
 
     enrolment = Enrolment(server or f"127.0.0.1:{processes.port()}", None, engine)
     trusts = list(TRUST) if allow_unprotected else [name.strip() for name in trust.split(",")]

@@ -8,7 +8,7 @@ import typer
 
 from fedrec.cli.grammar import Command, Group, examples
 from fedrec.cli.options import Json, Overrides, check_overrides, print_json
-from fedrec.errors import FedrecError
+from fedrec.errors import FedrecError, suggest
 
 VERIFIED = {True: "verified: the ledger here holds it", False: "not verified: its ledger is not on this machine"}
 
@@ -37,11 +37,41 @@ def ledger(
         raise typer.Exit(1)
 
 
+FORMATS = ("text", "json", "opendp", "nist")
+
+
 @app.command(
-    "card", cls=Command, epilog=examples("fedrec privacy card runs/ours", "fedrec privacy card runs/ours --json")
+    "card",
+    cls=Command,
+    epilog=examples("fedrec privacy card runs/ours", "fedrec privacy card runs/ours --format opendp"),
 )
-def card(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")], as_json: Json = False) -> None:
-    """Print the privacy card of a run, checked against its ledger."""
+def card(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    as_json: Json = False,
+    form: Annotated[
+        str, typer.Option("--format", help="text, json, opendp (a registry's record) or nist (a checklist)")
+    ] = "text",
+) -> None:
+    """Print the privacy card of a run, checked against its ledger, or what others ask of a deployment."""
+    if form not in FORMATS:
+        raise FedrecError(f"--format {form} does not exist.{suggest(form, FORMATS)}")
+    found, verified = read_card(run)
+    from fedrec.report.disclosure import format_nist, format_opendp, nist_checklist, opendp_record
+    from fedrec.report.privacy_card import render_card
+
+    name = run.resolve().name
+    if as_json or form == "json":
+        print_json({**found, "verified": verified})
+    elif form == "opendp":
+        print(format_opendp(opendp_record(found, read_json(run / "metrics.json"), name)))
+    elif form == "nist":
+        print(format_nist(nist_checklist(found, name), name))
+    else:
+        print(f"{render_card(found, name)}- {VERIFIED[verified]}")
+
+
+def read_card(run: Path) -> tuple[dict[str, Any], bool]:
+    """Return the card of a run, and whether the ledger here holds it; one that does not fit its ledger is an error."""
     path = run / "privacy_card.json"
     if not path.exists():
         raise FedrecError(f"{path} does not exist: a run writes its card when it ends; go on with --resume {run}")
@@ -50,12 +80,22 @@ def card(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")
 
     try:
         found = checked(cast(dict[str, Any], json.loads(path.read_text())))
-        text, verified = render_card(found, run.resolve().name), held_here(found["ledger"])
+        render_card(found, run.resolve().name)
+        return found, held_here(found["ledger"])
     except FedrecError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FedrecError(f"{path} is no privacy card ({type(error).__name__}): it was damaged or edited") from error
-    print_json({**found, "verified": verified}) if as_json else print(f"{text}- {VERIFIED[verified]}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a file of a run."""
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise FedrecError(
+            f"{path} can't be read ({type(error).__name__}): the folder of a finished run is needed"
+        ) from error
 
 
 @app.command(
@@ -68,6 +108,7 @@ def project(overrides: Overrides = None, as_json: Json = False) -> None:
     given = check_overrides(overrides)
     from fedrec.experiment.experiment import load_dataset
     from fedrec.experiment.settings import load
+    from fedrec.privacy.ledger.people import find_population
     from fedrec.privacy.ledger.projection import project
 
     settings = load(given)
@@ -76,7 +117,7 @@ def project(overrides: Overrides = None, as_json: Json = False) -> None:
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)
     if not mechanism.private:
         raise FedrecError(f"{type(mechanism).__name__} promises nothing: there is no epsilon to project")
-    population = settings.document["dataset"].get("population") or dataset.population
+    population = find_population(dataset, settings.document["dataset"].get("population"))
     found = project(mechanism, plan, population, settings.document["privacy"].get("population_epsilon"))
     print_json(found.json()) if as_json else print("\n".join(found.lines()))
 

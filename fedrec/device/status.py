@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrec.device import catalogue, saved_state
 from fedrec.device.availability import AvailabilityPolicy, System, check_conditions
-from fedrec.device.consent.consent import MEANS, TRUST
+from fedrec.device.consent.consent import MEANS
 from fedrec.device.consent.ledger import format_year
 from fedrec.device.device import consent_of
 from fedrec.device.home import Home
@@ -16,6 +16,7 @@ from fedrec.ops import processes
 from fedrec.ops.keys import device_id
 from fedrec.ops.prometheus import Metric, text
 from fedrec.privacy.guarantee import Trust
+from fedrec.privacy.wording import TRUST
 
 CONNECT_SECONDS = 3.0
 

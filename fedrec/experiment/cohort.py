@@ -12,8 +12,9 @@ class CohortConfig:
 
     The mechanism draws them, because its accounting rests on how: independently, where it says nothing else. Drawn
     devices that never answer are simulated with probability `dropout`; answers after `deadline_seconds` do not count;
-    a round with fewer than `minimum` devices is charged and not released. On real devices a run stops after
-    `lost_rounds` of those in a row, and can be resumed.
+    a round with fewer than `minimum` devices is charged and not released, but where the server adds the noise: how many
+    came is then a secret, and each round is released. On real devices a run stops after `lost_rounds` of those in a
+    row, and can be resumed.
     """
 
     size: float | None = None

@@ -71,9 +71,18 @@ class Settings:
 def validate(settings: Settings) -> Settings:
     """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
     from fedrec.experiment.experiment import load_dataset  # torch takes seconds to import
+    from fedrec.experiment.rehearsal import check_tested, rehearse
+    from fedrec.privacy.inputs import tell_inputs
+    from fedrec.privacy.ledger.people import find_population
 
-    experiment = settings.experiment
-    experiment.calibrated(load_dataset(experiment))
+    dataset = load_dataset(settings.experiment)
+    experiment = settings.experiment.calibrated(dataset)
+    population = find_population(dataset, settings.document["dataset"].get("population"))
+    if experiment.mechanism.private:
+        tell_inputs(experiment.build_model(dataset.catalogue), dataset.catalogue, population)
+    if len(dataset.interactions):  # else devices hold them: what they keep for tests is theirs
+        check_tested(experiment, dataset)
+    rehearse(experiment, dataset)
     return settings
 
 

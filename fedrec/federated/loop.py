@@ -81,7 +81,8 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     present = simulate_dropout(drawn, experiment.cohort.dropout, seed, number)
     got = _collect_updates(context, state, present, number)
     context.directory.set_aside({node: got.rejected[node] for node in got.faults})
-    released = got.total.count >= experiment.cohort.minimum
+    # Where who came is a secret, each round steps: on noise alone where nobody did.
+    released = mechanism.terms.hides_who_came or got.total.count >= experiment.cohort.minimum
     stepped, release = _server_step(context, state, got.total, number) if released else (state, None)
     # A sum or a step that is not finite would stay in the model for ever: the round is lost instead.
     released = released and all(np.isfinite(a).all() for a in stepped.algorithm_state.values())

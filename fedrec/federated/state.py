@@ -18,6 +18,7 @@ from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import NodeDirectory, Transport, base_header, discover_nodes, evaluate
 from fedrec.federated.node import explain_sequential
 from fedrec.messages import Arrays
+from fedrec.privacy.ledger.population import PopulationTotal
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.storage.run_folder import Checkpoint, RunFolder, load_checkpoint, save_checkpoint
 
@@ -53,13 +54,18 @@ class BudgetLedger(Protocol):
         """Return what that many rounds will have spent."""
         ...
 
-    def population_projection(self) -> tuple[float, float]:
+    def population_projection(self) -> tuple[PopulationTotal, PopulationTotal]:
         """Return what all runs on these users have spent, and will have when this one ends."""
         ...
 
     @property
     def head(self) -> str:
         """The hash of the newest row."""
+        ...
+
+    @property
+    def population(self) -> str:
+        """Whose privacy is spent."""
         ...
 
 
@@ -195,7 +201,9 @@ def redact_report(exact: dict[str, Any], context: RunContext) -> dict[str, Any]:
         "bytes_down": None,
         "bytes_up": None,
     }
-    return {**exact, **hidden, "cohort": round(context.plan.expected_cohort), "seconds": round(exact["seconds"])}
+    timed = context.directory.simulated or not context.experiment.mechanism.terms.hides_who_came
+    seconds = round(exact["seconds"]) if timed else None  # a late device holds a round up
+    return {**exact, **hidden, "cohort": round(context.plan.expected_cohort), "seconds": seconds}
 
 
 def save_best(folder: RunFolder, state: Arrays, report: RoundReport) -> None:

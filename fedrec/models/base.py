@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError, suggest
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -62,6 +64,20 @@ class Batch:
     values: Tensor  # [B] float32: the ratings of the positives
 
 
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """What a model starts from that was trained elsewhere: the setting that names it, its name and its SHA-256.
+
+    `file` is where it lies, with the card of its run beside it; `declared` says that a person declared it public.
+    """
+
+    setting: str
+    name: str
+    sha256: str
+    file: Path | None = None
+    declared: bool = False
+
+
 class Recommender(nn.Module, ABC):
     """A model of one device.
 
@@ -80,6 +96,10 @@ class Recommender(nn.Module, ABC):
         super().__init_subclass__(**settings)
         if "name" not in vars(cls):
             cls.name = cls.__name__
+
+    def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+        """Return what this model starts from that was trained elsewhere; here nothing."""
+        return ()
 
     @abstractmethod
     def scores(self, history: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import TrainableRecommender, check_sizes, get_loss
-from fedrec.models.text_embeddings import warm_start_from_text
+from fedrec.models.base import ModelInput, TrainableRecommender, check_sizes, get_loss
+from fedrec.models.text_embeddings import encoder_input, warm_start_from_text
 
 
 class MatrixFactorization(TrainableRecommender):
@@ -47,6 +47,11 @@ class MatrixFactorization(TrainableRecommender):
         nn.init.zeros_(self.item_bias.weight)
         if warm_start is not None:
             warm_start_from_text(self.item, catalogue, init_std, warm_start)
+        self.warm_start = warm_start
+
+    def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+        """Return the encoder that items start from."""
+        return encoder_input("model.warm_start", self.warm_start, catalogue)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

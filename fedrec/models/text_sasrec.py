@@ -11,6 +11,7 @@ A layer that was learned elsewhere stays as it is; trained beside it is the prod
 update, and the noise on it, grows with the rank.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,10 +26,10 @@ from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError
-from fedrec.models.base import check_sizes
+from fedrec.models.base import ModelInput, check_sizes
 from fedrec.models.sasrec import Attentive, Linear, Shape
 from fedrec.models.sequential import Windows, filled, next_item_losses
-from fedrec.models.text_embeddings import PACKAGED, text_embedding_table
+from fedrec.models.text_embeddings import PACKAGED, encoder_input, text_embedding_table
 
 
 class LoRALinear(nn.Linear):
@@ -55,7 +56,8 @@ class TextSASRec(Attentive):
     """logit = state of the window's last position . project(text of the item) + lean(text of the item).
 
     `body` is a finished run of this model, on public data or on consenting people's; what it learned is where this one
-    starts from, whatever its catalogue. `rank` freezes everything but adapters of that rank, the last normalisation and
+    starts from, whatever its catalogue. `body_public` is the SHA-256 of its file, by which a person declares a body
+    public that no card tells of. `rank` freezes everything but adapters of that rank, the last normalisation and
     `lean`; null trains all.
     """
 
@@ -70,12 +72,13 @@ class TextSASRec(Attentive):
         rank: int | None = None,
         encoder: str = PACKAGED,
         body: str | None = None,
+        body_public: str | None = None,
     ) -> None:
         super().__init__()
         if rank is not None:
             check_sizes(rank=rank)
         table = text_embedding_table(catalogue, encoder)
-        self.items, self.body = len(catalogue), body
+        self.items, self.encoder, self.body, self.body_public = len(catalogue), encoder, body, body_public
         self.register_buffer("vectors", torch.from_numpy(table), persistent=False)
         linear: Linear = nn.Linear if rank is None else partial(LoRALinear, rank=rank)
         self.project, self.lean = linear(table.shape[1], shape.dim), nn.Linear(table.shape[1], 1, bias=False)
@@ -103,6 +106,17 @@ class TextSASRec(Attentive):
             missing = sorted(name for name in self.shared - names if not name.endswith((".up", ".down")))
             if missing:
                 raise FedrecError(f"model.body={self.body} lacks {missing[0]}: take the same model.shape.blocks")
+
+    def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+        """Return the encoder of texts, and the body; a body that was declared under another hash is an error."""
+        found = encoder_input("model.encoder", self.encoder, catalogue)
+        if self.body is None:
+            return found
+        file = body_file(self.body)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if self.body_public not in (None, digest):
+            raise FedrecError(f"model.body_public={self.body_public} is not the SHA-256 of {file}, which is {digest}")
+        return *found, ModelInput("model.body", self.body, digest, file, self.body_public is not None)
 
     def begin(self) -> None:
         """Take the arrays of the finished run that `body` names, where it names one."""

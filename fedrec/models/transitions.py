@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import Arrays, Recommender, check_sizes
+from fedrec.models.base import Arrays, ModelInput, Recommender, check_sizes
 from fedrec.models.ease import check_head
 from fedrec.models.item_kernels import Block, Kernel, Rows, public_kernels
+from fedrec.models.text_embeddings import encoder_input
 
 Floats = NDArray[np.float32]
 NEAR_SHARE = 0.06  # of a column's range: how far items differ until their order is fully felt
@@ -185,6 +186,10 @@ class ItemTransitionModel(Recommender):
         self.register_buffer("counts", torch.ones(self.items))
         self.register_buffer("head_items", torch.arange(size, dtype=torch.float32))
         self._known: _Released | None = None
+
+    def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+        """Return the encoder of titles."""
+        return encoder_input("model.encoder", self.encoder, catalogue)
 
     def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Copy named arrays into the model; what was computed from the old ones is forgotten."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import check_sizes
+from fedrec.models.base import ModelInput, check_sizes
 from fedrec.models.sequential import SequentialRecommender, Windows, filled, next_item_losses
-from fedrec.models.text_embeddings import PACKAGED, item_blocks, item_table
+from fedrec.models.text_embeddings import PACKAGED, encoder_input, item_blocks, item_table
 
 DECAYS = (0.7, 0.95)  # what an older item weighs of the next, in the recent mean and in the longer one
 GAIN = 10.0  # of all that is learned: steps of Adam that are small in noise then still move logits
@@ -43,7 +43,7 @@ class TwoTower(SequentialRecommender):
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, rank=rank, window=window)
-        self.items, self.window, self.dim = len(catalogue), window, dim
+        self.items, self.window, self.dim, self.encoder = len(catalogue), window, dim, encoder
         blocks = item_blocks(catalogue, encoder)
         table = np.concatenate([item_table(catalogue, dim, encoder), *blocks], axis=1)
         widths = torch.tensor([block.shape[1] for block in blocks])
@@ -58,6 +58,10 @@ class TwoTower(SequentialRecommender):
                 nn.init.zeros_(layer.weight)
         self.by_item = frozenset({"bias.weight"} if bias else ())
         self.shared = frozenset(name for name, _ in self.named_parameters())
+
+    def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
+        """Return the encoder of texts."""
+        return encoder_input("model.encoder", self.encoder, catalogue)
 
     def means(self, vectors: Tensor) -> list[Tensor]:
         """Return `recent` and `longer` [..., n, d + f] after each position, for the items' vectors there."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, cast
 
-from dp_accounting.gaussian_mechanism import get_sigma_gaussian
+import numpy as np
 
 from fedrec.errors import RefusedError
 from fedrec.paths import ledger_path
 from fedrec.privacy.accounting.composition import ACCOUNTANT, Composition, compute_epsilon
-from fedrec.privacy.accounting.interpretation import interpret
+from fedrec.privacy.accounting.interpretation import interpret, trade_off
 from fedrec.privacy.accounting.rdp import epsilon_bound
 from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.ledger.ledger import Ledger
@@ -37,7 +37,9 @@ from fedrec.privacy.wording import (
     TRUST,
     UNACCOUNTED,
     authors_claim,
+    format_delta,
     format_guarantee,
+    format_rounds,
 )
 
 NO_CLAIM = "no DP claim"
@@ -49,7 +51,8 @@ class Facts:
 
     `released` is what else left the run beside the release set, `choices` what was decided by looking at the data
     without charging it, `audit` the result of an audit or that there was none and `audit_verdict` its verdict, `code`
-    the version that ran, `grid` on which numbers releases lie (`format_grid`).
+    the version that ran, `grid` on which numbers releases lie (`format_grid`), `model` the hash of
+    the released model, `inputs` what it started from that was trained elsewhere (`fedrec.privacy.inputs`).
     """
 
     released: str
@@ -57,6 +60,8 @@ class Facts:
     audit: str
     code: str
     audit_verdict: str = "none"
+    model: str = "not told"
+    inputs: tuple[str, ...] = ("none that was trained on people",)
     grid: str = "not told"
 
 
@@ -143,31 +148,57 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
             "attacker_finds_at_most": attacker["finds_at_most"],
             "at_false_alarms": attacker["false_alarms"],
         },
-        "composition": {
-            "rounds": plan.rounds,
-            "participations": account.participations,
-            "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
-            "epsilon_of_all_runs_on_these_users": ledger.population_epsilon(),
-            "not_included": UNACCOUNTED,
-        },
+        "composition": _composition(plan, ledger, facts),
         "not_protected": list(NOT_PROTECTED),
         "choices": list(facts.choices),
-        "evidence": {"audit": facts.audit, "audit_verdict": facts.audit_verdict, "code": facts.code},
+        "evidence": {
+            "audit": facts.audit,
+            "audit_verdict": facts.audit_verdict,
+            "code": facts.code,
+            "model": facts.model,
+        },
+    }
+
+
+def _composition(plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:
+    return {
+        "rounds": plan.rounds,
+        "parts_of_the_budget": format_rounds(plan.rounds, plan.shares),
+        "participations": ledger.account.participations,
+        "lost_rounds": sum(row["status"] == "lost" for row in ledger.rows()),
+        "all_runs_on_these_users": ledger.population_total().sentence(),
+        "not_included": UNACCOUNTED,
+        "started_from": list(facts.inputs),
     }
 
 
 def _accounting(mechanism: Mechanism, ledger: Ledger) -> dict[str, Any]:
-    account, epsilon = ledger.account, ledger.epsilon()
-    by_hand = mechanism.delta is not None
+    account = ledger.account
     return {
         "accountant": ACCOUNTANT,
         "version": version("dp-accounting"),
         "delta": account.delta,
-        "delta_rule": "set by hand" if by_hand else "min(1e-5, N^-1.1) for N privacy units",
+        "delta_rule": format_delta(mechanism.delta is not None),
         "cross_check": f"Renyi divergences, an upper bound: {epsilon_bound(ledger.total, account.delta):.4f}",
-        "mu": 1 / float(get_sigma_gaussian(epsilon, account.delta)),
+        **gaussian_or_curve(ledger.total),
         "rho_without_sampling": math.fsum(count / (2 * z**2) for z, _, count in unsampled(ledger.total)),
     }
+
+
+FALSE_ALARMS = (1e-4, 1e-3, 1e-2, 1e-1)  # at which a curve is told
+
+
+def gaussian_or_curve(total: Composition) -> dict[str, Any]:
+    """Return mu where a composition is one Gaussian mechanism, and so mu-GDP; else points of its trade-off curve.
+
+    What is sampled is no Gaussian mechanism: the mu that fits its epsilon at one delta is passed at others (Dong, Roth
+    & Su, "Gaussian differential privacy", 2022). Each point is a bound: at so many false alarms, the most that any
+    attacker is right for.
+    """
+    if all(rate == 1 for _, rate, _ in total):
+        return {"mu": math.sqrt(math.fsum(count / z**2 for z, _, count in total))}
+    found = trade_off(total).largest_tpr(np.array(FALSE_ALARMS)).tolist()
+    return {"curve": {f"{100 * rate:g} %": most for rate, most in zip(FALSE_ALARMS, found, strict=True)}}
 
 
 def format_grid(mechanism: Mechanism, shapes: Shapes) -> str:

@@ -3,7 +3,7 @@
 The words in JSON are the values of the enums. Plain Python: a device decides on what it is asked with nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -53,6 +53,14 @@ class PrivacyGuarantee:
         """Say whether it protects anything."""
         return self.unit != Unit.NONE
 
+    @property
+    def hides_who_came(self) -> bool:
+        """Say whether how many took part in a round is a secret of the server's, on which the guarantee rests.
+
+        Where devices or gateways add the noise, whoever it protects from sees who sends anything.
+        """
+        return self.trust == Trust.SERVER
+
     def json(self) -> dict[str, str]:
         """Return the guarantee under the keys that every result has for it."""
         return {
@@ -74,3 +82,18 @@ class PrivacyGuarantee:
             trust=Trust(values.get("trust", Trust.NONE)),
             **said,
         )
+
+
+def common_terms(kinds: Iterable[tuple[str, str]]) -> tuple[Unit, Relation]:
+    """Return the (unit, relation) in which budgets of these kinds add up: that of one kind alone is its own.
+
+    Several add up in terms that each of them keeps. One interaction where one hides no more; else one user. Replaced by
+    any other, for a mechanism that hides whether a user is there lets the user's data change twice as far as they may
+    come or go, and a change of one interaction is a change of the user's data.
+    """
+    found = set(kinds)
+    if len(found) == 1:
+        ((unit, relation),) = found
+        return Unit(unit), Relation(relation)
+    alone = Unit.INTERACTION in {unit for unit, _ in found}
+    return (Unit.INTERACTION if alone else Unit.USER), Relation.REPLACE_ONE

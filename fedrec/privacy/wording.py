@@ -8,13 +8,14 @@ Devices without torch, scipy and dp-accounting use this file too.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 
 FALSE_ALARMS = 0.01  # the rate at which an attacker's gain is told
 NO_PRIVACY = {"unit": "none", "neighbouring": "none", "trust": "none", "epsilon": None, "delta": None}
+NAMED = 3  # runs that are named where there may be many
 NO_GUARANTEE = "no privacy guarantee (epsilon is infinite)"
 
 TITLES = {
@@ -59,13 +60,18 @@ PARTS = {
     "epsilon_without_it": "epsilon without it",
     "rho_without_sampling": "rho (zCDP) without sampling",
     "mu": "mu (Gaussian DP)",
+    "curve": "right for at most, at false alarms of",
+    "delta_rule": "delta is",
+    "parts_of_the_budget": "each round's part of the budget",
     "attacker_finds_at_most": "an attacker is right for at most",
     "at_false_alarms": "at false alarms",
     "participations": "rounds that one device may take part in",
-    "epsilon_of_all_runs_on_these_users": "epsilon of all runs on these users, when this one ended",
+    "all_runs_on_these_users": "all runs on these users, when this one ended",
     "not_included": "not included",
+    "started_from": "what the model started from",
+    "model": "the released model",
 }
-SHARES = ("attacker_finds_at_most", "at_false_alarms")  # parts that are written in %
+SHARES = ("attacker_finds_at_most", "at_false_alarms", "curve")  # parts that are written in %
 # What a round costs that is charged and releases nothing, by who is trusted, and why.
 LOST: dict[str, str] = {
     Trust.DEVICE: "each invited device has spent one participation: what it sent, noised, may have been seen",
@@ -110,7 +116,8 @@ MEANING: dict[str, str] = {
 SAMPLING: dict[str, str] = {
     Trust.DEVICE: "drawing the cohort makes epsilon no smaller, for the server knows it; a device samples its data",
     Trust.GATEWAY: "drawing the cohort makes epsilon no smaller, for the server knows it",
-    Trust.SERVER: "Poisson: each device is drawn independently in each round, and who was drawn stays with the server",
+    Trust.SERVER: "Poisson: each device is drawn independently in each round. Assumed: who was drawn, and how many "
+    "came, stays with the server; nobody outside can check it",
     Trust.NONE: "no claim rests on it",
 }
 SECURE = "the operating system's, asked anew for each draw; no seed can repeat it, and nothing of it is kept"
@@ -152,6 +159,50 @@ def format_guarantee(
     gain = "" if attacker is None else f": {format_attacker(guarantee, attacker)}"
     told = f"{format_epsilon(epsilon)}{of} ({format_terms(guarantee, delta)}){gain}"
     return f"{told}; {claim}" if claim else told
+
+
+def format_either(epsilons: Mapping[str, float]) -> str:
+    """Write epsilon under either relation, beside a whole guarantee."""
+    return f"epsilon is {format_part('epsilon', dict(epsilons))}"
+
+
+def format_delta(by_hand: bool) -> str:
+    """Write what delta is, and how it was chosen."""
+    rule = "set by hand" if by_hand else "min(1e-5, N^-1.1) for N privacy units"
+    return f"about the chance that epsilon does not hold; {rule}, and always below one in N"
+
+
+def format_rounds(rounds: int, shares: Sequence[float] | None) -> str:
+    """Write which part of the budget each round has.
+
+    >>> format_rounds(2, (0.8, 0.2))
+    '80 %, 20 % (of mu squared)'
+    """
+    if rounds == 1:
+        return "all of it"
+    if shares is None:
+        return f"equal: one of {rounds}"
+    return f"{', '.join(f'{100 * share:.3g} %' for share in shares)} (of mu squared)"
+
+
+def format_not_covered() -> str:
+    """Write what no epsilon covers."""
+    return f"{', '.join(NOT_PROTECTED)}; {UNACCOUNTED}"
+
+
+def format_total(
+    guarantee: PrivacyGuarantee, epsilon: float, delta: float, unprotected: Sequence[str], claim: str = ""
+) -> str:
+    """Write what all runs on the same people come to; `unprotected` names those that nothing bounds.
+
+    >>> user_level = PrivacyGuarantee(Unit.USER, Relation.ADD_REMOVE, Trust.SERVER)
+    >>> format_total(user_level, math.inf, 1e-5, ["first"])
+    'epsilon is infinite: first protected nobody'
+    """
+    if unprotected:
+        more = f" and {len(unprotected) - NAMED} more" if len(unprotected) > NAMED else ""
+        return f"epsilon is infinite: {', '.join(unprotected[:NAMED])}{more} protected nobody"
+    return format_guarantee(guarantee, epsilon, delta, claim=claim)
 
 
 def authors_claim(mechanism: object) -> str:
@@ -208,6 +259,8 @@ def format_part(name: str, value: Any) -> str:
     """Write a part of a card's field, with the digits that mean something."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {format_part(name, part)}" for key, part in cast(dict[str, Any], value).items())
+    if isinstance(value, list):
+        return "; ".join(map(str, cast(list[Any], value)))
     if not isinstance(value, float):
         return str(value)
     if name in SHARES:

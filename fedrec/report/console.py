@@ -140,12 +140,12 @@ def plural(count: int, noun: str) -> str:
 def together(context: "RunContext") -> str:
     """Return what all runs on these users will have spent at the end of a run, of which unit, and what they may."""
     before, after = context.ledger.population_projection()
-    experiment = context.experiment
-    limit = experiment.node()["privacy"].get("population_epsilon")
+    limit = context.experiment.node()["privacy"].get("population_epsilon")
     may = "no limit" if limit is None else f"limit {limit:g}"
-    guarantee = experiment.mechanism.terms
-    terms = f"unit: {guarantee.unit}; delta {experiment.mechanism.delta_for(context.plan):.2g}"
-    spent = f"{format_epsilon(before)} so far, {format_epsilon(after)} with this one"
+    if after.unprotected:
+        return f"all runs on these users: {after.sentence()} ({may})"
+    spent = f"{format_epsilon(before.epsilon)} so far, {format_epsilon(after.epsilon)} with this one"
+    terms = f"unit: {after.terms.unit}; {after.terms.relation}; delta {after.delta:.2g}"
     return f"all runs on these users: {spent} ({may}; {terms})"
 
 

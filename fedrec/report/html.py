@@ -210,7 +210,7 @@ def made(values: Mapping[str, Any]) -> dict[str, str]:
         "privacy": values["mechanism"],
         "rounds": f"{values['rounds']:,}, seed {values['seed']}",
         "refit": "on train and validation" if values.get("refit") else "no: the model learned from train alone",
-        "time": f"{seconds['train']:.0f} s to train, {seconds['total']:.0f} s in all",
+        "time": f"{seconds['train']:.0f} s to train, {seconds['total']:.0f} s in all" if seconds else None,
         "sampled candidates": f"hash {values['candidates'][:16]}" if values.get("candidates") else None,
     }
     return {name: str(said) for name, said in found.items() if said is not None}

@@ -31,7 +31,7 @@ def metrics(main: "TrainingOutcome", others: Mapping[str, PerUserResults], total
 
     found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
     return {
-        "dataset": described(dataset),
+        "dataset": {**described(dataset), "population": context.ledger.population},
         **experiment.names(),
         "engine": "reference" if main.context.sequential_reason else "cohort",
         "rounds": main.rounds,

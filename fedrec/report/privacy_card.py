@@ -27,11 +27,14 @@ BESIDE = (
 def card_of(context: "RunContext") -> dict[str, Any]:
     """Return the privacy card of a run."""
     ledger = cast(Any, context.ledger)  # the loop asks less of a ledger than a card tells
+    ledger.check_in_place()
     return build_card(context.experiment.mechanism, context.plan, ledger, facts(context))
 
 
 def facts(context: "RunContext") -> Facts:
     """Return what the card says of the data, of choices and of the code."""
+    by_hand = context.experiment.node()["dataset"].get("population")
+    named = () if by_hand is None else (f"that these are the people of {by_hand}: named by hand",)
     catalogue = f"catalogue: {vocabulary(context.dataset.catalogue.origin)}"
     code = (
         f"fedrec {version('fedrec')} (source {code_hash()}), torch {version('torch')}, "
@@ -43,11 +46,13 @@ def facts(context: "RunContext") -> Facts:
     shapes = context.experiment.algorithm.shapes(context.experiment.algorithm.init(model, context.dataset.catalogue))
     return Facts(
         released=BESIDE,
-        choices=(catalogue, SIZES, SELECTION),
+        choices=(catalogue, SIZES, SELECTION, *named),
         audit=audit,
         code=code,
         audit_verdict=said,
         grid=format_grid(mechanism, shapes),
+        model=context.folder.model_hash(),
+        inputs=tuple(context.folder.read_inputs()) or ("none that was trained on people",),
     )
 
 

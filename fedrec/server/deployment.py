@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.metrics import MetricSums
+from fedrec.experiment.rehearsal import rehearse
 from fedrec.experiment.settings import Settings
 from fedrec.federated.exchange import EVALUATE_SECONDS, base_header
 from fedrec.federated.loop import run
@@ -75,7 +76,14 @@ def evaluated(context: RunContext, arrays: Arrays, number: int) -> MetricSums:
 def results(context: RunContext, number: int, found: MetricSums, seconds: float) -> dict[str, Any]:
     """Return the content of metrics.json: the keys of a simulation's, empty where nobody may know."""
     experiment, dataset, lines = context.experiment, context.dataset, context.folder.exact_rounds()
-    means, train = found.result(), sum(line["seconds"] for line in lines)
+    means, hidden = found.result(), experiment.mechanism.private
+    train = sum(line["seconds"] for line in lines)
+    # How many answered follows from rates, bytes and times together: all or none of them.
+    rates = {
+        "devices_per_second": sum(line["answered"] for line in lines) / max(train, 1e-9),
+        "bytes": {key: sum(line[f"bytes_{key}"] for line in lines) for key in ("down", "up")},
+        "seconds": {"train": train, "evaluate": 0.0, "total": seconds},
+    }
     test = {
         kind: {name.removeprefix(f"{kind}_"): value for name, value in means.items() if name.startswith(f"{kind}_")}
         for kind in ("full", "sampled")
@@ -87,7 +95,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
             "items": len(dataset.catalogue),
             "interactions": None,
             "split": dataset.split,
-            "population": dataset.population,
+            "population": context.ledger.population,
             "catalogue": dataset.catalogue.origin,
         },
         **experiment.names(),
@@ -100,9 +108,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
         "test": {**test, "users": found.count},
         "baselines": {name: {} for name in CONTRACT_BASELINES},
         "privacy": privacy(context),
-        "devices_per_second": sum(line["answered"] for line in lines) / max(train, 1e-9),
-        "bytes": {key: sum(line[f"bytes_{key}"] for line in lines) for key in ("down", "up")},
-        "seconds": {"train": train, "evaluate": 0.0, "total": seconds},
+        **(dict.fromkeys(rates) if hidden else rates),
     }
 
 
@@ -154,6 +160,8 @@ class Deployment:
         experiment = self.settings.experiment
         dataset = experiment.dataset.load()
         experiment = experiment.calibrated(dataset)
+        if last_round(self.folder) == 0:
+            rehearse(experiment, dataset)
         ledger = open_ledger(self.settings, experiment, dataset, self.folder)
         # The run's own name, the same after a resume: a device answers each of its rounds once.
         part = "refit" if experiment.algorithm.refit else "train"

@@ -13,7 +13,7 @@ from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.server.home import ServerHome, count
 from fedrec.simulation import new_run, resumed_run
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, atomic_write
 
 TOLD = "progress.log"
 LONGEST_NAME = 47  # of a run: devices take 64 characters, 17 of which make it unlike any other
@@ -69,7 +69,7 @@ def start(home: ServerHome, folder: RunFolder, say: Callable[[str], None]) -> No
     path = folder.path.resolve()
     if '"' in str(path) or "\\" in str(path):
         raise FedrecError(f"{path}: a path without quotes and backslashes is needed; choose it with output=")
-    (path / TOLD).write_text("")
+    atomic_write(path / TOLD, b"", 0o600)  # who answered, late or not at all: for the operator alone
     run = superlink.start_run(home.flower, str(path))
     say(f"Run {path.name} started; Ctrl-C stops it")
     ended = False

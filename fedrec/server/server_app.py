@@ -1,5 +1,6 @@
 """What the Flower ServerApp does with a grid: a simulation, or a run that `fedrec server start` prepared."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def run_on_simulated_nodes(transport: Transport, overrides: str) -> None:
 def run_on_devices(transport: Mail, path: Path) -> None:
     """Carry out the run that `fedrec server start` prepared; what goes on is told in its folder."""
     settings, folder = resumed_run(str(path))
-    with (path / TOLD).open("a") as told:
+    with open(os.open(path / TOLD, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as told:
         progress = Progress(told)
         try:
             with processes.only_one(folder.checkpoints, "this run"):

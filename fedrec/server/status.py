@@ -41,6 +41,7 @@ def write_status(home: ServerHome, context: "RunContext", done: "Sequence[RoundR
     answered = sum(report.answered for report in done)
     values: dict[str, Any] = {
         "at": time.time(),
+        "private": context.experiment.mechanism.private,
         "run": context.folder.path.name,
         "round": done[-1].round,
         "rounds": context.experiment.rounds,
@@ -59,26 +60,30 @@ def write_status(home: ServerHome, context: "RunContext", done: "Sequence[RoundR
 
 
 def page(home: ServerHome) -> str:
-    """Return the operator's metrics: the devices admitted, and how the run that was started last goes.
+    """Return the metrics: the devices admitted, and how the run that was started last goes.
 
-    Exact: whoever may read them is trusted with who answers, as the server is.
+    Whoever may log in here can read them, and those who collect them keep them: of a run with a guarantee they hold
+    nothing that tells how many answered. `fedrec server status` is for the operator alone, and exact.
     """
     run = json.loads(home.status.read_text()) if home.status.exists() else {}
+    hidden = {*COUNTED, "round_seconds"} if run.get("private") else set[str]()
     admitted = len(Registry(home).admitted())
-    figures = [Metric("fedrec_devices_admitted", "Devices admitted.", float(admitted)), *front_figures(home)]
+    figures = [Metric("fedrec_devices_admitted", "Devices admitted.", float(admitted))]
+    figures += front_figures(home, bool(hidden))
     for key, said in {**STATES, **COUNTED}.items():
-        value = run.get(key)
+        value = None if key in hidden else run.get(key)
         figures.append(Metric(f"fedrec_{key}", said, None if value is None else float(value), key in COUNTED))
     return text(figures, {"run": str(run["run"])} if run else {})
 
 
-def front_figures(home: ServerHome) -> list[Metric]:
-    """Return what the front passed and refused since the server came up."""
+def front_figures(home: ServerHome, hidden: bool) -> list[Metric]:
+    """Return what the front passed and refused since the server came up; `hidden`: not how much it passed."""
     from fedrec.flower.front import REASONS
 
     counted = json.loads(home.counted.read_text()) if home.counted.exists() else {}
     figures = [Metric("fedrec_connections", "Connections open now.", counted.get("open", 0.0))]
-    figures.append(Metric("fedrec_requests_passed", "Requests passed to Flower.", counted.get("passed", 0), True))
+    passed = None if hidden else float(counted.get("passed", 0))
+    figures.append(Metric("fedrec_requests_passed", "Requests passed to Flower.", passed, True))
     reasons = {**REASONS, "connections": "connections over the limits"}
     for reason, said in reasons.items():
         name, value = f"fedrec_refused_{reason}", counted.get(reason, 0)

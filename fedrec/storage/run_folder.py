@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,13 +144,29 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, mode=0o700)
         cards = ("privacy_card.json", "privacy_card.md")
-        for name in ("rounds.jsonl", "metrics.json", "audit.json", *cards, "model.safetensors", "report.html"):
+        told = ("rounds.jsonl", "metrics.json", "audit.json", "inputs.json", "report.html")
+        for name in (*told, *cards, "model.safetensors"):
             (self.path / name).unlink(missing_ok=True)
         atomic_write(self.config, config.encode())
 
     def write_json(self, name: str, value: Mapping[str, Any], mode: int = 0o644) -> None:
         """Write a JSON file durably."""
         atomic_write(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), mode)
+
+    def model_hash(self) -> str:
+        """Return the hash of the released model, by which a card is that of this model."""
+        model = self.path / "model.safetensors"
+        return f"sha256 {hashlib.sha256(model.read_bytes()).hexdigest()}" if model.exists() else "none was released"
+
+    def write_inputs(self, told: Sequence[str]) -> None:
+        """Keep what the model starts from; nothing is written where that is nothing."""
+        if told:
+            self.write_json("inputs.json", {"inputs": list(told)})
+
+    def read_inputs(self) -> list[str]:
+        """Return what the model started from."""
+        path = self.path / "inputs.json"
+        return list(json.loads(path.read_text())["inputs"]) if path.exists() else []
 
     def append_round(self, public: Mapping[str, Any], exact: Mapping[str, Any]) -> None:
         """Append one line to rounds.jsonl, and the same with its exact figures to exact/rounds.jsonl."""

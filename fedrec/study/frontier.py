@@ -39,6 +39,7 @@ from fedrec.privacy.accounting.composition import compute_epsilon
 from fedrec.privacy.card import format_promise
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
+from fedrec.privacy.ledger.people import find_population, sketch
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.simulation import Simulation, new_run
@@ -104,13 +105,14 @@ def trial(settings: Settings, part: str) -> PerUserResults:
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
     plan = experiment.plan(dataset)
-    population = settings.document["dataset"].get("population") or dataset.population
+    population = find_population(dataset, settings.document["dataset"].get("population"))
     limit = settings.document["privacy"].get("population_epsilon")
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(Path(path) / "run")
         folder.create(settings.yaml())
         name = f"frontier-{secrets.token_hex(8)}"
         ledger = Ledger.open(population, name, experiment.mechanism, plan, plan.population, limit)
+        ledger.remember(sketch(dataset))
         fitted_on = "refit" if part == "test" and experiment.algorithm.refit else "train"
         context = open_run_context(experiment, dataset, LocalTransport(1), folder, ledger, fitted_on)
         for report in run(context):

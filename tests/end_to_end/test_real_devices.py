@@ -1,6 +1,7 @@
 """Real devices: the same result as the simulation, one answer a round, and nobody who was not admitted."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedrec.messages import PROTOCOL, Message
 from fedrec.ops.keys import device_id, new_key, sign, signed
 from fedrec.server import deployment as room
 from fedrec.server.runs import completed
+from fedrec.server.status import page
 from fedrec.storage.run_folder import load_checkpoint
 from tests.support.devices import WILLING, Village
 
@@ -184,8 +186,6 @@ def test_nobody_answering_stops_the_run_instead_of_spending_for_ever(village: Vi
     ("privacy", "said"),
     [
         ("none", "it costs no privacy"),
-        ("user", "it is charged in full, though nothing was released"),
-        ("banded", "wait for their next one"),
         ("user_local", "each invited device has spent one participation"),
     ],
 )
@@ -201,6 +201,43 @@ def test_a_run_stops_after_as_many_lost_rounds_as_are_set_and_says_what_each_cos
     told = village.told.getvalue()
     assert "round 1 is lost: " in told and told.count(said) == 2 and "round 3" not in told
     assert (privacy == "none") == ("epsilon rose by" not in told)
+
+
+def told_to_all(village: Village, folder: room.RunFolder) -> dict[str, object]:
+    """What anybody may read of a run, less what is drawn anew in each: the model's numbers, hashes and names."""
+    found = dict[str, object]()
+    for path in sorted(path for path in folder.path.rglob("*") if path.is_file() and path.stat().st_mode & 0o077):
+        if all(parent.stat().st_mode & 0o077 for parent in path.parents if folder.path in (parent, *parent.parents)):
+            text = path.read_text() if path.suffix in (".json", ".jsonl", ".yaml", ".md") else str(path.stat().st_size)
+            text = text.replace(folder.path.name, "run")
+            found[path.name] = re.sub(r"[0-9a-f]{12,64}|\"at\": [0-9.]+", "?", text)
+    found["prometheus"] = page(village.server).replace(folder.path.name, "run")
+    found["prometheus"] = re.sub(r"fedrec_\w+_created.*", "", str(found["prometheus"]))
+    return found
+
+
+@pytest.mark.parametrize("privacy", ["user", "user_adaptive", "banded"])
+def test_nothing_public_tells_how_many_came(tmp_path: Path, privacy: str) -> None:
+    """Where who came is a secret: with all of them and with nobody, what anybody may read is the same."""
+    more = [f"privacy={privacy}", "privacy.epsilon=4", "privacy.population_epsilon=8", "rounds=2"]
+    found, models, answers = list[dict[str, object]](), list[dict[str, np.ndarray]](), list[int]()
+    for place in ("all", "nobody"):
+        village = Village(tmp_path / place)
+        for home in village.homes if place == "nobody" else []:
+            home.policy.write_text(never())
+        folder = village.prepare("name=real", *more, "cohort.lost_rounds=1", "cohort.minimum=2")
+        village.deployment(folder).carry_out()
+        lines = [json.loads(line) for line in (folder.path / "exact" / "rounds.jsonl").read_text().splitlines()]
+        answers.append(sum(line["answered"] for line in lines))
+        assert all(line["released"] for line in lines)
+        public = told_to_all(village, folder).items()
+        found.append({name: str(text).replace(str(village.path), "?") for name, text in public})
+        models.append(arrays(folder.path))
+    assert answers[0] > 0 == answers[1]
+    assert found[0].keys() >= {"metrics.json", "rounds.jsonl", "privacy_card.json", "config.yaml", "prometheus"}
+    for name in found[0]:
+        assert found[0][name] == found[1][name], name
+    assert all(np.any(array != 0) for array in models[1].values()), "nobody came: noise alone"
 
 
 def test_a_device_that_was_set_aside_stays_so_after_a_resume(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,8 @@ from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.instantiate import check_package
 from fedrec.privacy.accounting.rdp import budget_share
 from fedrec.privacy.guarantee import PrivacyGuarantee, Trust
-from fedrec.privacy.wording import format_epsilon, format_guarantee
+from fedrec.privacy.wording import TRUST, format_epsilon, format_guarantee
 
-TRUST: dict[str, str] = {
-    Trust.DEVICE: "nobody but this device",
-    Trust.GATEWAY: "the gateway that this device belongs to",
-    Trust.SERVER: "the server",
-    Trust.NONE: "everybody: nothing is protected",
-}
 LONGEST_NAME = 64
 # What it means to trust each, for the device's person.
 MEANS: dict[str, str] = {

@@ -14,7 +14,7 @@ from typing import Any, cast
 from fedrec.device.consent.request import PrivacyRequest
 from fedrec.errors import RefusedError
 from fedrec.privacy.accounting.rdp import Part, epsilon_bound, largest_tpr
-from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
+from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit, common_terms
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.wording import FALSE_ALARMS, format_guarantee, widest_trust
 
@@ -127,9 +127,7 @@ class DeviceLedger:
             charges.append({name: getattr(more, name) for name in ("unit", "neighbouring", "trust", "parts")})
         kinds = {(charge["unit"], charge["neighbouring"]) for charge in charges}
         private = kinds - {(Unit.NONE, Relation.NONE)}
-        unit, relation = next(iter(private)) if len(private) == 1 else (Unit.USER, Relation.REPLACE_ONE)
-        if len(private) > 1 and Unit.INTERACTION in {unit for unit, _ in private}:
-            unit = Unit.INTERACTION
+        unit, relation = common_terms(private)
         same = [{**charge, "parts": parts_as(charge, relation)} for charge in charges if charge["unit"] != Unit.NONE]
         found = _total(unit, relation, same, delta)
         return found if len(private) == len(kinds) else replace(found, epsilon=math.inf)

@@ -74,13 +74,14 @@ def compute_epsilon(
     return 0.0 if not total else _epsilon(total, delta, interval, relation)
 
 
-def running_epsilon(total: Composition, delta: float, limit: float) -> float:
+def running_epsilon(total: Composition, delta: float, limit: float, relation: Relation = Relation.ADD_REMOVE) -> float:
     """Return an epsilon that is good enough to show and to hold against a limit, in a tenth of the time.
 
     It is the coarse upper bound, but the fine one where that is cheap (below 0.5) or matters (from 0.98 of the limit).
     """
-    coarse = compute_epsilon(total, delta, COARSE)
-    return coarse if 0.5 <= coarse < 0.98 * limit or math.isinf(coarse) else compute_epsilon(total, delta)
+    coarse = compute_epsilon(total, delta, COARSE, relation)
+    good = 0.5 <= coarse < 0.98 * limit or math.isinf(coarse)
+    return coarse if good else compute_epsilon(total, delta, FINE, relation)
 
 
 def checked_delta(delta: float, units: int) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
 from fedrec.paths import ledger_path, population_of
-from fedrec.privacy.accounting.composition import Composition, compose, compose_events, compute_epsilon, running_epsilon
+from fedrec.privacy.accounting.composition import Composition, compose_events, compute_epsilon, running_epsilon
 from fedrec.privacy.accounting.interpretation import interpretation
 from fedrec.privacy.ledger.account import (
     COUNT,
@@ -29,10 +29,12 @@ from fedrec.privacy.ledger.account import (
     mark_pending_lost,
     pending_round,
 )
-from fedrec.privacy.ledger.projection import projected, rows, runs
+from fedrec.privacy.ledger.people import People
+from fedrec.privacy.ledger.population import PopulationTotal, Run, add_up, rows, runs
+from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.ledger.store import Entry, LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.privacy.wording import format_epsilon, format_guarantee, format_terms
+from fedrec.privacy.wording import format_epsilon, format_terms
 
 
 class Ledger:
@@ -59,7 +61,7 @@ class Ledger:
         """Open or resume a run's account for a calibrated mechanism and `devices` devices.
 
         A round that an earlier process reserved and did not commit becomes lost. Other terms than those of the first
-        opening are refused. `population_epsilon` bounds the total of this unit and relation over all runs.
+        opening are refused. `population_epsilon` bounds the total of all runs.
         """
         store, account = LedgerStore(ledger_path(population)), Account.of(mechanism, plan, devices)
         with store.transaction():
@@ -73,6 +75,12 @@ class Ledger:
         ledger = cls(store, run, mechanism, plan, account)
         ledger._population_limit = math.inf if population_epsilon is None else population_epsilon
         return ledger
+
+    def remember(self, people: People | None) -> None:
+        """Keep whose data this population's are, by which they are known in another file; nothing where None."""
+        if people is not None:
+            with self._store.transaction():
+                self._store.add_people(people.to_bytes())
 
     def close(self) -> None:
         """Close the file; a round still reserved will be lost."""
@@ -151,23 +159,25 @@ class Ledger:
             return math.inf
         return compute_epsilon(projected(self._mechanism, self._plan, rounds), self.account.delta)
 
-    def population_epsilon(self) -> float:
-        """Return what all runs on this population spent under this unit and relation, at this run's delta.
+    def population_total(self, own: Composition | None = None) -> PopulationTotal:
+        """Return what all runs on this population spent together; this one `own`, where that is given.
 
-        Runs without a guarantee are left out: they are listed, as not released. Where devices spend, the largest counts
-        of all runs are added up, as if one device had them all.
+        Where devices spend, the largest counts of all runs are added up, as if one device had them all.
         """
-        own = [self.total] if self.account.private else []
-        return compute_epsilon(compose((part, 1) for part in [*own, *self._other_runs()]), self.account.delta)
+        others = [other for other in runs(self._store) if other.run != self._run]
+        spent = self.total if own is None else own
+        return add_up([*others, Run(self._run, self.account, [], spent)], self.account)
 
-    def population_projection(self) -> tuple[float, float]:
+    def population_projection(self) -> tuple[PopulationTotal, PopulationTotal]:
         """Return what all runs on this population have spent so far, and what they will have when this one ends.
 
         Rounds of this run that were lost come on top of its plan.
         """
-        others = compose((part, 1) for part in self._other_runs())
-        plan = projected(self._mechanism, self._plan, self._plan.rounds)
-        return self.population_epsilon(), compute_epsilon(compose([(others, 1), (plan, 1)]), self.account.delta)
+        return self.population_total(), self.population_total(projected(self._mechanism, self._plan, self._plan.rounds))
+
+    def check_in_place(self) -> None:
+        """Raise `RefusedError` where the ledger was deleted or replaced since it was opened."""
+        self._store.check_in_place()
 
     def check_holds(self, entry: str) -> None:
         """Raise `RefusedError` unless the ledger holds this hash: what a checkpoint stands on was charged here."""
@@ -231,17 +241,11 @@ class Ledger:
         )
 
     def _check_population(self, event: Composition) -> None:
-        if math.isinf(self._population_limit) or not self.account.private:
+        if math.isinf(self._population_limit):
             return
-        own = compute_spend(self.account, self._entries, self._counts, event)
-        total = compute_epsilon(compose((part, 1) for part in [own, *self._other_runs()]), self.account.delta)
-        if total > self._population_limit:
-            together = format_guarantee(self.account.guarantee, total, self.account.delta, claim=self.account.claim)
+        total = self.population_total(compute_spend(self.account, self._entries, self._counts, event))
+        if not total.within(self._population_limit):
             raise RefusedError(
-                f"{self._run} is refused: all runs on these users would come to {together}, more than "
+                f"{self._run} is refused: all runs on these users would come to {total.sentence()}, more than "
                 f"privacy.population_epsilon={self._population_limit}"
             )
-
-    def _other_runs(self) -> list[Composition]:
-        """Return what the other runs with a guarantee of the same unit and relation have spent."""
-        return [other.spent for other in runs(self._store) if other.run != self._run and other.adds_to(self.account)]

@@ -1,10 +1,10 @@
 """What a run will have spent before it starts, and what then all runs on its users will have.
 
-All runs on one population of users, as its ledger tells them, and all ledgers of this machine.
+What a ledger tells its reader, and all ledgers of this machine.
 """
 
-import re
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedrec.errors import FedrecError, suggest
@@ -12,90 +12,19 @@ from fedrec.paths import ledger_path, populations
 from fedrec.privacy.accounting.composition import Composition, compose, compose_events, compute_epsilon
 from fedrec.privacy.accounting.interpretation import interpret
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation
-from fedrec.privacy.ledger.account import Account, composition_from_json, compute_spend, counts_of
-from fedrec.privacy.ledger.store import Entry, LedgerStore
+from fedrec.privacy.ledger.account import Account, composition_from_json
+from fedrec.privacy.ledger.population import PopulationTotal, Run, Total, add_up, readable_name, runs, totals
+from fedrec.privacy.ledger.store import LedgerStore
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
-from fedrec.privacy.wording import NO_GUARANTEE, format_epsilon, format_guarantee, widest_trust
-
-BASELINE = re.compile(r"(?<=[0-9a-f]{8})baselines/")  # a ledger's name of a run's baseline has no slash before it
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run on a population: its terms, its rounds and what it has spent."""
-
-    run: str
-    account: Account
-    rows: list[dict[str, Any]]
-    spent: Composition
-
-    def adds_to(self, account: Account) -> bool:
-        """Say whether what it spent adds to that of another account: a guarantee of the same unit and relation."""
-        same = (self.account.unit, self.account.neighbouring) == (account.unit, account.neighbouring)
-        return same and self.account.private
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """What all runs of one unit and relation have spent together; `delta` is the smallest of theirs.
-
-    `trust` is whom they trust together; `beside` is what stands beside an epsilon: that of either relation, and an
-    attacker's gain. `claim` says whose word it is, where the mechanism of one of them is not fedrec's own.
-    """
-
-    unit: str
-    neighbouring: str
-    trust: str
-    runs: int
-    epsilon: float
-    delta: float
-    beside: dict[str, Any]
-    claim: str = ""
-
-
-def runs(store: LedgerStore) -> list[Run]:
-    """Return all runs of a ledger, in the order of their names."""
-    found: list[Run] = []
-    for run in store.runs():
-        entries = store.entries(run)
-        account = Account(**entries[0].body)
-        found.append(Run(run, account, rows(entries), compute_spend(account, entries, counts_of(store, run))))
-    return found
-
-
-def totals(found: list[Run]) -> list[Total]:
-    """Return one total per unit and relation: different ones are not added, and runs without a guarantee have none.
-
-    Where devices spend, the largest counts of all runs are added up, as if one device had them all.
-    """
-    private = [run for run in found if run.account.private]
-    groups = {(run.account.unit, run.account.neighbouring): run.account for run in private}
-    made: list[Total] = []
-    for (unit, neighbouring), account in sorted(groups.items()):
-        same = [run for run in private if run.adds_to(account)]
-        delta = min(run.account.delta for run in same)
-        spent = compose((run.spent, 1) for run in same)
-        told = interpret(spent, Relation(neighbouring), delta)
-        trust = widest_trust(run.account.trust for run in same)
-        claim = max(run.account.claim for run in same)
-        made.append(Total(unit, neighbouring, trust, len(same), compute_epsilon(spent, delta), delta, told, claim))
-    return made
-
-
-def rows(entries: list[Entry]) -> list[dict[str, Any]]:
-    """Return a run's rounds: round, status (reserved, committed, lost), event, and the hash of the reservation."""
-    made: dict[str, dict[str, Any]] = {}
-    newest: dict[int, str] = {}
-    for entry in entries[1:]:
-        number = int(entry.body["round"])
-        if entry.kind == "reserve":
-            newest[number] = entry.hash
-            keys = ("noise_multiplier", "sampling_rate", "count")
-            event = [dict(zip(keys, part, strict=True)) for part in entry.body["event"]]
-            made[entry.hash] = {"round": number, "status": "reserved", "event": event, "hash": entry.hash}
-        else:
-            made[newest[number]]["status"] = {"commit": "committed", "lost": "lost"}[entry.kind]
-    return list(made.values())
+from fedrec.privacy.wording import (
+    NO_GUARANTEE,
+    SAMPLING,
+    format_delta,
+    format_epsilon,
+    format_guarantee,
+    format_not_covered,
+    format_rounds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +38,11 @@ class LedgerListing:
     totals: list[Total]
     runs: list[Run]
 
+    @property
+    def together(self) -> PopulationTotal | None:
+        """What all runs spent together; None where none did."""
+        return add_up(self.runs, self.runs[0].account) if any(run.spent for run in self.runs) else None
+
     def json(self) -> dict[str, Any]:
         """Return the ledger as JSON: a run's epsilon is null where nothing bounds it."""
         return {
@@ -116,6 +50,7 @@ class LedgerListing:
             "path": self.path,
             "head": self.head,
             "wrong": self.problem or None,
+            "together": None if (together := self.together) is None else together.json(),
             "totals": [asdict(total) for total in self.totals],
             "runs": [{**_summary(run), "rows": run.rows} for run in self.runs],
         }
@@ -125,6 +60,8 @@ class LedgerListing:
         if self.problem:
             return [f"{self.population}: {self.problem}", ""]
         made = [f"{self.population}  (verified; head {self.head[:12]}...)"]
+        if (total := self.together) is not None and (total.unprotected or len(self.totals) > 1):
+            made.append(f"  all runs together: {total.sentence()}")
         for total in self.totals:
             together = f"all {total.runs} private runs together" if total.runs > 1 else "one private run"
             guarantee = PrivacyGuarantee.from_json(asdict(total))
@@ -180,14 +117,15 @@ def _line(run: Run) -> str:
         terms, attacker = run.account.guarantee, told["beside"]["attacker"]
         guarantee = format_guarantee(terms, told["epsilon"], told["delta"], attacker, claim=told["claim"])
     rounds = f"{told['rounds']} round{'' if told['rounds'] == 1 else 's'}"
-    return f"{BASELINE.sub('/baselines/', told['run'])}: {told['mechanism']}, {rounds}{lost}, {guarantee}"
+    return f"{readable_name(told['run'])}: {told['mechanism']}, {rounds}{lost}, {guarantee}"
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
     """Epsilon after each of some numbers of rounds, and over all runs on these users before and after this one.
 
-    `beside` holds for the same numbers of rounds what stands beside an epsilon: either relation, an attacker's gain.
+    `beside` holds for the same numbers of rounds what stands beside an epsilon: either relation, an attacker's gain;
+    `details` what the epsilon rests on, in words.
     """
 
     mechanism: str
@@ -199,19 +137,22 @@ class Projection:
     rounds: dict[int, float]
     beside: dict[int, dict[str, Any]]
     population: str
-    population_before: float
-    population_after: float
+    population_before: PopulationTotal
+    population_after: PopulationTotal
     population_limit: float | None
     claim: str = ""
+    details: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def affordable(self) -> bool:
         """Whether the whole run keeps within the limit of all runs on these users."""
-        return self.population_limit is None or self.population_after <= self.population_limit
+        return self.population_after.within(math.inf if self.population_limit is None else self.population_limit)
 
     def json(self) -> dict[str, Any]:
-        """Return the projection as JSON."""
-        return {**asdict(self), "affordable": self.affordable}
+        """Return the projection as JSON; a total is null where nothing bounds it."""
+        before, after = self.population_before.json(), self.population_after.json()
+        totals = {"population_before": before["epsilon"], "population_after": after["epsilon"], "together": after}
+        return {**asdict(self), **totals, "affordable": self.affordable}
 
     def lines(self) -> list[str]:
         """Return the projection for a reader."""
@@ -228,8 +169,9 @@ class Projection:
                 f"{100 * attacker[number]['finds_at_most']:.0f} %"
                 for number, epsilon in self.rounds.items()
             ),
-            f"  all runs on {self.population}: {format_epsilon(self.population_before)} so far, "
-            f"{format_epsilon(self.population_after)} with this one ({limit}){more}",
+            f"  all runs on {self.population}: {format_epsilon(self.population_before.epsilon)} so far, "
+            f"with this one {self.population_after.sentence()}; {limit}{more}",
+            *(f"  {name}: {said}" for name, said in self.details.items()),
         ]
 
 
@@ -245,9 +187,9 @@ def projected(mechanism: Mechanism, plan: TrainingPlan, rounds: int) -> Composit
 def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: float | None) -> Projection:
     """Return the projection of a run that has not begun; nothing is written. The mechanism must be private."""
     account = Account.of(mechanism, plan, plan.population)
-    others = compose((part, 1) for part in _spent_by_others(population, account))
+    others = _other_runs(population)
     parts = {number: projected(mechanism, plan, number) for number in milestones(plan.rounds)}
-    whole = compose([(others, 1), (parts[plan.rounds], 1)])
+    own = Run("this run", account, [], parts[plan.rounds])
     return Projection(
         mechanism=account.mechanism,
         unit=account.unit,
@@ -258,11 +200,22 @@ def project(mechanism: Mechanism, plan: TrainingPlan, population: str, limit: fl
         rounds={number: compute_epsilon(part, account.delta) for number, part in parts.items()},
         beside={number: interpret(part, mechanism.terms.relation, account.delta) for number, part in parts.items()},
         population=population,
-        population_before=compute_epsilon(others, account.delta),
-        population_after=compute_epsilon(whole, account.delta),
+        population_before=add_up(others, account),
+        population_after=add_up([*others, own], account),
         population_limit=limit,
         claim=account.claim,
+        details=format_details(mechanism, plan),
     )
+
+
+def format_details(mechanism: Mechanism, plan: TrainingPlan) -> dict[str, str]:
+    """Write what the epsilon of a run rests on: rounds, sampling, delta and what is not covered, each in its line."""
+    return {
+        "each round's part of the budget": format_rounds(plan.rounds, plan.shares),
+        "sampling": mechanism.terms.sampling or SAMPLING[mechanism.terms.trust],
+        "delta": format_delta(mechanism.delta is not None),
+        "not covered": format_not_covered(),
+    }
 
 
 def milestones(rounds: int) -> list[int]:
@@ -270,11 +223,11 @@ def milestones(rounds: int) -> list[int]:
     return sorted({1, *(max(1, round(rounds * share)) for share in (0.1, 0.25, 0.5, 0.75)), rounds})
 
 
-def _spent_by_others(population: str, account: Account) -> list[Composition]:
+def _other_runs(population: str) -> list[Run]:
     if not ledger_path(population).exists():
         return []
     store = LedgerStore(ledger_path(population))
     try:
-        return [run.spent for run in runs(store) if run.adds_to(account)]
+        return runs(store)
     finally:
         store.close()

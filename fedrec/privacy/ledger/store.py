@@ -122,7 +122,17 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_of_run ON entries (run, seq);
 CREATE TABLE IF NOT EXISTS participations (run TEXT PRIMARY KEY, counts BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS people (sketch BLOB PRIMARY KEY);
 """
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells this file from another one under the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +172,13 @@ class LedgerStore:
 
     def __init__(self, path: Path, anchor: Path | None = None) -> None:
         """Open or create the file; `anchor` is where its anchor lies, by default where the server's anchors do."""
-        self.path, self._anchor = path, Anchor(anchor or anchor_path(path))
+        self.path, self._anchor, self._file = path, Anchor(anchor or anchor_path(path)), None
         check_there(path, self._anchor)
         with self._named_errors():
             self._open()
             with self.transaction():
                 check_whole(self._database, path, self._anchor)
+        self._file = file_id(path)
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -184,13 +195,32 @@ class LedgerStore:
         """Close the file."""
         self._database.close()
 
+    def check_in_place(self) -> None:
+        """Raise `RefusedError` where the ledger was deleted, replaced or rolled back since it was opened.
+
+        Its file is the one that was opened, and it holds what its anchor knows to be the newest.
+        """
+        if self._file is None:  # it is being opened: `check_whole` looks at more
+            return
+        known = self._anchor.read()
+        found = known and self._database.execute("SELECT hash FROM entries WHERE seq = ?", (known[0],)).fetchone()
+        if file_id(self.path) != self._file or known is None or not (known[0] == 0 or found == (known[1],)):
+            raise RefusedError(
+                f"the ledger {self.path}, or its anchor {self._anchor.path}, was deleted, replaced or rolled back "
+                f"while it was in use: nothing more is released. Put back its newest copy, then go on. {WITHOUT_IT}"
+            )
+
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Hold the ledger alone; make everything durable at the end, or undo it all on an exception."""
+        """Hold the ledger alone; make everything durable at the end, or undo it all on an exception.
+
+        One that is no longer in its place is refused.
+        """
         with self._named_errors():
             self._database.execute("BEGIN IMMEDIATE")
             before = self._database.total_changes
             try:
+                self.check_in_place()
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
@@ -244,6 +274,10 @@ class LedgerStore:
         """Return this ledger's own key, drawn when it is first asked for; call it inside a transaction."""
         self._database.execute("INSERT OR IGNORE INTO secrets VALUES ('cohorts', ?)", (os.urandom(32),))
         return bytes(self._database.execute("SELECT value FROM secrets WHERE name = 'cohorts'").fetchone()[0])
+
+    def add_people(self, sketch: bytes) -> None:
+        """Store whose data were charged, unless that is known."""
+        self._database.execute("INSERT OR IGNORE INTO people VALUES (?)", (sketch,))
 
     @contextmanager
     def _named_errors(self) -> Generator[None, None, None]:

@@ -303,7 +303,7 @@ def test_without_protection_only_where_the_policy_says_so(consent: Consent) -> N
     free = replace(consent, policy=replace(consent.policy, trust=("none",)))
     free.charge(header(_target_="fedrec.privacy.mechanisms.none.NoPrivacy"), NOW)
     assert free.status(NOW)["spent"] == []
-    with pytest.raises(DeclinedError, match="it would trust nobody but this device; you allow everybody"):
+    with pytest.raises(DeclinedError, match="it would trust the device only; you allow everybody"):
         free.charge(header(2), NOW)
 
 
@@ -459,7 +459,7 @@ def test_a_device_that_declines_is_left_out_and_the_run_goes_on(
     assert [report.answered for report in rounds] == [27, 27]
     for report in rounds:
         assert report.rejected == {2: "the node reported an error: no device here takes part: its policy declines"}
-    assert "it would trust the server; you allow nobody but this device" in caplog.text
+    assert "it would trust the server; you allow the device only" in caplog.text
     for name, charged in (("n2", 0), ("n3", 2)):
         ledgers = sorted((tmp_path / name / "ledgers").glob("*.sqlite"))
         assert len(ledgers) == 13

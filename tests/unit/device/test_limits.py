@@ -417,7 +417,7 @@ def test_status_says_what_the_chosen_trust_means(village: Village) -> None:
     home = village.homes[0]
     home.policy.write_text("")
     said = "\n".join(in_words(status(home)))
-    assert "trusts nobody but this device: what it sends carries noise" in said and "trusts the server" not in said
+    assert "trusts the device only: what it sends carries noise" in said and "trusts the server" not in said
     home.policy.write_text('[privacy]\ntrust = ["device", "server"]\n')
     said = "\n".join(in_words(status(home)))
     assert "trusts the server: the server sees what it sends before noise is added, also when it asks" in said

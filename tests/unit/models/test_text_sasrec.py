@@ -1,7 +1,11 @@
 """Attention over public texts, and the adapters of low rank inside a body that stays as it was."""
 
+import hashlib
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +14,18 @@ from safetensors.numpy import save_file
 
 from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.sequence_sgd import FedSGDSequences
-from fedrec.errors import FedrecError
+from fedrec.cli.main import main
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import load_released_state
 from fedrec.messages import ModelUpdate
 from fedrec.models import text_embeddings
 from fedrec.models.sasrec import Shape
+from fedrec.models.text_embeddings import encoder_input
 from fedrec.models.text_sasrec import LoRALinear, TextSASRec
+from fedrec.paths import ledger_path
+from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.privacy.mechanisms.user import UserLevel
@@ -182,3 +190,76 @@ def test_a_run_trains_adapters_inside_of_another_runs_body(tmp_path: Path, priva
         found = load_released_state(opened)[1]
     same = {name for name, array in body.items() if np.array_equal(array, found[name])}
     assert same == {name for name in body if not name.startswith(("after", "lean"))}
+
+
+def trained(tmp_path: Path, name: str, *more: str) -> dict[str, Any]:
+    """Run a simulation; return its card, with the metrics' population beside it."""
+    free = ["evaluation.baselines=[]", f"output={tmp_path}", f"name={name}", *more]
+    main(["simulate", *SMALL, *TINY, *free])
+    return json.loads((tmp_path / name / "privacy_card.json").read_text())
+
+
+PRIVATE = ["privacy=user", "privacy.clip=0.1", "cohort.size=20"]
+
+
+def test_a_body_of_the_same_people_is_charged_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that starts from what these people taught without privacy has no epsilon, whatever is added later."""
+    first = trained(tmp_path, "first", *PRIVATE)
+    assert first["fields"]["composition"]["started_from"] == ["none that was trained on people"]
+    body = f"model.body={tmp_path / 'first'}"
+    second = trained(tmp_path, "second", *PRIVATE, body)
+    (said,) = second["fields"]["composition"]["started_from"]
+    digest = hashlib.sha256((tmp_path / "first" / "model.safetensors").read_bytes()).hexdigest()
+    assert f"sha256 {digest}), trained on these people under epsilon 8.00 (" in said
+    assert first["fields"]["evidence"]["model"] == f"sha256 {digest}" and "the total holds it" in said
+    assert second["fields"]["composition"]["all_runs_on_these_users"].startswith("epsilon 1")  # of both: 11 to 12
+    population = first["ledger"]["population"]
+    (tmp_path / "first" / "privacy_card.json").write_text(json.dumps({**first, "fields": {}}))
+    with pytest.raises(SystemExit):
+        main(["simulate", *SMALL, *TINY, *PRIVATE, body, f"output={tmp_path}", "name=third"])
+    assert "was trained on these people without a guarantee" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+    model = made(None, body=tmp_path / "first")
+    (said,) = tell_inputs(model, catalogue(ITEMS), "others")
+    assert f"trained on other people ({population}) without a guarantee: nothing here protects them" in said
+    (tmp_path / "first" / "privacy_card.json").write_text(json.dumps(first))
+    (said,) = tell_inputs(model, catalogue(ITEMS), "others")
+    assert f"trained on other people ({population}) under epsilon 8.00 (" in said
+    ledger_path(population).rename(tmp_path / "moved.sqlite")
+    with pytest.raises(RefusedError, match="the ledger of what it spent is not here"):
+        tell_inputs(model, catalogue(ITEMS), population)
+
+
+def test_a_body_without_a_card_is_declared_public_by_its_hash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path, "first", *PRIVATE)
+    file = tmp_path / "body.safetensors"
+    file.write_bytes((tmp_path / "first" / "model.safetensors").read_bytes())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for more, why in (
+        ([], rf"no privacy_card.json lies beside it.* model.body_public={digest} declares it so"),
+        ([f"model.body_public={'0' * 64}"], f"is not the SHA-256 of {file}, which is {digest}"),
+    ):
+        with pytest.raises(SystemExit):
+            trained(tmp_path, "second", *PRIVATE, f"model.body={file}", *more)
+        assert re.search(why, capsys.readouterr().err)
+    card = trained(tmp_path, "third", *PRIVATE, f"model.body={file}", f"model.body_public='{digest}'")
+    assert card["fields"]["composition"]["started_from"] == [f"model.body={file} (sha256 {digest}), declared public"]
+    other = np.zeros(3, np.float32)
+    save_file({"w": other}, tmp_path / "first" / "model.safetensors")
+    model = made(None, body=tmp_path / "first")
+    with pytest.raises(RefusedError, match="tells of another model"):
+        tell_inputs(model, catalogue(ITEMS), "anybody")
+
+
+def test_an_encoder_is_named_by_what_it_says(tmp_path: Path) -> None:
+    (one,) = encoder_input("model.encoder", text_embeddings.PACKAGED, catalogue(ITEMS))
+    assert one.declared and one.name == text_embeddings.PACKAGED and len(one.sha256) == 64
+    (other,) = encoder_input("model.encoder", text_embeddings.PACKAGED, catalogue(ITEMS - 1))
+    assert other.sha256 != one.sha256
+    assert encoder_input("model.encoder", "words", catalogue(ITEMS)) == ()
+    for model in ("mf", "sasrec"):
+        experiment, dataset = small(f"model={model}", f"model.warm_start={text_embeddings.PACKAGED}")
+        (found,) = experiment.build_model(dataset.catalogue).inputs(dataset.catalogue)
+        assert found.setting == "model.warm_start"

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dp_accounting.gaussian_mechanism import get_epsilon_gaussian, get_sigma_gaussian
 
 from fedrec.cli.main import main
 from fedrec.privacy.accounting.composition import compute_epsilon
-from fedrec.privacy.card import Facts, build_card, checked, format_grid, missing
+from fedrec.privacy.card import Facts, build_card, checked, format_grid, gaussian_or_curve, missing
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
@@ -84,6 +85,45 @@ def test_it_says_what_sampling_is_worth(made: dict[str, Any]) -> None:
     assert made["fields"]["accounting"]["rho_without_sampling"] == pytest.approx(2 / (2 * z**2))
     upper = float(made["fields"]["accounting"]["cross_check"].split(": ")[1])
     assert made["privacy"]["epsilon"] <= upper < 1.3 * made["privacy"]["epsilon"]
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    return float(get_epsilon_gaussian(1 / mu, delta))
+
+
+DELTAS = [10.0**-power for power in range(2, 13)]
+
+
+def test_mu_is_a_bound_where_it_is_printed_and_a_curve_stands_elsewhere(made: dict[str, Any]) -> None:
+    """What is sampled is no Gaussian mechanism: the mu that fits at one delta is passed at others."""
+    z = made["mechanism"]["noise_multiplier"]
+    sampled = frozenset({(z, 0.5, 2)})
+    assert "mu" not in made["fields"]["accounting"]
+    curve = made["fields"]["accounting"]["curve"]
+    assert list(curve) == ["0.01 %", "0.1 %", "1 %", "10 %"] and list(curve.values()) == sorted(curve.values())
+    assert curve["1 %"] == made["privacy"]["attacker"]["finds_at_most"]
+    fitted = 1 / float(get_sigma_gaussian(made["privacy"]["epsilon"], 1e-5))
+    assert any(compute_epsilon(sampled, delta) > gaussian_epsilon(fitted, delta) + 1e-3 for delta in DELTAS)
+    whole = frozenset({(3.0, 1.0, 4), (5.0, 1.0, 2)})
+    mu = gaussian_or_curve(whole)["mu"]
+    assert mu == pytest.approx(math.sqrt(4 / 9 + 2 / 25))
+    for delta in DELTAS:
+        assert compute_epsilon(whole, delta) == pytest.approx(gaussian_epsilon(mu, delta), abs=2e-3)
+
+
+def test_uneven_rounds_delta_and_sampling_have_their_lines() -> None:
+    plan = replace(PLAN, rounds=2, shares=(0.8, 0.2), trains=False, cohort_rate=1.0)
+    mechanism = UserLevel(epsilon=2.0).calibrated(plan, 1.0)
+    ledger = Ledger.open("people", "uneven", mechanism, plan, plan.population)
+    ledger.reserve(1)
+    ledger.commit(1, np.array([1]))
+    made = build_card(mechanism, plan, ledger, FACTS)
+    assert made["fields"]["composition"]["parts_of_the_budget"] == "80 %, 20 % (of mu squared)"
+    text = render_card(made, "one")
+    assert "- each round's part of the budget: 80 %, 20 % (of mu squared)" in text
+    assert "- delta is: about the chance that epsilon does not hold; min(1e-5, N^-1.1) for N privacy units" in text
+    assert "Assumed: who was drawn, and how many came, stays with the server" in text
+    assert made["fields"]["trust"]["trusted"] == "the server" and "trusts the server" in made["claim"]
 
 
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -190,7 +230,8 @@ def test_projected_run_and_told(
     main(["simulate", *RUN, f"output={tmp_path}", "name=one"])
     told = capsys.readouterr()
     before_it = (
-        "all runs on these users: epsilon 0.00 so far, epsilon 8.00 with this one (no limit; unit: user; delta 1e-05)"
+        "all runs on these users: epsilon 0.00 so far, epsilon 8.00 with this one "
+        "(no limit; unit: user; add-remove; delta 1e-05)"
     )
     assert f"run, 3 rounds; {before_it}" in told.err and "epsilon 8.00 (unit" not in told.err
     assert (told.out + told.err).count(GAIN) == 1  # the guarantee is said once, with the result
@@ -201,10 +242,28 @@ def test_projected_run_and_told(
     told = said(capsys, "privacy", "ledger")
     assert "one private run: epsilon 8.00 (unit: one user; add-remove" in told and told.count(GAIN) == 2
     told = said(capsys, "privacy", "project", *RUN)
+    for line in (
+        "each round's part of the budget: equal: one of 3",
+        "sampling: Poisson",
+        "delta: about",
+        "not covered: ",
+    ):
+        assert f"  {line}" in told
     assert told.count(GAIN) == 1 and told.count("attacker at most") == len(before["rounds"])
     again = json.loads(said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9", "--json"))
     assert again["population_before"] == pytest.approx(8.0, rel=2e-3) and not again["affordable"]
     assert "would be refused before its end" in said(capsys, "privacy", "project", *RUN, "privacy.population_epsilon=9")
+
+    main(["simulate", *RUN, "privacy=none", "evaluation.baselines=[]", f"output={tmp_path}", "name=open"])
+    main(["simulate", *RUN, f"output={tmp_path}", "name=later", "evaluation.baselines=[]"])
+    assert "all runs on these users: epsilon is infinite: open-" in capsys.readouterr().err
+    later = json.loads((tmp_path / "later" / "privacy_card.json").read_text())
+    assert later["privacy"]["epsilon"] == pytest.approx(8.0, rel=2e-3) and not later["missing"]
+    said_of_all = later["fields"]["composition"]["all_runs_on_these_users"]
+    assert said_of_all.startswith("epsilon is infinite: open-") and said_of_all.endswith(" protected nobody")
+    (listed,) = json.loads(said(capsys, "privacy", "ledger", "--json"))
+    assert listed["together"]["epsilon"] is None and len(listed["together"]["unprotected"]) == 1
+    assert "all runs together: epsilon is infinite" in said(capsys, "privacy", "ledger")
 
     made = json.loads(said(capsys, "privacy", "card", tmp_path / "one", "--json"))
     assert made["verified"] and made["privacy"]["epsilon"] == pytest.approx(before["rounds"]["3"], rel=1e-3)

@@ -11,6 +11,7 @@ import stat
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ from hypothesis import strategies as st
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.paths import ledger_path, state_dir
-from fedrec.privacy.accounting.composition import epsilon_of_events, running_epsilon
+from fedrec.privacy.accounting.composition import compute_epsilon, epsilon_of_events, running_epsilon
+from fedrec.privacy.guarantee import Relation
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.store import FIRST
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.mechanisms.user_local import UserLocal
 
 PLAN = TrainingPlan(population=40, interactions=400, cohort_rate=1.0, rounds=4, trains=True)
 SOME = np.array([1, 3])
@@ -180,25 +183,107 @@ def test_other_terms_on_reopening_are_refused() -> None:
     opened(user())
 
 
-def test_runs_on_the_same_people_add_up_by_unit() -> None:
+def test_runs_on_the_same_people_add_up() -> None:
     one = opened(user(), "one")
     play(one, 1, 2)
-    alone = one.population_epsilon()
+    alone = one.population_total().epsilon
     assert alone == pytest.approx(one.epsilon(), rel=1e-3)
     two = opened(user(), "two")
     play(two, 1, 2)
-    assert two.population_epsilon() > alone * 1.3
-    assert two.population_epsilon() == pytest.approx(
-        epsilon_of_events([(user().event(PLAN, 1), 4)], user().delta_for(PLAN)), rel=1e-4
+    assert two.population_total().epsilon > alone * 1.3
+    assert two.population_total().epsilon == pytest.approx(
+        epsilon_of_events([(user().event(PLAN, 1), 4)], user().delta_for(PLAN)), rel=1e-3
     )
-    play(opened(NoPrivacy(), "open"), 1)
-    play(opened(user(randomness="seeded"), "seeded"), 1)
-    other = opened(interaction(), "other")
-    play(other, 1)
-    assert two.population_epsilon() == one.population_epsilon()
-    assert other.population_epsilon() == pytest.approx(other.epsilon(), rel=1e-3)
+    assert two.population_total() == one.population_total()
     elsewhere = Ledger.open("others", "one", user(), PLAN, PLAN.population)
-    assert elsewhere.population_epsilon() == 0
+    assert elsewhere.population_total().epsilon == 0
+
+
+def mu_epsilon(delta: float, *mus: float) -> float:
+    """Return epsilon at delta of Gaussians that lie so many deviations apart, by the closed form of Balle & Wang."""
+    mu = math.hypot(*mus)
+
+    def found(epsilon: float) -> float:
+        cdf = NormalDist().cdf
+        return cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * cdf(-mu / 2 - epsilon / mu)
+
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if found(middle) > delta else (low, middle)
+    return high
+
+
+def test_units_relations_and_mechanisms_come_to_one_total() -> None:
+    """Whatever hides that a user is there lets the user's data change twice as far; what is replaced is so already."""
+    added, replaced = user(), UserLocal(epsilon=2.0).calibrated(PLAN, math.inf)
+    one, two = opened(added, "one"), opened(replaced, "two")
+    play(one, 1, 2, 3, 4)
+    play(two, 1, 2, 3, 4)
+    total = two.population_total()
+    assert (total.terms.unit, total.terms.relation, total.runs) == ("user", "replace-one", 2)
+    assert added.noise_multiplier is not None and replaced.noise_multiplier is not None
+    far = 2 * math.sqrt(4)
+    expected = mu_epsilon(total.delta, far / added.noise_multiplier, far / replaced.noise_multiplier)
+    assert expected <= total.epsilon <= expected + 3e-3
+    assert total.epsilon > 2 * one.epsilon()
+    plan = replace(PLAN, rounds=1, trains=False, interactions=10**6)
+    statistic = InteractionLevel(epsilon=2.0).calibrated(plan, 1.0)
+    three = opened(statistic, "three", plan)
+    play(three, 1)
+    last = three.population_total()
+    assert (last.terms.unit, last.terms.relation, last.runs) == ("interaction", "replace-one", 3)
+    assert last.delta == statistic.delta_for(plan) < total.delta
+    assert statistic.noise_multiplier is not None
+    expected = mu_epsilon(
+        last.delta, far / added.noise_multiplier, far / replaced.noise_multiplier, 2 / statistic.noise_multiplier
+    )
+    assert expected <= last.epsilon <= expected + 3e-3
+    assert one.population_total() == last
+
+
+def test_what_is_sampled_is_replaced_as_the_accountant_says() -> None:
+    drawn = replace(PLAN, cohort_rate=0.25)
+    mechanism = user(drawn)
+    one, two = opened(mechanism, "one", drawn), opened(UserLocal(epsilon=1.0).calibrated(PLAN, math.inf), "two")
+    play(one, 1, 2, 3, 4)
+    total = one.population_total()
+    assert total.terms.relation == "add-remove" and total.epsilon == pytest.approx(one.epsilon(), rel=1e-3)
+    play(two, 1)
+    ((replaced, _, _),) = two.total
+    assert mechanism.noise_multiplier is not None
+    parts = frozenset({(mechanism.noise_multiplier, 0.25, 4), (2 * replaced, 1.0, 1)})
+    assert two.population_total().epsilon == pytest.approx(
+        compute_epsilon(parts, two.population_total().delta, relation=Relation.REPLACE_ONE), abs=2e-3
+    )
+
+
+def test_a_run_that_protects_nobody_makes_the_total_infinite() -> None:
+    one = opened(user(), "one")
+    play(one, 1)
+    before = one.population_total().epsilon
+    opened(NoPrivacy(), "open").close()
+    play(opened(NoPrivacy(), f"one-{'0' * 16}baselines/no_privacy"), 1)
+    assert one.population_total().epsilon == before, "it released nothing yet, and the twin never will"
+    play(opened(NoPrivacy(), "open"), 1)
+    assert one.population_total().epsilon == math.inf
+    play(opened(user(randomness="seeded"), "seeded"), 1)
+    assert one.population_total().sentence() == "epsilon is infinite: open, seeded protected nobody"
+    limited = opened(user(), "limited", limit=1e6)
+    with pytest.raises(RefusedError, match=r"open, seeded protected nobody, more than privacy\.population_epsilon"):
+        limited.reserve(1)
+    assert limited.rows() == []
+
+
+def test_the_limit_binds_all_units_together() -> None:
+    """Three runs at epsilon 2, each within the limit alone."""
+    play(opened(user(), "one", limit=2.05), 1, 2, 3, 4)
+    for number, mechanism in enumerate((UserLocal(epsilon=2.0).calibrated(PLAN, math.inf), interaction())):
+        other = opened(mechanism, f"other{number}", limit=2.05)
+        with pytest.raises(RefusedError, match=r"all runs on these users .* replace-one"):
+            other.reserve(1)
+        assert other.rows() == []
+        play(opened(mechanism, f"open{number}"), 1)
 
 
 def test_the_population_limit_counts_all_runs() -> None:
@@ -208,7 +293,7 @@ def test_the_population_limit_counts_all_runs() -> None:
     with pytest.raises(RefusedError, match="all runs on these users"):
         for number in (2, 3, 4):
             play(two, number)
-    assert two.population_epsilon() <= 2.5
+    assert two.population_total().epsilon <= 2.5
 
 
 def test_what_has_no_guarantee_is_listed_and_never_stopped() -> None:
@@ -217,11 +302,11 @@ def test_what_has_no_guarantee_is_listed_and_never_stopped() -> None:
     assert ledger.epsilon() == math.inf == ledger.projection(3)
     assert ledger.rows()[0]["event"] == [{"noise_multiplier": 0.0, "sampling_rate": 1.0, "count": 1}]
     for mechanism in (user(randomness="seeded"), interaction(randomness="seeded")):
-        seeded = opened(mechanism, mechanism.terms.unit, limit=0.1)
+        seeded = opened(mechanism, mechanism.terms.unit)
         play(seeded, 1, 2, 3, 4, 5)
         assert seeded.epsilon() == math.inf == seeded.projection(1)
         assert not seeded.exhausted().any()
-        assert seeded.population_epsilon() == 0
+        assert seeded.population_total().epsilon == math.inf
 
 
 def test_shares_are_charged_round_by_round() -> None:

@@ -202,6 +202,7 @@ def test_without_the_check_the_fraud_would_pay(files: Files, case: str, monkeypa
     honest.close()
     CASES[case][0](files)
     monkeypatch.setattr(store, "check_whole", lambda *anything: None)
+    monkeypatch.setattr(store.LedgerStore, "check_in_place", lambda _: None)
     assert opened().epsilon() < spent
 
 
@@ -253,7 +254,7 @@ def test_no_budget_comes_back_with_the_clock(files: Files, monkeypatch: pytest.M
         with pytest.raises(RefusedError, match="would pass"):
             opened().reserve(5)
     room = Path(store.__file__).parent
-    for name in ("ledger", "store", "account", "projection", "verify"):
+    for name in ("ledger", "store", "account", "population", "projection", "verify"):
         assert "import time" not in (room / f"{name}.py").read_text()
 
 
@@ -270,7 +271,7 @@ def test_the_twenty_first_trial_is_refused(tmp_path: Path) -> None:
     for trial in range(20):
         ledger = Ledger.open("people", f"trial-{trial}", mechanism, plan, 40, 2.65)
         play(ledger, 1)
-        one, twenty = one or ledger.population_epsilon(), ledger.population_epsilon()
+        one, twenty = one or ledger.population_total().epsilon, ledger.population_total().epsilon
         ledger.close()
     assert one == pytest.approx(0.5, rel=2e-3) and one < 0.2 * twenty and twenty <= 2.65
     for population, refused in (("people", True), ("others", False)):
@@ -283,6 +284,61 @@ def test_the_twenty_first_trial_is_refused(tmp_path: Path) -> None:
             assert ledger.rows() == []
         else:
             play(ledger, 1)
+
+
+def gone(files: Files) -> None:
+    files.path.unlink()
+
+
+def another(files: Files) -> None:
+    """An older copy takes its place under the same name."""
+    fresh = files.path.with_name("fresh")
+    shutil.copy(files.old, fresh)
+    fresh.replace(files.path)
+
+
+def with_its_anchor(files: Files) -> None:
+    another(files)
+    shutil.copy(files.old_anchor, files.anchor)
+
+
+def anchor_gone(files: Files) -> None:
+    files.anchor.unlink()
+
+
+def cut_in_place(files: Files) -> None:
+    files.execute("DELETE FROM entries WHERE seq > 3")
+
+
+@pytest.mark.parametrize("tamper", [gone, another, with_its_anchor, anchor_gone, cut_in_place])
+@pytest.mark.parametrize("reserved", [False, True])
+def test_a_ledger_that_is_tampered_with_in_use_ends_the_run_at_its_next_round(
+    files: Files, tamper: Callable[[Files], None], reserved: bool
+) -> None:
+    """Nothing is charged to a file that nobody will find, and nothing of the round is released."""
+    ledger = opened()
+    if reserved:
+        ledger.reserve(3)
+    tamper(files)
+    with pytest.raises(FedrecError, match=r"deleted, replaced or rolled back|nothing may be released|not reserved"):
+        _ = ledger.commit(3, np.array([1, 3])) if reserved else ledger.reserve(3)
+    with pytest.raises(FedrecError):
+        ledger.reserve(3)
+    with pytest.raises(RefusedError, match="Put back its newest copy"):
+        ledger.check_in_place()
+
+
+def test_a_run_stops_at_the_round_after_its_ledger_was_deleted(tmp_path: Path) -> None:
+    experiment, dataset = small("model=mf", "model.dim=2", "rounds=4", base=[*SMALL, "privacy=user"])
+    done = list[int]()
+    with session(experiment, dataset, tmp_path / "run") as opened_, pytest.raises(RefusedError, match="was deleted"):
+        for report in run(opened_):
+            done.append(report.round)
+            if report.round == 2:
+                ledger_path(dataset.population).unlink()
+    assert done == [1, 2]
+    saved = load_checkpoint(RunFolder(tmp_path / "run").checkpoints)
+    assert saved is not None and saved.round == 2, "nothing of the round is kept"
 
 
 def checked(*arguments: object) -> tuple[int, str]:

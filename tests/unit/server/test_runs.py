@@ -153,6 +153,12 @@ def test_the_status_is_told_to_a_person_and_to_prometheus(home: ServerHome) -> N
     assert float(said["fedrec_answered"]) == 6 and float(said["fedrec_requests_passed"]) == 40
     assert float(said["fedrec_connections"]) == 2 and float(said["fedrec_refused_connections"]) == 3
     assert "fedrec_epsilon" not in said, "absent without privacy"
+    home.status.write_text(json.dumps({**STATUS, "private": True, "epsilon": 1.5}))
+    metrics = [line.partition(" ")[0].partition("{")[0] for line in page(home).splitlines() if not line.startswith("#")]
+    assert {"fedrec_round", "fedrec_rounds", "fedrec_epsilon", "fedrec_connections"} <= set(metrics)
+    rates = ("answered", "asked", "late", "declined", "refused_total", "bytes", "seconds", "passed")
+    assert not [name for name in metrics if any(word in name for word in rates)]
+    assert in_words(summary(home))[3].endswith("6 answers, 1 declined, 1 late, 1 refused"), "its operator sees all"
 
 
 def test_a_missing_file_is_zero_devices_and_no_run(home: ServerHome) -> None:
