@@ -14,22 +14,27 @@ from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation import baselines
 from fedrec.evaluation.per_user import PerUserResults
-from fedrec.evaluation.per_user import save as save_table
 from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.experiment.inputs import tell_inputs
 from fedrec.experiment.instantiate import canonical_document
 from fedrec.experiment.rehearsal import check_tested, rehearse
 from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
-from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.people import find_population, sketch
 from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
-from fedrec.storage.run_folder import KEEP_RELEASES_MB, RunFolder, load_checkpoint, write_catalogue
+from fedrec.storage.run_folder import (
+    KEEP_RELEASES_MB,
+    RunFolder,
+    load_checkpoint,
+    save_table,
+    write_catalogue,
+)
 
 NO_PRIVACY = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
 POPULARITY = {

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(p for room in ("fedrec", "server", "client", "simulations") for p in (ROOT / room).rglob("*.py"))
 LAYERS = (
-    "errors rng messages paths ops", "data", "models", "evaluation storage", "privacy", "training",
+    "errors rng messages paths ops", "data", "storage", "privacy", "models", "evaluation", "training",
     "algorithms",
     "experiment", "numpy_engine", "federated recommend", "audit", "report", "simulation", "study flower",
     "device server", "api cli testing", "__init__ __main__",

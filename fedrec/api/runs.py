@@ -18,7 +18,6 @@ from fedrec.api.tables import Picture, draw_rounds, make_table, to_html
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.datasets.frame import HeldRows, hold, read_frame
 from fedrec.errors import FedrecError, suggest
-from fedrec.evaluation.per_user import load as load_rows
 from fedrec.experiment import instantiate
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.overrides import find_overruled
@@ -31,7 +30,7 @@ from fedrec.recommend.ranker import ItemSearch, UserRanker, described, recommend
 from fedrec.report.console import TITLES, verdict
 from fedrec.report.html import write_page
 from fedrec.simulation import new_run
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_table
 
 ROUNDS = ("round", "cohort", "answered", "loss", "validation", "epsilon", "seconds", "bytes_down", "bytes_up")
 REASONS = 2  # items named as the reason of a recommendation
@@ -149,7 +148,7 @@ class Run:
 
         For the owner of the data: no epsilon covers them.
         """
-        found = load_rows(self.folder / "exact" / "users.npz")
+        found = load_table(self.folder / "exact" / "users.npz")
         rows: NDArray[np.int64] = found.pop("user")
         found.pop("top")
         columns: dict[str, Any] = {"row": rows, **found}

@@ -1,7 +1,6 @@
 """Per-user results as named arrays: what simulations send, keep under `exact/` and compare."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,20 +51,6 @@ def mean_over_seeds(tables: Sequence[PerUserResults], column: str) -> NDArray[np
     if any(not np.array_equal(one["user"], tables[0]["user"]) for one in tables):
         raise FedrecError("runs that evaluated different users can't be averaged; evaluate the same devices in each")
     return np.stack([one[column] for one in tables]).mean(axis=0, dtype=np.float64)
-
-
-def save(path: Path, values: PerUserResults) -> None:
-    """Write a table as .npz, readable by its owner only: it is exact and not covered by any epsilon."""
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **values)
-
-
-def load(path: Path) -> PerUserResults:
-    """Read a table that `save` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def columns(kind: str, ranks: Ranks, targets: NDArray[np.int64], cutoffs: tuple[int, ...]) -> PerUserResults:

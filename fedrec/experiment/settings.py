@@ -71,8 +71,8 @@ class Settings:
 def validate(settings: Settings) -> Settings:
     """Return the settings if their data loads and their parts fit together, so that a mistake leaves no run behind."""
     from fedrec.experiment.experiment import load_dataset  # torch takes seconds to import
+    from fedrec.experiment.inputs import tell_inputs
     from fedrec.experiment.rehearsal import check_tested, rehearse
-    from fedrec.privacy.inputs import tell_inputs
     from fedrec.privacy.ledger.people import find_population
 
     dataset = load_dataset(settings.experiment)

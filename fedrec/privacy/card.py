@@ -52,7 +52,7 @@ class Facts:
     `released` is what else left the run beside the release set, `choices` what was decided by looking at the data
     without charging it, `audit` the result of an audit or that there was none and `audit_verdict` its verdict, `code`
     the version that ran, `grid` on which numbers releases lie (`format_grid`), `model` the hash of
-    the released model, `inputs` what it started from that was trained elsewhere (`fedrec.privacy.inputs`).
+    the released model, `inputs` what it started from that was trained elsewhere (`fedrec.experiment.inputs`).
     """
 
     released: str

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.per_user import PerUserResults, load, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import Interval, paired_interval
 from fedrec.experiment.instantiate import canonical_document
 from fedrec.experiment.settings import read
+from fedrec.storage.run_folder import load_table
 from fedrec.study.plan import METRICS, of
 from fedrec.study.results import finished, over_seeds
 
@@ -121,7 +122,7 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _group(settings: dict[str, Any], runs: list[tuple[Path, dict[str, Any]]]) -> Group:
-    rows = {int(document["seed"]): load(path / "exact" / "users.npz") for path, document in runs}
+    rows = {int(document["seed"]): load_table(path / "exact" / "users.npz") for path, document in runs}
     if len(rows) < len(runs):
         raise FedrecError(f"{', '.join(str(path) for path, _ in runs)}: two runs of one setting and one seed")
     return Group(tuple(str(path) for path, _ in runs), settings, rows)

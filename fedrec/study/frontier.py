@@ -28,7 +28,6 @@ import numpy as np
 
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
-from fedrec.evaluation.per_user import load as load_table
 from fedrec.evaluation.summary import intervals, paired_interval
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, load
@@ -43,7 +42,7 @@ from fedrec.privacy.ledger.people import find_population, sketch
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.simulation import Simulation, new_run
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedrec.evaluation.per_user import PerUserResults, load, mean_over_seeds
+from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import LEVEL, Interval, intervals
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings
@@ -25,7 +25,7 @@ from fedrec.privacy.ledger.account import composition_from_json, composition_to_
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.people import find_population
 from fedrec.privacy.wording import format_guarantee
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_table
 from fedrec.study.plan import METRICS, Study
 
 
@@ -98,7 +98,7 @@ def collect(study: Study, folder: Path) -> Results:
     for trial in study.trials():
         run = folder / "trials" / trial.name
         if (values := finished(run)) is not None:
-            found.setdefault((trial.method, trial.value), []).append((values, load(run / "exact" / "users.npz")))
+            found.setdefault((trial.method, trial.value), []).append((values, load_table(run / "exact" / "users.npz")))
     lines = [
         Line(method, value, len(runs), runs[0][0]["privacy"], {m: measured([t for _, t in runs], m) for m in METRICS})
         for (method, value), runs in found.items()
@@ -106,7 +106,7 @@ def collect(study: Study, folder: Path) -> Results:
     for name in study.references:
         path = folder / "references" / "exact" / f"users_{name}.npz"
         if path.exists():
-            rows = load(path)
+            rows = load_table(path)
             lines.append(Line(name, None, 1, {"unit": "none"}, {m: measured([rows], m) for m in METRICS}, True))
     every = [values for runs in found.values() for values, _ in runs]
     return Results(

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.errors import BudgetExceededError, FedrecError
 from fedrec.evaluation import baselines
-from fedrec.evaluation.per_user import save
 from fedrec.experiment.experiment import load_dataset
 from fedrec.experiment.settings import Settings, load, read
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, save_table
 from fedrec.study.results import finished, write_spent
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def references(
             else:
                 rows = baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
             part = path.with_suffix(".part")
-            save(part, rows)
+            save_table(part, rows)
             part.replace(path)
         tell(stream, event="round", done=number / len(names))
 

@@ -10,8 +10,9 @@ from fedrec.errors import FedrecError
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.metrics import Ranks
 from fedrec.evaluation.per_device import Row
-from fedrec.evaluation.per_user import PerUserResults, columns, join, load, mean_over_seeds, save, table
+from fedrec.evaluation.per_user import PerUserResults, columns, join, mean_over_seeds, table
 from fedrec.evaluation.summary import intervals, paired_interval, summarize
+from fedrec.storage.run_folder import load_table, save_table
 
 OPTIONS = EvaluationConfig()
 
@@ -80,9 +81,9 @@ def test_nobody_to_evaluate_is_stated_and_no_number_is_made_up() -> None:
 def test_tables_join_in_any_order_and_come_back_from_disk(tmp_path: Path) -> None:
     whole = rows(row(1, 3), row(2, 4), row(3, 5))
     joined = join([rows(row(3, 5)), rows(row(2, 4), row(1, 3))])
-    save(tmp_path / "users.npz", joined)
+    save_table(tmp_path / "users.npz", joined)
     assert (tmp_path / "users.npz").stat().st_mode & 0o777 == 0o600
-    back = load(tmp_path / "users.npz")
+    back = load_table(tmp_path / "users.npz")
     assert set(back) == set(whole)
     assert all(np.array_equal(back[name], whole[name], equal_nan=True) for name in whole if name != "top")
     assert np.array_equal(back["top"], whole["top"])
@@ -94,14 +95,14 @@ def test_a_table_is_its_owners_alone_also_where_a_file_was_and_holds_numbers_onl
     path = tmp_path / "users.npz"
     path.write_text("old")
     path.chmod(0o644)
-    save(path, rows(row(1, 3)))
+    save_table(path, rows(row(1, 3)))
     assert path.stat().st_mode & 0o777 == 0o600
     objects = {"user": np.array([{}], object)}
     with pytest.raises(ValueError, match="allow_pickle"):
-        save(path, objects)
+        save_table(path, objects)
     np.savez_compressed(path, user=objects["user"])
     with pytest.raises(ValueError, match="allow_pickle"):
-        load(path)
+        load_table(path)
 
 
 def test_seeds_are_averaged_per_user() -> None:

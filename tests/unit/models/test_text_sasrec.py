@@ -16,6 +16,7 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.sequence_sgd import FedSGDSequences
 from fedrec.cli.main import main
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.experiment.inputs import tell_inputs
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import load_released_state
@@ -25,7 +26,6 @@ from fedrec.models.sasrec import Shape
 from fedrec.models.text_embeddings import encoder_input
 from fedrec.models.text_sasrec import LoRALinear, TextSASRec
 from fedrec.paths import ledger_path
-from fedrec.privacy.inputs import tell_inputs
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.privacy.mechanisms.user import UserLevel
