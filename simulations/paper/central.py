@@ -7,7 +7,6 @@ trains the model both ways for each seed and prints NDCG@10 of both with interva
 
 import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.settings import Settings, load
 from fedrec.models.base import Batch, TrainableRecommender
 from fedrec.simulation import Simulation, new_run
-from fedrec.storage.run_folder import RunFolder
+from fedrec.storage.run_folder import RunFolder, load_table
 
 PATIENCE = 5  # epochs without a better validation before training stops
 
@@ -125,9 +124,7 @@ def main() -> None:
 
 def federated_rows(folder: RunFolder) -> PerUserResults:
     """Return the per-user rows that a run left."""
-    from fedrec.evaluation.per_user import load as load_table
-
-    return load_table(Path(folder.exact / "users.npz"))
+    return load_table(folder.exact / "users.npz")
 
 
 def compared(federated: list[PerUserResults], central: list[PerUserResults]) -> dict[str, object]:

@@ -206,9 +206,10 @@ def check(policy: ConsentPolicy, request: PrivacyRequest, ledger: DeviceLedger, 
     if request.trust not in policy.trust:
         allowed = ", ".join(TRUST[name] for name in policy.trust) or "nobody"
         line = ", ".join(f'"{name}"' for name in (*policy.trust, request.trust))
+        unprotected = ": nothing is protected" if request.trust == Trust.NONE else ""
         raise RefusedError(
-            f"it would trust {TRUST[request.trust]}; you allow {allowed} ([privacy] trust = [{line}] in policy.toml "
-            "allows it)"
+            f"it would trust {TRUST[request.trust]}{unprotected}; you allow {allowed} ([privacy] trust = [{line}] in "
+            "policy.toml allows it)"
         )
     if request.trust == Trust.NONE:
         return

@@ -77,10 +77,9 @@ class Ledger:
         return ledger
 
     def remember(self, people: People | None) -> None:
-        """Keep whose data this population's are, by which they are known in another file; nothing where None."""
-        if people is not None:
-            with self._store.transaction():
-                self._store.add_people(people.to_bytes())
+        """Keep whose data this population's are, by which they are known in another file; or that none are here."""
+        with self._store.transaction():
+            self._store.add_people(b"" if people is None else people.to_bytes())
 
     def close(self) -> None:
         """Close the file; a round still reserved will be lost."""

@@ -110,7 +110,7 @@ def find_population(dataset: Dataset, named: str | None) -> str:
     if people is None:
         return dataset.population
     versions = {population: _versions(population) for population in known}
-    same = [population for population, kept in versions.items() if any(people.same(one) for one in kept)]
+    same = [population for population, kept in versions.items() if any(people.same(one) for one in kept or ())]
     if len(same) == 1:
         return same[0]
     for population, reason in _doubts(dataset, people, same, versions):
@@ -122,26 +122,29 @@ def find_population(dataset: Dataset, named: str | None) -> str:
 
 
 def _doubts(
-    dataset: Dataset, people: People, same: list[str], versions: dict[str, list[People]]
+    dataset: Dataset, people: People, same: list[str], versions: dict[str, list[People] | None]
 ) -> Iterator[tuple[str, str]]:
     """Yield (population, why) where a data set may be of the people of a population that it does not name."""
     if same:
         yield same[0], f"its users are those of {len(same)} populations: {', '.join(same)}"
-    for population, kept in versions.items():
+    for population in versions:
+        kept = versions[population] or []
         share = max((people.overlap(one) for one in kept if one.key == people.key), default=0.0)
         if share >= NEAR:
             yield population, f"about {100 * share:.0f} % of it are in the data of the population {population}"
         elif any(one.key != people.key for one in kept):
             lost = f"{key_path()} is not the key that its people were hashed with"
             yield population, f"nobody knows whether it is of the people of {population}: {lost}"
-        elif not kept and re.fullmatch(rf"{re.escape(dataset.name)}-[0-9a-f]{{12}}", population):
+        elif versions[population] is None and re.fullmatch(rf"{re.escape(dataset.name)}-[0-9a-f]{{12}}", population):
             older = "an older fedrec, which kept no sketch of its people"
             yield population, f"the ledger {population} has its name and is of {older}"
 
 
-def _versions(population: str) -> list[People]:
+def _versions(population: str) -> list[People] | None:
+    """Return the sketches of a population, none where devices keep its data; None where an older fedrec charged it."""
+    found = read_people(ledger_path(population))
     try:
-        return [People.from_bytes(content) for content in read_people(ledger_path(population))]
+        return [People.from_bytes(content) for content in found if content] if found else None
     except ValueError as error:
         raise FedrecError(f"the ledger {ledger_path(population)} holds a sketch that can't be read: {error}") from error
 

@@ -112,6 +112,16 @@ def test_two_populations_of_the_same_people_are_asked_about(tmp_path: Path) -> N
         find_population(data(tmp_path / "third.csv", rows), None)
 
 
+def test_nothing_is_asked_about_people_whose_data_devices_keep(tmp_path: Path) -> None:
+    ours = data(tmp_path / "ours.csv", rows_of(NAMED))
+    run = random.getrandbits(64)
+    plan = load(["model=popularity", "privacy=none"]).experiment.plan(ours)
+    ledger = Ledger.open(f"{ours.name}-{'0' * 12}", f"run-{run:x}", NoPrivacy(), plan, plan.population)
+    ledger.remember(None)
+    ledger.close()
+    assert find_population(ours, None) == ours.population
+
+
 def test_older_ledgers_and_a_lost_key_are_asked_about(tmp_path: Path) -> None:
     rows = rows_of(NAMED)
     ours = data(tmp_path / "ours.csv", rows)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fedrec.errors import FedrecError
-from fedrec.evaluation.per_user import save
 from fedrec.evaluation.summary import Interval
 from fedrec.experiment.settings import load
 from fedrec.privacy.accounting.composition import compute_epsilon
 from fedrec.privacy.ledger.account import composition_to_json
+from fedrec.storage.run_folder import save_table
 from fedrec.study.compare import compare, groups_of, to_json, to_lines
 from fedrec.study.plan import METRICS, Study, of
 from fedrec.study.results import Line, Measured, Results, collect, costs, describe_cost, measured, read_spent
@@ -164,7 +164,7 @@ def study(folder: Path) -> Study:
         settings = load([*trial.overrides]).document
         (run / "config.yaml").write_text(json.dumps({**settings, "seed": trial.seed, "run": trial.name}))
         base = 0.5 if trial.method == "ease" else 0.2
-        save(run / "exact" / "users.npz", rows([base + 0.01 * trial.seed, base]))
+        save_table(run / "exact" / "users.npz", rows([base + 0.01 * trial.seed, base]))
         ended = {"ended_early": None, "privacy": PRIVATE, "dataset": DATA, "test": {"sampled": {"negatives": 99}}}
         if (trial.method, trial.seed) != ("pop", 1):
             (run / "metrics.json").write_text(json.dumps({**ended, **document}))
@@ -194,7 +194,7 @@ def test_a_study_none_of_whose_trials_has_ended_is_named(tmp_path: Path) -> None
 def test_what_has_ended_is_collected(tmp_path: Path) -> None:
     made = study(tmp_path)
     (tmp_path / "references" / "exact").mkdir(parents=True)
-    save(tmp_path / "references" / "exact" / "users_popularity.npz", rows([0.1, 0.3]))
+    save_table(tmp_path / "references" / "exact" / "users_popularity.npz", rows([0.1, 0.3]))
     found = collect(made, tmp_path)
     assert [(one.method, one.value, one.seeds, one.reference) for one in found.lines] == [
         ("ease", 8.0, 2, False),
