@@ -48,14 +48,14 @@ check: $(VENV)/installed-dev
 
 test: check
 	$(BIN)/python -m pytest tests/test_imports.py
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_imports.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_imports.py
 
 # The same, and says which lines of fedrec/ it ran; ends badly under the floor in pyproject.toml. Python 3.12 watches
 # lines at next to no cost; under 3.11 this takes half as long again.
 coverage: check
 	$(BIN)/python -m pytest tests/test_imports.py
 	$(BIN)/python -c 'import sys; print(*["COVERAGE_CORE=sysmon"][: sys.version_info >= (3, 12)])' > $(VENV)/core
-	env $$(cat $(VENV)/core) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_imports.py \
+	env $$(cat $(VENV)/core) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_imports.py \
 		--cov --cov-report term:skip-covered
 
 # The site, in site/: a broken link, or a page that is in no menu, ends it.

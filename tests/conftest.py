@@ -15,6 +15,11 @@ from tests.support.chance import drawn_for
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let whole commands come first, so that no worker is left alone with one of the longest files at the end."""
+    items.sort(key=lambda item: "end_to_end" not in item.nodeid)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Draw the same in every run of a test, fixtures of its module included."""
