@@ -23,7 +23,7 @@ from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.ledger.people import find_population, sketch
+from fedrec.privacy.ledger.people import sketch
 from fedrec.report.console import Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
@@ -150,13 +150,14 @@ def open_ledger(
     """Open the ledger of a run, or of its twin of that name; one that lost what its checkpoint spent is refused."""
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
     name = settings.document["run"] + twin
-    population = find_population(dataset, settings.document["dataset"].get("population"))
+    population = settings.find_population(dataset)
     saved = load_checkpoint(folder.checkpoints)
     if mechanism.private and saved is None:  # later, what it started from is in its state
         folder.write_inputs(tell_inputs(experiment.build_model(dataset.catalogue), dataset.catalogue, population))
     limit = cast(float | None, experiment.node()["privacy"].get("population_epsilon"))
     ledger = Ledger.open(population, name, mechanism, plan, plan.population, limit)
-    ledger.remember(sketch(dataset))
+    if not twin:  # it is charged beside its run, to the same people
+        ledger.remember(sketch(dataset))
     if saved is not None:
         ledger.check_holds(saved.notes["ledger"])
     return ledger

@@ -108,7 +108,6 @@ def project(overrides: Overrides = None, as_json: Json = False) -> None:
     given = check_overrides(overrides)
     from fedrec.experiment.experiment import load_dataset
     from fedrec.experiment.settings import load
-    from fedrec.privacy.ledger.people import find_population
     from fedrec.privacy.ledger.projection import project
 
     settings = load(given)
@@ -117,7 +116,7 @@ def project(overrides: Overrides = None, as_json: Json = False) -> None:
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)
     if not mechanism.private:
         raise FedrecError(f"{type(mechanism).__name__} promises nothing: there is no epsilon to project")
-    population = find_population(dataset, settings.document["dataset"].get("population"))
+    population = settings.find_population(dataset)
     found = project(mechanism, plan, population, settings.document["privacy"].get("population_epsilon"))
     print_json(found.json()) if as_json else print("\n".join(found.lines()))
 

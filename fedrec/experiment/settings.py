@@ -20,6 +20,7 @@ from fedrec.experiment.overrides import Conf, items
 from fedrec.paths import conf_dir
 
 if TYPE_CHECKING:
+    from fedrec.data.dataset import Dataset
     from fedrec.experiment.experiment import Experiment
 
 EXPERIMENT_KEYS = (
@@ -63,6 +64,12 @@ class Settings:
         own = {"allow": self.document["allow"]} if self.document.get("allow") else {}
         return Experiment.from_json(json.dumps({**{key: self.document[key] for key in EXPERIMENT_KEYS}, **own}))
 
+    def find_population(self, dataset: "Dataset") -> str:
+        """Return the population whose ledger the run is charged to: the one that the settings name, or its people's."""
+        from fedrec.privacy.ledger.people import find_population
+
+        return find_population(dataset, self.document["dataset"].get("population"))
+
     def yaml(self) -> str:
         """Return the settings as YAML."""
         return yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True)
@@ -73,11 +80,10 @@ def validate(settings: Settings) -> Settings:
     from fedrec.experiment.experiment import load_dataset  # torch takes seconds to import
     from fedrec.experiment.inputs import tell_inputs
     from fedrec.experiment.rehearsal import check_tested, rehearse
-    from fedrec.privacy.ledger.people import find_population
 
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
-    population = find_population(dataset, settings.document["dataset"].get("population"))
+    population = settings.find_population(dataset)
     if experiment.mechanism.private:
         tell_inputs(experiment.build_model(dataset.catalogue), dataset.catalogue, population)
     if len(dataset.interactions):  # else devices hold them: what they keep for tests is theirs

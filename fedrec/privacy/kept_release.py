@@ -8,6 +8,7 @@ from noised numbers and public settings. How many devices took part is not in it
 
 import json
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +57,13 @@ def decode_release(path: Path) -> KeptRelease:
             about = json.loads(file.metadata()[METADATA])
             arrays = dict[str, Whole]()
             for name, said in about["arrays"].items():
-                shape = tuple(int(length) for length in said["shape"])
-                arrays[name] = unpack_integers(file.get_tensor(name), math.prod(shape), said["largest"]).reshape(shape)
-            return KeptRelease(about["round"], Grid(about["bits"], about["clip"]), arrays)
-    except (SafetensorError, FedrecError, KeyError, TypeError, ValueError) as error:
+                shape = tuple(map(operator.index, said["shape"]))
+                largest = operator.index(said["largest"])
+                arrays[name] = unpack_integers(file.get_tensor(name), math.prod(shape), largest).reshape(shape)
+            return KeptRelease(
+                operator.index(about["round"]), Grid(operator.index(about["bits"]), about["clip"]), arrays
+            )
+    except (SafetensorError, FedrecError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise FedrecError(f"{path} is not the release of a round: {error}") from error
 
 

@@ -53,6 +53,7 @@ class EnrolledDirectory(NodeDirectory):
     catalogue: Catalogue | None = None
     tell: Callable[[str], None] = print
     revoked: Callable[[], Collection[int]] = frozenset  # rows that may not take part at this moment
+    barred: set[int] = field(default_factory=set[int])  # the same, when it was last looked
     evaluating: set[int] = field(default_factory=set[int])  # rows whose person lets them be evaluated
     turned_away: dict[int, str] = field(default_factory=dict[int, str])
     silent: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
@@ -79,8 +80,9 @@ class EnrolledDirectory(NodeDirectory):
         here, now = set(self.nodes.ids()), time.monotonic()
         for gone in self.hosted.keys() - here:
             del self.hosted[gone]
-        out = set(self.revoked())
-        for node in [node for node, rows in self.hosted.items() if int(rows[0]) in out]:
+        self.barred.clear()
+        self.barred.update(self.revoked())
+        for node in [node for node, rows in self.hosted.items() if int(rows[0]) in self.barred]:
             self.tell_of(node, "was revoked, and is asked no more")
             del self.hosted[node]
         resting = {node for node, (until, _) in self.silent.items() if until > now}
@@ -164,7 +166,7 @@ class EnrolledDirectory(NodeDirectory):
             return "its hello answers another request"
         device, proof = header["device"], header["proof"]
         admitted = self.devices.get(device)
-        if admitted is None or admitted.row in self.revoked():
+        if admitted is None or admitted.row in self.barred:
             return f"device {sanitize_text(device)} is not admitted"
         if admitted.row in self.faulty:
             return f"device {sanitize_text(device)} is set aside for this run"

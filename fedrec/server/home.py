@@ -196,7 +196,8 @@ class Registry:
 
     def revoked(self) -> set[int]:
         """Return the rows of devices that may not take part now."""
-        return {device.row for device in self.devices().values() if device.revoked}
+        with self._open() as connection:
+            return {row for (row,) in connection.execute("select row from devices where revoked")}
 
     def revoke(self, device: str) -> None:
         """Let a device take part no more; its row stays, as what was spent on it does."""

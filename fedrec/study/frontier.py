@@ -38,7 +38,7 @@ from fedrec.privacy.accounting.composition import compute_epsilon
 from fedrec.privacy.card import format_promise
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.ledger.people import find_population, sketch
+from fedrec.privacy.ledger.people import sketch
 from fedrec.privacy.ledger.projection import projected
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.simulation import Simulation, new_run
@@ -104,7 +104,7 @@ def trial(settings: Settings, part: str) -> PerUserResults:
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
     plan = experiment.plan(dataset)
-    population = find_population(dataset, settings.document["dataset"].get("population"))
+    population = settings.find_population(dataset)
     limit = settings.document["privacy"].get("population_epsilon")
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(Path(path) / "run")

@@ -23,7 +23,6 @@ from fedrec.privacy.accounting.interpretation import interpret
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.ledger.account import composition_from_json, composition_to_json
 from fedrec.privacy.ledger.ledger import Ledger
-from fedrec.privacy.ledger.people import find_population
 from fedrec.privacy.wording import format_guarantee
 from fedrec.storage.run_folder import RunFolder, load_table
 from fedrec.study.plan import METRICS, Study
@@ -140,7 +139,7 @@ def write_spent(settings: Settings, folder: RunFolder) -> None:
     dataset = load_dataset(experiment)
     experiment = experiment.calibrated(dataset)
     plan, mechanism = experiment.plan(dataset), experiment.mechanism
-    population = find_population(dataset, settings.document["dataset"].get("population"))
+    population = settings.find_population(dataset)
     ledger = Ledger.open(population, settings.document["run"], mechanism, plan, plan.population)
     try:
         account = ledger.account

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save
 
 from fedrec.errors import FedrecError
 from fedrec.federated.loop import run
@@ -144,3 +145,26 @@ def test_a_release_of_one_update_is_kept_as_it_is(tmp_path: Path) -> None:
 
     assert on_a_grid(vector(np.ones(6))) is None
     assert on_a_grid(release := Release(ARRAYS, 1, GRID)) is release
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"round": "1"},
+        {"bits": 12.5},
+        {"clip": "1"},
+        {"arrays": []},
+        {"arrays": {"w": {"shape": [float("inf")], "largest": 3}}},
+        {"arrays": {"w": {"shape": [10**12], "largest": 3}}},
+        {"arrays": {"w": {"shape": [7], "largest": "3"}}},
+        {"arrays": {"v": {"shape": [7], "largest": 3}}},
+    ],
+)
+def test_nor_is_one_whose_description_was_edited(said: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "round-000001.safetensors"
+    about = {"round": 1, "bits": 12, "clip": 1.0, "arrays": {"w": {"shape": [7], "largest": 3}}}
+    path.write_bytes(save({"w": np.zeros(3, np.uint64)}, {METADATA: json.dumps(about)}))
+    assert decode_release(path).round == 1
+    path.write_bytes(save({"w": np.zeros(3, np.uint64)}, {METADATA: json.dumps({**about, **said})}))
+    with pytest.raises(FedrecError, match="is not the release of a round"):
+        decode_release(path)

@@ -194,6 +194,14 @@ def test_whoever_was_set_aside_is_not_taken_back() -> None:
     assert list(there.hosted) == [2] and told[1:] == [f"node 1 is turned away: device {name} is set aside for this run"]
 
 
+def test_one_look_reads_once_who_is_revoked_however_many_greet() -> None:
+    nodes, asked = Nodes(2), list[int]()
+    there = directory(nodes, revoked=lambda: asked.append(1) or set())
+    nodes.answers |= {1: Message({}), 2: Message({})}
+    there.refresh()
+    assert len(there.hosted) == 2 and len(asked) == 1
+
+
 def test_whoever_is_revoked_while_a_run_goes_on_is_asked_no_more_until_admitted_again() -> None:
     nodes, told, out = Nodes(2), list[str](), set[int]()
     there = directory(nodes, told=told, revoked=lambda: out)
