@@ -117,10 +117,11 @@ class Algorithm(Protocol):
         """Return what the devices of a gateway contribute as one, noised; None where each contributes for itself."""
         ...
 
-    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float) -> ModelUpdate:
+    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
         """Return what the server counts of a node's sum: of each item, what `total.count` devices may say of it.
 
-        `reach` is how far noise may have moved each value before the sum came.
+        `reach` is how far noise may have moved each value before the sum came, `step` that of the grid to which each
+        device rounded its values.
         """
         ...
 
@@ -168,7 +169,7 @@ class PerDeviceAlgorithm:
         """Return None: each device contributes for itself."""
         return None
 
-    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float) -> ModelUpdate:
+    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
         """Return the sum as it is: nothing bounds what is said of one item but the clip of the whole."""
         return total
 
@@ -211,12 +212,12 @@ class StatisticAlgorithm(PerDeviceAlgorithm):
         """Return how much one device may say of one item in each array; none for arrays without such a bound."""
         return {}
 
-    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float) -> ModelUpdate:
+    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
         """Return the sum within `total.count` times `item_bounds`, itself where it lies there already."""
         bounds = self.item_bounds(unit)
         return ModelUpdate(
             {
-                name: bounds[name].clip(array, total.count, reach) if name in bounds else array
+                name: bounds[name].clip(array, total.count, reach, step) if name in bounds else array
                 for name, array in total.arrays.items()
             },
             total.count,

@@ -57,14 +57,17 @@ class ItemBound:
     signed: bool = False
     diagonal: bool = False
 
-    def clip(self, array: NDArray[np.floating], count: int = 1, reach: float = 0.0) -> NDArray[np.float32]:
+    def clip(
+        self, array: NDArray[np.floating], count: int = 1, reach: float = 0.0, step: float = 0.0
+    ) -> NDArray[np.float32]:
         """Return what counts of an array summed over `count` devices, itself where it lies within the bounds already.
 
-        `reach` is how far noise may have moved each value; rows are looked at only where there is none. What one item's
-        row has too much of is taken from each of its pairs in proportion.
+        `reach` is how far noise may have moved each value; rows are looked at only where there is none. Devices round
+        to a grid of this `step`, by half of it at most. What one item's row has too much of is taken from each of its
+        pairs in proportion.
         """
         values = array.values if isinstance(array, SparseArray) else array
-        most = count * self.value * (1 + ROUNDING) + reach
+        most = count * (self.value * (1 + ROUNDING) + step / 2) + reach
         least = -most if self.signed else -reach
         if not values.size:
             return array  # pyright: ignore[reportReturnType]
@@ -72,19 +75,22 @@ class ItemBound:
         if values.max() > most or values.min() < least:
             found = np.clip(values, least, most).astype(values.dtype)
         if math.isfinite(self.row) and reach == 0:
-            found = self._clip_rows(found, array, count * self.row)
+            found = self._clip_rows(found, array, count, step)
         if found is values:
             return array  # pyright: ignore[reportReturnType]
         return cells(array.index, found, array.shape) if isinstance(array, SparseArray) else found
 
     def _clip_rows(
-        self, values: NDArray[np.floating], array: NDArray[np.floating], most: float
+        self, values: NDArray[np.floating], array: NDArray[np.floating], count: int, step: float
     ) -> NDArray[np.floating]:
         place = array.index if isinstance(array, SparseArray) else np.arange(len(values))
         one, other, size = pair_of(place, array.shape[0], self.diagonal)
         weight = np.abs(values, dtype=np.float64)
         sums = np.bincount(one, weight, size) + np.bincount(other, np.where(one == other, 0.0, weight), size)
-        if sums.max(initial=0.0) <= most * (1 + ROUNDING):
+        said = weight > 0
+        pairs = np.bincount(one, said, size) + np.bincount(other, said & (one != other), size)
+        most = count * (self.row + pairs * step / 2)
+        if (sums <= most * (1 + ROUNDING)).all():
             return values
         factor = most / np.maximum(sums, most)
         return (values * np.minimum(factor[one], factor[other])).astype(values.dtype)

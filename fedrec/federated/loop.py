@@ -124,7 +124,7 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
 
     def counted(total: Released) -> Released:
         reach = mechanism.noise_on_values(total.count)
-        return cut_to(total, lambda values: algorithm.clip_items(values, mechanism.terms.unit, reach))
+        return cut_to(total, lambda values, step: algorithm.clip_items(values, mechanism.terms.unit, reach, step))
 
     bound = None if context.directory.simulated else largest_norm
     expected = ExpectedUpdate(mechanism, shapes, counted, algorithm.float64_arrays, bound)

@@ -204,12 +204,15 @@ class ReleasedSum:
         return self._floats.update() if self._whole is None else self._whole
 
 
-def cut_to(total: Released, clip: Callable[[ModelUpdate], ModelUpdate]) -> Released:
-    """Return a sum cut as `clip` cuts what its numbers are worth: each that it changes becomes the whole one below."""
+def cut_to(total: Released, clip: Callable[[ModelUpdate, float], ModelUpdate]) -> Released:
+    """Return a sum cut as `clip` cuts what its numbers are worth: each that it changes becomes the whole one below.
+
+    `clip` is told the step of the grid to which each device rounded; 0: to none.
+    """
     if isinstance(total, ModelUpdate):
-        return clip(total)
+        return clip(total, 0.0)
     before: Any = {name: total.grid.values(np.asarray(array)) for name, array in total.arrays.items()}
-    after = clip(ModelUpdate(before, total.count)).arrays
+    after = clip(ModelUpdate(before, total.count), total.grid.step).arrays
     kept = dict(total.arrays)
     for name, array in after.items():
         if array is not before[name]:

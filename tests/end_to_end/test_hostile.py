@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,8 +105,8 @@ class Town:
     def revoke_all_but(self, count: int) -> None:
         self.fedrec("revoke", *(self.name(label) for label in list(self.devices)[count:]))
 
-    def train(self, name: str, *overrides: str) -> str:
-        run = ["model=mf", "model.dim=4", "privacy=none", "rounds=2", f"name={name}", *overrides]
+    def train(self, name: str, *overrides: str, model: Sequence[str] = ("model=mf", "model.dim=4")) -> str:
+        run = [*model, "privacy=none", "rounds=2", f"name={name}", *overrides]
         return self.fedrec(
             "start", f"dataset.path={self.files / 'items.csv'}", f"output={self.path / 'runs'}", *run, timeout=900
         )
@@ -272,3 +272,38 @@ def test_a_device_that_is_revoked_while_a_run_goes_on_is_asked_no_more(town: Tow
     assert len(answered) == 12 and done < 10, (done, answered)
     assert answered[0] == HONEST + 1 and set(answered[done + 1 :]) == {HONEST}, (done, answered)
     assert max(line["seconds"] for line in town.rounds("live")[done + 1 :]) < 60
+
+
+SEEDED = """
+from fedrec.privacy import noise
+noise.make_noise_source = lambda randomness, key: noise.SeededNoise(*key)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["popularity", "ease"])
+def test_what_is_released_through_a_superlink_is_what_the_simulation_releases(
+    town: Town, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit. Noise on real people is never seeded: every process is patched as it starts."""
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(SEEDED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'patch'}{os.pathsep}{ROOT}")
+    settings = ["privacy=user", "privacy.epsilon=8", "privacy.population_epsilon=8"]
+    settings += ["algorithm.shortest_history=2"]  # `auto` knows a simulation's histories
+    with town.up(), played(list(town.devices.values())):
+        town.train("real", *settings, model=[f"model={model}"])
+    data = [
+        f"dataset.path={town.files / 'items.csv'}",
+        f"dataset.histories={town.files}",
+        f"output={town.path / 'runs'}",
+    ]
+    here = ["simulate", "dataset=devices", *data, f"model={model}", *settings, "evaluation.baselines=[]", "name=here"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedrec", *here], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    real, simulated = (sorted((town.path / "runs" / name / "releases").iterdir()) for name in ("real", "here"))
+    assert [path.name for path in real] == [path.name for path in simulated] and real
+    assert [path.read_bytes() for path in real] == [path.read_bytes() for path in simulated]
+    assert town.model("real") == town.model("here")

@@ -49,6 +49,7 @@ class Village:
     path: Path
     devices: int = 3
     engine: str = "auto"
+    run: Sequence[str] = tuple(RUN)
     homes: list[Home] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Village:
         return home
 
     def overrides(self, *more: str) -> list[str]:
-        return [*RUN, f"dataset.path={self.files / 'items.csv'}", f"output={self.path / 'runs'}", *more]
+        return [*self.run, f"dataset.path={self.files / 'items.csv'}", f"output={self.path / 'runs'}", *more]
 
     def prepare(self, *more: str) -> RunFolder:
         document = completed(self.server, load(self.overrides(*more)).document)

@@ -22,6 +22,8 @@ from fedrec.models.ease import Ease
 from fedrec.models.popularity import Popularity
 from fedrec.models.transitions import ItemTransitionModel
 from fedrec.privacy.guarantee import Unit
+from fedrec.privacy.mechanisms.user import UserLevel
+from fedrec.privacy.release import cut_to
 from tests.support.tiny import SMALL, catalogue
 
 ITEMS, SHORTEST = 30, 8
@@ -94,6 +96,18 @@ def test_a_history_of_at_least_so_many_items_says_what_it_would_without(kind: st
     for bound, free in zip(sent(kind, SHORTEST, history), sent(kind, None, history), strict=True):
         for name in free.arrays:
             assert np.array_equal(np.asarray(bound.arrays[name]), np.asarray(free.arrays[name]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(MAKERS)), HISTORIES)
+def test_what_an_honest_device_rounded_to_the_grid_counts_to_the_last_step(kind: str, history: np.ndarray) -> None:
+    """Rounding may bring a value, or all pairs of an item together, above its bound: that is no reason to cut it."""
+    algorithm, _ = stages(kind, SHORTEST)
+    mechanism = UserLevel(clip=1.0, noise_multiplier=1.0)
+    for update in sent(kind, SHORTEST, history):
+        whole = mechanism.privatize_update(update, mechanism.random(0))
+        cut = cut_to(whole, lambda values, step: algorithm.clip_items(values, Unit.USER, 0.0, step))
+        assert all(np.array_equal(np.asarray(cut.arrays[n]), np.asarray(whole.arrays[n])) for n in whole.arrays)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

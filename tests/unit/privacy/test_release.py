@@ -210,7 +210,8 @@ def test_a_node_cannot_claim_more_than_its_devices(rule: NormClipper, count: int
 def test_a_sum_is_cut_in_whole_numbers_and_only_where_it_must_be() -> None:
     sent = Release({"a": np.array([10, -7, 4096]), "b": np.array([3])}, 1, GRID)
 
-    def halve(update: ModelUpdate) -> ModelUpdate:
+    def halve(update: ModelUpdate, step: float) -> ModelUpdate:
+        assert step == GRID.step
         return ModelUpdate({**update.arrays, "a": np.clip(update.arrays["a"], -1, 1000.9 * GRID.step)}, 1)
 
     found = cut_to(sent, halve)
