@@ -4,11 +4,11 @@ A training algorithm lets devices change the model itself; a statistic algorithm
 round and keep nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
-from fedrec.algorithms.item_bounds import ItemBound
+from fedrec.algorithms.item_bounds import SHARES, ItemBound
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.interactions import DeviceData
 from fedrec.messages import Arrays, ModelUpdate
@@ -203,6 +203,7 @@ class StatisticAlgorithm(PerDeviceAlgorithm):
 
     trains: ClassVar[bool] = False
     refit: ClassVar[bool] = True
+    history_shares: ClassVar[Mapping[str, float]] = SHARES  # of the mean history, by `shortest_history`
 
     def statistic(self, broadcast: Arrays, device: DeviceData, unit: Unit) -> Arrays:
         """Return the bounded arrays that this device adds to the sum."""

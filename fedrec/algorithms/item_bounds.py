@@ -16,7 +16,7 @@ from fedrec.errors import FedrecError
 from fedrec.messages import SparseArray, cells
 from fedrec.privacy.guarantee import Unit
 
-SHARES = {"auto": 0.25, "strict": 0.5}  # of the mean history
+SHARES = {"auto": 0.25, "strict": 0.5}  # of the mean history, where an algorithm says nothing else
 ROUNDING = 1e-5  # how much larger an honest sum in float32 may come out than its bound
 
 
@@ -27,12 +27,9 @@ def check_shortest_history(value: int | str | None) -> None:
         raise FedrecError(f"algorithm.shortest_history={value} must be at least 1, {names}, or null for no bound")
 
 
-def find_shortest_history(name: str, users: int, interactions: int) -> int:
-    """Return what a name stands for: a quarter (auto) or half (strict) of the mean history by the public sizes.
-
-    At least 1.
-    """
-    return max(int(SHARES[name] * interactions / max(users, 1)), 1)
+def find_shortest_history(share: float, users: int, interactions: int) -> int:
+    """Return a share of the mean history by the public sizes, at least 1."""
+    return max(int(share * interactions / max(users, 1)), 1)
 
 
 def bounding(shortest_history: int | str | None, unit: Unit) -> int | None:

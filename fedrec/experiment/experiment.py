@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from fedrec.algorithms.base import Algorithm, RoundContext
-from fedrec.algorithms.item_bounds import SHARES, find_shortest_history
+from fedrec.algorithms.base import Algorithm, RoundContext, StatisticAlgorithm
+from fedrec.algorithms.item_bounds import find_shortest_history
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, DataSource
 from fedrec.data.interactions import DeviceData
@@ -144,9 +144,10 @@ class Experiment:
     def _with_sizes(self, plan: TrainingPlan) -> "Experiment":
         """Return the experiment with the bounds that follow from the plan's public sizes written into the document."""
         algorithm = self.node()["algorithm"]
-        if (name := algorithm.get("shortest_history")) not in SHARES:
+        name, kind = algorithm.get("shortest_history"), self.algorithm
+        if not isinstance(kind, StatisticAlgorithm) or name not in kind.history_shares:
             return self
-        found = find_shortest_history(name, plan.population, plan.interactions)
+        found = find_shortest_history(kind.history_shares[name], plan.population, plan.interactions)
         return self.varied({"algorithm": {**algorithm, "shortest_history": found}})
 
     def build_model(self, catalogue: Catalogue) -> Recommender:

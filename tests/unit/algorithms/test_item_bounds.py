@@ -152,13 +152,19 @@ def test_without_a_mechanism_or_a_shortest_history_nothing_is_cut() -> None:
     assert ItemCounts(shortest_history=8).clip_items(wild, Unit.INTERACTION, 0.0).arrays["counts"].max() < 1.001
 
 
-@pytest.mark.parametrize(("name", "shares"), [("auto", [5, 1, 1]), ("strict", [10, 1, 1])])
-def test_a_name_is_a_share_of_the_public_mean_once_calibrated(name: str, shares: list[int]) -> None:
-    assert [find_shortest_history(name, *sizes) for sizes in ((10, 200), (10, 9), (0, 0))] == shares
-    experiment = load([*SMALL, "model=popularity", "privacy=user", f"algorithm.shortest_history={name}"]).experiment
+def test_a_share_of_the_mean_history_is_at_least_one() -> None:
+    assert [find_shortest_history(0.25, *sizes) for sizes in ((10, 200), (10, 9), (0, 0))] == [5, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["auto", "strict"])
+@pytest.mark.parametrize("model", ["popularity", "order", "ease"])
+def test_a_name_is_a_share_of_the_public_mean_once_calibrated(name: str, model: str) -> None:
+    experiment = load([*SMALL, f"model={model}", "privacy=user", f"algorithm.shortest_history={name}"]).experiment
     dataset = load_dataset(experiment)
     ready = experiment.calibrated(dataset).algorithm
-    expected = find_shortest_history(name, dataset.interactions.users, dataset.published_interactions)
+    share = ready.history_shares[name]  # type: ignore[attr-defined]
+    expected = find_shortest_history(share, dataset.interactions.users, dataset.published_interactions)
+    assert share == (0.5 if name == "strict" else 0.125 if model == "popularity" else 0.25)
     assert ready.shortest_history == expected  # type: ignore[attr-defined]
     with pytest.raises(FedrecError, match=f"shortest_history={name}: a calibrated experiment has a number"):
         experiment.algorithm.item_bounds(Unit.USER)  # type: ignore[attr-defined]
