@@ -1,6 +1,7 @@
 """What answers on this machine: the torch node where torch is installed, else the NumPy node; or the one chosen."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from fedrec.experiment.instantiate import allow_only
 from fedrec.messages import Message
 
 ENGINES = ("auto", "torch", "light")
+log = logging.getLogger(__name__)
 
 
 class NodeProtocol(Protocol):
@@ -21,6 +23,17 @@ class NodeProtocol(Protocol):
     def answer(self, request: Message) -> Message:
         """Return the reply to a request."""
         ...
+
+
+def respond(answer: Callable[[], Message]) -> Message:
+    """Return what a node answers; an error becomes a reply that names it, and never breaks the run."""
+    try:
+        return answer()
+    except FedrecError as error:
+        return Message({"error": str(error)})
+    except Exception as error:  # whatever breaks one node must not break the run
+        log.exception("this node could not answer")
+        return Message({"error": f"{type(error).__name__} on the node; its log says more"})
 
 
 def select_backend(engine: str) -> str:
@@ -50,9 +63,6 @@ def make_simulated_node(engine: str, index: int, parts: int) -> NodeProtocol:
     from fedrec.federated.node import Node
 
     return Node(index, parts, exact=True)
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,20 @@
 """What a Flower client app does with a message: decode it, let the node answer, encode the reply.
 
-The node is a real device where the node configuration names a `home`, else one shard of a simulated population.
-`client/app.py` is the ClientApp that Flower loads; simulations in this process and real devices, which never run an
-app that a server sent, make the same one here.
+The node is one shard of a simulated population, or a real device where the node configuration names a `home`.
+`client/app.py` is the ClientApp that Flower loads, simulations in this process make the same one here, and real devices
+answer in `fedrec/device/process.py`.
 """
 
-import logging
 from functools import cache
 from pathlib import Path
 
 from flwr.app import Context, Message, UserConfig
 from flwr.clientapp import ClientApp
 
-from fedrec import messages
-from fedrec.device.backend import ConsentGuard, NodeProtocol, make_simulated_node
+from fedrec.device.backend import ConsentGuard, NodeProtocol, make_simulated_node, respond
 from fedrec.device.device import Device
 from fedrec.device.home import Home
-from fedrec.errors import FedrecError
-from fedrec.flower import codec, supernode
-
-log = logging.getLogger(__name__)
+from fedrec.flower import codec
 
 
 @cache
@@ -43,13 +38,7 @@ def open_node(config: UserConfig) -> NodeProtocol:
 
 def answer(message: Message, context: Context) -> Message:
     """Answer any kind of message; an error becomes a reply that names it, and never breaks the run."""
-    try:
-        reply = open_node(context.node_config).answer(codec.decode(message.content))
-    except FedrecError as error:
-        reply = messages.Message({"error": str(error)})
-    except Exception as error:  # whatever breaks one node must not break the run
-        log.exception("this node could not answer")
-        reply = messages.Message({"error": f"{type(error).__name__} on the node; its log says more"})
+    reply = respond(lambda: open_node(context.node_config).answer(codec.decode(message.content)))
     return Message(codec.encode(reply), reply_to=message)
 
 
@@ -59,8 +48,3 @@ def make_client_app() -> ClientApp:
     for kind in (app.query, app.train, app.evaluate):
         kind()(answer)
     return app
-
-
-def run_pinned() -> None:
-    """Run one task of a SuperNode with the app that is installed here, whatever the server delivered."""
-    supernode.run_task(make_client_app())

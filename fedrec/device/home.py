@@ -63,6 +63,11 @@ class Home:
         return self.path / "policy.toml"
 
     @property
+    def log(self) -> Path:
+        """What the device's process says."""
+        return self.path / "device.log"
+
+    @property
     def ledger(self) -> Path:
         """What this device has taken part in, and what that cost."""
         return self.path / "ledger.sqlite"

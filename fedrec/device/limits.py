@@ -59,6 +59,11 @@ class DeviceLimits:
             if field.name != "catalogue_changes" and not (number and math.isfinite(value) and value > 0):
                 raise FedrecError(f"limits.{field.name}={value}: a number above 0 is expected")
 
+    @property
+    def most_request_bytes(self) -> int:
+        """The longest message that could be within these limits: a catalogue, or a model with its experiment."""
+        return int(max(self.catalogue_mib * MIB, 4 * self.model_numbers) + self.document_kib * 1024) + MIB
+
     @classmethod
     def of(cls, home: Home) -> "DeviceLimits":
         """Return what policy.toml says; what it leaves out is as above, and every mistake is named."""

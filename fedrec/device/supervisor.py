@@ -1,10 +1,11 @@
-"""`fedrec client up`: a SuperNode with our client app, started again whenever it ends, until it is told to stop."""
+"""`fedrec client up`: the device's process, started again whenever it ends, until it is told to stop."""
 
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from fedrec.device import saved_state
 from fedrec.device.availability import AvailabilityPolicy
@@ -12,7 +13,6 @@ from fedrec.device.home import Home
 from fedrec.device.saved_state import expire
 from fedrec.device.status import page
 from fedrec.errors import FedrecError
-from fedrec.flower import supernode
 from fedrec.ops import processes
 from fedrec.ops.prometheus import serve_metrics
 
@@ -21,13 +21,13 @@ LOOK_SECONDS, EXPIRE_SECONDS, SETTLED_SECONDS = 1.0, 3600.0, 15.0
 
 
 def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: int | None = None) -> None:
-    """Run the SuperNode until SIGTERM or SIGINT; leave nothing behind. `metrics` is a loopback port for Prometheus."""
+    """Run the device until SIGTERM or SIGINT; leave nothing behind. `metrics` is a loopback port for Prometheus."""
     enrolment = home.enrolment()
     AvailabilityPolicy.of(home).overridden(only_when)
     with processes.only_one(home.path, "this device"), processes.stoppable():
         processes.say_up(home.path, only_when=only_when)
         try:
-            say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; Flower's log: {home.path / 'flower.log'}")
+            say(f"Device {home.path} for {enrolment.server}; Ctrl-C stops it; its log: {home.log}")
             with serve_metrics(metrics, lambda: page(home)):
                 supervise(home, say, lambda trouble: processes.say_up(home.path, only_when=only_when, trouble=trouble))
         finally:
@@ -36,15 +36,14 @@ def up(home: Home, only_when: str | None, say: Callable[[str], None], metrics: i
 
 
 def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None], None]) -> None:
-    """Start the SuperNode again and again, waiting longer each time that it did not last.
+    """Start the process again and again, waiting longer each time that it did not last.
 
-    `tell` gets what is wrong, for `fedrec client status`, and None once a SuperNode has lasted for a while.
+    `tell` gets what is wrong, for `fedrec client status`, and None once a process has lasted for a while.
     """
     wait = FIRST_WAIT_SECONDS
     while True:
-        started, log = time.monotonic(), home.path / "flower.log"
-        variables = supernode.environment(home.path, processes.environment(home.path / "flower"))
-        process = processes.start(command(home), variables, log)
+        started = time.monotonic()
+        process = processes.start(command(home), processes.environment(home.path / "flower"), home.log)
         try:
             watch(home, process, say, tell)
         finally:
@@ -52,7 +51,7 @@ def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None
         lasted = time.monotonic() - started
         wait = FIRST_WAIT_SECONDS if lasted > LONGEST_WAIT_SECONDS else min(2 * wait, LONGEST_WAIT_SECONDS)
         pause = wait * random.uniform(0.8, 1.2)
-        tell(why := supernode.explain_exit(log, process.returncode))
+        tell(why := explain_exit(home.log, process.returncode))
         say(f"{why}; again in {pause:.0f} s")
         time.sleep(pause)
 
@@ -60,7 +59,7 @@ def supervise(home: Home, say: Callable[[str], None], tell: Callable[[str | None
 def watch(
     home: Home, process: "subprocess.Popen[bytes]", say: Callable[[str], None], tell: Callable[[str | None], None]
 ) -> None:
-    """Say what the device does until the SuperNode ends."""
+    """Say what the device does until its process ends."""
     store = home.store()
     try:
         last, expires, settled = noted(store), 0.0, time.monotonic() + SETTLED_SECONDS
@@ -98,9 +97,15 @@ def noted(store: "saved_state.DeviceStore") -> tuple[str, float] | None:
 
 
 def command(home: Home) -> list[str]:
-    """Return the SuperNode's command line."""
-    enrolment = home.enrolment()
-    return supernode.command_line(enrolment.server, home.path, enrolment.certificate, home.key)
+    """Return the command line of the device's process."""
+    return [sys.executable, "-m", "fedrec.device.process", str(home.path)]
+
+
+def explain_exit(log: Path, status: int) -> str:
+    """Return in words why a device's process ended."""
+    if status == processes.TURNED_AWAY:
+        return "the server did not admit this key, or still holds its last session"
+    return f"the device's process ended with status {status}: see {log}"
 
 
 def say_here(text: str) -> None:

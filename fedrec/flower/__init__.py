@@ -9,13 +9,12 @@ used as documented: ClientApp, ServerApp, Grid, Message, RecordDict, ArrayRecord
 | transport | `Metadata.__dict__["_message_id"]` | the SuperLink gives messages their ids; here is none |
 | transport, replies | `HttpGrid._runtime_client`, its `httpx` hooks, `._run` | each reply is pulled by itself |
 | replies | form of deflated objects and trees, `*_pb2` | checked before it is inflated |
-| supernode | `run_clientapp.install_from_fab`, `.get_load_client_app_fn` | a device runs its own app |
-| supernode | programs on the PATH (`flwr-clientapp`, ...) | as above: a SuperNode finds ours first |
-| supernode | modules `flwr.supernode.cli`, `flwr.supercore.error.http`, `fastapi` | left out of a task: saves 34 MiB |
-| supernode | exit code 305 in the log | says that the server did not admit this key |
-| superlink | options of `flower-superlink` and `flower-supernode` | TLS, keys, nothing installed at run time |
+| fleet | `FleetHttpClient`, its `httpx` hooks, its two interceptors, `HeartbeatSender`, `*_pb2` | a device stays warm |
+| fleet | `get_object_tree`, `get_all_nested_objects`, `remove_content_from_message` | a reply as Flower stores it |
+| superlink | options of `flower-superlink` | TLS, keys, nothing installed at run time |
 | superlink | `flwr run, list, stop, supernode register --format json`, `config.toml` | there is no Python API |
 | own_superlink | `flwr.superlink.extensions.get_middleware`, `cli.flower_superlink` | it answers its own user alone |
+| own_superlink | `sql_mixin.SQLITE_PRAGMAS`, `flower_superlink._get_superexec_command` | runs start when busy |
 | front | paths under `/v1/fleet/`, headers `flwr-public-key`, `-timestamp`, `-signature` | devices alone get in |
 | ray | `flwr federation simulation-config @none/default` | sets the size of a simulation |
 

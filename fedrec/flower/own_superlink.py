@@ -2,19 +2,26 @@
 
 Flower asks nobody on loopback who he is: every user of the machine could start a run, that is, code, as the server's
 user. Linux tells whose a loopback connection is, and a connection can't be handed to another user's name.
+
+It also outlives a machine that is busy: Flower waits five seconds for its data base, and its SuperExec, which starts
+runs, ends at the first answer that says so. Every run after that would wait for ever.
 """
 
+import importlib
 import os
 import socket
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 CONNECTIONS = Path("/proc/net/tcp")
+LOCK_SECONDS = 60
+AGAIN = 'while kill -0 "$0" 2>/dev/null && ! "$@"; do sleep 1; done'  # $0 is the SuperLink
 
 
 def _hexadecimal(host: str, port: int) -> str:
@@ -60,11 +67,27 @@ class OwnerOnly:
             await PlainTextResponse("another user's process\n", 403)(scope, receive, send)
 
 
+def start_again(command: list[str]) -> list[str]:
+    """Return a command that runs this one anew whenever it fails, as long as this process lives."""
+    return ["/bin/sh", "-c", AGAIN, str(os.getpid()), *command]
+
+
+def endure() -> None:
+    """Let Flower wait longer for its data base, and start its SuperExec again where it ended."""
+    from flwr.supercore import sql_mixin
+
+    sql_mixin.SQLITE_PRAGMAS = (*sql_mixin.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_SECONDS * 1000)))
+    program: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    launch = program._get_superexec_command
+    program._get_superexec_command = lambda *arguments, **named: start_again(launch(*arguments, **named))
+
+
 def main() -> None:
     """Run the SuperLink, guarded where the system can tell."""
     from flwr.superlink import extensions
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
+    endure()
     if can_tell():
         before = extensions.get_middleware
         extensions.get_middleware = lambda: (Middleware(OwnerOnly), *before())

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httpx
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE, ErrorCode
@@ -21,10 +21,12 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.run import RunNotRunningException
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedrec.flower.codec import ARRAY, RECORD
 from fedrec.messages import TOO_LARGE, FailedReply, Message, RejectedReplyError, sanitize_text, unpack_reply
+
+if TYPE_CHECKING:  # a device reads messages so, too, and has no grid
+    from flwr.superlink.grid.http_grid import HttpGrid
 
 CHAIN = ("Message", "RecordDict", "ArrayRecord", "Array")  # each with one child, but for the chunks of the last
 CHUNK_BYTES = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
@@ -33,10 +35,18 @@ UNREACHABLE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABL
 NOT_UPLOADED = "its answer was announced and not uploaded before the deadline"
 
 
+class ObjectSource(Protocol):
+    """Where the objects of a message are."""
+
+    def pull_object(self, name: str, most_bytes: int) -> bytes | None:
+        """Return an object's content of at most `most_bytes`, or None while it was not uploaded."""
+        ...
+
+
 class ReplyLine:
     """The calls of Flower's grid that hand out a reply, none of which returns more than `most_bytes`."""
 
-    def __init__(self, grid: HttpGrid) -> None:
+    def __init__(self, grid: "HttpGrid") -> None:
         self._client, self._node = cast(Any, grid)._runtime_client, grid.node
         self._run_id = cast(Any, grid)._run.run_id
 
@@ -155,7 +165,7 @@ class PendingReply:
         if any(len(child.children) for child in tree.children) or len(set(self.chunks)) < len(self.chunks):
             raise RejectedReplyError("the chunks of the reply are no chunks")
 
-    def _pull_next(self, line: ReplyLine) -> bool:
+    def _pull_next(self, line: ObjectSource) -> bool:
         """Pull and check the next object; return False while it is not there."""
         inner = self.place < len(CHAIN)
         name = self.chain[self.place] if inner else self.chunks[self.place - len(CHAIN)]

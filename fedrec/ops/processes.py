@@ -27,6 +27,7 @@ OFFLINE = {
 GRACE_SECONDS = 10.0
 START_SECONDS = 90.0
 LOG_BYTES = 10 << 20
+TURNED_AWAY = 3  # exit status of a device's process whose server does not take it
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
 

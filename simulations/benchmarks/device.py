@@ -44,12 +44,10 @@ def clock():
 start = clock()
 import numpy, flwr.app, flwr.clientapp
 base, base_memory = clock(), memory("VmRSS")
-import fedrec.device.client_app
+import fedrec.device.process
 {imports}
 end, loaded = clock(), memory("VmRSS")
 if len(sys.argv) > 1:
-    from fedrec.flower import supernode
-    supernode.load_task_program()
     from fedrec.device.device import Device
     from fedrec.device.home import Home
     from fedrec.messages import unpack

@@ -1,10 +1,10 @@
 """Kills on real devices: `python -m simulations.crash_tests.devices --kills 3` kills each of three things mid-round.
 
-The client app of a device, its SuperNode and the server's SuperLink get `kill -9` at random moments while a device
-works on a message; one kill a run. Every run is then finished, by itself or by `fedrec server up` and `fedrec server
-start --resume`; one that lost a round to a kill ends a round early: lost rounds stay charged. Printed as JSON: kills
-that hit, runs completed, and from the ledgers of the server and of every device: updates counted twice, devices charged
-twice for a round, rounds charged to nobody. About a minute a kill.
+The process of a device, the fork of it that does a message's work and the server's SuperLink get `kill -9` at random
+moments while a device works on a message; one kill a run. Every run is then finished, by itself or by `fedrec server
+up` and `fedrec server start --resume`; one that lost a round to a kill ends a round early: lost rounds stay charged.
+Printed as JSON: kills that hit, runs completed, and from the ledgers of the server and of every device: updates counted
+twice, devices charged twice for a round, rounds charged to nobody. About half a minute a kill.
 """
 
 import argparse
@@ -26,7 +26,8 @@ import yaml
 
 from simulations.devices import Walk, settle
 
-KINDS = {"client app": "fedrec.device.client_app", "SuperNode": "flower-supernode", "SuperLink": "own_superlink"}
+DEVICE, SERVER = "fedrec.device.process", "own_superlink"
+KINDS = ("work", "device", "SuperLink")
 POLICY = """[privacy]
 trust = ["server"]
 largest_epsilon_per_year = 1e9
@@ -50,16 +51,27 @@ def processes_of(folder: Path, word: str) -> list[int]:
     return found
 
 
+def workers_of(home: Path) -> list[int]:
+    """Return the forks of a device's process, which do the work of a message."""
+    found = processes_of(home, DEVICE)
+    parents = dict[int, int]()
+    for pid in found:
+        with contextlib.suppress(OSError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return [pid for pid, parent in parents.items() if parent in found]
+
+
 def kill(folder: Path, home: Path, kind: str, chosen: random.Random, started: "subprocess.Popen[str]") -> bool:
     """Wait until the device works on a message, and kill at a random moment after; say whether something was hit."""
     end = time.monotonic() + PATIENCE_SECONDS
-    while not processes_of(home, KINDS["client app"]):
+    while not workers_of(home):
         if time.monotonic() > end or started.poll() is not None:
             raise SystemExit(f"no message reached {home}: {started.communicate()[0]}")
         time.sleep(0.01)
     time.sleep(chosen.uniform(0, LATEST_SECONDS))
     hit = False
-    for pid in processes_of(folder if kind == "SuperLink" else home, KINDS[kind]):
+    targets = {"work": lambda: workers_of(home), "device": lambda: processes_of(home, DEVICE)}
+    for pid in targets.get(kind, lambda: processes_of(folder, SERVER))():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             hit = True

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from fedrec.ops.processes import free_port
+from simulations.crash_tests.devices import DEVICE, workers_of
 from tests.end_to_end.test_offline import GUARD
 
 ROOT = Path(__file__).parents[2]
@@ -137,11 +138,11 @@ def wait_for_rounds(tmp_path: Path, count: int, seconds: float = 300) -> None:
         time.sleep(0.2)
 
 
-def kill(tmp_path: Path, *words: str, wait: float = 120) -> None:
-    """Kill -9 the processes with these words in their command line, as soon as there are some."""
+def kill(find: Callable[[], list[int]], wait: float = 120) -> None:
+    """Kill -9 the processes that are found, as soon as there are some."""
     end = time.monotonic() + wait
-    while not (found := processes_of(tmp_path, *words)):
-        assert time.monotonic() < end, words
+    while not (found := find()):
+        assert time.monotonic() < end
         time.sleep(0.02)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
@@ -157,14 +158,12 @@ def rounds_of(tmp_path: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "what", [("fedrec.device.client_app",), ("flower-supernode", "device-1")], ids=["client app", "SuperNode"]
-)
+@pytest.mark.parametrize("find", [workers_of, lambda home: processes_of(home, DEVICE)], ids=["its work", "all of it"])
 def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
-    tmp_path: Path, place: dict[str, str], what: list[str]
+    tmp_path: Path, place: dict[str, str], find: Callable[[Path], list[int]]
 ) -> None:
     started = begin(tmp_path, place, rounds=5)
-    kill(tmp_path, *what)
+    kill(lambda: find(tmp_path / "walk" / "device-1"))
     out, _ = started.communicate(timeout=500)
     assert started.returncode == 0, out
     lines = rounds_of(tmp_path)
@@ -178,7 +177,7 @@ def test_a_killed_device_costs_its_answer_and_the_run_goes_on(
 @pytest.mark.slow
 def test_a_killed_server_resumes_and_its_devices_come_back(tmp_path: Path, place: dict[str, str]) -> None:
     started = begin(tmp_path, place, rounds=4)
-    kill(tmp_path, "own_superlink")
+    kill(lambda: processes_of(tmp_path, "own_superlink"))
     out, _ = started.communicate(timeout=300)
     assert started.returncode != 0 and "--resume" in out
     said = shell(
@@ -220,7 +219,7 @@ def test_whatever_is_killed_no_update_counts_twice_and_nothing_is_charged_to_nob
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert found["kills"] == {"client app": 1, "SuperNode": 1, "SuperLink": 1} and found["runs_completed"] == 3
+    assert found["kills"] == {"work": 1, "device": 1, "SuperLink": 1} and found["runs_completed"] == 3
     assert found["updates_counted"] > 3 and found["rounds_charged"] >= found["rounds_released"] > 3
     for name in ("updates_counted_twice", "rounds_charged_to_nobody", "devices_charged_twice", "rounds_released_twice"):
         assert found[name] == 0

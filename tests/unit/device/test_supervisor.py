@@ -1,4 +1,4 @@
-"""A SuperNode that is started again whenever it ends, and what its device says meanwhile."""
+"""A device's process that is started again whenever it ends, and what its device says meanwhile."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Node:
-    """A SuperNode that ends after some looks at it."""
+    """A process that ends after some looks at it."""
 
     def __init__(self, looks: int) -> None:
         self.looks, self.returncode = looks, 1
@@ -70,7 +70,7 @@ def test_it_is_started_again_waiting_longer_each_time_that_it_did_not_last(
     monkeypatch.setattr(supervisor, "watch", watch)
     monkeypatch.setattr(processes, "start", lambda command, variables, log: Node(0))
     monkeypatch.setattr(processes, "stop", stopped.append)
-    monkeypatch.setattr(supervisor.supernode, "explain_exit", lambda log, status: f"ended with {status}")
+    monkeypatch.setattr(supervisor, "explain_exit", lambda log, status: f"ended with {status}")
     with pytest.raises(Enough):
         supervisor.supervise(home, said.append, told.append)
     assert clock.slept == [10.0, 20.0, 40.0, 60.0, 60.0, 5.0, 10.0], "one that lasted is started again at once"

@@ -20,8 +20,8 @@ import pytest
 from fedrec.cli.server import run
 from fedrec.device.home import Home
 from fedrec.device.status import page as device_page
+from fedrec.device.supervisor import explain_exit
 from fedrec.errors import FedrecError
-from fedrec.flower.supernode import explain_exit
 from fedrec.ops import processes
 from fedrec.ops.keys import new_key
 from fedrec.ops.prometheus import Metric, serve_metrics, text
@@ -168,11 +168,8 @@ def test_one_process_a_home(tmp_path: Path) -> None:
 
 
 def test_a_device_says_why_it_was_not_let_in(tmp_path: Path) -> None:
-    log = tmp_path / "flower.log"
-    log.write_text("ERROR: Exit Code: 1\n... ERROR : Exit Code: 305\nFailed\n")
-    assert "did not admit" in explain_exit(log, 1)
-    log.write_text("killed")
-    assert "status -9" in explain_exit(log, -9)
+    assert "did not admit" in explain_exit(tmp_path / "device.log", processes.TURNED_AWAY)
+    assert "status -9: see" in explain_exit(tmp_path / "device.log", -9)
 
 
 def test_prometheus_reads_text() -> None:

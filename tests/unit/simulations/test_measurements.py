@@ -99,14 +99,14 @@ def test_a_round_that_no_device_was_charged_for_and_a_device_charged_twice_are_f
 
 
 def test_only_processes_that_name_the_word_and_the_folder_are_killed(tmp_path: Path) -> None:
-    sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)", "flower-supernode"]
+    sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)", "fedrec.device.process"]
     places = [{"cwd": tmp_path, "env": {**os.environ, "FEDREC_HOME": str(tmp_path / name)}} for name in ("a", "b")]
     started = [subprocess.Popen(sleeper, stdout=subprocess.PIPE, **place) for place in places]  # type: ignore[call-overload]
     try:
         for process in started:
             assert process.stdout is not None and process.stdout.readline()
-        assert device_kills.processes_of(tmp_path / "a", "flower-supernode") == [started[0].pid]
-        assert sorted(device_kills.processes_of(tmp_path, "flower-supernode")) == sorted(p.pid for p in started)
+        assert device_kills.processes_of(tmp_path / "a", "fedrec.device.process") == [started[0].pid]
+        assert sorted(device_kills.processes_of(tmp_path, "fedrec.device.process")) == sorted(p.pid for p in started)
         assert device_kills.processes_of(tmp_path / "a", "flower-superlink") == []
     finally:
         for process in started:
