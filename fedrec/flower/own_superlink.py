@@ -74,12 +74,15 @@ def start_again(command: list[str]) -> list[str]:
 
 def endure() -> None:
     """Let Flower wait longer for its data base, and start its SuperExec again where it ended."""
-    from flwr.supercore import sql_mixin
-
-    sql_mixin.SQLITE_PRAGMAS = (*sql_mixin.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_SECONDS * 1000)))
+    database: Any = importlib.import_module("flwr.supercore.sql_mixin")
+    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_SECONDS * 1000)))
     program: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
     launch = program._get_superexec_command
-    program._get_superexec_command = lambda *arguments, **named: start_again(launch(*arguments, **named))
+
+    def kept(*arguments: object, **named: object) -> list[str]:
+        return start_again(launch(*arguments, **named))
+
+    program._get_superexec_command = kept
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """What a device needs: `python -m simulations.benchmarks.device` measures memory, imports and recommendations.
 
 Memory and imports: each engine in a process of its own, a device of 165 interactions on a catalogue of ML-1M's size
-(3,706 items), MF of 32 dimensions, through the same `Device`, beside the same part of Flower as in the process that a
-SuperNode starts for a message. Answers: the service in a process of its own on a Unix socket, 62,000 items of 64
-dimensions, 200 interactions. The data are drawn; sizes decide the cost.
+(3,706 items), MF of 32 dimensions, through the same `Device`, beside Flower's part of the one process that a device
+keeps. Answers: the service in a process of its own on a Unix socket, 62,000 items of 64 dimensions, 200 interactions.
+The data are drawn; sizes decide the cost.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def clock():
     return time.perf_counter(), time.process_time()
 
 start = clock()
-import numpy, flwr.app, flwr.clientapp
+import numpy, fedrec.flower.fleet
 base, base_memory = clock(), memory("VmRSS")
 import fedrec.device.process
 {imports}

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -313,3 +314,13 @@ def test_what_is_released_through_a_superlink_is_what_the_simulation_releases(
     assert [path.name for path in real] == [path.name for path in simulated] and real
     assert [path.read_bytes() for path in real] == [path.read_bytes() for path in simulated]
     assert town.model("real") == town.model("here")
+
+
+@pytest.mark.slow
+def test_runs_start_again_after_what_starts_them_was_killed(town: Town) -> None:
+    with town.up(), played(list(town.devices.values())):
+        town.train("before")
+        (starter,) = processes_of(town.path, "flower-superexec", "--parent-pid")[-1:]
+        os.kill(starter, signal.SIGKILL)
+        town.train("after")
+    assert town.model("before") == town.model("after")
