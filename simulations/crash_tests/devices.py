@@ -68,7 +68,8 @@ def kill(folder: Path, home: Path, kind: str, chosen: random.Random, started: "s
         if time.monotonic() > end or started.poll() is not None:
             raise SystemExit(f"no message reached {home}: {started.communicate()[0]}")
         time.sleep(0.01)
-    time.sleep(chosen.uniform(0, LATEST_SECONDS))
+    if kind != "work":  # which is done in a moment
+        time.sleep(chosen.uniform(0, LATEST_SECONDS))
     hit = False
     targets = {"work": lambda: workers_of(home), "device": lambda: processes_of(home, DEVICE)}
     for pid in targets.get(kind, lambda: processes_of(folder, SERVER))():
