@@ -104,7 +104,9 @@ def table_of(device: DeviceData, items: int) -> DeviceTable:
 
 def load_engine(engine: str) -> None:
     """Import what an engine takes, so that the processes that carry out a round find it loaded: torch takes seconds."""
-    importlib.import_module("fedrec.numpy_engine.node" if engine == "light" else "fedrec.federated.node")
+    torch = "fedrec.federated.node", "fedrec.data.datasets.enrolled_devices"
+    for name in ("fedrec.numpy_engine.node",) if engine == "light" else torch:
+        importlib.import_module(name)
 
 
 def train_on(engine: str, dataset: Dataset, private: PrivateStore, exact: bool) -> Callable[[Message], Message]:
