@@ -136,7 +136,7 @@ class Canaries:
         item = item + user * np.int32(self.each) if self.apart else item
         value = np.where(user % 2 == 1, -1.0, 1.0) if self.signed else np.ones(len(user))
         ids, users = np.arange(self.items).astype(str), np.arange(self.devices).astype(str)
-        rows = Interactions(user, item, np.zeros(len(user)), value.astype(np.float32), users, self.items)
+        rows = Interactions(user, item, np.zeros(len(user), np.int64), value.astype(np.float32), users, self.items)
         start = np.arange(self.devices + 1, dtype=np.int64) * self.each
         return Dataset(
             name="canaries",

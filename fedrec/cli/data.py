@@ -204,6 +204,7 @@ def hand_out(dataset: "Dataset", devices: int, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     write_items(folder / "items.csv", dataset.catalogue)
     said = [f"{folder / 'items.csv'}: {len(dataset.catalogue):,} items, public"]
+    times = table.time if dataset.clock.divisor == 1 else dataset.clock.numbers(table.time)
     for user in range(devices):
         found, path = np.flatnonzero(table.user == user), folder / f"{user + 1:0{len(str(devices))}}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -211,6 +212,7 @@ def hand_out(dataset: "Dataset", devices: int, folder: Path) -> list[str]:
             writer.writerow(COLUMNS)
             for row in found:
                 item = dataset.catalogue.ids[table.item[row]]
-                writer.writerow([item, f"{table.time[row]:.17g}", f"{table.value[row]:.9g}", "rating"])
+                time = times[row] if times.dtype.kind == "i" else f"{times[row]:.17g}"
+                writer.writerow([item, time, f"{table.value[row]:.9g}", "rating"])
         said.append(f"{path}: {len(found):,} interactions of user {table.user_ids[user]}")
     return said

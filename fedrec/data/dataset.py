@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.data.clock import NO_CLOCK, Clock
 from fedrec.data.interactions import DeviceTable, FlatInteractions, Interactions
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Dataset:
     """What a source gives: `population` names the users whose privacy is spent (name and hash of the source).
 
     `repairs` are (what, how many rows or users) pairs, stated to the user; `split` names the rule in full. `links[n]`
-    are two rows of users, the first a friend of the second or trusting it: as personal as interactions are.
+    are two rows of users, the first a friend of the second or trusting it: as personal as interactions are. `clock`
+    says what the times of the interactions are.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Dataset:
     repairs: tuple[tuple[str, int], ...] = ()
     synthetic: bool = False
     links: Links = field(default_factory=no_links)
+    clock: Clock = NO_CLOCK
     nominal_interactions: int | None = None  # where nobody can count them: real devices
 
     @property

@@ -22,13 +22,13 @@ from fedrec.errors import FedrecError
 class Interactions:
     """Interactions sorted by user, then time; rows of equal time keep their order in the file.
 
-    `user[n]` counts rows of `user_ids`, `item[n]` rows of the catalogue, `time[n]` is in the source's unit
-    (0 where the source has none), `value[n]` is the rating (1 where the source has none).
+    `user[n]` counts rows of `user_ids`, `item[n]` rows of the catalogue, `time[n]` is a whole number of what the data
+    set's clock says (0 where the source has none), `value[n]` is the rating (1 where the source has none).
     """
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
-    time: NDArray[np.float64]
+    time: NDArray[np.int64]
     value: NDArray[np.float32]
     user_ids: NDArray[np.str_]
     items: int

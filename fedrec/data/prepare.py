@@ -120,6 +120,7 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
         repairs=tuple((what, count) for what, count in repairs if count),
         synthetic=plan.synthetic,
         links=links,
+        clock=rows.clock,
     )
 
 
@@ -151,7 +152,7 @@ def _sorted(rows: Rows, kept: RepairLog, settings: SourceOptions, catalogue: Cat
     user_rows = np.full(len(rows.user.names), -1)
     user_rows[order] = np.arange(len(order))
     user = user_rows[rows.user.codes[kept.rows]]
-    time = np.zeros(len(user)) if rows.time is None else rows.time[kept.rows]
+    time = np.zeros(len(user), np.int64) if rows.time is None else rows.time[kept.rows]
     rank = (
         np.random.default_rng(ORDER_SEED).permutation(len(rows))[kept.rows] if shuffled and rows.time is None else time
     )

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.clock import NO_CLOCK, Clock
 from fedrec.data.download import Files, fetch, open_files, verify
 from fedrec.data.interactions import LEAVE_LAST_OUT
 from fedrec.data.io.table import Table, Tokens
@@ -47,13 +48,17 @@ class SourceOptions:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a source in file order, n of each; `time` and `value` are None where it has none."""
+    """The rows of a source in file order, n of each; `time` and `value` are None where it has none.
+
+    `clock` says what the times are.
+    """
 
     user: Tokens
     item: Tokens
-    time: NDArray[np.float64] | None
+    time: NDArray[np.int64] | None
     value: NDArray[np.float64] | None
     place: Callable[[int], str]
+    clock: Clock = NO_CLOCK
 
     def __len__(self) -> int:
         """Return n."""
@@ -67,6 +72,7 @@ class Rows:
             time=None if self.time is None else self.time[kept],
             value=None if self.value is None else self.value[kept],
             place=lambda row: self.place(int(kept[row])),
+            clock=self.clock,
         )
 
     def digest(self) -> str:
@@ -79,19 +85,21 @@ class Rows:
         for tokens in (self.user, self.item):
             digest.update("\n".join(tokens.names).encode())
             digest.update(tokens.codes.astype("<i8").tobytes())
-        for column in (self.time, self.value):
-            digest.update(b"none" if column is None else column.astype("<f8").tobytes())
+        digest.update(b"none" if self.time is None else self.clock.encode(self.time))
+        digest.update(b"none" if self.value is None else self.value.astype("<f8").tobytes())
         return digest.hexdigest()
 
 
 def rows_of(table: Table, user: str, item: str, time: str | None, value: str | None) -> Rows:
     """Return the rows of a table whose columns have these names; None: the source has no such column."""
+    moments = None if time is None else table.moments(time)
     return Rows(
         user=table.tokens(user),
         item=table.tokens(item),
-        time=None if time is None else table.numbers(time),
+        time=None if moments is None else moments.values,
         value=None if value is None else table.numbers(value),
         place=table.place,
+        clock=NO_CLOCK if moments is None else moments.clock,
     )
 
 

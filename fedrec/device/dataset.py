@@ -83,7 +83,7 @@ def dataset_of(device: DeviceData, catalogue: Catalogue, split: str) -> Dataset:
     return Dataset(
         name="this device",
         population="this device",
-        interactions=Interactions(none, none, np.zeros(0), np.zeros(0, np.float32), names, len(catalogue)),
+        interactions=Interactions(none, none, np.zeros(0, np.int64), np.zeros(0, np.float32), names, len(catalogue)),
         catalogue=catalogue,
         devices=table_of(device, len(catalogue)),
         split=split,

@@ -34,7 +34,7 @@ def table_of(histories: list[list[int]]) -> Interactions:
     return Interactions(
         user=np.array([user for user, _ in flat], np.int32),
         item=np.array([item for _, item in flat], np.int32),
-        time=np.arange(len(flat), dtype=np.float64),
+        time=np.arange(len(flat)),
         value=np.arange(1, len(flat) + 1, dtype=np.float32),
         user_ids=np.array([f"u{n}" for n in range(len(histories))]),
         items=ITEMS,
@@ -219,7 +219,7 @@ def test_a_real_device_builds_what_the_simulation_would_have_built_for_it(
     rows = Rows(
         Tokens(np.zeros(len(inside), np.int64), ("me",)),
         Tokens(codes, tuple(distinct)),
-        np.array([float(event[1]) for event in inside]),
+        np.array([event[1] for event in inside]),
         np.array([float(event[2]) for event in inside]),
         lambda row: f"f:{row}",
     )
@@ -237,7 +237,7 @@ def rows_of(found: list[tuple[int, int, int, int]]) -> Rows:
         names, back = np.unique(codes, return_inverse=True)
         return Tokens(back.astype(np.int64), tuple(str(name) for name in names))
 
-    return Rows(tokens(user), tokens(item), time.astype(float), value.astype(float), lambda row: f"f:{row}")
+    return Rows(tokens(user), tokens(item), time, value.astype(float), lambda row: f"f:{row}")
 
 
 FOUND = st.lists(st.tuples(*(st.integers(0, top) for top in (3, 4, 2, 3))), min_size=1, max_size=14)

@@ -11,6 +11,7 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import Interactions
 from fedrec.data.io.csv_files import read_device_file, read_items
 from fedrec.data.io.table import Tokens
+from fedrec.data.io.times import TimeOptions, from_floats
 from fedrec.data.prepare import PrepareOptions, prepare_dataset
 from fedrec.data.sources import LEAVE_LAST_OUT, Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
@@ -52,7 +53,7 @@ class Enrolled(SourceOptions):
             )
         none = np.zeros(0, np.int32)
         names = np.array([str(row) for row in range(self.devices)])
-        interactions = Interactions(none, none, np.zeros(0), np.zeros(0, np.float32), names, len(catalogue))
+        interactions = Interactions(none, none, np.zeros(0, np.int64), np.zeros(0, np.float32), names, len(catalogue))
         return Dataset(
             name="devices",
             population=self.population or "devices",
@@ -71,11 +72,13 @@ class Enrolled(SourceOptions):
             raise FedrecError(f"{folder}: no device files (*.csv) there; dataset.histories names their folder")
         rows = [(number, row) for number, path in enumerate(files) for row in read_device_file(path)]
         items = {item: code for code, item in enumerate(dict.fromkeys(row.item for _, row in rows))}
+        moments = from_floats(np.array([row.time for _, row in rows], np.float64), TimeOptions())
         table = Rows(
             user=Tokens(np.array([number for number, _ in rows], np.int64), tuple(path.stem for path in files)),
             item=Tokens(np.array([items[row.item] for _, row in rows], np.int64), tuple(items)),
-            time=np.array([row.time for _, row in rows]),
+            time=moments.values,
             value=np.array([row.value for _, row in rows]),
             place=lambda number: f"{files[rows[number][0]]}",
+            clock=moments.clock,
         )
         return prepare_dataset(table, self, PrepareOptions("devices", catalogue))

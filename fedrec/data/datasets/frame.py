@@ -7,7 +7,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
@@ -30,7 +29,7 @@ USUAL = {
     "time": ("time", "timestamp", "datetime"),
 }
 HANDED = "a pandas, polars or Arrow table, or a mapping of column names to arrays"
-UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+PER_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ def read_frame(frame: Any, given: Mapping[str, str | None], title: str | None = 
         raise FedrecError(f"columns of unequal length: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
     if not max(sizes.values()):
         raise FedrecError("the data frame has no rows; at least one is expected")
-    if mapping.time:
-        arrays[mapping.time] = to_seconds(arrays[mapping.time])
     table = Table(arrays, place)
     rows = rows_of(table, mapping.user, mapping.item, mapping.time, mapping.value)
+    if mapping.time and str(arrays[mapping.time].type).startswith("timestamp[ns"):
+        rows = in_billionths(rows)
     return HeldRows(rows, titles_of(table, rows, title) if title else {}), mapping
 
 
@@ -192,32 +191,12 @@ def as_text(column: Any, name: str) -> Any:
     return pa.array([None if value is None or value != value else str(value) for value in values], pa.string())
 
 
-def to_seconds(column: Any) -> Any:
-    """Return moments, days and ISO 8601 texts as seconds since 1970 (UTC where they name no zone); numbers as they are.
-
-    A text that is no moment stays as it is, for the complaint that names its row.
-    """
-    kind = column.type
-    if pa.types.is_date(kind):
-        column, kind = column.cast(pa.timestamp("s")), pa.timestamp("s")
-    if pa.types.is_timestamp(kind):
-        whole = column.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        return pa.array(whole / UNITS[kind.unit])
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        texts = column.dictionary_encode()
-        return pa.array([_moment(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
-    return column
-
-
-def _moment(text: str) -> str:
-    """Return an ISO 8601 moment as seconds; any other text as it is."""
-    try:
-        found = datetime.fromisoformat(text.strip()) if not text.strip().isdigit() else None
-    except ValueError:
-        return text
-    if found is None:
-        return text
-    return repr((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+def in_billionths(rows: Rows) -> Rows:
+    """Return rows with the clock of a column in nanoseconds, by whose rounding its people have always been named."""
+    if rows.time is None:
+        return rows
+    finest = replace(rows.clock, per_second=PER_SECOND, divisor=PER_SECOND)
+    return replace(rows, time=rows.time * (PER_SECOND // rows.clock.per_second), clock=finest)
 
 
 def titles_of(table: Table, rows: Rows, title: str) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Synthetic(SourceOptions):
         kept = _at_most(np.sort(kept), user, count)
         liked = (genre[item] == favourite) + 0.0
         value = np.clip(np.rint(3 + liked + rng.normal(0, 0.8, len(user))), 1, 5)
-        time = FIRST_SECOND + np.rint(np.cumsum(rng.exponential(GAP_SECONDS, len(user))))
+        time = FIRST_SECOND + np.rint(np.cumsum(rng.exponential(GAP_SECONDS, len(user)))).astype(np.int64)
         names = tuple(str(n) for n in range(self.users)), tuple(str(n) for n in range(self.items))
         return Rows(
             user=Tokens(user[kept], names[0]),

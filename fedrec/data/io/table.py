@@ -6,12 +6,13 @@ Every complaint names the file and the line.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedrec.data.io.times import AS_WRITTEN, Moments, NotATimeError, TimeOptions, read_moments
 from fedrec.errors import FedrecError, suggest
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
@@ -34,10 +35,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Named columns of equal length; `place(n)` says where row n (from 0) stands: "ratings.csv:17"."""
+    """Named columns of equal length; `place(n)` says where row n (from 0) stands: "ratings.csv:17".
+
+    `times` says how times are written where they don't say so themselves.
+    """
 
     columns: Mapping[str, pa.Array]
     place: Callable[[int], str]
+    times: TimeOptions = AS_WRITTEN
 
     def __len__(self) -> int:
         """Return how many rows there are."""
@@ -92,8 +97,18 @@ class Table:
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             shown = "" if column[row].as_py() is None else column[row].as_py()
-            self._refuse(row, f"{name} '{shown}'", "a finite number is expected (times as unix time)")
+            self._refuse(row, f"{name} '{shown}'", "a finite number is expected")
         return values
+
+    def moments(self, name: str) -> Moments:
+        """Return a column as times: whole numbers with every digit, and what they were understood as."""
+        column = decode_dictionary(self.columns[name])
+        try:
+            return read_moments(column, self.times)
+        except NotATimeError as error:
+            row, right = error.args
+            shown = column[row].as_py()
+            self._refuse(row, f"{name} '{'' if shown is None else shown}'", right)
 
     def texts(self, name: str) -> list[str]:
         """Return a column as text, blank where there is none."""
@@ -114,7 +129,7 @@ class Table:
                 self._refuse(_first(codes, code), f"{what} {column} '{name}'", right)
             names[code] = name.partition(".")[0]
 
-    def _refuse(self, row: int, wrong: str, right: str) -> None:
+    def _refuse(self, row: int, wrong: str, right: str) -> NoReturn:
         raise FedrecError(f"{self.place(row)}: {wrong}: {right}")
 
 

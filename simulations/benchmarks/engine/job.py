@@ -78,7 +78,7 @@ class Job:
             interactions=Interactions(
                 user=np.repeat(np.arange(users, dtype=np.int32), np.diff(table.start)),
                 item=table.item,
-                time=np.zeros(len(table.item)),
+                time=np.zeros(len(table.item), np.int64),
                 value=table.value,
                 user_ids=np.arange(users).astype(str),
                 items=items,

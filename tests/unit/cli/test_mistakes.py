@@ -43,7 +43,7 @@ STUDY: dict[str, Any] = {
 
 
 def rows(user: list[int], item: list[int], users: int = 2) -> Interactions:
-    some = np.zeros(len(item), np.float64)
+    some = np.zeros(len(item), np.int64)
     names = np.arange(users).astype(str)
     return Interactions(np.array(user, np.int32), np.array(item, np.int32), some, some.astype(np.float32), names, 3)
 

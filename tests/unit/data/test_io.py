@@ -74,7 +74,7 @@ def test_file_without_times_or_header_is_told_what_to_do(tmp_path: Path) -> None
     [
         (",x,3", "shop.csv:5: blank user"),
         ("cy,nan,3", "shop.csv:5: item 'nan'"),
-        ("cy,x,soon", "shop.csv:5: time 'soon': a finite number is expected"),
+        ("cy,x,soon", "shop.csv:5: time 'soon': unix time, or a date like"),
         ("cy,x", "shop.csv:5: 2 fields; 3 are expected"),
     ],
 )

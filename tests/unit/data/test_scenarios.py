@@ -161,7 +161,7 @@ def test_rows_of_a_sequence_know_their_line() -> None:
 def test_the_first_of_each_pair_is_the_earliest(drawn: list[tuple[int, int, int]]) -> None:
     user, item, time = (np.array(column) for column in zip(*drawn, strict=True))
     names = tuple("abcd")
-    rows = Rows(Tokens(user, names), Tokens(item, names), time.astype(float), None, str)
+    rows = Rows(Tokens(user, names), Tokens(item, names), time, None, str)
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for row, (u, i, t) in enumerate(drawn):
         best[u, i] = min(best.get((u, i), (t, row)), (t, row))

@@ -23,7 +23,7 @@ def interactions(counts: list[int]) -> Interactions:
     user = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     item = np.arange(len(user), dtype=np.int32)
     names = np.array([str(n) for n in range(len(counts))])
-    return Interactions(user, item, item.astype(np.float64), item.astype(np.float32), names, max(len(item), 1))
+    return Interactions(user, item, item.astype(np.int64), item.astype(np.float32), names, max(len(item), 1))
 
 
 def test_leave_last_out_by_hand() -> None:
