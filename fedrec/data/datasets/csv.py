@@ -1,57 +1,71 @@
-"""Any CSV or Parquet file of interactions, by a mapping of its columns."""
+"""Any file of interactions, by a mapping of its columns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrec.data.dataset import Dataset
-from fedrec.data.io.delimited import SEPARATOR_NAMES, Layout, header_hint, read_delimited, separator_that_fits
-from fedrec.data.io.parquet import read_parquet
-from fedrec.data.io.table import ColumnMapping, Table, map_columns
+from fedrec.data.io.databases import is_url
+from fedrec.data.io.files import FileOptions, by_number, find_file, hint_for, read_file
+from fedrec.data.io.lists import exploded
+from fedrec.data.io.table import ROLES, ColumnMapping, Table, map_columns
 from fedrec.data.prepare import PrepareOptions, prepare_dataset
 from fedrec.data.sources import SourceOptions, rows_of
 from fedrec.errors import FedrecError
 
 DEFAULT = ColumnMapping("user", "item", "time", None)
+OF_LAYOUT = {
+    "rows": DEFAULT,
+    "lists": ColumnMapping("user", "item", None, None),
+    "matrix": ColumnMapping("user", "item", None, "value"),
+}
 NO_TIME = " A file without times, in the order of time: dataset.columns.time=null."
+INCOMPLETE = "rows without a user, item, time or value"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delimited(SourceOptions):
-    """A CSV file, or a Parquet file where the name ends with .parquet or .pq, called by its file's name.
+class Delimited(FileOptions, SourceOptions):
+    """A file, a folder of Parquet parts or a database, called by its name: see `FileOptions` for how it is written.
 
-    `separator` is a character or its name (comma, tab, semicolon, pipe). Ids are text or whole numbers; the catalogue
-    is made of the items seen.
+    `columns` says what the file calls user, item, time and value, by name or by number from 0. Ids are text or whole
+    numbers; the catalogue is made of the items seen.
     """
 
     columns: Mapping[str, str | None] | None = None
-    separator: str = ","
-    encoding: str = "utf-8"
 
     def load(self) -> Dataset:
         """Read the file that `path` names."""
         if self.path is None:
-            raise FedrecError("dataset.path is not set: dataset=csv dataset.path=FILE names a CSV or Parquet file")
-        path = Path(self.path)
-        if not path.is_file():
-            raise FedrecError(f"{path}: no such file; dataset.path names a CSV or Parquet file")
-        columns = map_columns(self.columns, DEFAULT)
-        table = self._table(path, columns)
+            raise FedrecError("dataset.path is not set: dataset=csv dataset.path=FILE names a file of interactions")
+        self.check()
+        columns = map_columns(self.columns, OF_LAYOUT[self.layout])
+        table, columns = self._table(self.path, columns)
+        names = list(columns.settings())
+        table, dropped = table.without_missing(names) if self.missing == "drop" else (table, 0)
         rows = rows_of(table, columns.user, columns.item, columns.time, columns.value)
-        return prepare_dataset(rows, self, PrepareOptions(path.stem))
+        del table
+        return prepare_dataset(
+            rows, self, PrepareOptions(called(self.path), dropped=((INCOMPLETE, dropped),) if dropped else ())
+        )
 
-    def _table(self, path: Path, columns: ColumnMapping) -> Table:
+    def _table(self, path: str, columns: ColumnMapping) -> tuple[Table, ColumnMapping]:
+        """Return the columns that are read, one row an interaction, and their names."""
         settings = columns.settings()
-        no_time = NO_TIME if columns.time else ""
-        if path.suffix in (".parquet", ".pq"):
-            table = read_parquet(path)
-            table.require(settings, settings, no_time)
-            return table
-        content = path.read_bytes()
-        separator = SEPARATOR_NAMES.get(self.separator, self.separator)
-        if not separator:
-            raise FedrecError("dataset.separator is blank; comma, tab, semicolon or pipe are usual")
-        table = read_delimited(content, str(path), Layout(separator, self.encoding, quoted=True))
-        hint = separator_that_fits(content, self.encoding, set(settings)) or header_hint(table)
-        table.require(settings, settings, hint or (no_time if columns.time not in table.columns else ""))
-        return table
+        table = read_file(path, self, list(settings))
+        named = {role: getattr(columns, role) for role in ROLES}
+        columns = replace(columns, **{role: by_number(name, table.columns) for role, name in named.items() if name})
+        settings = columns.settings()
+        if not set(settings) <= set(table.columns):
+            hint = hint_for(path, self, table, set(settings))
+            no_time = NO_TIME if columns.time and columns.time not in table.columns else ""
+            table.require(settings, settings, hint or no_time)
+        return exploded(table, list(settings), columns.item, self.list_separator), columns
+
+
+def called(path: str) -> str:
+    """Return what a file's data set is called: its name without what says how it is written."""
+    if is_url(path):
+        return path.rpartition("/")[2].partition("?")[0] or "database"
+    place = find_file(path)
+    stem = Path(place.stem).stem if place.suffix in (".gz", ".zip", ".bz2", ".zst", ".xz", ".lz4") else place.stem
+    return stem or place.resolve().name

@@ -19,7 +19,7 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.download import Files
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_parquet
-from fedrec.data.io.table import Table
+from fedrec.data.io.table import Table, decode_dictionary
 from fedrec.data.prepare import PrepareOptions, first_of_each_pair, prepare_dataset
 from fedrec.data.sources import LocalSource, Rows, rows_of
 from fedrec.errors import FedrecError, suggest
@@ -118,7 +118,7 @@ def sold(lines: Table, codes: NDArray[np.str_], bought: NDArray[np.bool_]) -> Ta
 
 def moments(lines: Table, bought: NDArray[np.bool_]) -> Any:
     """Return the times of the chosen lines as seconds since 1970; "2009-12-01 07:45:00" or a Parquet timestamp."""
-    column = lines.columns["InvoiceDate"].filter(mask(bought))
+    column = decode_dictionary(lines.columns["InvoiceDate"]).filter(mask(bought))
     try:
         return column.cast(pa.timestamp("s")).cast(pa.int64())
     except pa.ArrowException as error:

@@ -8,7 +8,7 @@ import numpy as np
 from fedrec.data.catalogue import Catalogue, common_words, multi_hot
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.delimited import Layout, read_delimited
-from fedrec.data.io.parquet import read_sequences
+from fedrec.data.io.lists import read_sequences
 from fedrec.data.prepare import PrepareOptions, prepare_dataset
 from fedrec.data.sources import LocalSource, rows_of
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset, pairs
 from fedrec.data.interactions import DeviceTable, Interactions
+from fedrec.data.io.columns import joined
 from fedrec.data.io.delimited import Layout, read_delimited
-from fedrec.data.io.parquet import read_sequences, unpacked
+from fedrec.data.io.lists import read_sequences
+from fedrec.data.io.parquet import unpacked
 from fedrec.data.io.table import Table
 from fedrec.data.prepare import PrepareOptions, prepare_dataset, unordered
 from fedrec.data.sources import LEAVE_LAST_OUT, DownloadableSource, LocalSource, rows_of
@@ -58,10 +59,7 @@ class Gowalla(LocalSource):
 
 
 def _joined(train: Table, test: Table) -> Table:
-    columns = {
-        name: pa.concat_arrays([train.columns[name], test.columns[name]])  # pyright: ignore[reportCallIssue, reportArgumentType]
-        for name in ("user", "item")
-    }
+    columns = {name: joined([*train.columns[name].chunks, *test.columns[name].chunks]) for name in ("user", "item")}
     return Table(columns, lambda row: train.place(row) if row < len(train) else test.place(row - len(train)))
 
 

@@ -1,79 +1,65 @@
 """Delimited text, read strictly: one separator, one encoding, the same number of fields on every line."""
 
 import csv
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from fedrec.data.io.table import NUMBER, Table
+from fedrec.data.io.columns import TextColumn
+from fedrec.data.io.ids import NUMBER
+from fedrec.data.io.table import Table
+from fedrec.data.io.text import UNIT, Layout, UnclearQuotesError, Utf8Blocks, misread, records
+from fedrec.data.io.unpack import Source, source_of
 from fedrec.errors import FedrecError
 
-SEPARATOR_NAMES = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|", "colons": "::"}
-UNIT = "\x1f"  # stands in for separators of several characters, which Arrow can't split at
+SEPARATOR_NAMES = {
+    "comma": ",",
+    "tab": "\t",
+    "\\t": "\t",
+    "semicolon": ";",
+    "pipe": "|",
+    "colons": "::",
+    "space": " ",
+    "blank": " ",
+}
+ROWS = 50_000  # rows that become one chunk where they are read one by one
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a file is written: its `columns` by name, or empty where its first line names them.
-
-    `quoted` says that a field may stand in double quotes and then hold the separator.
-    """
-
-    separator: str = ","
-    encoding: str = "utf-8"
-    columns: tuple[str, ...] = ()
-    quoted: bool = False
-
-    @property
-    def quotes(self) -> str | None:
-        """Return the character of quotes; separators of several characters go without."""
-        return '"' if self.quoted and len(self.separator) == 1 else None
-
-
-def read_delimited(content: bytes, name: str, layout: Layout) -> Table:
-    """Return every column as text; `name` is what errors call the file.
+def read_delimited(source: Source | bytes, name: str, layout: Layout) -> Table:
+    """Return every column; `name` is what errors call the file.
 
     Blank lines are skipped. Wrong encoding, no rows and lines with too few or too many fields are errors.
     """
-    text = decode(content, name, layout.encoding)
-    if not text.strip():
-        raise FedrecError(f"{name}:1: empty file; {_expected(layout)}")
-    if layout.quotes and layout.quotes in text:
-        _check_quotes(text, name, layout)
-    line, first = next(_rows(text, layout))
+    source = source_of(source, name) if isinstance(source, bytes) else source
+    line, last, first = first_record(source, layout)
     if layout.columns and len(first) != len(layout.columns):
         raise FedrecError(f"{name}:{line}: {_count(first)}; {_expected(layout)}")
-    names = list(layout.columns) or [column.strip() for column in first]
+    names = list(layout.columns) or distinct([column.strip() for column in first])
     if len(set(names)) < len(names):
         raise FedrecError(f"{name}:{line}: a column name stands twice: {', '.join(names)}")
-    body = text if layout.columns else text.lstrip("\r\n").partition("\n")[2]
-    if not body.strip():
+    columns = _parse(source, layout, names, 0 if layout.columns else last)
+    if not len(columns[names[0]]):
         raise FedrecError(f"{name}:{line}: a header and no rows; at least one row is expected under it")
-    try:
-        table = _parse(body, layout, names)
-    except pa.ArrowInvalid as error:
-        raise _ragged(text, name, layout, str(error)) from error
-    columns = dict(zip(names, table.columns, strict=True))
-    return Table(columns, lambda row: f"{name}:{_line(text, layout, row)}")
+    return Table(columns, lambda row: f"{name}:{_line(source, layout, row)}")
 
 
-def decode(content: bytes, name: str, encoding: str) -> str:
-    """Return the text without its byte order mark; bytes of another encoding are an error that names their line."""
+def distinct(names: list[str]) -> list[str]:
+    """Return names of columns, those without a name but the first called by their number: they are row numbers."""
+    blank = [place for place, name in enumerate(names) if not name]
+    return [f"unnamed {place}" if place in blank[1:] else name for place, name in enumerate(names)]
+
+
+def first_record(source: Source, layout: Layout) -> tuple[int, int, list[str]]:
+    """Return the first line, last line and fields of the first record; an empty file is an error."""
     try:
-        return content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
-    except LookupError as error:
-        raise FedrecError(f"no encoding is called '{encoding}'; utf-8, latin-1 and utf-16 are") from error
-    except UnicodeDecodeError as error:
-        marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-        likely = "utf-16" if marked else "latin-1"
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start : error.start + 1].hex()
-        message = f"{name}:{line}: byte 0x{byte} is not {encoding} text; the file is perhaps {likely}"
-        raise FedrecError(f"{message}: dataset.encoding={likely}, or save it as {encoding}") from error
+        every = records(source, layout)
+        found = next((one for one in every if layout.columns or "".join(one[2]).strip()), None)
+    except csv.Error as error:
+        raise _misquoted(source, error) from error
+    if found is None:
+        raise FedrecError(f"{source.name}:1: empty file; {_expected(layout)}")
+    return found
 
 
 def separator_that_fits(content: bytes, encoding: str, wanted: set[str]) -> str:
@@ -85,26 +71,81 @@ def separator_that_fits(content: bytes, encoding: str, wanted: set[str]) -> str:
     return ""
 
 
+def is_data(fields: list[str]) -> bool:
+    """Say whether the fields of a first line look like a row rather than like names: one of them is a number.
+
+    Numbers from 0 or from 1 on are names, as data frames without names write them.
+    """
+    names = [field.strip() for field in fields if field.strip()]
+    counted = (list(map(str, range(len(names)))), list(map(str, range(1, len(names) + 1))))
+    return names not in counted and any(NUMBER.fullmatch(name) for name in names)
+
+
 def header_hint(table: Table) -> str:
-    """Return a sentence where the first line is of numbers, so that it is data rather than column names."""
-    data = all(NUMBER.fullmatch(name) for name in table.columns)
-    return " The first line looks like data: put a line of column names above it." if data else ""
+    """Return a sentence where the first line looks like data rather than column names."""
+    if not any(NUMBER.fullmatch(name) for name in table.columns):
+        return ""
+    by_number = "dataset.header=false names columns by their number, from 0: dataset.columns.user=0"
+    return f" The first line looks like data: {by_number}; or put a line of column names above it."
 
 
-def _parse(text: str, layout: Layout, names: list[str]) -> Any:
-    delimiter = layout.separator
-    if len(delimiter) > 1:
-        text, delimiter = text.replace(delimiter, UNIT), UNIT
-    return arrow_csv.read_csv(
-        io.BytesIO(text.encode()),
-        arrow_csv.ReadOptions(use_threads=False, column_names=names),
-        arrow_csv.ParseOptions(
-            delimiter=delimiter,
-            quote_char=layout.quotes or False,
-            newlines_in_values=bool(layout.quotes),
-        ),
-        arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+def _parse(source: Source, layout: Layout, names: list[str], skip: int) -> dict[str, Any]:
+    """Return the columns under the first `skip` lines."""
+    try:
+        if layout.escape:
+            raise UnclearQuotesError
+        return _fast(Utf8Blocks(source, layout, skip), layout, names)
+    except UnclearQuotesError:
+        return _slow(source, layout, names)
+    except UnicodeError as error:
+        raise misread(source, layout.encoding) from error
+    except (pa.ArrowException, ValueError) as error:
+        raise _ragged(source, layout, str(error)) from error
+
+
+def _fast(blocks: Utf8Blocks, layout: Layout, names: list[str]) -> dict[str, Any]:
+    columns = {name: TextColumn() for name in names}
+    parse = arrow_csv.ParseOptions(
+        delimiter=layout.separator if len(layout.separator) == 1 else UNIT,
+        quote_char=layout.quotes or False,
+        newlines_in_values=bool(layout.quotes),
     )
+    convert = arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    for block in blocks:
+        if not block.strip(b"\r\n"):
+            continue
+        read = arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(block) + 1)
+        table = arrow_csv.read_csv(pa.BufferReader(block), read, parse, convert)
+        for name, texts in zip(names, table.columns, strict=True):
+            columns[name].add(texts.combine_chunks())
+    return {name: column.column() for name, column in columns.items()}
+
+
+def _slow(source: Source, layout: Layout, names: list[str]) -> dict[str, Any]:
+    """Return the same where quotes stand within fields, or with escapes: record by record."""
+    columns, held = {name: TextColumn() for name in names}, list[list[str]]()
+    header = not layout.columns
+
+    def add() -> None:
+        for column, values in zip(columns.values(), zip(*held, strict=True), strict=True):
+            column.add(pa.array(values, pa.string()))
+        held.clear()
+
+    try:
+        for line, _, fields in records(source, layout):
+            if header:
+                header = not "".join(fields).strip()
+                continue
+            if len(fields) != len(names):
+                raise _wrong_count(source, layout, line, fields, len(names))
+            held.append(fields)
+            if len(held) == ROWS:
+                add()
+    except csv.Error as error:
+        raise _misquoted(source, error) from error
+    if held:
+        add()
+    return {name: column.column() for name, column in columns.items()}
 
 
 def _expected(layout: Layout) -> str:
@@ -114,50 +155,40 @@ def _expected(layout: Layout) -> str:
     return f"{len(layout.columns)} separated by {shown} are expected: {', '.join(layout.columns)}"
 
 
-def _check_quotes(text: str, name: str, layout: Layout) -> None:
-    """Refuse quotes that are never closed, or closed within a field: the fast reader would swallow what follows."""
-    try:
-        for _ in _rows(text, layout):
-            pass
-    except csv.Error as error:
-        line, why = error.args
-        message = f"{name}:{line}: {why}; a quoted field needs its closing quote, and nothing between that and"
-        raise FedrecError(f"{message} the separator") from error
+def _misquoted(source: Source, error: csv.Error) -> FedrecError:
+    line, why = cast("tuple[int, str]", error.args) if len(error.args) == 2 else (1, str(error))
+    message = f"{source.name}:{line}: {why}; a quoted field needs its closing quote, and nothing between that and the"
+    return FedrecError(
+        f'{message} separator. Quotes that belong to the text: dataset.quote=none; quotes escaped as \\": '
+        "dataset.escape=backslash"
+    )
 
 
 def _count(fields: list[str]) -> str:
     return f"{len(fields)} field{'s' * (len(fields) != 1)}"
 
 
-def _ragged(text: str, name: str, layout: Layout, fallback: str) -> FedrecError:
+def _wrong_count(source: Source, layout: Layout, line: int, fields: list[str], wanted: int) -> FedrecError:
+    where = "" if layout.columns else ", as on the first line"
+    return FedrecError(f"{source.name}:{line}: {_count(fields)}; {wanted} are expected{where}")
+
+
+def _ragged(source: Source, layout: Layout, fallback: str) -> FedrecError:
     """Find the line that stopped the fast reader."""
     wanted = len(layout.columns)
-    for line, fields in _rows(text, layout):
-        wanted = wanted or len(fields)
-        if len(fields) != wanted:
-            return FedrecError(f"{name}:{line}: {_count(fields)}; {wanted} are expected, as on the first line")
-    return FedrecError(f"{name}: {fallback}")
+    if "UTF8" in fallback:
+        return misread(source, layout.encoding)
+    try:
+        for line, _, fields in records(source, layout):
+            wanted = wanted or len(fields)
+            if len(fields) != wanted:
+                return _wrong_count(source, layout, line, fields, wanted)
+    except csv.Error as error:
+        return _misquoted(source, error)
+    return FedrecError(f"{source.name}: {fallback.splitlines()[0][:200]}")
 
 
-def _line(text: str, layout: Layout, row: int) -> int:
+def _line(source: Source, layout: Layout, row: int) -> int:
     """Return the line, from 1, on which a row starts; row -1 is the header."""
     wanted = row + (0 if layout.columns else 1)
-    return next((line for n, (line, _) in enumerate(_rows(text, layout)) if n == max(wanted, 0)), 1)
-
-
-def _rows(text: str, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of every line that is not blank; `csv.Error` carries the line. Slow: for the first line,
-    for quotes and for error messages.
-    """
-    if not layout.quotes:
-        lines = ((n, line.rstrip("\r")) for n, line in enumerate(text.split("\n"), 1))
-        yield from ((n, line.split(layout.separator)) for n, line in lines if line)
-        return
-    reader, start = csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True), 1
-    try:
-        for fields in reader:
-            if fields:
-                yield start, fields
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise csv.Error(start, str(error)) from error
+    return next((line for n, (line, _, _) in enumerate(records(source, layout)) if n == max(wanted, 0)), 1)

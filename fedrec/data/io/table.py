@@ -3,49 +3,40 @@
 Every complaint names the file and the line.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrec.data.io.times import AS_WRITTEN, Moments, NotATimeError, TimeOptions, read_moments
+from fedrec.data.io.columns import LazyColumns
+from fedrec.data.io.ids import CHECKED, IdOptions, NotAnIdError, Tokens, missing, read_ids
+from fedrec.data.io.times import AS_WRITTEN, Moments, NotATimeError, TimeOptions, is_text, read_moments
 from fedrec.errors import FedrecError, suggest
 
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
-NO_ID = frozenset({"", "nan", "NaN", "NAN", "null", "NULL", "None", "<NA>"})
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """A column of ids: row n holds `names[codes[n]]`; names stand in the order of their first row and are distinct."""
-
-    codes: NDArray[np.int64]
-    names: tuple[str, ...]
-
-    def order(self) -> NDArray[np.int64]:
-        """Return the names' positions in public order: by number where all are whole numbers, else by text."""
-        if all(name.isdecimal() and name.isascii() for name in self.names):
-            return np.array(sorted(range(len(self.names)), key=lambda n: (int(self.names[n]), self.names[n])), np.int64)
-        return np.array(sorted(range(len(self.names)), key=self.names.__getitem__), np.int64)
+compute: Any = pc  # pyarrow ships no types
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Named columns of equal length; `place(n)` says where row n (from 0) stands: "ratings.csv:17".
 
-    `times` says how times are written where they don't say so themselves.
+    `times`, `ids` and `decimal` (the point of numbers) say how values are written where they don't say so themselves.
     """
 
-    columns: Mapping[str, pa.Array]
+    columns: Mapping[str, Any]
     place: Callable[[int], str]
     times: TimeOptions = AS_WRITTEN
+    ids: IdOptions = CHECKED
+    decimal: str = "."
 
     def __len__(self) -> int:
         """Return how many rows there are."""
+        if isinstance(self.columns, LazyColumns):
+            return self.columns.rows
         return max((len(column) for column in self.columns.values()), default=0)
 
     def renamed(self, names: Sequence[str]) -> "Table":
@@ -74,60 +65,74 @@ class Table:
     def tokens(self, name: str) -> Tokens:
         """Return a column of ids as text, spaces around them taken off and 3.0 written 3.
 
-        Blank and NaN ids are errors; so are negative and fractional ones where every id of the column is a number.
+        Blank and NaN ids are errors; so are fractional ones where every id of the column is a number, ids that have
+        lost digits, and types that can't be ids.
         """
-        column = decode_dictionary(self.columns[name])
-        if column.null_count:
-            self._refuse(column.is_null().index(True).as_py(), f"blank {name}", "give every row an id")
-        encoded = column.dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        names = [_name(value) for value in encoded.dictionary.to_pylist()]
-        self._check_ids(name, codes, names)
-        return _merged(codes, names)
+        try:
+            return read_ids(self.columns[name], name, self.ids)
+        except NotAnIdError as error:
+            self._refuse(*error.args)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a column as finite numbers; moments of a Parquet file become seconds since 1970."""
-        column = decode_dictionary(self.columns[name])
+        column = self._plain(name)
         moments = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
         try:
             whole = column.cast(pa.timestamp("us")).cast(pa.int64()) if moments else column
             values = whole.cast(pa.float64()).to_numpy(zero_copy_only=False) / (1e6 if moments else 1)
         except pa.ArrowException:
+            if pa.types.is_nested(column.type) or pa.types.is_temporal(column.type):
+                self._refuse(0, f"{name} is a column of type {column.type}", "a finite number is expected")
             values = np.array([_number(value) for value in column.to_pylist()])
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
-            shown = "" if column[row].as_py() is None else column[row].as_py()
-            self._refuse(row, f"{name} '{shown}'", "a finite number is expected")
+            self._refuse(row, f"{name} '{self._shown(name, row)}'", "a finite number is expected")
         return values
 
     def moments(self, name: str) -> Moments:
         """Return a column as times: whole numbers with every digit, and what they were understood as."""
-        column = decode_dictionary(self.columns[name])
         try:
-            return read_moments(column, self.times)
+            return read_moments(self._plain(name), self.times)
         except NotATimeError as error:
             row, right = error.args
-            shown = column[row].as_py()
-            self._refuse(row, f"{name} '{'' if shown is None else shown}'", right)
+            self._refuse(row, f"{name} '{self._shown(name, row)}'", right)
+
+    def without_missing(self, names: Iterable[str]) -> tuple["Table", int]:
+        """Return the rows that hold something in every one of these columns, and how many do not."""
+        columns = {name: self.columns[name] for name in names}
+        kept = np.flatnonzero(~np.logical_or.reduce([missing(column, self.ids) for column in columns.values()]))
+        if len(kept) == len(self):
+            return self, 0
+        if not len(kept):
+            raise FedrecError(f"{self.place(0)}: no row holds something in each of the columns {', '.join(columns)}")
+        taken = {name: column.take(pa.array(kept)) for name, column in columns.items()}
+
+        def place(row: int) -> str:
+            return self.place(int(kept[row]) if row >= 0 else row)
+
+        return replace(self, columns=taken, place=place), len(self) - len(kept)
 
     def texts(self, name: str) -> list[str]:
         """Return a column as text, blank where there is none."""
         return ["" if value is None else str(value) for value in self.columns[name].to_pylist()]
 
-    def _check_ids(self, column: str, codes: NDArray[np.int64], names: list[str]) -> None:
-        for code, name in enumerate(names):
-            if name in NO_ID:
-                row = _first(codes, code)
-                self._refuse(row, f"blank {column}" if not name else f"{column} '{name}'", "give every row an id")
-        if not all(NUMBER.fullmatch(name) for name in names):
-            return
-        for code, name in enumerate(names):
-            negative, fractional = name.startswith("-"), bool(name.partition(".")[2].strip("0"))
-            if negative or fractional:
-                what = "negative" if negative else "fractional"
-                right = "ids in a numeric column are whole numbers from 0 on"
-                self._refuse(_first(codes, code), f"{what} {column} '{name}'", right)
-            names[code] = name.partition(".")[0]
+    def _plain(self, name: str) -> Any:
+        """Return a column without dictionary, its texts with a decimal point and without spaces around."""
+        column = decode_dictionary(self.columns[name])
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            try:
+                column = column.cast(pa.large_string())
+            except pa.ArrowException:
+                self._refuse(
+                    0, f"{name} is a column of type {column.type}", "numbers, texts in UTF-8 or moments expected"
+                )
+        if is_text(column.type) and self.decimal != ".":
+            column = compute.replace_substring(column, self.decimal, ".")
+        return column
+
+    def _shown(self, name: str, row: int) -> str:
+        value = self.columns[name][row].as_py()
+        return "" if value is None else str(value)[:80]
 
     def _refuse(self, row: int, wrong: str, right: str) -> NoReturn:
         raise FedrecError(f"{self.place(row)}: {wrong}: {right}")
@@ -139,24 +144,6 @@ def decode_dictionary(column: Any) -> Any:  # pyarrow ships no types
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _merged(codes: NDArray[np.int64], names: list[str]) -> Tokens:
-    """Join names that became equal when they were tidied."""
-    distinct = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    if len(distinct) == len(names):
-        return Tokens(codes, tuple(names))
-    return Tokens(np.array([distinct[name] for name in names], np.int64)[codes], tuple(distinct))
-
-
-def _first(codes: NDArray[np.int64], code: int) -> int:
-    return int(np.flatnonzero(codes == code)[0])
-
-
-def _name(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
 
 
 def _number(value: object) -> float:
@@ -190,8 +177,8 @@ def map_columns(given: Mapping[str, str | None] | None, default: ColumnMapping) 
     for role, column in (given or {}).items():
         if role not in names:
             raise FedrecError(f"dataset.columns.{role}: no such part.{suggest(role, ROLES)}")
-        names[role] = column
+        names[role] = None if column is None else str(column)  # 0, true and the like are names, too
     user, item = names["user"], names["item"]
-    if not user or not item:
+    if user is None or item is None or "" in (user, item):
         raise FedrecError("dataset.columns.user and dataset.columns.item must each name a column")
     return ColumnMapping(user, item, names["time"], names["value"])

@@ -124,7 +124,7 @@ def without(row: int, column: str, value: object) -> pd.DataFrame:
         (without(3, "order_date", None), GIVEN, r"row 3 \(from 0\): order_date"),
         (without(4, "order_date", "soon"), GIVEN, r"row 4 \(from 0\): order_date 'soon'"),
         (without(7, "customer_id", None), GIVEN, r"row 7 \(from 0\): blank customer_id"),
-        (without(7, "sku", -2), GIVEN, r"row 7 \(from 0\): negative sku '-2'"),
+        (without(7, "sku", 2.5), GIVEN, r"row 7 \(from 0\): fractional sku '2\.5'"),
         (purchases()[:0], GIVEN, "no rows"),
         ({"user": [1, 2], "item": [1], "time": [1, 2]}, {}, "unequal length: user 2, item 1, time 2"),
         ({"user": [[1], [2]], "item": [1, 2], "time": [1, 2]}, {}, "column 'user' holds lists"),

@@ -65,7 +65,7 @@ def test_file_without_times_or_header_is_told_what_to_do(tmp_path: Path) -> None
     with pytest.raises(FedrecError, match=r"no column 'user'.*first line looks like data"):
         Delimited(path=write(tmp_path, "1,2,3\n4,5,6\n")).load()
     with pytest.raises(FedrecError, match=r"no column 'user'") as error:
-        Delimited(path=write(tmp_path, "who,2,3\n4,5,6\n")).load()
+        Delimited(path=write(tmp_path, "who,what,when\n4,5,6\n")).load()
     assert "looks like data" not in str(error.value)
 
 
@@ -84,11 +84,10 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_numeric_ids_must_be_whole_and_not_negative(tmp_path: Path) -> None:
-    for bad, what in (("-1", "negative user '-1'"), ("1.5", "fractional user '1.5'")):
-        path = write(tmp_path, f"user,item,time\n1,a,1\n{bad},b,2\n")
-        with pytest.raises(FedrecError, match=rf"shop\.csv:3: {what}"):
-            Delimited(path=path).load()
+def test_numeric_ids_must_be_whole(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,time\n1,a,1\n1.5,b,2\n")
+    with pytest.raises(FedrecError, match=r"shop\.csv:3: fractional user '1\.5'"):
+        Delimited(path=path).load()
 
 
 def test_encoding(tmp_path: Path) -> None:

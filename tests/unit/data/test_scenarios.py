@@ -16,7 +16,7 @@ from fedrec.data.dataset import Dataset, links_between
 from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
 from fedrec.data.datasets.microlens import MicroLens50K, tags_of
 from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
-from fedrec.data.io.parquet import read_sequences
+from fedrec.data.io.lists import read_sequences
 from fedrec.data.io.table import Tokens
 from fedrec.data.item_features import feature_vectors
 from fedrec.data.prepare import first_of_each_pair, unordered

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data.io.delimited import Layout, decode, read_delimited
+from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.table import Table
 from fedrec.errors import FedrecError
 
@@ -74,17 +74,24 @@ def test_quote_that_is_never_closed() -> None:
 
 
 def test_wrong_encoding_names_the_byte_and_its_line() -> None:
-    with pytest.raises(FedrecError, match=r"f\.csv:2: byte 0xe9 is not utf-8 text.*dataset\.encoding=latin-1"):
-        decode("a\ncaf\xe9\n".encode("latin-1"), "f.csv", "utf-8")
-    with pytest.raises(FedrecError, match=r"dataset\.encoding=utf-16"):
-        decode("a\n".encode("utf-16"), "f.csv", "utf-8")
+    for text, likely in (("a\ncaf\xe9\n", "latin-1"), ("a\n\x80uro\n", "windows-1252")):
+        with pytest.raises(FedrecError, match=rf"f\.csv:2: byte 0x.. is not utf-8 text.*dataset\.encoding={likely}"):
+            read_delimited(text.encode("latin-1"), "f.csv", TEXT)
+    with pytest.raises(FedrecError, match=r"byte 0x00.*dataset\.encoding=utf-16-le"):
+        read_delimited("a\n1\n".encode("utf-16-le"), "f.csv", TEXT)
     with pytest.raises(FedrecError, match="no encoding is called 'utf-9'"):
-        decode(b"a", "f.csv", "utf-9")
+        read_delimited(b"a", "f.csv", Layout(encoding="utf-9"))
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_the_encoding(codec: str) -> None:
+    table = read_delimited("user,item\nann,caf\xe9\n".encode(codec), "f.csv", TEXT)
+    assert list(table.columns) == ["user", "item"] and table.texts("item") == ["caf\xe9"]
 
 
 @pytest.mark.parametrize(
     ("bad", "what"),
-    [("", "blank item"), ("nan", "item 'nan'"), ("-2", "negative item '-2'"), ("2.5", "fractional item '2.5'")],
+    [("", "blank item"), ("nan", "item 'nan'"), ("NA", "item 'NA'"), ("2.5", "fractional item '2.5'")],
 )
 def test_ids_that_are_none(bad: str, what: str) -> None:
     with pytest.raises(FedrecError, match=rf"f\.csv:3: {what}"):
