@@ -11,7 +11,6 @@ import typer
 from fedrec.cli.grammar import Command, Group, examples
 from fedrec.cli.options import Json, check_overrides, complete_typed, print_json
 from fedrec.errors import FedrecError
-from fedrec.experiment.overrides import quoted
 
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset, DataSource
@@ -98,7 +97,7 @@ def source_of(settings: Sequence[str] | None) -> "DataSource":
 
 def named(text: str) -> list[str]:
     """Return the settings that a bare name of a data set or of a file stands for; settings are as they are."""
-    if "=" in text:
+    if "=" in text and not Path(text).exists():
         return [text]
     from fedrec.experiment.overrides import Conf
 
@@ -107,7 +106,7 @@ def named(text: str) -> list[str]:
         return [f"dataset={text}"]
     kind = FILES.get(path.suffix, "csv")
     tabs = ["dataset.separator=tab"] if path.suffix == ".tsv" else []
-    return [f"dataset={kind}", f"dataset.path={quoted(text)}", *tabs]
+    return [f"dataset={kind}", f"dataset.path={text}", *tabs]
 
 
 def show(lines: Sequence[Any], as_json: bool) -> None:

@@ -19,7 +19,13 @@ from fedrec.paths import conf_dir
 
 OVERRIDE = re.compile(r"(?P<mark>~|\+{0,2})(?P<key>[^\s=@+~]+)(?P<package>@[^=]*)?(?:=(?P<value>.*))?", re.DOTALL)
 GLOBAL = re.compile(r"^# *@package +_global_ *$", re.MULTILINE)
-COMMA = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|(,)""")  # a comma outside brackets and quotes
+# A comma outside brackets and quotes.
+COMMA = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|(,)""")
+# Settings whose value is a text of somebody else's making, taken as it is written: paths, columns, queries.
+PATH = re.compile(r"(\w+\.)*(path|\w+_path|histories)")
+VERBATIM = re.compile(
+    rf"{PATH.pattern}|dataset\.(columns\.\w+|query|events|separator|list_separator|quote|escape|decimal|time_format)"
+)
 HOW_TO_CLIP = ("whole", "split")
 ENTRY_POINTS = {
     "model": "fedrec.models",
@@ -71,6 +77,26 @@ class Override:
         if found is None or (found["value"] is None and found["mark"] != "~"):
             raise FedrecError(f"{text}: key=value is expected, such as rounds=5{_meant(text)}")
         return cls(text, found["mark"], found["key"], (found["value"] or "").strip())
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether the value is a text that stands for itself, whatever it is made of."""
+        return self.mark != "~" and VERBATIM.fullmatch(self.key) is not None and self.value not in ("", "null")
+
+    @property
+    def content(self) -> str:
+        """The value without the quotes around it, in a path with ~ expanded; of other settings, the value."""
+        if not self.verbatim:
+            return self.value
+        path, value = PATH.fullmatch(self.key), self.value
+        if not (path and Path(value).exists()):
+            value = unquoted(value)
+        return str(Path(value).expanduser()) if path and value.startswith("~") and not Path(value).exists() else value
+
+    @property
+    def composed(self) -> str:
+        """The override as Hydra is to read it."""
+        return f"{self.mark}{self.key}={quoted(self.content)}" if self.verbatim else self.text
 
     @property
     def choice(self) -> str:
@@ -156,7 +182,7 @@ class Conf:
         parsed = [Override.parse(text) for text in overrides]
         chosen, offered = dict[str, str](), set[str]()
         for one in parsed:
-            if any(found[1] for found in COMMA.finditer(one.value)):
+            if not one.verbatim and any(found[1] for found in COMMA.finditer(one.value)):
                 quoted = f"""'{one.key}="{one.value}"'"""
                 raise FedrecError(f"{one.text}: one value is expected; {SWEEP}; a comma of the value's own: {quoted}")
             if one.key not in self.groups or one.mark == "~" or one.choice == "null":
@@ -265,8 +291,20 @@ def _rounds(count: int) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text as the value of an override."""
-    return text if re.fullmatch(r"[\w/.-]+", text) else f"'{text}'"
+    """Return a text as the value of an override, which Hydra and OmegaConf read as that text."""
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # else a reference to another setting
+    plain = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), plain)
+    return f"'{plain}'"
+
+
+def unquoted(text: str) -> str:
+    """Return a text without the quotes that somebody put around it for Hydra's sake; any other as it is."""
+    found = re.fullmatch(r"""(['"])((?:\\.|(?!\1)[^\\])*)\1""", text, re.DOTALL)
+    if found is None:
+        return text
+    before = rf"(\\+)(?={found[1]}|$)"
+    bare = re.sub(before, lambda one: one[1][: len(one[1]) // 2], found[2])
+    return re.sub(r"(\\*)\\\$\{", lambda one: one[1][: len(one[1]) // 2] + "${", bare)
 
 
 def guess_columns(overrides: Sequence[str]) -> list[str]:
@@ -274,8 +312,8 @@ def guess_columns(overrides: Sequence[str]) -> list[str]:
 
     Only what the header alone decides: one column, and no more, whose name is one of the words for its part.
     """
-    given = dict(text.split("=", 1) for text in overrides if "=" in text)
-    header = read_header(Path(given.get("dataset.path", "").strip("'\"")), given)
+    given = {one.key: one.content for one in map(Override.parse, overrides)}
+    header = read_header(Path(given.get("dataset.path", "")), given)
     made = dict[str, str]()
     for role, names in COLUMN_NAMES.items():
         found = [column for column in header if re.sub(r"[\W_]", "", column.lower()) in names]
@@ -284,7 +322,7 @@ def guess_columns(overrides: Sequence[str]) -> list[str]:
     if made:
         told = ", ".join(f"{role} = {column}" for role, column in made.items())
         print(f"columns by their names: {told} (dataset.columns.*=COLUMN chooses others)", file=sys.stderr)
-    return [f"dataset.columns.{role}={quoted(column)}" for role, column in made.items()]
+    return [f"dataset.columns.{role}={column}" for role, column in made.items()]
 
 
 def read_header(path: Path, given: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.extensions import Extensions, search_path, split_overrides
 from fedrec.experiment.instantiate import allow, allowed, foreign_targets, package_of
-from fedrec.experiment.overrides import Conf, items
+from fedrec.experiment.overrides import Conf, Override, items, quoted
 from fedrec.paths import conf_dir
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def load(overrides: Sequence[str]) -> Settings:
         places = ", ".join(f"'file://{folder}'" for folder in folders)
         search = [f"hydra.searchpath=[{places}]"] if folders else []
         try:
-            config = compose("config", [*settings, *search])
+            config = compose("config", [*(Override.parse(text).composed for text in settings), *search])
         except (HydraException, OmegaConfBaseException) as error:
             raise FedrecError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
     if "allow" in config:
@@ -198,6 +198,5 @@ def _changed(node: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def _written(value: Any) -> str:
     """Return a value as an override says it."""
     if isinstance(value, str) and not PLAIN.fullmatch(value):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
+        return quoted(value)
     return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip()
