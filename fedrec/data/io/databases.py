@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fedrec.data.io.columns import from_records
-from fedrec.data.io.table import Table
+from fedrec.data.io.table import Table, by_row
 from fedrec.data.io.unpack import DAMAGED, FREE, RATIO
 from fedrec.errors import FedrecError
 
@@ -30,7 +30,9 @@ def is_url(path: str) -> bool:
 def read_sqlite(path: Path, query: str | None) -> Table:
     """Return what a query of an SQLite file gives; it is opened for reading alone."""
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
+        waiting = path.with_name(f"{path.name}-wal")  # what was written and not yet moved into the file
+        fixed = "" if waiting.is_file() and waiting.stat().st_size else "&immutable=1"
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{fixed}", uri=True)
         try:
             if not query:
                 names = [row[0] for row in connection.execute("select name from sqlite_master where type='table'")]
@@ -123,7 +125,9 @@ def _table(
     columns, rows = from_records(names, records)
     if not rows:
         raise FedrecError(f"{name}: no rows; at least one row is expected")
-    return Table(columns, lambda row: f"{name}: row {(numbers[row] if row >= 0 else first) if numbers else row + 1}")
+    if not numbers:
+        return Table(columns, by_row(name))
+    return Table(columns, lambda row: f"{name}: row {numbers[row] if row >= 0 else first}")
 
 
 def _fetched(cursor: Any) -> Iterator[Sequence[object]]:

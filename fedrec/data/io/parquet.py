@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fedrec.data.download import Files
 from fedrec.data.io.columns import LazyColumns
-from fedrec.data.io.table import Table
+from fedrec.data.io.table import Table, by_row
 from fedrec.data.io.unpack import DAMAGED, FREE
 from fedrec.errors import FedrecError
 
@@ -28,7 +28,7 @@ PARTS = (".parquet", ".pq", ".parq")
 
 def read_parquet(path: Path) -> Table:
     """Return the columns of a Parquet file, each read when it is asked for; a damaged or empty one is an error."""
-    return _of_parts({path: {}}, str(path), lambda row: f"{path}: row {row + 1}")
+    return _of_parts({path: {}}, str(path), by_row(str(path)))
 
 
 def read_folder(folder: Path) -> Table:
@@ -43,7 +43,9 @@ def read_folder(folder: Path) -> Table:
     ends = np.cumsum([_opened(path).metadata.num_rows for path in parts])
 
     def place(row: int) -> str:
-        part = int(np.searchsorted(ends, max(row, 0), side="right"))
+        if row < 0:
+            return str(folder)
+        part = int(np.searchsorted(ends, row, side="right"))
         return f"{parts[part]}: row {row + 1 - (int(ends[part - 1]) if part else 0)}"
 
     return _of_parts({path: _partitions(path.relative_to(folder)) for path in parts}, str(folder), place)
@@ -62,7 +64,7 @@ def read_arrow(path: Path, stream: bool) -> Table:
         raise FedrecError(f"{path}: empty file; at least one row is expected")
     _refuse_twice(path, table.column_names)
     columns = dict(zip(table.column_names, (_plain(one) for one in table.columns), strict=True))
-    return Table(columns, lambda row: f"{path}: row {row + 1}")
+    return Table(columns, by_row(str(path)))
 
 
 def _of_parts(parts: dict[Path, Mapping[str, str | None]], name: str, place: Callable[[int], str]) -> Table:

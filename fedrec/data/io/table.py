@@ -138,6 +138,11 @@ class Table:
         raise FedrecError(f"{self.place(row)}: {wrong}: {right}")
 
 
+def by_row(name: str) -> Callable[[int], str]:
+    """Return what says where a row of a file without lines stands: "log.parquet: row 7", from 1."""
+    return lambda row: name if row < 0 else f"{name}: row {row + 1}"
+
+
 def decode_dictionary(column: Any) -> Any:  # pyarrow ships no types
     """Return a column as one chunk without dictionary encoding."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
