@@ -153,7 +153,8 @@ class Run:
         found.pop("top")
         columns: dict[str, Any] = {"row": rows, **found}
         try:
-            return make_table({"user": self._finished().dataset.interactions.user_ids[rows], **columns})
+            named = self._finished().dataset.interactions.user_ids[rows].tolist()
+            return make_table({"user": named, **columns})
         except FedrecError:
             return make_table(columns)
 

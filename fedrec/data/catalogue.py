@@ -6,10 +6,10 @@ Features come from the item file, never from what users did. On the wire a catal
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,11 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def texts(values: Iterable[str]) -> NDArray[np.str_]:
+    """Return texts as an array that takes as much memory as they are long together, whatever the longest."""
+    return cast("NDArray[np.str_]", np.array(list(values), dtype=np.dtypes.StringDType()))
 
 
 YEAR_IN_TITLE = re.compile(r"\((\d{4})[^()]*\)\s*$")
@@ -80,7 +85,7 @@ def films(
     year = np.where(np.isfinite(year), year, np.median(known) if len(known) else 0.0).astype(np.float32)
     features = np.concatenate([flags, year[:, None], position(len(ids))], axis=1)
     names = (*(f"genre:{genre}" for genre in genres), "year", "position")
-    return Catalogue(np.array(ids), np.array(titles), features.astype(np.float32), names, "item file")
+    return Catalogue(texts(ids), texts(titles), features.astype(np.float32), names, "item file")
 
 
 Arrays = dict[str, NDArray[Any]]
@@ -90,8 +95,8 @@ def encode(catalogue: Catalogue) -> tuple[dict[str, Any], Arrays]:
     """Return (header, arrays) of a catalogue: texts as UTF-8 bytes one behind the other, and where each ends."""
     header = {"feature_names": list(catalogue.feature_names), "origin": catalogue.origin}
     arrays: Arrays = {"features": np.asarray(catalogue.features, np.float32)}
-    for name, texts in (("ids", catalogue.ids), ("titles", catalogue.titles)):
-        encoded = [str(text).encode() for text in texts]
+    for name, column in (("ids", catalogue.ids), ("titles", catalogue.titles)):
+        encoded = [str(text).encode() for text in column]
         arrays[f"{name}_text"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays[f"{name}_end"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     return header, arrays
@@ -123,4 +128,4 @@ def _texts(joined: NDArray[Any], ends: NDArray[Any]) -> NDArray[np.str_]:
     content, places = joined.tobytes(), [0, *ends.tolist()]
     if places != sorted(places) or places[-1] != len(content):
         raise ValueError("ends that are none")
-    return np.array([content[a:b].decode() for a, b in pairwise(places)], dtype=np.str_)
+    return texts(content[a:b].decode() for a, b in pairwise(places))

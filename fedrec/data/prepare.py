@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.catalogue import Catalogue, position
+from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
 from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.table import Tokens
@@ -127,7 +127,7 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
 def seen(rows: Rows) -> Catalogue:
     """Return a catalogue of the items that the rows name, before any repair: its origin is "interactions"."""
     ids = [rows.item.names[n] for n in rows.item.order()]
-    return Catalogue(np.array(ids), np.array(ids), position(len(ids)), ("position",), "interactions")
+    return Catalogue(texts(ids), texts(ids), position(len(ids)), ("position",), "interactions")
 
 
 def unordered(rows: Rows) -> Catalogue:
@@ -164,6 +164,6 @@ def _sorted(rows: Rows, kept: RepairLog, settings: SourceOptions, catalogue: Cat
         item=_item_rows(rows, catalogue)[rows.item.codes[kept.rows]][by_user].astype(np.int32),
         time=time[by_user],
         value=value[by_user].astype(np.float32),
-        user_ids=np.array([rows.user.names[n] for n in order]),
+        user_ids=texts(rows.user.names[n] for n in order),
         items=len(catalogue),
     )

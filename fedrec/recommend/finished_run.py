@@ -104,7 +104,7 @@ def _near(name: str, known: NDArray[np.str_]) -> str:
 
 
 def _nearest_of_many(name: str, known: NDArray[np.str_]) -> str:
-    if name.isdecimal() and all(one.isdecimal() for one in known.tolist()):
+    if all(one.isdecimal() and len(one) < 19 for one in (name, *known.tolist())):
         numbers = known.astype(np.int64)
         order = np.argsort(np.abs(numbers - int(name)), kind="stable")[:3]
         return f" Nearest: {', '.join(str(numbers[row]) for row in order)}."

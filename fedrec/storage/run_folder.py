@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from safetensors.numpy import load, save
 
-from fedrec.data.catalogue import Catalogue
+from fedrec.data.catalogue import Catalogue, texts
 from fedrec.errors import FedrecError
 from fedrec.messages import Arrays
 
@@ -242,7 +242,7 @@ def read_catalogue(path: Path) -> Catalogue:
     """Return the items of a run folder, their ids and titles; features are the data set's alone."""
     try:
         table = parquet.read_table(path)
-        ids, titles = (np.array(table[name].to_pylist(), dtype=np.str_) for name in ("id", "title"))
+        ids, titles = (texts(table[name].to_pylist()) for name in ("id", "title"))
     except (OSError, KeyError, pa.ArrowException) as error:
         raise FedrecError(f"{path} is not the catalogue of a run: {str(error).splitlines()[0]}") from error
     return Catalogue(ids, titles, np.zeros((len(ids), 0), np.float32), (), "run folder")

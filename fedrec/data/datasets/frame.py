@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from fedrec.data.catalogue import Catalogue, position
+from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.table import ColumnMapping, Table, decode_dictionary, map_columns
 from fedrec.data.prepare import PrepareOptions, prepare_dataset, seen
@@ -86,7 +86,9 @@ class Frame(SourceOptions):
         """Return the catalogue of these ids and titles with its features, which need no rows: the order of the ids."""
         titles = items.titles if held is None else [held.titles.get(str(item), str(item)) for item in items.ids]
         features = position(len(items))
-        return replace(items, titles=np.array(titles), features=features, feature_names=("position",))
+        return replace(
+            items, titles=texts(str(title) for title in titles), features=features, feature_names=("position",)
+        )
 
 
 Columns = Mapping[str, Callable[[], Any]]

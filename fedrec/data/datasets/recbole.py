@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from fedrec.data.catalogue import Catalogue, position
+from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.table import ColumnMapping, Table, map_columns
@@ -63,4 +61,4 @@ class RecBole(SourceOptions):
         table.require((item,))
         ids = table.keys(item)
         title = next((name for name in table.columns if name != item and ("title" in name or "name" in name)), item)
-        return Catalogue(np.array(ids), np.array(table.texts(title)), position(len(ids)), ("position",), "item file")
+        return Catalogue(texts(ids), texts(table.texts(title)), position(len(ids)), ("position",), "item file")

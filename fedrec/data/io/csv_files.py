@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrec.data.catalogue import Catalogue, position
+from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.errors import FedrecError, suggest
 
 
@@ -35,8 +35,8 @@ def read_items(path: Path) -> Catalogue:
         if row[0].strip() in seen:
             raise FedrecError(f"{path}:{number}: item '{row[0].strip()}' stands twice: each item is listed once")
         seen.add(row[0].strip())
-    ids = np.array([row[0].strip() for _, row in rows])
-    titles = np.array([row[1].strip() or row[0].strip() for _, row in rows])
+    ids = texts(row[0].strip() for _, row in rows)
+    titles = texts(row[1].strip() or row[0].strip() for _, row in rows)
     if len(names) == 2:
         return Catalogue(ids, titles, position(len(ids)), ("position",), "item file")
     features = [

@@ -142,3 +142,12 @@ def test_whole_numbers_of_any_length_are_in_the_order_of_numbers(values: list[st
 
 def test_a_name_of_five_thousand_digits_is_ordered_too() -> None:
     assert table(pa.array(["9" * 5000, "1"])).tokens("c").order().tolist() == [1, 0]
+
+
+def test_memory_follows_the_length_of_all_names_together(tmp_path: Path) -> None:
+    """One name of a million characters among many short ones: an array of fixed width would take 12 GB."""
+    users = ["u" * 10**6, *map(str, range(3000))]
+    pq.write_table(pa.table({"user": users, "item": users}), tmp_path / "log.parquet")
+    data = Delimited(path=str(tmp_path / "log.parquet"), columns={"time": None}).load()
+    assert data.interactions.user_ids.nbytes < 10**6 and data.catalogue.ids.nbytes < 10**6
+    assert data.interactions.user_ids[-1] == users[0] and len(data.catalogue.titles[-1]) == 10**6
