@@ -82,7 +82,11 @@ def from_matrix(table: Table) -> Table:
     cells = list[tuple[NDArray[np.int64], Any]]()
     for item in items:
         column = table.columns[item]
-        texts = column.cast(pa.large_string()) if not pa.types.is_string(column.type) else column
+        try:
+            texts = column.cast(pa.large_string())
+        except pa.ArrowException as error:
+            wrong = f"{item} is a column of type {column.type}"
+            raise FedrecError(f"{table.place(0)}: {wrong}: the cells of a matrix are numbers") from error
         plain = compute.fill_null(compute.utf8_lower(compute.utf8_trim_whitespace(texts)), "")
         there = compute.invert(compute.is_in(plain, value_set=pa.array(sorted(NOTHING), plain.type)))
         row = np.flatnonzero(there.to_numpy(zero_copy_only=False))

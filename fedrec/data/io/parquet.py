@@ -95,7 +95,9 @@ def _column(path: Path, column: str, value: str | None) -> Any:
     if column in file.schema_arrow.names:
         try:
             found = file.read(columns=[column], use_threads=False).column(column)
-            found.validate()
+            found.validate(full=True)
+            if len(found) != file.metadata.num_rows:
+                raise ValueError(f"{len(found):,} rows of {column} where {file.metadata.num_rows:,} are announced")
         except BROKEN as error:
             raise _broken(path, "Parquet", error) from error
         return _plain(found)

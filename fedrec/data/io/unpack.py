@@ -108,7 +108,7 @@ def open_source(path: Path) -> Source:
         if packed == "zip" and _is_workbook(path):
             return Source(str(path), lambda: cast(BinaryIO, path.open("rb")), "Excel", path)
         opened = _opener(path, packed)
-        return Source(str(path), lambda: _bounded(opened(), path), packed, path)
+        return Source(str(path), lambda: _bounded(opened, path), packed, path)
     except DAMAGED as error:
         raise damaged(path, error) from error
 
@@ -139,7 +139,11 @@ def _opener(path: Path, packed: str) -> Callable[[], BinaryIO]:
     return lambda: openers[packed](path, "rb")
 
 
-def _bounded(stream: BinaryIO, path: Path) -> BinaryIO:
+def _bounded(opened: Callable[[], BinaryIO], path: Path) -> BinaryIO:
+    try:
+        stream = opened()
+    except DAMAGED as error:
+        raise damaged(path, error) from error
     return cast(BinaryIO, io.BufferedReader(_Bounded(stream, path), 1 << 20))
 
 
