@@ -46,7 +46,9 @@ def seeds(folder: Path) -> dict[str, bytes]:
     table = pa.table(columns)
     rows = list(zip(*columns.values(), strict=True))
     text = "user,item,time,value\n" + "".join(f'{u},"{i}",{t},{v}\n' for u, i, t, v in rows)
-    other = "user\titem\ttime\n" + "".join(f"{u}\t{i}\t{datetime.fromtimestamp(t).isoformat()}\n" for u, i, t, _ in rows)
+    other = "user\titem\ttime\n" + "".join(
+        f"{u}\t{i}\t{datetime.fromtimestamp(t).isoformat()}\n" for u, i, t, _ in rows
+    )
     lines = [dict(zip(columns, row, strict=True)) for row in rows]
     made = {
         "log.csv": text.encode(),

@@ -158,7 +158,7 @@ def test_a_data_set_has_one_spelling_and_a_short_one(tmp_path: Path, capsys: pyt
     main(["data", "check", "dataset=csv", f"dataset.path={path}"])
     assert short == capsys.readouterr().out and "25 users" in short
     assert named("ml-100k") == ["dataset=ml-100k"] and named("dataset=csv") == ["dataset=csv"]
-    assert named("a b.inter") == ["dataset=recbole", "dataset.path='a b.inter'"]
+    assert named("a b.inter") == ["dataset=recbole", "dataset.path=a b.inter"]
     assert named("x.tsv") == ["dataset=csv", "dataset.path=x.tsv", "dataset.separator=tab"]
 
 
