@@ -103,6 +103,11 @@ class Run:
         return format_privacy(self._json("metrics.json")["privacy"])
 
     @property
+    def caveats(self) -> list[str]:
+        """What keeps the figures from meaning what they seem to, a sentence each; empty where nothing does."""
+        return self._json("metrics.json").get("caveats", [])
+
+    @property
     def card(self) -> Card:
         """The privacy card: eleven fields without which an epsilon means nothing."""
         card = Card(self._json("privacy_card.json"))
@@ -207,7 +212,8 @@ class Run:
         said, promise = verdict(values), self.guarantee
         below = "" if promise in said else f"Guarantee: {promise}. "
         place = f"<p>{escape(below)}Folder: {escape(str(self.folder))}</p>"
-        return f"<p>{escape(said)}</p>{to_html(head, rows)}{place}"
+        beware = "".join(f"<p><b>Beware</b>: {escape(text)}</p>" for text in self.caveats)
+        return f"<p>{escape(said)}</p>{beware}{to_html(head, rows)}{place}"
 
     def _finished(self) -> FinishedRun:
         if self.held is not None:

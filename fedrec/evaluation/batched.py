@@ -20,6 +20,7 @@ from fedrec.evaluation.per_device import generator_of, history_of
 from fedrec.evaluation.per_user import PerUserResults, columns, join, table
 
 Users = NDArray[np.int64]
+USERS = 4096  # whose items are counted together
 SCORES = 1 << 20  # held at once: few enough for a processor's cache, many enough for a product of matrices
 
 
@@ -51,6 +52,22 @@ def with_targets(devices: DeviceTable, users: Users, part: Part) -> Users:
     """Return those of the users for whom something is held out."""
     first, end = _held_out(devices, users, part)
     return users[end > first]
+
+
+def count_rivals(devices: DeviceTable, users: Users) -> Users:
+    """Return how many items each user's test items are ranked against [B]: those that the user never used."""
+    found = [np.empty(0, np.int64)]
+    for first in range(0, len(users), USERS):
+        some = users[first : first + USERS]
+        used = np.unique(Pairs.of(devices, devices.start[some], devices.start[some + 1]).key(devices.items))
+        found.append(devices.items - np.bincount(used // devices.items, minlength=len(some)))
+    return np.concatenate(found)
+
+
+def chance_of_a_hit(devices: DeviceTable, users: Users) -> float | None:
+    """Return what blind chance gets as HR@10 on full ranking; None where none of the users has a test item."""
+    rivals = count_rivals(devices, with_targets(devices, users, "test"))
+    return float(np.minimum(1.0, HEADLINE / (rivals + 1)).mean()) if len(rivals) else None
 
 
 def batches(users: Users, items: int) -> Iterator[Users]:

@@ -63,14 +63,18 @@ def summarize(
     `counts[V]` are the items' interactions in training, `evaluated` the devices asked: those without a row had nothing
     held out and are stated as "excluded". Every metric has a "<metric>_ci" of [low, high].
     """
-    users = len(rows["user"])
+    users, drawn = len(rows["user"]), rows["candidates"]
     values: dict[str, Any] = {
         "full": {**_metrics("full", rows, options), **_lists(rows["top"], counts)},
-        "sampled": {"negatives": options.negatives, **_metrics("sampled", rows, options)},
+        "sampled": {
+            "negatives": options.negatives,
+            "drawn": [int(drawn.min()), int(drawn.max())] if users else None,
+            **_metrics("sampled", rows, options),
+        },
         "users": users,
         "excluded": evaluated - users,
         "tie_fraction": _mean(rows["full_tied"]),
-        "fewer_candidates": int(np.sum(rows["candidates"] < options.negatives)),
+        "fewer_candidates": int(np.sum(drawn < options.negatives)),
     }
     if users and np.isfinite(rows["squared_error"]).all():
         values["rmse"] = float(np.sqrt(rows["squared_error"].mean()))

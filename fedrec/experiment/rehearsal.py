@@ -7,6 +7,7 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.evaluation.batched import count_rivals, with_targets
 from fedrec.experiment.experiment import Experiment
 from fedrec.messages import Arrays
 from fedrec.models.sequential import SequentialRecommender
@@ -85,10 +86,21 @@ def _round(
 
 
 def check_tested(experiment: Experiment, dataset: Dataset) -> None:
-    """Raise `RefusedError` where no evaluated user has an item held out: nothing could be measured."""
+    """Raise `RefusedError` where nothing could be measured: nobody's item is held out, or there is none to rank it by.
+
+    What one user did is no population either: nobody is hidden among others, and there is nobody to learn from.
+    """
     table, users = dataset.devices, experiment.evaluation.chosen(dataset.interactions.users)
-    if not (table.start[1:] > table.test_from)[users].any():
+    if dataset.interactions.users == 1:
+        raise RefusedError(f"{dataset.name}: one user: what others did is learned from, so that 2 are the least")
+    tested = with_targets(table, users, "test")
+    if not len(tested):
         raise RefusedError(
             f"{dataset.name}: none of the {len(users):,} users to evaluate has an item held out to test, so that "
             "nothing could be measured; users with 3 interactions have (dataset.minimum=3 leaves the others out)"
+        )
+    if not count_rivals(table, tested).any():
+        raise RefusedError(
+            f"{dataset.name}: all {len(tested):,} users to evaluate have used all {table.items:,} items, so that "
+            "their held-out ones have nothing to be ranked against; a catalogue with more items is needed"
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fedrec.data.dataset import Dataset
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.wording import format_epsilon, format_privacy
+from fedrec.report.caveats import sampled_heading
 
 if TYPE_CHECKING:
     from fedrec.federated.state import RoundReport, RunContext
@@ -191,15 +192,18 @@ def table(values: Mapping[str, Any], width: int | None = None) -> str:
     found = [(name, one) for name, one in methods(values) if one["full"].get("ndcg@10_ci")]
     if not found:
         return "No figures: no user had anything held out, or none told."
-    negatives = values["test"]["sampled"]["negatives"]
+    sampled = sampled_heading(values)
     columns = [
         ["", "", *(name for name, _ in found)],
         ["", "HR@10", *(f"{one['full']['hr@10']:.4f}" for _, one in found)],
         ["full ranking", "NDCG@10 (95 % over users)", *(_interval(one["full"]) for _, one in found)],
         ["", "coverage", *(f"{one['full']['coverage@10']:.3f}" for _, one in found)],
-        ["against", "HR@10", *(f"{one['sampled']['hr@10']:.4f}" for _, one in found)],
-        [f"{negatives} sampled", "NDCG@10", *(f"{one['sampled']['ndcg@10']:.4f}" for _, one in found)],
     ]
+    if sampled is not None:
+        columns += [
+            ["against", "HR@10", *(f"{one['sampled']['hr@10']:.4f}" for _, one in found)],
+            [f"{sampled} sampled", "NDCG@10", *(f"{one['sampled']['ndcg@10']:.4f}" for _, one in found)],
+        ]
     while width is not None and len(columns) > 3 and _wide(columns) > width:
         columns.pop()
     if width is not None and _wide(columns) > width:
@@ -227,11 +231,12 @@ def _interval(full: Mapping[str, Any]) -> str:
 
 
 def result(values: Mapping[str, Any], place: Path, stream: TextIO, what: str = "Run folder") -> str:
-    """Return what a run ends with: verdict, guarantee, table, where it lies; fit to a stream that is a terminal."""
+    """Return what a run ends with, fit to a terminal: verdict, guarantee, caveats, table, where it lies."""
     width = terminal_width(stream) if stream.isatty() else None
     told = format_privacy(values["privacy"])
     unprotected = values["privacy"]["unit"] == Unit.NONE
     said = [verdict(values), f"{told[:1].upper()}{told[1:]}." if unprotected else f"Guarantee: {told}."]
+    said += [f"Beware: {text}" for text in values.get("caveats", ())]
     sentences = "\n".join(
         said if width is None else (textwrap.fill(text, width, break_on_hyphens=False) for text in said)
     )

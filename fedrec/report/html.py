@@ -14,6 +14,7 @@ from fedrec.experiment.settings import find_overrides
 from fedrec.privacy.guarantee import Unit
 from fedrec.privacy.wording import UNIT, format_epsilon, format_privacy
 from fedrec.report import plot
+from fedrec.report.caveats import sampled_heading
 from fedrec.report.console import methods, verdict
 from fedrec.report.privacy_card import sections, templates
 from fedrec.storage.run_folder import EXACT_LABEL, RunFolder, atomic_write
@@ -73,6 +74,8 @@ def context(report: Report) -> dict[str, Any]:
         "values": values,
         "headline": headline(values),
         "verdict": verdict(values),
+        "caveats": values.get("caveats", ()),
+        "sampled": sampled_heading(values),
         "tiles": list(tiles(values)),
         "guarantee": format_privacy(values["privacy"]),
         "methods": compare(values),

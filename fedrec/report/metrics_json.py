@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fedrec.evaluation.batched import chance_of_a_hit
 from fedrec.evaluation.candidates import candidates_digest
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, summarize
 from fedrec.privacy.wording import NO_PRIVACY, authors_claim
+from fedrec.report.caveats import find_caveats
 from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ def metrics(main: "TrainingOutcome", others: Mapping[str, PerUserResults], total
     lines = context.folder.exact_rounds()
     train_seconds = sum(line["seconds"] for line in lines)
     drawn = context.plan.expected_cohort * len(lines)  # who really was drawn stays in exact/
-    asked = len(options.chosen(context.plan.population))
+    users = options.chosen(context.plan.population)
 
     def shown(rows: PerUserResults) -> dict[str, Any]:
-        return summarize(rows, counts, options, asked)
+        return summarize(rows, counts, options, len(users))
 
     found = {name: {**shown(rows), "paired_ndcg@10": paired(main.rows, rows)} for name, rows in others.items()}
-    return {
+    values = {
         "dataset": {**described(dataset), "population": context.ledger.population},
         **experiment.names(),
         "engine": "reference" if main.context.sequential_reason else "cohort",
@@ -41,13 +43,14 @@ def metrics(main: "TrainingOutcome", others: Mapping[str, PerUserResults], total
         "release": EXACT_LABEL,
         "sampled_caution": SAMPLED_CAUTION,
         "validation": None if main.validation is None else shown(main.validation),
-        "test": shown(main.rows),
+        "test": {**shown(main.rows), "chance_hr@10": chance_of_a_hit(dataset.devices, users)},
         "candidates": candidates_digest(dataset.devices, options),
         "baselines": {**{name: {} for name in CONTRACT_BASELINES}, **found},
         "privacy": privacy(context),
         "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
     }
+    return {**values, "caveats": find_caveats(values)}
 
 
 def described(dataset: "Dataset") -> dict[str, Any]:

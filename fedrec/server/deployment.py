@@ -17,6 +17,7 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import RoundReport, RunContext, load_released_state
 from fedrec.messages import ECHO, Arrays, Message, RejectedReplyError, check_answered
 from fedrec.privacy.wording import format_lost_round
+from fedrec.report.caveats import find_caveats
 from fedrec.report.console import Progress, plural
 from fedrec.report.metrics_json import CONTRACT_BASELINES, privacy
 from fedrec.report.privacy_card import card_of, write_card
@@ -88,7 +89,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
         kind: {name.removeprefix(f"{kind}_"): value for name, value in means.items() if name.startswith(f"{kind}_")}
         for kind in ("full", "sampled")
     }
-    return {
+    values = {
         "dataset": {
             "name": dataset.name,
             "users": dataset.interactions.users,
@@ -110,6 +111,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
         "privacy": privacy(context),
         **(dict.fromkeys(rates) if hidden else rates),
     }
+    return {**values, "caveats": find_caveats(values)}
 
 
 GATHER_SECONDS = 60.0  # how long a run waits for all admitted devices before it begins with those that are there
