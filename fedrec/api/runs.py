@@ -1,6 +1,7 @@
 """A run as a value: made by `simulate`, found again by `load_run`."""
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -249,7 +250,10 @@ def simulate(*overrides: Any, progress: bool = True, allow: Any = (), **settings
     """
     allow_parts(allow)
     request = gather(overrides, settings)
-    chosen = validate(request.settings())
+    asked = request.settings()
+    if asked.chosen and progress:
+        print(asked.chosen, file=sys.stderr)
+    chosen = validate(asked)
     for line in find_overruled(chosen.experiment, request.plain):
         warnings.warn(line, stacklevel=2)
     _, folder = new_run(chosen)

@@ -16,6 +16,7 @@ import yaml
 from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.frame import HeldRows, hold, is_column, is_frame, read_frame
 from fedrec.errors import FedrecError
+from fedrec.experiment.automatic import load_chosen
 from fedrec.experiment.experiment import load_dataset as loaded_dataset
 from fedrec.experiment.instantiate import allow_class, call_or_refuse
 from fedrec.experiment.overrides import Conf
@@ -31,7 +32,6 @@ KIN = {
     "fedrec.models.base.TrainableRecommender": "mf",
     "fedrec.models.base.Recommender": "",
 }
-FRAME_MODEL = "ease"  # where a frame comes without a model: it has no features that the default could use
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Request:
 
     def settings(self, overrides: Sequence[str] | None = None) -> Settings:
         """Return the settings of the request, or of other overrides with the same names."""
-        return compose(self.overrides if overrides is None else overrides, self.parts)
+        asked = self.overrides if overrides is None else overrides
+        return load_chosen(asked, lambda given: compose(given, self.parts))
 
 
 def load_settings(*overrides: Any, **settings: Any) -> Settings:
@@ -101,7 +102,8 @@ def load_dataset(*overrides: Any, **settings: Any) -> Dataset:
     named = [f"dataset={one}" if isinstance(one, str) and "=" not in one else one for one in overrides]
     columns = (*COLUMNS, "title", "dataset")
     inner = {key if key in columns or "." in key else f"dataset.{key}": value for key, value in settings.items()}
-    return loaded_dataset(gather(named, inner).settings().experiment)
+    request = gather(named, inner)
+    return loaded_dataset(compose(request.overrides, request.parts).experiment)
 
 
 def gather(given: Iterable[Any], settings: Mapping[str, Any]) -> Request:
@@ -126,8 +128,6 @@ def gather(given: Iterable[Any], settings: Mapping[str, Any]) -> Request:
     parts = dict[tuple[str, str], Part]()
     for key, value in named.items():
         texts += of_setting(key, value, parts)
-    if held is not None and not any(re.match(r"(model|experiment)=", text) for text in texts):
-        texts.append(f"model={FRAME_MODEL}")
     return Request((*own, *texts), parts, held)
 
 

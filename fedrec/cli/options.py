@@ -80,10 +80,10 @@ def check_overrides(overrides: Sequence[str] | None) -> list[str]:
 
 def tell_overruled(overrides: Sequence[str], of: str = "") -> None:
     """Say on stderr which overrides are read and then have no effect; `of` comes before each line."""
+    from fedrec.experiment.automatic import load_chosen
     from fedrec.experiment.overrides import find_overruled
-    from fedrec.experiment.settings import load
 
-    for line in find_overruled(load(overrides).experiment, overrides):
+    for line in find_overruled(load_chosen(overrides).experiment, overrides):
         print(f"{of}{line}", file=sys.stderr)
 
 

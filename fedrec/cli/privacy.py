@@ -106,11 +106,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def project(overrides: Overrides = None, as_json: Json = False) -> None:
     """Say what a run would have spent, before it starts."""
     given = check_overrides(overrides)
+    from fedrec.experiment.automatic import load_chosen
     from fedrec.experiment.experiment import load_dataset
-    from fedrec.experiment.settings import load
     from fedrec.privacy.ledger.projection import project
 
-    settings = load(given)
+    settings = load_chosen(given)
     dataset = load_dataset(settings.experiment)
     experiment = settings.experiment.calibrated(dataset)
     mechanism, plan = experiment.mechanism, experiment.plan(dataset)

@@ -237,7 +237,8 @@ def noted(found: "Audit", experiment: "Experiment", run: Path | None) -> Path:
 
 def settings(overrides: Sequence[str]) -> "Settings":
     """Return the settings of a run's folder, or those of the overrides."""
-    from fedrec.experiment.settings import load, read
+    from fedrec.experiment.automatic import load_chosen
+    from fedrec.experiment.settings import read
 
     run = run_of(overrides)
-    return load(overrides) if run is None else read(run / "config.yaml")
+    return load_chosen(overrides) if run is None else read(run / "config.yaml")

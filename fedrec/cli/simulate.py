@@ -77,14 +77,17 @@ def begun(overrides: Sequence[str], resume: str | None) -> "tuple[Settings, RunF
 
     What is set and then not used is told before anything is made.
     """
+    from fedrec.experiment.automatic import load_chosen
     from fedrec.experiment.overrides import find_overruled
-    from fedrec.experiment.settings import load, validate
+    from fedrec.experiment.settings import validate
 
-    asked = load(overrides) if resume is None else None  # a mistake in it is told before torch is imported
+    asked = load_chosen(overrides) if resume is None else None  # a mistake in it is told before torch is imported
     from fedrec.simulation import new_run, resumed_run
 
     if asked is None:
         return resumed_run(str(resume))
+    if asked.chosen:
+        print(asked.chosen, file=sys.stderr)
     settings = validate(asked)
     for line in find_overruled(settings.experiment, overrides):
         print(line, file=sys.stderr)
@@ -94,11 +97,14 @@ def begun(overrides: Sequence[str], resume: str | None) -> "tuple[Settings, RunF
 def config_command(overrides: Overrides = None, as_json: Json = False) -> None:
     """Print the settings that a run would have, and where each value comes from."""
     given = check_overrides(overrides)
+    from fedrec.experiment.automatic import with_choice
     from fedrec.experiment.extensions import search_path, split_overrides
     from fedrec.experiment.overrides import Conf, items
-    from fedrec.experiment.settings import load
 
-    document, (settings, extensions) = load(given).document, split_overrides(given)
+    found = settled(given)
+    document, (settings, extensions) = found.document, split_overrides(given)
+    if found.chosen:
+        settings = with_choice(settings, found.chosen)
     with search_path(settings, extensions) as folders:
         origins = Conf.of(*folders).origins(settings)
     if as_json:
@@ -106,6 +112,26 @@ def config_command(overrides: Overrides = None, as_json: Json = False) -> None:
         print_json({"settings": document, "origins": {key: origin(key, origins) for key in keys}})
     else:
         print("\n".join(annotated(document, origins)))
+
+
+def settled(overrides: Sequence[str]) -> "Settings":
+    """Return the settings that a run would have, and say so where its model waits for data that are not there."""
+    from fedrec.experiment.automatic import asks_for_choice, load_chosen
+    from fedrec.experiment.settings import load
+
+    try:
+        found = load_chosen(overrides)
+    except FedrecError as error:
+        if not asks_for_choice(overrides):
+            raise
+        try:
+            found = load(overrides)
+        except FedrecError:
+            raise error from None
+        print(f"model=auto is chosen when the data are there: {error}", file=sys.stderr)
+    if found.chosen:
+        print(found.chosen, file=sys.stderr)
+    return found
 
 
 def annotated(document: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:

@@ -26,6 +26,7 @@ PATH = re.compile(r"(\w+\.)*(path|\w+_path|histories)")
 VERBATIM = re.compile(
     rf"{PATH.pattern}|dataset\.(columns\.\w+|query|events|separator|list_separator|quote|escape|decimal|time_format)"
 )
+AUTO = "auto"  # the model that suits the data, chosen when they are there
 HOW_TO_CLIP = ("whole", "split")
 ENTRY_POINTS = {
     "model": "fedrec.models",
@@ -152,7 +153,7 @@ class Conf:
             choice = found.setdefault(group, default)
             node = _read(self.path(group, choice)) if choice else {}
             for key, value in ((k, v) for entry in node.get("defaults", []) for k, v in entry.items()):
-                found.setdefault(key.removeprefix("override /"), value)
+                found.setdefault(key.removeprefix("override /").partition("@")[0], value)
         return {group: found[group] for group in self.defaults}
 
     def layers(self, given: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -177,7 +178,8 @@ class Conf:
     def check(self, overrides: Sequence[str]) -> None:
         """Name the nearest valid key or choice for every override that does not exist.
 
-        A choice that an installed package offers is one too; what can be set in it is not known from here.
+        A choice that an installed package offers is one too; what can be set in it, and in a model that the data
+        decide, is not known from here.
         """
         parsed = [Override.parse(text) for text in overrides]
         chosen, offered = dict[str, str](), set[str]()
@@ -193,6 +195,8 @@ class Conf:
                 offered.add(one.key)
             else:
                 raise FedrecError(f"{one.text} does not exist.{suggest(one.choice, [*self.groups[one.key], *others])}")
+        if self.choose(chosen)["model"] == AUTO:
+            offered |= {"model", "algorithm"}
         nodes = [node for _, node in self.layers(chosen)]
         known = {key for node in nodes for key in flat(node)}
         for one in parsed:

@@ -22,6 +22,7 @@ from fedrec.paths import conf_dir
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset
     from fedrec.experiment.experiment import Experiment
+    from fedrec.models.auto import Choice
 
 EXPERIMENT_KEYS = (
     "dataset", "model", "algorithm", "privacy", "cohort", "evaluation", "rounds", "seed", "accelerator", "engine",
@@ -48,9 +49,13 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a command was asked to do: the experiment, and where and how to run it."""
+    """What a command was asked to do: the experiment, and where and how to run it.
+
+    `chosen` is the model that `model=auto` chose, and why; None where a model was named.
+    """
 
     document: dict[str, Any]
+    chosen: "Choice | None" = None
 
     @property
     def experiment(self) -> "Experiment":

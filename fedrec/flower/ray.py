@@ -14,9 +14,10 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from fedrec.errors import FedrecError
+from fedrec.experiment.automatic import load_chosen
 from fedrec.experiment.instantiate import environment as allowed_environment
 from fedrec.experiment.overrides import find_overruled
-from fedrec.experiment.settings import load, validate
+from fedrec.experiment.settings import validate
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.paths import app_dir
@@ -52,7 +53,10 @@ def run_on_ray(overrides: Sequence[str], nodes: int, cluster: str | None) -> int
     for override in overrides:
         if set(override) & set(" '\"\\"):
             raise FedrecError(f"{override}: spaces, quotes and backslashes can't travel through `flwr run`")
-    settings = validate(load(overrides))
+    asked = load_chosen(overrides)
+    if asked.chosen:
+        print(asked.chosen, file=sys.stderr)
+    settings = validate(asked)
     for line in find_overruled(settings.experiment, overrides):
         print(line, file=sys.stderr)
     document = settings.document

@@ -7,6 +7,7 @@ from fedrec.evaluation.batched import chance_of_a_hit
 from fedrec.evaluation.candidates import candidates_digest
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.evaluation.summary import SAMPLED_CAUTION, paired_interval, summarize
+from fedrec.models.auto import choose_model
 from fedrec.privacy.wording import NO_PRIVACY, authors_claim
 from fedrec.report.caveats import find_caveats
 from fedrec.storage.run_folder import EXACT_LABEL
@@ -50,7 +51,8 @@ def metrics(main: "TrainingOutcome", others: Mapping[str, PerUserResults], total
         "devices_per_second": drawn / max(train_seconds, 1e-9),
         "seconds": {"train": train_seconds, "evaluate": main.evaluate_seconds, "total": total_seconds},
     }
-    return {**values, "caveats": find_caveats(values)}
+    fitting = choose_model(dataset, experiment.mechanism, context.plan).overrides[0].removeprefix("model=")
+    return {**values, "caveats": find_caveats(values, fitting)}
 
 
 def described(dataset: "Dataset") -> dict[str, Any]:

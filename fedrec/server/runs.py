@@ -2,12 +2,14 @@
 
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import FedrecError, RefusedError
+from fedrec.experiment.automatic import load_chosen
 from fedrec.experiment.settings import Settings, load, validate
 from fedrec.flower import superlink
 from fedrec.ops import processes
@@ -30,9 +32,11 @@ def prepare(home: ServerHome, overrides: Sequence[str], resume: str | None) -> R
             raise FedrecError(f"--resume {resume} goes on with the run's own settings: leave out {' '.join(overrides)}")
         return resumed_run(resume)[1]
     chosen = [] if any(text.startswith("dataset=") for text in overrides) else ["dataset=devices"]
-    document = completed(home, load([*chosen, *overrides]).document)
-    check_name(document["name"])
-    return new_run(validate(Settings(document)))[1]
+    asked = load_chosen([*chosen, *overrides], lambda given: Settings(completed(home, load(given).document)))
+    if asked.chosen:
+        print(asked.chosen, file=sys.stderr)
+    check_name(asked.document["name"])
+    return new_run(validate(asked))[1]
 
 
 def check_name(name: str | None) -> None:

@@ -5,7 +5,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedrec.experiment.settings import load, validate
+from fedrec.experiment.automatic import load_chosen
+from fedrec.experiment.settings import validate
 from fedrec.federated.exchange import Transport
 from fedrec.ops import processes
 from fedrec.report.console import Progress, result
@@ -18,7 +19,7 @@ from fedrec.simulation import Simulation, new_run, resumed_run
 
 def run_on_simulated_nodes(transport: Transport, overrides: str) -> None:
     """Run what the overrides, quoted as in a shell, ask for, as `fedrec simulate` would."""
-    settings, folder = new_run(validate(load(shlex.split(overrides))))
+    settings, folder = new_run(validate(load_chosen(shlex.split(overrides))))
     values = Simulation(settings, folder, lambda: transport).simulate()
     print(result(values, folder.path, sys.stdout))
 

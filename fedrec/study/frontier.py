@@ -29,8 +29,9 @@ import numpy as np
 from fedrec.errors import FedrecError
 from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import intervals, paired_interval
+from fedrec.experiment.automatic import load_chosen
 from fedrec.experiment.experiment import load_dataset
-from fedrec.experiment.settings import Settings, load
+from fedrec.experiment.settings import Settings
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
 from fedrec.federated.state import load_released_state, open_run_context
@@ -86,7 +87,7 @@ def costs_of(settings: Settings) -> Costs:
 def list_deltas(overrides: Sequence[str], epsilons: Sequence[float]) -> Iterator[dict[str, Any]]:
     """Yield what a run costs at either delta, for each epsilon."""
     for epsilon in epsilons:
-        yield asdict(costs_of(load([*overrides, f"privacy.epsilon={epsilon:g}"])))
+        yield asdict(costs_of(load_chosen([*overrides, f"privacy.epsilon={epsilon:g}"])))
 
 
 def promise(settings: Settings) -> str:
@@ -128,7 +129,7 @@ def measure_frontier(
     private = "privacy=none" not in overrides
     for epsilon in epsilons if private else [float("inf")]:
         more = [f"privacy.epsilon={epsilon:g}"] if private else []
-        settings = [load([*overrides, *more, f"seed={seed}"]) for seed in seeds]
+        settings = [load_chosen([*overrides, *more, f"seed={seed}"]) for seed in seeds]
         text, record = line(epsilon, [trial(one, part) for one in settings])
         yield f"{promise(settings[0])}\n{text}", record
 
@@ -150,7 +151,7 @@ def study(overrides: Sequence[str], seeds: Sequence[int], name: str) -> dict[str
     """Run every seed and return the per-user rows of each method, "" being the model itself."""
     rows: dict[str, list[PerUserResults]] = {}
     for seed in seeds:
-        settings = load([*overrides, f"seed={seed}"])
+        settings = load_chosen([*overrides, f"seed={seed}"])
         document = {**settings.document, "name": f"{name}-{seed}", "overwrite": True}
         named, folder = new_run(Settings(document))
         Simulation(named, folder).simulate()

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedrec.evaluation.per_user import PerUserResults, mean_over_seeds
 from fedrec.evaluation.summary import Interval, intervals, paired_interval
-from fedrec.experiment.settings import load
+from fedrec.experiment.automatic import load_chosen
 from fedrec.study.frontier import promise, trial
 
 COLUMN = "full_ndcg@10"
@@ -66,7 +66,7 @@ def cell(plan: Plan, mechanism: str, epsilon: float) -> Cell:
 def run(plan: Plan, mechanism: str, epsilon: float, clip: float, seed: int, part: str) -> PerUserResults:
     """Train once and return the per-user rows of its evaluation."""
     own = overrides(mechanism, epsilon, clip, seed)
-    made = trial(load([*ONCE, *plan.overrides, *own]), part)
+    made = trial(load_chosen([*ONCE, *plan.overrides, *own]), part)
     print(f"{' '.join(own)}: {part} {made[COLUMN].mean():.4f}", file=sys.stderr, flush=True)
     return made
 
@@ -79,13 +79,13 @@ def overrides(mechanism: str, epsilon: float, clip: float, seed: int) -> list[st
 def promised(plan: Plan, found: Cell) -> str:
     """Return what the chosen trial of a cell promises its users."""
     return promise(
-        load([*ONCE, *plan.overrides, *overrides(found.mechanism, found.epsilon, found.clip, plan.seeds[0])])
+        load_chosen([*ONCE, *plan.overrides, *overrides(found.mechanism, found.epsilon, found.clip, plan.seeds[0])])
     )
 
 
 def free(plan: Plan) -> list[PerUserResults]:
     """Return the test of the same model without privacy, for each seed."""
-    return [trial(load([*ONCE, *plan.overrides, "privacy=none", f"seed={seed}"]), "test") for seed in plan.seeds]
+    return [trial(load_chosen([*ONCE, *plan.overrides, "privacy=none", f"seed={seed}"]), "test") for seed in plan.seeds]
 
 
 def line(found: Cell, first: Cell) -> str:

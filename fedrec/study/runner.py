@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from fedrec.errors import FedrecError
-from fedrec.experiment.settings import Settings, load
+from fedrec.experiment.automatic import load_chosen
+from fedrec.experiment.settings import Settings
 from fedrec.privacy.wording import format_epsilon
 from fedrec.report.console import terminal_width
 from fedrec.storage.run_folder import atomic_write
@@ -73,7 +74,7 @@ def duration(seconds: float) -> str:
 PLAN = "study.json"
 
 
-def begin(study: Study, folder: Path, compose: Callable[[Sequence[str]], Settings] = load) -> None:
+def begin(study: Study, folder: Path, compose: Callable[[Sequence[str]], Settings] = load_chosen) -> None:
     """Make the folder of a study whose every trial can be composed; one that holds a study already is refused."""
     if (folder / PLAN).exists():
         raise FedrecError(f"{folder} holds a study already: go on with --resume {folder}, or choose another name=")

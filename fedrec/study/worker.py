@@ -11,15 +11,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fedrec.errors import BudgetExceededError, FedrecError
 from fedrec.evaluation import baselines
+from fedrec.experiment.automatic import Compose, load_chosen
 from fedrec.experiment.experiment import load_dataset
-from fedrec.experiment.settings import Settings, load, read
+from fedrec.experiment.settings import Settings, read
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
 from fedrec.storage.run_folder import RunFolder, save_table
@@ -27,8 +28,6 @@ from fedrec.study.results import finished, write_spent
 
 if TYPE_CHECKING:
     from fedrec.federated.state import RoundReport, RunContext
-
-Compose = Callable[[Sequence[str]], Settings]  # from overrides to settings: some may name what only a program knows
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ def tell(stream: TextIO, **event: Any) -> None:
     print(json.dumps(event), file=stream, flush=True)
 
 
-def trial(folder: RunFolder, overrides: list[str], stream: TextIO, compose: Compose = load) -> None:
+def trial(folder: RunFolder, overrides: list[str], stream: TextIO, compose: Compose = load_chosen) -> None:
     """Run a trial in its folder, from where it stands, and note what it spent.
 
     A trial that was killed in the middle of a round has lost that round and can't pay for its last: what is left of it
@@ -96,7 +95,7 @@ def lost(path: Path, number: int) -> Path:
 
 
 def references(
-    folder: RunFolder, overrides: list[str], names: list[str], stream: TextIO, compose: Compose = load
+    folder: RunFolder, overrides: list[str], names: list[str], stream: TextIO, compose: Compose = load_chosen
 ) -> None:
     """Evaluate baselines on the test, each into a file of its own, those that are there already left alone."""
     experiment = compose(overrides).experiment
@@ -115,7 +114,7 @@ def references(
         tell(stream, event="round", done=number / len(names))
 
 
-def perform(task: Mapping[str, Any], stream: TextIO, compose: Compose = load) -> None:
+def perform(task: Mapping[str, Any], stream: TextIO, compose: Compose = load_chosen) -> None:
     """Carry out one task, a trial or the references; its progress goes to `stream` as events."""
     folder = RunFolder(Path(task["folder"]))
     if task["kind"] == "trial":
