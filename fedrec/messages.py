@@ -103,7 +103,8 @@ class ModelUpdate:
 
     def finite(self) -> bool:
         """Say whether every value is a number."""
-        return all(bool(np.isfinite(a).all()) for a in self.arrays.values())
+        arrays = cast("Iterable[Any]", self.arrays.values())
+        return all(bool(np.isfinite(a.values if isinstance(a, SparseArray) else a).all()) for a in arrays)
 
 
 class UpdateSum:

@@ -114,7 +114,10 @@ class Algorithm(Protocol):
         private: Sequence[Arrays],
         context: RoundContext,
     ) -> PooledContribution | None:
-        """Return what the devices of a gateway contribute as one, noised; None where each contributes for itself."""
+        """Return what devices contribute as one: those of a gateway, noised, or a sum that nobody has to protect.
+
+        None where each contributes for itself.
+        """
         ...
 
     def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:

@@ -4,6 +4,7 @@ A device with items S holds the vector p that minimises, over its items and all 
 sum_S (1 - p.q)^2 + w * sum_all (p.q)^2 + regularization * (|S| + w * V) |p|^2, w = unobserved_weight (their nu = 1).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 
 import numpy as np
@@ -34,15 +35,26 @@ class Ials(Recommender):
 
     def scores(self, history: Tensor) -> Tensor:
         """Return the products of the device's vector with all item vectors [V]."""
+        return self.scores_many([history], {})[0]
+
+    def scores_many(self, histories: Sequence[Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores [C, V] of C devices; what all of them solve with is made once."""
         factors = cast(Tensor, self.item_factors)
-        used = np.unique(history.cpu().numpy())
-        own = user_vector(factors.cpu().numpy(), used, self.unobserved_weight, self.regularization)
-        return (factors @ torch.from_numpy(own).to(factors.device)).float()
+        solver = UserSolver(factors.cpu().numpy(), self.unobserved_weight, self.regularization)
+        own = (solver.vector(np.unique(history.cpu().numpy())) for history in histories)
+        return torch.stack([(factors @ torch.from_numpy(one).to(factors.device)).float() for one in own])
 
 
-def user_vector(factors: Floats, used: NDArray[np.integer], unobserved_weight: float, regularization: float) -> Floats:
-    """Return the best vector [d] of a device that used these items, each named once, given all item vectors [V, d]."""
-    seen = factors[used]
-    system = unobserved_weight * (factors.T @ factors) + seen.T @ seen
-    system[np.diag_indices(len(system))] += regularization * (len(used) + unobserved_weight * len(factors))
-    return np.linalg.solve(system, seen.sum(axis=0))
+class UserSolver:
+    """Finds the best vector [d] of a device, given all item vectors [V, d]."""
+
+    def __init__(self, factors: Floats, unobserved_weight: float, regularization: float) -> None:
+        self._factors, self._regularization = factors, regularization
+        self._unobserved, self._every = unobserved_weight * len(factors), unobserved_weight * (factors.T @ factors)
+
+    def vector(self, used: NDArray[np.integer]) -> Floats:
+        """Return the vector of a device that used these items, each named once."""
+        seen = self._factors[used]
+        system = self._every + seen.T @ seen
+        system[np.diag_indices(len(system))] += self._regularization * (len(used) + self._unobserved)
+        return np.linalg.solve(system, seen.sum(axis=0))

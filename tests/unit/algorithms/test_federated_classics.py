@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.algorithms.base import RoundContext
 from fedrec.algorithms.gram_matrix import ItemKnnGram
 from fedrec.algorithms.ials import IALSStatistics
 from fedrec.data.dataset import Dataset
@@ -14,8 +15,9 @@ from fedrec.evaluation.baselines import pooled as pooled_ials
 from fedrec.evaluation.baselines.base import pooled
 from fedrec.federated.exchange import LocalTransport
 from fedrec.federated.loop import run
+from fedrec.federated.node import contribute_one_by_one
 from fedrec.federated.state import init_algorithm_state, load_released_state
-from fedrec.messages import Arrays
+from fedrec.messages import Arrays, ModelUpdate
 from fedrec.models.ease import Hybrid, standardised
 from fedrec.models.ials import Ials
 from tests.support.tiny import SMALL, catalogue, session, small
@@ -75,6 +77,28 @@ def test_federated_neighbours_are_those_of_pooled_cosines(tmp_path: Path) -> Non
         kept = np.sort(last["weights"][:, item])
         np.testing.assert_allclose(kept[-4:], best, rtol=1e-5)
         assert not kept[:-4].any()
+
+
+def test_ials_sums_over_devices_at_once_bit_for_bit() -> None:
+    experiment, dataset = small("model=ials", "model.dim=5")
+    model = experiment.build_model(dataset.catalogue)
+    devices = [dataset.devices[user] for user in range(dataset.interactions.users)]
+    context = RoundContext(1, 0, experiment.mechanism)
+    asked = (model, experiment.algorithm.init(model, dataset.catalogue), devices, [{}] * len(devices), context)
+    one, at_once = contribute_one_by_one(experiment.algorithm, asked), experiment.algorithm.contribute_pooled(*asked)
+    assert at_once is not None and isinstance(at_once.update, ModelUpdate) and isinstance(one.update, ModelUpdate)
+    assert at_once.update.count == one.update.count == len(devices)
+    for name, array in one.update.arrays.items():
+        assert array.dtype == at_once.update.arrays[name].dtype
+        np.testing.assert_array_equal(array, at_once.update.arrays[name])
+
+
+def test_ials_under_privacy_leaves_each_device_to_itself() -> None:
+    experiment, dataset = small("model=ials")
+    model = experiment.build_model(dataset.catalogue)
+    user_level = RoundContext(1, 0, small("model=ease", base=[*SMALL, "privacy=user"])[0].mechanism)
+    broadcast = experiment.algorithm.init(model, dataset.catalogue)
+    assert experiment.algorithm.contribute_pooled(model, broadcast, [dataset.devices[0]], [{}], user_level) is None
 
 
 def test_ials_has_no_private_form() -> None:
