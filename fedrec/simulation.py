@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from fedrec.data.dataset import Dataset
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.evaluation import baselines
+from fedrec.evaluation.baselines.cost import estimate_cost, memory
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.inputs import tell_inputs
@@ -24,7 +26,7 @@ from fedrec.federated.loop import run
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.people import sketch
-from fedrec.report.console import Progress
+from fedrec.report.console import TITLES, Progress
 from fedrec.report.html import write_page
 from fedrec.report.metrics_json import metrics
 from fedrec.report.privacy_card import card_of, write_card
@@ -36,6 +38,8 @@ from fedrec.storage.run_folder import (
     write_catalogue,
 )
 
+TRAINED = ("no_privacy", "private_popularity")  # baselines that are runs of their own
+WORTH_SAYING = 10.0  # seconds
 NO_PRIVACY = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
 POPULARITY = {
     "model": {"_target_": "fedrec.models.popularity.Popularity", "_partial_": True},
@@ -120,10 +124,27 @@ class Simulation:
                     yield name, self._run_baseline(twin, dataset, name).rows
                 except RefusedError as reason:
                     self.progress.note(f"no private popularity: {reason}")
-            elif name == baselines.LOCAL:
-                yield name, baselines.evaluate_alone(dataset.catalogue, dataset.devices, "test", experiment.evaluation)
-            elif name in baselines.POOLED:
-                yield name, baselines.evaluate(name, dataset.devices, "test", experiment.evaluation)
+            elif name not in TRAINED and self._affordable(name, experiment, dataset):
+                tell = partial(self.progress.share, TITLES[name])
+                asked = dataset.devices, "test", experiment.evaluation, tell
+                if name == baselines.LOCAL:
+                    yield name, baselines.evaluate_alone(dataset.catalogue, *asked)
+                else:
+                    yield name, baselines.evaluate(name, *asked)
+
+    def _affordable(self, name: str, experiment: Experiment, dataset: Dataset) -> bool:
+        """Say what a baseline on pooled data costs where that is much, and whether it is worth waiting for."""
+        options = experiment.evaluation
+        cost, limit = estimate_cost(name, dataset.devices, options), options.baselines_seconds
+        why = ""
+        if limit is not None and cost.seconds > limit:
+            why = f" and evaluation.baselines_seconds={limit:g} (null waits; evaluation.head=1500 covers popular items)"
+        elif cost.bytes > memory():
+            why = f" and this machine has {memory() / 2**30:,.1f} GiB"
+        left_out = bool(why) and name != "popularity"  # the verdict needs that one
+        if left_out or cost.seconds > WORTH_SAYING:
+            self.progress.note(f"{TITLES[name]}{' is left out' if left_out else ''}: {cost}{why if left_out else ''}")
+        return not left_out
 
     def _run_baseline(self, experiment: Experiment, dataset: Dataset, name: str) -> TrainingOutcome:
         folder = replace(self.folder, path=self.folder.path / "baselines" / name)

@@ -50,6 +50,9 @@ class SilentProgress(Progress):
         """Remember the round."""
         self.last = report.round
 
+    def share(self, label: str, done: int, total: int) -> None:
+        """Leave out how far a baseline is."""
+
     def end(self, context: "RunContext", played: int) -> None:
         """Leave an early end to the run's metrics."""
 

@@ -195,23 +195,41 @@ def _sampled(scores: Scores, targets: Pairs, candidates: Pairs) -> Ranks:
 
 
 ScoreMany = Callable[[Sequence[NDArray[np.int32]]], Scores]
+Tell = Callable[[int, int], None]
 
 
 def evaluate_many(
-    score_many: ScoreMany, devices: DeviceTable, part: Part, options: EvaluationConfig, model: str = "the model"
+    score_many: ScoreMany,
+    devices: DeviceTable,
+    part: Part,
+    options: EvaluationConfig,
+    model: str = "the model",
+    tell: Tell | None = None,
 ) -> PerUserResults:
     """Return the rows of all devices that `options` chooses; `score_many(histories)` gives scores [B, V]."""
 
     def score(users: Users) -> Scores:
         return score_many([history_of(devices[user], part) for user in users.tolist()])
 
-    return evaluate_users(score, options.chosen(len(devices)), part, CandidateBook(devices, options), model)
+    return evaluate_users(score, options.chosen(len(devices)), part, CandidateBook(devices, options), model, tell)
 
 
 def evaluate_users(
-    score: Callable[[Users], Scores], users: Users, part: Part, book: CandidateBook, model: str = "the model"
+    score: Callable[[Users], Scores],
+    users: Users,
+    part: Part,
+    book: CandidateBook,
+    model: str = "the model",
+    tell: Tell | None = None,
 ) -> PerUserResults:
-    """Return the rows of those of the users who have something held out; `score(users)` gives scores [B, V]."""
-    users = with_targets(book.devices, users, part)
-    tables = [evaluate_batch(score(batch), batch, part, book, model) for batch in batches(users, book.devices.items)]
+    """Return the rows of those of the users who have something held out; `score(users)` gives scores [B, V].
+
+    `tell(done, users)` hears after each batch how many are done.
+    """
+    users, tables, done = with_targets(book.devices, users, part), list[PerUserResults](), 0
+    for batch in batches(users, book.devices.items):
+        tables.append(evaluate_batch(score(batch), batch, part, book, model))
+        done += len(batch)
+        if tell is not None:
+            tell(done, len(users))
     return join(tables) if tables else table([], book.options.cutoffs)

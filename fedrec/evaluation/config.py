@@ -20,7 +20,8 @@ class EvaluationConfig:
     `negatives` is the number of sampled candidates beside the target, `every` the rounds between two validations,
     `seed` that of candidates, of the sample of users and of the bootstrap. `users` bounds how many devices are
     evaluated (a seeded sample); None means all. `select` is the round whose model is released. `head` bounds how many
-    items pooled baselines cover, the most popular ones, as statistics do; None means all.
+    items pooled baselines cover, the most popular ones, as statistics do; None means all. One that would take longer
+    than `baselines_seconds` by its estimate is left out; None means that it is waited for.
     """
 
     cutoffs: tuple[int, ...] = (5, 10, 20)
@@ -31,6 +32,7 @@ class EvaluationConfig:
     baselines: tuple[str, ...] = ("popularity", "private_popularity", "no_privacy", "ials")
     users: int | None = None
     head: int | None = None
+    baselines_seconds: float | None = 600.0
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense; lists, as yaml gives them, become tuples."""
@@ -40,7 +42,14 @@ class EvaluationConfig:
             raise FedrecError(
                 f"evaluation.cutoffs is {self.cutoffs}: positive numbers, {HEADLINE} among them, expected"
             )
-        for name, least in (("negatives", 1), ("every", 1), ("seed", 0), ("users", 1), ("head", 1)):
+        for name, least in (
+            ("negatives", 1),
+            ("every", 1),
+            ("seed", 0),
+            ("users", 1),
+            ("head", 1),
+            ("baselines_seconds", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise FedrecError(f"evaluation.{name} is {value}: at least {least} expected")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
 BAR = 14  # letters
+FEW = 2  # rounds, as statistics have them, which can't be fewer
+LONG = 60.0  # seconds of a run, which are told after its first round
 
 
 @dataclass(slots=True)
@@ -68,6 +70,10 @@ class Progress:
         now, self.first = time.monotonic(), self.first or report.round
         self.validation = report.validation if report.validation is not None else self.validation
         last = report.round == self.rounds
+        whole = (now - self.started) * self.rounds
+        if report.round == self.first < self.rounds and whole > LONG:
+            fewer = "; rounds=N plays fewer" if self.rounds > FEW else ""
+            self.note(f"{self.label}: about {duration(whole)} for {plural(self.rounds, 'round')}{fewer}")
         if self.stream.isatty():
             name, epsilon, left, *others = self._parts(report, now)
             bar = progress_bar(report.round, self.rounds, self.stream)
@@ -89,11 +95,22 @@ class Progress:
         return [
             (1, f"{self.label} round {report.round}/{self.rounds}"),
             (5, format_epsilon(report.epsilon)),
-            (6, f"{left:,.0f} s left" if report.round < self.rounds else f"{now - self.started:,.1f} s"),
+            (6, f"{duration(left)} left" if report.round < self.rounds else f"{now - self.started:,.1f} s"),
             (4, "" if self.validation is None else f"validation NDCG@10 {self.validation:.4f}"),
             (3, "" if report.loss is None else f"loss {report.loss:.4f}"),
             (2, f"{report.answered / max(report.seconds, 1e-9):,.0f} devices/s"),
         ]
+
+    def share(self, label: str, done: int, total: int) -> None:
+        """Show how far the evaluation of a baseline is: a line every few seconds while it is going on."""
+        now = time.monotonic()
+        if label != self.label or done < self.first:
+            self.label, self.started, self.told = label, now, now
+        self.first = done
+        if now - self.told >= PLAIN_SECONDS and done < total:
+            self.told = now
+            left = (now - self.started) / done * (total - done)
+            self.note(f"{label}: {done:,} of {plural(total, 'user')}  {duration(left)} left")
 
     def end(self, context: "RunContext", played: int) -> None:
         """Say so where a run ended before its last round; `played` is the last one that is durable."""
@@ -102,6 +119,14 @@ class Progress:
                 f"{self.label} ends after round {played} of {context.experiment.rounds}: another round would "
                 "pass the budget (rounds lost in a crash stay charged)"
             )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.0f} s"
 
 
 Part = tuple[int, str]

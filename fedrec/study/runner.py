@@ -14,7 +14,7 @@ from fedrec.errors import FedrecError
 from fedrec.experiment.automatic import load_chosen
 from fedrec.experiment.settings import Settings
 from fedrec.privacy.wording import format_epsilon
-from fedrec.report.console import terminal_width
+from fedrec.report.console import duration, terminal_width
 from fedrec.storage.run_folder import atomic_write
 from fedrec.study.plan import Study, of
 from fedrec.study.plot import caption, draw, draw_bare
@@ -61,14 +61,6 @@ class StudyProgress:
         elif news or now - self.told >= PLAIN_SECONDS:
             self.told = now
             print(f"{news + ': ' if news else ''}{line}", file=self.stream, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.0f} s"
 
 
 PLAN = "study.json"

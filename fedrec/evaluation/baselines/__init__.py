@@ -8,7 +8,7 @@ from fedrec.data.interactions import DeviceTable
 from fedrec.errors import FedrecError, suggest
 from fedrec.evaluation.baselines import base, pooled
 from fedrec.evaluation.baselines.base import Scorer, over_head
-from fedrec.evaluation.batched import evaluate_many
+from fedrec.evaluation.batched import Tell, evaluate_many
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.per_device import Part
 from fedrec.evaluation.per_user import PerUserResults
@@ -30,17 +30,21 @@ def fit(name: str, devices: DeviceTable) -> Scorer:
     return POOLED[name](devices)
 
 
-def evaluate(name: str, devices: DeviceTable, part: Part, options: EvaluationConfig) -> PerUserResults:
+def evaluate(
+    name: str, devices: DeviceTable, part: Part, options: EvaluationConfig, tell: Tell | None = None
+) -> PerUserResults:
     """Return the rows of a baseline, fitted to train for the validation and to train + validation for the test.
 
-    With `options.head` it covers that many items, the most popular ones.
+    With `options.head` it covers that many items, the most popular ones. `tell(done, users)` hears how far it is.
     """
     given = devices if part == "validation" else devices.refitted()
     covers_all = options.head is None or options.head >= devices.items or name == "popularity"
     scorer = fit(name, given) if covers_all else over_head(partial(fit, name), given, options.head or 0)
-    return evaluate_many(scorer.scores_many, devices, part, options, name)
+    return evaluate_many(scorer.scores_many, devices, part, options, name, tell)
 
 
-def evaluate_alone(catalogue: Catalogue, devices: DeviceTable, part: Part, options: EvaluationConfig) -> PerUserResults:
+def evaluate_alone(
+    catalogue: Catalogue, devices: DeviceTable, part: Part, options: EvaluationConfig, tell: Tell | None = None
+) -> PerUserResults:
     """Return the rows of devices that rank with what each alone knows."""
-    return evaluate_many(base.fit_local(catalogue).scores_many, devices, part, options, LOCAL)
+    return evaluate_many(base.fit_local(catalogue).scores_many, devices, part, options, LOCAL, tell)
