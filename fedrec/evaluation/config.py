@@ -42,15 +42,8 @@ class EvaluationConfig:
             raise FedrecError(
                 f"evaluation.cutoffs is {self.cutoffs}: positive numbers, {HEADLINE} among them, expected"
             )
-        for name, least in (
-            ("negatives", 1),
-            ("every", 1),
-            ("seed", 0),
-            ("users", 1),
-            ("head", 1),
-            ("baselines_seconds", 0),
-        ):
-            value = getattr(self, name)
+        for name in ("negatives", "every", "seed", "users", "head", "baselines_seconds"):
+            value, least = getattr(self, name), 0 if name in ("seed", "baselines_seconds") else 1
             if value is not None and value < least:
                 raise FedrecError(f"evaluation.{name} is {value}: at least {least} expected")
         if self.select not in ("last", "best"):

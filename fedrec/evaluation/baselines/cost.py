@@ -16,13 +16,14 @@ from fedrec.evaluation.baselines.pooled import BLOCK, CHUNK
 from fedrec.evaluation.config import EvaluationConfig
 
 NS = 1e-9
-FLOP = 0.06 * NS  # of a dense product
+FLOP = 0.02 * NS  # of a dense product
+SPREAD = 8 * NS  # one entry of a sparse product with a matrix that no cache holds
 RANKED = 13 * NS  # one score of one user: made, held against the others
 ADDED = 30 * NS  # one entry of a sparse product
 PICKED = 28 * NS  # one similarity among those of an item, the largest to be kept
 SOLVED = 13_000 * NS  # one row's system of a few dozen unknowns
 HEAD, DIM, EPOCHS, NEIGHBOURS = 5000, 32, 10, 50  # as the baselines' own
-PROBE, TIMES = 512, 3  # products of two such matrices tell how fast this machine is now
+PROBE, PROBE_SECONDS = 1 << 18, 0.012  # numbers that are sorted to see how fast this machine is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +72,21 @@ def memory() -> float:
 
 
 def find_slowness() -> float:
-    """Return how much longer a small product takes now than where the costs were measured."""
-    matrix, start = np.ones((PROBE, PROBE)), time.perf_counter()
-    for _ in range(TIMES):
-        np.dot(matrix, matrix)
-    return (time.perf_counter() - start) / (TIMES * 2 * PROBE**3 * FLOP)
+    """Return how much longer sorting some numbers takes now than where the costs were measured."""
+    numbers, start = np.random.default_rng(0).random(PROBE), time.perf_counter()
+    np.sort(numbers)
+    return (time.perf_counter() - start) / PROBE_SECONDS
 
 
 def _item_knn(size: Sizes) -> tuple[float, float]:
-    scored = size.interactions / max(size.users, 1) * size.evaluated * NEIGHBOURS * ADDED
+    scored = size.evaluated * (size.items * RANKED + size.interactions / max(size.users, 1) * NEIGHBOURS * ADDED)
     return size.items**2 * PICKED + size.pairs * ADDED + scored, 8.0 * size.items * (4 * BLOCK + 4 * NEIGHBOURS)
 
 
 def _ease(size: Sizes) -> tuple[float, float]:
     side = min(size.users if size.users < size.items else size.items, HEAD)
-    scored = size.interactions / max(size.users, 1) * size.evaluated * side * 2 * FLOP * 10
-    return 2 * side**3 * FLOP + size.pairs * ADDED + scored, 8.0 * 3 * side**2
+    scored = size.interactions / max(size.users, 1) * size.evaluated * side * SPREAD
+    return side**3 * FLOP + size.pairs * ADDED + scored, 8.0 * 3 * side**2
 
 
 def _ials(size: Sizes) -> tuple[float, float]:
