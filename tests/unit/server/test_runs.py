@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.experiment.settings import load
+from fedrec.experiment.settings import load, read
 from fedrec.flower import superlink
 from fedrec.ops import processes
 from fedrec.ops.keys import new_key
@@ -59,6 +59,21 @@ def test_the_server_adds_what_it_knows_and_no_relative_path_is_left(home: Server
     assert document["dataset"]["path"] == str(Path("items.csv").resolve())
     assert document["output"] == str(Path("out").resolve())
     assert document["dataset"]["devices"] == 2 and document["dataset"]["population"] == home.population
+
+
+def test_the_model_that_suits_admitted_devices_is_chosen_by_how_many_there_are(
+    home: ServerHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "state"))
+    (tmp_path / "items.csv").write_text("id,title,year\na,A,1990\nb,B,1991\nc,C,1992\n")
+    for _ in range(2):
+        Registry(home).admit(new_key()[1])
+    asked = [f"dataset.path={tmp_path / 'items.csv'}", f"output={tmp_path}", "name=chosen", "model=auto", "privacy=user"]
+    folder = prepare(home, [*asked, "privacy.population_epsilon=8"], None)
+    assert "model=popularity: chosen by model=auto (2 users, epsilon 8.00" in capsys.readouterr().err
+    document = read(folder.config).document
+    assert document["model"]["_target_"] == "fedrec.models.popularity.Popularity"
+    assert document["dataset"]["devices"] == 2
 
 
 def test_a_run_to_go_on_with_takes_no_other_settings(home: ServerHome) -> None:
