@@ -68,7 +68,13 @@ def test_the_model_that_suits_admitted_devices_is_chosen_by_how_many_there_are(
     (tmp_path / "items.csv").write_text("id,title,year\na,A,1990\nb,B,1991\nc,C,1992\n")
     for _ in range(2):
         Registry(home).admit(new_key()[1])
-    asked = [f"dataset.path={tmp_path / 'items.csv'}", f"output={tmp_path}", "name=chosen", "model=auto", "privacy=user"]
+    asked = [
+        f"dataset.path={tmp_path / 'items.csv'}",
+        f"output={tmp_path}",
+        "name=chosen",
+        "model=auto",
+        "privacy=user",
+    ]
     folder = prepare(home, [*asked, "privacy.population_epsilon=8"], None)
     assert "model=popularity: chosen by model=auto (2 users, epsilon 8.00" in capsys.readouterr().err
     document = read(folder.config).document
