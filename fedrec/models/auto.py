@@ -58,7 +58,7 @@ def choose_model(dataset: Dataset, mechanism: Mechanism, plan: TrainingPlan) -> 
     told = f"{len(features)} item features" if features else "no item features"
     if mechanism.terms.unit == Unit.INTERACTION:
         return Choice((f"model={'content' if features else 'popularity'}",), f"{told}, each interaction hidden")
-    users = f"{plan.population:,} users, {format_epsilon(mechanism.epsilon)}"
+    users = f"{plan.population:,} {'user' if plan.population == 1 else 'users'}, {format_epsilon(mechanism.epsilon)}"
     if protects and users_times_mu(mechanism, plan) < LEAST_SIGNAL:
         return Choice(("model=popularity",), f"{users}: noise hides what pairs of items tell")
     reason = f"{'times' if timed else 'no times'}, {told}, {users}"

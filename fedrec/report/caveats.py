@@ -40,7 +40,11 @@ def sampled_heading(values: Mapping[str, Any]) -> str | None:
     least, most = test["sampled"].get("drawn") or (asked, asked)
     if test.get("fewer_candidates", 0) > MANY_SHORT * test.get("users", 0):
         return None
-    return f"{asked}" if least == most == asked else f"{least} to {most}"
+    return _between(least, most)
+
+
+def _between(least: int, most: int) -> str:
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _known(values: Mapping[str, Any]) -> str:
@@ -73,7 +77,7 @@ def _short(values: Mapping[str, Any]) -> str:
     who = "All" if short == test["users"] else f"{short:,} of"
     return (
         f"{who} {test['users']:,} users had fewer than {sampled['negatives']} other items to be ranked against "
-        f"({least} to {most} were drawn): sampled figures can't be compared with anybody else's{left_out}."
+        f"({_between(least, most)} drawn): sampled figures can't be compared with anybody else's{left_out}."
     )
 
 
