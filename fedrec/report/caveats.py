@@ -38,7 +38,7 @@ def sampled_heading(values: Mapping[str, Any]) -> str | None:
     test = values["test"]
     asked = test["sampled"].get("negatives")
     least, most = test["sampled"].get("drawn") or (asked, asked)
-    if test.get("fewer_candidates", 0) > MANY_SHORT * test.get("users", 0):
+    if asked is None or test.get("fewer_candidates", 0) > MANY_SHORT * test.get("users", 0):
         return None
     return _between(least, most)
 

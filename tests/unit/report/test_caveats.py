@@ -41,7 +41,8 @@ def test_a_run_without_anything_wrong_has_none() -> None:
 
 
 def test_figures_of_real_devices_that_nobody_told_have_none() -> None:
-    assert find_caveats(values(test={"full": {}, "sampled": {}, "users": 0}, baselines={"popularity": {}})) == []
+    made = values(test={"full": {}, "sampled": {}, "users": 0}, baselines={"popularity": {}})
+    assert find_caveats(made) == [] and sampled_heading(made) is None
 
 
 @pytest.mark.parametrize(
