@@ -89,7 +89,7 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
         kind: {name.removeprefix(f"{kind}_"): value for name, value in means.items() if name.startswith(f"{kind}_")}
         for kind in ("full", "sampled")
     }
-    values = {
+    return {
         "dataset": {
             "name": dataset.name,
             "users": dataset.interactions.users,
@@ -111,7 +111,6 @@ def results(context: RunContext, number: int, found: MetricSums, seconds: float)
         "privacy": privacy(context),
         **(dict.fromkeys(rates) if hidden else rates),
     }
-    return {**values, "caveats": find_caveats(values)}
 
 
 GATHER_SECONDS = 60.0  # how long a run waits for all admitted devices before it begins with those that are there
@@ -155,7 +154,8 @@ class Deployment:
         write_catalogue(self.folder.path / "catalogue.parquet", context.dataset.catalogue)
         write_card(self.folder, card_of(context))
         found = evaluated(context, arrays, number)
-        self.folder.write_json("metrics.json", results(context, number, found, time.monotonic() - start))
+        values = results(context, number, found, time.monotonic() - start)
+        self.folder.write_json("metrics.json", {**values, "caveats": find_caveats(values)})
 
     def context(self) -> DeployedRunContext:
         """Return the session, all its devices greeted or waited for long enough."""
