@@ -29,30 +29,8 @@ USERS = ["ann", "bob", "ann", "7", "\xe9t\xe9", "bob"] * 4
 ITEMS = ["x", "y", "z", "x", "00070", "w,v"] * 4
 TIMES = [1365032707 + 60 * n for n in range(24)]
 WORDS = [
-    b'"',
-    b"\x00",
-    b"\xff\xfe",
-    b"\n",
-    b"\r",
-    b",",
-    b"\t",
-    b"\\",
-    b"nan",
-    b"1E+18",
-    b"-",
-    b"9" * 40,
-    b"{",
-    b"]",
-    b"null",
-    b"\xed\xa0\x80",
-    b"2013-04-03",
-    b"b'x'",
-    b"=",
-    b"  ",
-    b"1e999",
-    b'"\\ud800"',
-    b"[[[[",
-    b"\xef\xbb\xbf",
+    *(b'"', b"\x00", b"\xff\xfe", b"\n", b"\r", b",", b"\t", b"\\", b"nan", b"1E+18", b"-", b"9" * 40, b"{", b"]"),
+    *(b"null", b"\xed\xa0\x80", b"2013-04-03", b"b'x'", b"=", b"  ", b"1e999", b'"\\ud800"', b"[[[[", b"\xef\xbb\xbf"),
 ]
 OPTIONS: list[dict[str, Any]] = [
     {}, {}, {}, {"columns": {"time": None}}, {"header": False, "columns": {"user": 0, "item": 1, "time": 2}},
@@ -79,7 +57,7 @@ def seeds(folder: Path) -> dict[str, bytes]:
         "log.tsv": other.encode(),
         "log.txt": text.encode("utf-16"),
         "log.jsonl": "\n".join(map(json.dumps, lines)).encode(),
-        "log.json": json.dumps(lines or {"a": 1}).encode(),
+        "log.json": json.dumps(lines).encode(),
         "lists.txt": b"ann x y z\nbob y\n7 w v\n",
     }
     for name in ("log.csv", "log.jsonl"):

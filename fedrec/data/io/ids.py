@@ -82,11 +82,14 @@ def read_ids(column: Any, name: str, options: IdOptions) -> Tokens:
 
 def missing(column: Any, options: IdOptions) -> NDArray[np.bool_]:
     """Return which rows hold no id: null, blank, NaN, or a word that says so."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not _is_text(kind):
+        plain = column.cast(kind) if pa.types.is_dictionary(column.type) else column
+        return compute.is_null(plain, nan_is_null=True).to_numpy(zero_copy_only=False)
     codes, values = encode(column)
-    words = frozenset[str]() if options.written else NO_ID
-    nothing = [value is None or value != value or str(value).strip().lower() in {"", *words}
-               for value in values.to_pylist()]  # fmt: skip
-    return np.array(nothing, bool)[codes]
+    words = {"", None} if options.written else {"", None, *NO_ID}
+    plain = (one if one is None else one.strip().lower() for one in values.to_pylist())
+    return np.array([one in words for one in plain], bool)[codes]
 
 
 def can_be_ids(kind: Any) -> bool:

@@ -118,7 +118,9 @@ class Table:
 
     def _plain(self, name: str) -> Any:
         """Return a column without dictionary, its texts with a decimal point and without spaces around."""
-        column = decode_dictionary(self.columns[name])
+        column = self.columns[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             try:
                 column = column.cast(pa.large_string())
@@ -131,7 +133,11 @@ class Table:
         return column
 
     def _shown(self, name: str, row: int) -> str:
-        value = self.columns[name][row].as_py()
+        scalar = self.columns[name][row]
+        try:
+            value = scalar.as_py()
+        except (ValueError, OverflowError):  # moments that Python has no room for, text that is none
+            value = scalar
         return "" if value is None else str(value)[:80]
 
     def _refuse(self, row: int, wrong: str, right: str) -> NoReturn:
