@@ -15,6 +15,8 @@ import time
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +91,9 @@ def seeds(folder: Path) -> dict[str, bytes]:
         connection.executemany("insert into log values (?, ?, ?, ?)", rows)
     connection.close()
     made["log.db"] = (folder / "seed.db").read_bytes()
-    try:
-        import openpyxl
-    except ImportError:
+    if find_spec("openpyxl") is None:
         return made
-    book = openpyxl.Workbook()
+    book: Any = import_module("openpyxl").Workbook()
     for row in (tuple(columns), *rows):
         book.active.append(row)
     book.save(folder / "seed.xlsx")
