@@ -31,6 +31,15 @@ def state_dir() -> Path:
     return Path(user_state_dir("fedrec"))
 
 
+def cache_dir() -> Path:
+    """Return the folder of what can be made again, such as compiled code: FEDREC_CACHE, else the platform's."""
+    if named := os.environ.get("FEDREC_CACHE"):
+        return Path(named)
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("fedrec"))
+
+
 def ledger_path(population: str) -> Path:
     """Return the file of a population's ledger; two populations never share one."""
     if not population:

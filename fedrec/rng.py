@@ -60,9 +60,13 @@ class CounterRNG:
     def keyed(self, users: NDArray[np.int64], index: NDArray[Any]) -> Words:
         """Return uniform 64-bit words [C, ...] for users [C] and whole numbers `index` [C or 1, ...]."""
         with np.errstate(over="ignore"):
-            first = splitmix64((users.astype(np.uint64) + self._start) * STEP) ^ self._mask  # [C]
-            first = first.reshape(-1, *(1,) * (index.ndim - 1))
+            first = self.firsts(users).reshape(-1, *(1,) * (index.ndim - 1))
             return splitmix64(first + index.astype(np.uint64) * STEP)
+
+    def firsts(self, users: NDArray[np.int64]) -> Words:
+        """Return the words [C] that those of users [C] are counted from."""
+        with np.errstate(over="ignore"):
+            return splitmix64((users.astype(np.uint64) + self._start) * STEP) ^ self._mask
 
 
 def uniform(words: Words) -> NDArray[np.float64]:

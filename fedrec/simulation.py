@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from fedrec.experiment.rehearsal import check_tested, rehearse
 from fedrec.experiment.settings import Settings, read
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
+from fedrec.federated.node import settle_engine
 from fedrec.federated.state import TrainingOutcome, load_released_state, open_run_context
 from fedrec.privacy.ledger.ledger import Ledger
 from fedrec.privacy.ledger.people import sketch
@@ -79,6 +81,8 @@ class Simulation:
     def train(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, label: str) -> TrainingOutcome:
         """Run an experiment in a folder of its own, and test it."""
         part = "refit" if experiment.algorithm.refit else "train"
+        if experiment.engine == "kernel" and find_spec("numba") is None:
+            raise FedrecError("engine=kernel needs numba, which is not here: pip install numba")
         if last_round(folder) == 0:
             check_tested(experiment, dataset)
             rehearse(experiment, dataset)
@@ -197,13 +201,20 @@ def unique_name(output: Path) -> str:
     return next(name for name in names if not (output / name).exists())
 
 
-def new_run(settings: Settings) -> tuple[Settings, RunFolder]:
-    """Return the settings with the run's names, and its folder, made."""
+def new_run(settings: Settings, simulated: bool = True) -> tuple[Settings, RunFolder]:
+    """Return the settings with the run's names, and its folder, made.
+
+    A simulation's `engine=auto` is settled: what a run began with it goes on with.
+    """
     name = settings.document["name"] or unique_name(Path(settings.document["output"]))
     if Path(name).name != name or name in (".", ".."):
         raise FedrecError(f"name={name}: the name of one folder expected; where it lies is output=")
     # The run's own random name, so that a run that overwrites another of the same name is not taken for it in a ledger.
     document = {**settings.document, "name": name, "run": f"{name}-{secrets.token_hex(8)}"}
+    if simulated and document["engine"] == "auto":
+        experiment = settings.experiment
+        model = experiment.build_model(load_dataset(experiment).catalogue)
+        document["engine"] = settle_engine(experiment, model)
     named, folder = Settings(document), folder_of(Path(document["output"]) / name, document)
     folder.create(named.yaml(), overwrite=bool(document["overwrite"]))
     return named, folder

@@ -29,7 +29,8 @@ from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism, TrainingPlan
 from fedrec.rng import Stream
 
-ENGINES = ("auto", "reference")  # all devices of a node at once where that is exact; or one by one, as a check
+# In compiled loops; all devices of a node at once; one by one, as a check. `auto` is settled where a run begins.
+ENGINES = ("auto", "kernel", "vectorized", "reference")
 
 
 @dataclass(frozen=True, slots=True)

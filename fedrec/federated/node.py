@@ -1,7 +1,7 @@
 """What a node does for the devices that it hosts, whatever carries the messages.
 
-Devices are trained many at once where that is exact, in groups on threads, else one by one; the sum is the same for any
-number of threads.
+Devices are trained by a kernel or many at once where that is exact, in groups on threads, else one by one; the sum is
+the same for any number of threads.
 """
 
 import copy
@@ -34,6 +34,7 @@ from fedrec.privacy.release import Released, ReleasedSum, total_of, written
 from fedrec.rng import Stream
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import CohortData
+from fedrec.training.kernels.forms import kernel_reason
 from fedrec.training.sequences import PART, SequenceEngine
 from fedrec.training.vectorized.engine import VectorizedEngine, own_noise, unsupported_reason
 from fedrec.training.vectorized.updates import Contributions
@@ -147,11 +148,27 @@ def sum_groups(parts: Iterable[Trained]) -> Total:
     return summed, loss, examples
 
 
+def explain_no_kernel(experiment: Experiment, model: Recommender) -> str | None:
+    """Return why no kernel can train the devices of this experiment, or None where one can."""
+    if not isinstance(experiment.algorithm, FedAvg):
+        return f"{type(experiment.algorithm).__name__} has no kernel"
+    return kernel_reason(model, experiment.algorithm, experiment.mechanism)
+
+
+def settle_engine(experiment: Experiment, model: Recommender) -> str:
+    """Return the engine that `auto` means for a run that begins here: it goes on with that one wherever it resumes."""
+    if experiment.engine != "auto":
+        return experiment.engine
+    return "vectorized" if explain_no_kernel(experiment, model) else "kernel"
+
+
 def explain_sequential(experiment: Experiment, model: Recommender) -> str | None:
-    """Return why the devices of this experiment are trained one by one, or None where all are trained at once."""
+    """Return why the devices of this experiment are trained one by one, or None where many are trained together."""
     algorithm = experiment.algorithm
     if experiment.engine == "reference":
         return "engine=reference"
+    if experiment.engine == "kernel" and explain_no_kernel(experiment, model) is None:
+        return None
     if isinstance(algorithm, FedSGDSequences):
         return own_noise(experiment.mechanism)
     if not isinstance(algorithm, FedAvg):
@@ -166,9 +183,13 @@ def make_executor(experiment: Experiment, model: Recommender) -> ThreadedExecuto
         return None
     if isinstance(algorithm, FedSGDSequences) and isinstance(model, SequentialRecommender):
         return ThreadedExecutor(lambda: SequenceEngine(copy.deepcopy(model), algorithm.negatives), most=PART)
-    if isinstance(algorithm, FedAvg) and isinstance(model, TrainableRecommender):
-        return ThreadedExecutor(lambda: VectorizedEngine(model, algorithm))
-    return None
+    if not isinstance(algorithm, FedAvg) or not isinstance(model, TrainableRecommender):
+        return None
+    if experiment.engine == "kernel" and explain_no_kernel(experiment, model) is None:
+        from fedrec.training.kernels.engine import KernelEngine  # numba may not be there
+
+        return ThreadedExecutor(lambda: KernelEngine(model, algorithm))
+    return ThreadedExecutor(lambda: VectorizedEngine(model, algorithm))
 
 
 @lru_cache(maxsize=2)

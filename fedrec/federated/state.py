@@ -16,11 +16,12 @@ from fedrec.errors import RefusedError
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import NodeDirectory, Transport, base_header, discover_nodes, evaluate
-from fedrec.federated.node import explain_sequential
+from fedrec.federated.node import explain_no_kernel, explain_sequential
 from fedrec.messages import Arrays
 from fedrec.privacy.ledger.population import PopulationTotal
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.storage.run_folder import Checkpoint, RunFolder, load_checkpoint, save_checkpoint
+from fedrec.training.kernels.forms import NO_NUMBA
 
 
 class BudgetLedger(Protocol):
@@ -93,6 +94,32 @@ class RunContext:
     def sequential_reason(self) -> str | None:
         """Why devices are trained one by one, or None where all of a node are trained at once."""
         return explain_sequential(self.experiment, self.experiment.build_model(self.dataset.catalogue))
+
+    @property
+    def engine(self) -> str:
+        """What trains the devices."""
+        if self.sequential_reason is not None:
+            return "reference"
+        asked, reason = self.experiment.engine == "kernel", self._no_kernel()
+        return "kernel" if asked and reason is None else "cohort"
+
+    @property
+    def engine_note(self) -> str | None:
+        """What is to be told of the engine: that a kernel is compiled first, or why there is none."""
+        reason = self._no_kernel()
+        if self.experiment.engine == "vectorized" and reason is not None and reason.startswith(NO_NUMBA):
+            return f"trains without its kernel: {reason}"
+        if self.experiment.engine != "kernel":
+            return None
+        if reason is not None:
+            return f"trains without a kernel: {reason}"
+        from fedrec.training.kernels.engine import is_compiled  # numba may not be there
+
+        private = self.experiment.mechanism.dp_sgd() is not None
+        return None if is_compiled(private) else "compiles its kernel once, which takes some seconds"
+
+    def _no_kernel(self) -> str | None:
+        return explain_no_kernel(self.experiment, self.experiment.build_model(self.dataset.catalogue))
 
     @property
     def validates(self) -> bool:

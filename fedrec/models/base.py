@@ -78,6 +78,20 @@ class ModelInput:
     declared: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DotProduct:
+    """A logit `scale` * user . vector + bias + `offset`, by the names of its arrays: a closed form that has a kernel.
+
+    `user` [1, d] is private, `bias` [V, 1] shared, `vectors` [V, d] shared or, where they are a buffer, public.
+    """
+
+    user: str
+    vectors: str
+    bias: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+
 class Recommender(nn.Module, ABC):
     """A model of one device.
 
@@ -162,6 +176,9 @@ class TrainableRecommender(Recommender):
     end; that parameters are used through their layers alone, each once a loss (`fedrec.training.vectorized.layers`,
     `lookups` and `products` hold the layers known); and that `by_item` names the arrays, parameters and buffers, that
     have one row an item: of these, the engine keeps the rows that a device can touch.
+
+    One whose logit has a closed form that is known here says so by `closed_form`: the kernel engine then trains it, in
+    loops that are compiled for that form (`fedrec.training.kernels`).
     """
 
     criterion: Loss
@@ -183,6 +200,11 @@ class TrainableRecommender(Recommender):
     def loss(self, batch: Batch) -> Tensor:
         """Return one value per INTERACTION [...]: a positive and the negatives drawn for it are one example."""
         return self.criterion(self(batch.items), batch.values)
+
+    @property
+    def closed_form(self) -> DotProduct | None:
+        """What `forward` computes, where there is a kernel for it; here nothing is known of it."""
+        return None
 
     @property
     def negatives_useful(self) -> bool:

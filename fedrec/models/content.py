@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.item_features import feature_vectors
-from fedrec.models.base import TrainableRecommender, bpr, check_sizes
+from fedrec.models.base import DotProduct, TrainableRecommender, bpr, check_sizes
 
 
 class ContentRecommender(TrainableRecommender):
@@ -49,6 +49,11 @@ class ContentRecommender(TrainableRecommender):
         self.scale, self.strength, self.recent, self.decay = scale, strength, recent, decay
         self.criterion = bpr
         nn.init.zeros_(self.item_bias.weight)
+
+    @property
+    def closed_form(self) -> DotProduct:
+        """The dot product with public vectors."""
+        return DotProduct("user.weight", "features", "item_bias.weight", scale=self.scale)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]; the user vector starts from no taste at all."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import ModelInput, TrainableRecommender, check_sizes, get_loss
+from fedrec.models.base import DotProduct, ModelInput, TrainableRecommender, check_sizes, get_loss
 from fedrec.models.text_embeddings import encoder_input, warm_start_from_text
 
 
@@ -52,6 +52,11 @@ class MatrixFactorization(TrainableRecommender):
     def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
         """Return the encoder that items start from."""
         return encoder_input("model.warm_start", self.warm_start, catalogue)
+
+    @property
+    def closed_form(self) -> DotProduct:
+        """The dot product."""
+        return DotProduct("user.weight", "item.weight", "item_bias.weight", offset=self.offset)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

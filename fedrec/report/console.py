@@ -63,6 +63,8 @@ class Progress:
             self.note(f"{self.label}, {plural(self.rounds, 'round')}; {together(context)}")
         if context.experiment.algorithm.trains and context.sequential_reason:
             self.note(f"{self.label} trains one device at a time: {context.sequential_reason}")
+        elif context.engine_note is not None:
+            self.note(f"{self.label} {context.engine_note}")
         self.started, self.told, self.first, self.validation = time.monotonic(), 0.0, 0, None
 
     def round(self, report: "RoundReport") -> None:

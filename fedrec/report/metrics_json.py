@@ -36,7 +36,7 @@ def metrics(main: "TrainingOutcome", others: Mapping[str, PerUserResults], total
     values = {
         "dataset": {**described(dataset), "population": context.ledger.population},
         **experiment.names(),
-        "engine": "reference" if main.context.sequential_reason else "cohort",
+        "engine": main.context.engine,
         "rounds": main.rounds,
         "seed": experiment.seed,
         "ended_early": ended_early(main.played, experiment.rounds),

@@ -36,7 +36,7 @@ def prepare(home: ServerHome, overrides: Sequence[str], resume: str | None) -> R
     if asked.chosen:
         print(asked.chosen, file=sys.stderr)
     check_name(asked.document["name"])
-    return new_run(validate(asked))[1]
+    return new_run(validate(asked), simulated=False)[1]
 
 
 def check_name(name: str | None) -> None:

@@ -36,6 +36,7 @@ def test_it_resumes_to_the_same_arrays_and_keeps_its_files(old: Path) -> None:
     main(["simulate", "--resume", str(old), "--json"])
     values = json.loads((old / "metrics.json").read_text())
     assert (values["model"], values["algorithm"], values["mechanism"]) == ("mf", "fedadam", "user")
+    assert values["engine"] == "cohort"  # it began before there were kernels
     assert values["ended_early"] is None and 7.9 < values["privacy"]["epsilon"] <= 8
     assert (old / "config.yaml").read_bytes() == before and (old / "model.safetensors").read_bytes() == kept
     baseline = RunFolder(old / "baselines" / "no_privacy")

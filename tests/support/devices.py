@@ -75,7 +75,7 @@ class Village:
 
     def prepare(self, *more: str) -> RunFolder:
         document = completed(self.server, load(self.overrides(*more)).document)
-        return new_run(type(load([]))(document))[1]
+        return new_run(type(load([]))(document), simulated=False)[1]
 
     def deployment(self, folder: RunFolder, homes: Sequence[Home] | None = None) -> Deployment:
         self.told = io.StringIO()

@@ -6,7 +6,7 @@ that they touched together, V items.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -100,6 +100,39 @@ class TileUpdates:
         return ModelUpdate({**arrays, **{name: change[device].cpu().numpy() for name, change in self.dense.items()}}, 1)
 
 
+class CohortTile(Protocol):
+    """The changes of C devices, as `StackedUpdates` takes them: `TileUpdates`, or another way to hold the same."""
+
+    @property
+    def count(self) -> int:
+        """How many devices: C."""
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each array of one device's update."""
+        ...
+
+    def squared_norms(self) -> dict[str, Floats]:
+        """Return each array's squared norm for every device [C]; not finite where a change is not."""
+        ...
+
+    def zeros(self) -> dict[str, Tensor]:
+        """Return sums over no device, in double precision."""
+        ...
+
+    def whole_squares(self, scales: Scales) -> dict[str, Floats]:
+        """Return the squared norm [C] of each array in `scales`, scaled and rounded to whole numbers."""
+        ...
+
+    def add_to(self, sums: dict[str, Tensor], factors: Scales, whole: bool = False) -> None:
+        """Add every device's changes, times its factors [C] by name, to the sums; `whole` rounds each product."""
+        ...
+
+    def update_of(self, device: int) -> ModelUpdate:
+        """Return what one device alone contributes, dense."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StackedUpdates:
     """The changes of the C devices of some tiles, one after the other.
@@ -109,7 +142,7 @@ class StackedUpdates:
     exact, in any order, before a float is made of it.
     """
 
-    tiles: tuple[TileUpdates, ...]
+    tiles: tuple[CohortTile, ...]
     late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     units: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -160,7 +193,7 @@ class StackedUpdates:
             tile.add_to(sums, own, whole=True)
         return {name: array.to(torch.int64).cpu().numpy() for name, array in sums.items()}
 
-    def _by_tile(self, named: Scales) -> Iterator[tuple[TileUpdates, dict[str, Floats]]]:
+    def _by_tile(self, named: Scales) -> Iterator[tuple[CohortTile, dict[str, Floats]]]:
         """Yield each tile with what its devices have of arrays [C]."""
         for tile, first, end in zip(self.tiles, self.starts, self.starts[1:], strict=False):
             yield tile, {name: factor[first:end] for name, factor in named.items()}

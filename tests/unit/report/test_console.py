@@ -109,7 +109,7 @@ def report(number: int, **changes: Any) -> RoundReport:
 def test_progress_shows_what_was_promised(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     progress = Progress(stream)
-    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
+    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None, engine_note=None))  # type: ignore[arg-type]
     progress.round(report(1))
     progress.round(report(2, validation=0.02, rejected={2: "emb is not finite"}))
     progress.round(report(3, epsilon=None))
@@ -129,7 +129,7 @@ def test_progress_shows_what_was_promised(stream: io.StringIO, monkeypatch: pyte
 
 def test_a_run_that_ends_early_says_so() -> None:
     progress = Progress(io.StringIO())
-    session = SimpleNamespace(experiment=UNKNOWN, sequential_reason=None)
+    session = SimpleNamespace(experiment=UNKNOWN, sequential_reason=None, engine_note=None)
     progress.start("", session)  # type: ignore[arg-type]
     progress.end(session, 2)  # type: ignore[arg-type]
     assert "round 2 of 3" in progress.stream.getvalue()  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def test_the_live_line_fits_and_keeps_what_is_needed_most(width: int) -> None:
 def test_each_round_takes_one_line_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     progress = Progress(Terminal())
-    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None))  # type: ignore[arg-type]
+    progress.start("", SimpleNamespace(experiment=UNKNOWN, sequential_reason=None, engine_note=None))  # type: ignore[arg-type]
     progress.round(report(1))
     progress.round(report(2, rejected={2: "emb is not finite"}))
     progress.close()
