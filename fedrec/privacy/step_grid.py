@@ -24,7 +24,8 @@ from fedrec.privacy.release import IntegerNoise
 EXAMPLE_BITS, USER_BITS = 10, 12  # of the grid of vectors, where an example is an interaction, or a user
 INPUT_BITS, SLOPE_BITS = 8, 10
 AIM = 1 - 2.0**-9  # of the clip: rounding then seldom makes an example too long, which costs another pass
-BASE, SMALL = 16, 16  # of the digits of a count; counts up to `SMALL` have tables of their own in any case
+SMALL = 16  # counts up to it have tables of their own in any case
+BASES, MANY = (16, 4), 1 << 16  # of the digits of a count: few tables, or where there are many numbers fewer draws
 TABLE_WORTH = 1 << 23  # draws that take longer than to make a table
 
 
@@ -65,14 +66,15 @@ def summed_noise(
     """Return [n, *shape] for counts [n]: at each place what that many draws of D(variance) add up to, drawn at once.
 
     D(a) + D(b) is D(a + b) up to a factor of 1 +- 2^-168 (docs/privacy/mechanisms.md). A count that is small or common
-    has a table of its own; others take as many draws as their digits to the base of 16 add up to, from few tables.
+    has a table of its own; others take as many draws as their digits to a base add up to, from few tables.
     """
     most, numbers = LARGEST_DEVIATION**2 // variance, math.prod(shape)
+    base = BASES[len(counts) * numbers > MANY]
     found, rows = (part.tolist() for part in np.unique(counts, return_counts=True))
     direct = [
         count
         for count, times in zip(found, rows, strict=True)
-        if 0 < count <= most and (count <= SMALL or times * numbers * sum(_digits(count)) > TABLE_WORTH)
+        if 0 < count <= most and (count <= SMALL or times * numbers * _digit_sum(count, base) > TABLE_WORTH)
     ]
     if len(found) == 1 and direct == found:
         return random.discrete_gaussian((len(counts), *shape), variance * direct[0])
@@ -85,13 +87,13 @@ def summed_noise(
     step = 1
     while left.any():
         # Where no larger table can be drawn from, the last one is asked for all that is left.
-        rest = left if step * BASE > most else left % BASE
+        rest = left if step * base > most else left % base
         for number in range(int(rest.max(initial=0))):
             there = np.flatnonzero(rest > number)
             drawn[there] += random.discrete_gaussian((len(there), *shape), variance * step)
-        left, step = (left - rest) // BASE, step * BASE
+        left, step = (left - rest) // base, step * base
     return drawn
 
 
-def _digits(count: int) -> list[int]:
-    return [int(digit, BASE) for digit in f"{count:x}"]
+def _digit_sum(count: int, base: int) -> int:
+    return count % base + _digit_sum(count // base, base) if count else 0

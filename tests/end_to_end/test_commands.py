@@ -19,6 +19,10 @@ DEVICES = ["--nodes", "1", "--engine", "light", "--rounds"]
 SMALLEST = {
     "benchmarks.engine": ["--users", "30", "--repeats", "1", "--only", "alone, one", "--json", "{folder}/engine.json"],
     "benchmarks.device": ["--engines", "light", "--repeats", "1", "--calls", "4", "--items", "300"],
+    "benchmarks.kernels": [
+        *("--devices", "5", "--rounds", "1", "--only", "FedAvg", "content", "--json", "{folder}/kernels.json"),
+        *SMALL,
+    ],
     "benchmarks.noise": ["--numbers", "20000", "--times", "1"],
     "benchmarks.front": ["--bodies", "3", "--mb", "1"],
     "benchmarks.ledger": ["--users", "30", "--rate", "0.2", "--rounds", "2"],

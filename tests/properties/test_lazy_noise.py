@@ -19,6 +19,7 @@ from fedrec.models.base import TrainableRecommender
 from fedrec.models.mf import MatrixFactorization
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.training.batches import CohortData
+from fedrec.training.kernels.engine import KernelEngine
 from fedrec.training.vectorized import stacked_model as steps
 from fedrec.training.vectorized.engine import VectorizedEngine
 from tests.support.tiny import catalogue
@@ -57,9 +58,11 @@ def devices(*lines: list[int]) -> DeviceTable:
     return DeviceTable(start, start[1:], start[1:], items, np.ones(len(items), np.float32), ITEMS)
 
 
-def sums(model: TrainableRecommender, table: DeviceTable, times: int) -> dict[str, np.ndarray]:
+def sums(
+    model: TrainableRecommender, table: DeviceTable, times: int, kind: Any = VectorizedEngine
+) -> dict[str, np.ndarray]:
     """Return the sum of the devices' changes, `times` over with fresh draws: [times, ...] by name."""
-    engine, users, sent = VectorizedEngine(model, SETTINGS), np.arange(len(table)), model.shared_arrays()
+    engine, users, sent = kind(model, SETTINGS), np.arange(len(table)), model.shared_arrays()
     private, own = engine.first_private(0, users), CohortData(table, users)
     found = [
         MECHANISM.privatize_cohort(
@@ -98,15 +101,31 @@ def test_layers_that_no_loss_reaches_are_noised_too() -> None:
         assert found[name].var() / (STD**2 * STEPS * len(TABLE)) == pytest.approx(1, abs=5 * (2 / 800) ** 0.5)
 
 
-def test_noise_is_there_when_a_row_is_read() -> None:
+@pytest.mark.parametrize("name", ["item.weight", "item_bias.weight"])
+def test_a_kernel_gives_every_row_the_variance_of_every_step_and_device(name: str) -> None:
+    """Users' vectors and ratings are next to nothing, so that examples are too: what varies is the noise."""
+    model = MatrixFactorization(catalogue(ITEMS), dim=2, loss="mse", init_std=1e-6)
+    faint = DeviceTable(TABLE.start, TABLE.start[1:], TABLE.start[1:], TABLE.item, 0 * TABLE.value, ITEMS)
+    found, expected = sums(model, faint, 800, KernelEngine)[name], STD**2 * STEPS * len(TABLE)
+    untouched = found[:, 6:]
+    assert np.abs(untouched.var(0) / expected - 1).max() < 5 * (2 / len(found)) ** 0.5
+    assert np.abs(untouched.mean(0)).max() < 5 * (expected / len(found)) ** 0.5
+    off = np.corrcoef(found.reshape(len(found), -1).T)[np.triu_indices(found[0].size, 1)]
+    assert np.abs(off).max() < 0.2  # of touched rows through the steps that read them
+    if name == "item.weight":  # its slopes are those of faint users: first the noise of steps, then theirs
+        assert (found[:, :6].var(0) / expected > 1 - 5 * (2 / len(found)) ** 0.5).all()
+
+
+@pytest.mark.parametrize("engine", [VectorizedEngine, KernelEngine])
+def test_noise_is_there_when_a_row_is_read(engine: Any) -> None:
     """With losses that bend, what a step does depends on the noise before it: the law is that of Opacus' steps."""
     torch.manual_seed(2)
     model = MatrixFactorization(catalogue(ITEMS), dim=2, loss="mse", init_std=1.0)
     own, times = devices([0, 1, 1, 2, 3]), 250
-    fast = sums(model, own, times)["item.weight"]
+    fast = sums(model, own, times, engine)["item.weight"]
     slow = np.empty_like(fast)
-    engine, sent = VectorizedEngine(model, SETTINGS), model.shared_arrays()
-    private = {name: array[0] for name, array in engine.first_private(0, np.array([0])).items()}
+    sent = model.shared_arrays()
+    private = {name: array[0] for name, array in engine(model, SETTINGS).first_private(0, np.array([0])).items()}
     for n in range(times):
         context = RoundContext(9000 + n, 0, MECHANISM)
         slow[n] = SETTINGS.contribute(model, sent, own[0], private, context).update.arrays["item.weight"]

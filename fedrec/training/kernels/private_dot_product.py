@@ -77,9 +77,8 @@ def descend_privately(
                 x = places.item[first + due.rows[m]]
                 move_row(sent, own, (due.rows[m], x), (drawn.rows[m], drawn.bias[m]), steps.unit)
             find_slopes(sent, device, (places.rows[at:end], places.values[at:end]), slopes[at:end], losses[at:end])
-            for x in range(at, end):
-                if add_example(sent, own, (places.rows[x], slopes[x]), room, steps):
-                    kept.loss[c] += losses[x]
+            batch = places.rows[at:end], slopes[at:end], losses[at:end]
+            kept.loss[c] += add_examples(sent, own, batch, room, steps)
             for i in range(d):
                 sums.user[i] += drawn.users[c, p - c * passes, i]
                 device.user[i] = kept.users[c, i] - sums.user[i] * steps.unit
@@ -103,15 +102,41 @@ def move_row(
 
 
 @compiled
-def add_example(
-    sent: Broadcast, own: tuple[Device, Sums], example: tuple[Rows, Floats], room: Example, steps: PrivateDescent
-) -> bool:
-    """Add one example's gradient, clipped in whole numbers; return whether it is finite, and so counts."""
-    ((user, rows, _, _), sums), (places, slopes), (whole, taste) = own, example, room
+def add_examples(
+    sent: Broadcast, own: tuple[Device, Sums], batch: tuple[Rows, Floats, Floats], room: Example, steps: PrivateDescent
+) -> float:
+    """Add each example's gradient, clipped in whole numbers; return the losses of those that count: are finite."""
+    ((user, rows, _, _), sums), (places, slopes, losses), lost = own, batch, 0.0
+    length, longest, reach = F(0), steps.length * steps.length, steps.length / steps.clip
+    for i in range(len(user)):
+        length += user[i] * user[i]
+    length = sent.scale * sent.scale * length * F(sent.learns) + F(1)
+    for x in range(len(places)):
+        norm = np.sqrt(find_taste(sent.scale, (user, rows), places[x], slopes[x], room.taste, length))
+        if not np.isfinite(norm):
+            continue
+        lost += losses[x]
+        scale = F(min(AIM * steps.length / norm if norm > 0 else np.inf, reach))
+        for _ in range(PASSES):  # shrunk as `whole_examples.fit` does; what is still too long then counts for nothing
+            squared = round_example(
+                (sent.scale, scale), (places[x], slopes[x]), user, room, sums.rows.shape[1], steps.length
+            )
+            if squared <= longest:
+                add_rounded(sums, places[x], room.whole)
+                break
+            scale = F(scale * (longest / squared) * AIM)
+    return lost
+
+
+@compiled
+def find_taste(
+    own: np.float32, device: tuple[Floats, Floats], places: Rows, slopes: Floats, taste: Floats, length: np.float32
+) -> np.float32:
+    """Write dL/du of an example and return its squared norm; a row's own is `length` times the square of its slopes."""
+    (user, rows), slope, mine = device, F(0), F(0)
     taste[:] = 0
-    slope, length, mine = F(0), F(0), F(0)
     for q in range(len(places)):
-        r, by = places[q], sent.scale * slopes[q]
+        r, by = places[q], own * slopes[q]
         for i in range(len(user)):
             taste[i] += by * rows[r, i]
         slope += slopes[q] * slopes[q]
@@ -119,37 +144,24 @@ def add_example(
             if places[other] == r:
                 slope += F(2) * slopes[q] * slopes[other]
     for i in range(len(user)):
-        length += user[i] * user[i]
         mine += taste[i] * taste[i]
-    norm = np.sqrt(mine + slope * (sent.scale * sent.scale * length * F(sent.learns) + F(1)))
-    if not np.isfinite(norm):
-        return False
-    scale = F(min(AIM * steps.length / norm if norm > 0 else np.inf, steps.length / steps.clip))
-    for _ in range(PASSES):  # shrunk as `whole_examples.fit` does; what is still too long then counts for nothing
-        squared = round_example((sent.scale, scale, sums.rows.shape[1]), (places, slopes), user, room, steps.length)
-        if squared <= steps.length * steps.length:
-            for i in range(len(user)):
-                sums.user[i] += whole[len(places), i]
-            for q in range(len(places)):
-                r = places[q]
-                sums.bias[r] += whole[q, len(user)]
-                for i in range(sums.rows.shape[1]):
-                    sums.rows[r, i] += whole[q, i]
-            break
-        scale = F(scale * (steps.length * steps.length / squared) * AIM)
-    return True
+    return mine + slope * length
 
 
 @compiled
 def round_example(
-    scales: tuple[np.float32, np.float32, int], example: tuple[Rows, Floats], user: Floats, room: Example, length: int
+    scales: tuple[np.float32, np.float32],
+    example: tuple[Rows, Floats],
+    user: Floats,
+    room: Example,
+    learned: int,
+    length: int,
 ) -> int:
     """Write an example's scaled gradient as whole numbers; return its squared length, in whole numbers too.
 
-    `scales` are s, the example's own, and how many numbers of a row's vector learn. Places of one row are one vector.
+    `scales` are s and the example's own; of a row's vector, `learned` numbers learn. Places of one row are one vector.
     """
-    (own, scale, learned), (places, slopes), (whole, taste), d = scales, example, room, len(user)
-    squared = 0
+    (own, scale), (places, slopes), (whole, taste), d, squared = scales, example, room, len(user), 0
     for i in range(d):
         whole[len(places), i] = whole_number(taste[i] * scale, length)
         squared += np.int64(whole[len(places), i]) * whole[len(places), i]
@@ -166,6 +178,19 @@ def round_example(
                     squared += 2 * np.int64(whole[q, i]) * whole[other, i]
                 squared += 2 * np.int64(whole[q, d]) * whole[other, d]
     return squared
+
+
+@compiled
+def add_rounded(sums: Sums, places: Rows, whole: Rows) -> None:
+    """Add an example as it was rounded last."""
+    (user, rows, bias), d = sums, len(sums.user)
+    for i in range(d):
+        user[i] += whole[len(places), i]
+    for q in range(len(places)):
+        r = places[q]
+        bias[r] += whole[q, d]
+        for i in range(rows.shape[1]):
+            rows[r, i] += whole[q, i]
 
 
 @compiled
