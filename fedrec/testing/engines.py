@@ -48,7 +48,7 @@ class QuietInteraction(InteractionLevel):
 
 TRAININGS: Mapping[str, tuple[FedAvg, Mechanism]] = {
     "minibatches": (FedAvg(epochs=3, batch_size=8, learning_rate=0.05, negatives=4), NoPrivacy()),
-    "whole histories": (FedAvg(epochs=4, batch_size=10_000, learning_rate=0.1, negatives=2), NoPrivacy()),
+    "whole histories": (FedAvg(epochs=4, batch_size=10_000, learning_rate=0.5, negatives=2), NoPrivacy()),
     "a fixed denominator": (FedAvg(epochs=2, batch_size=16, learning_rate=0.02, denominator=8.0), NoPrivacy()),
     "DP-SGD": (
         FedAvg(learning_rate=0.5, negatives=5),

@@ -125,7 +125,7 @@ class Descents:
         return {name: array.astype(kinds[name]) for name, array in found.items()}
 
     @cached_property
-    def apart(self) -> StackedUpdates:
+    def apart(self) -> StackedUpdates[TileUpdates]:
         """Each device's own descent: of the dense parameters, and of the rows that it touches."""
         tiles = list[TileUpdates]()
         for windows in self.parts:

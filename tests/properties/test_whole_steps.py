@@ -27,6 +27,7 @@ from fedrec.privacy.noise import SeededNoise, SystemNoise
 from fedrec.testing.mechanisms import Silence
 from fedrec.training.batches import CohortData, LocalTrainingConfig
 from fedrec.training.dp_sgd import DPSGDStep
+from fedrec.training.kernels.engine import KernelEngine
 from fedrec.training.vectorized import engine as cohort
 from fedrec.training.vectorized.engine import VectorizedEngine
 from fedrec.training.vectorized.updates import StackedUpdates
@@ -128,10 +129,15 @@ def table(sizes: tuple[int, ...], seed: int = 1) -> DeviceTable:
 
 
 def trained(
-    model: TrainableRecommender, devices: DeviceTable, users: np.ndarray, steps: int = 1, private: Any = None
+    model: TrainableRecommender,
+    devices: DeviceTable,
+    users: np.ndarray,
+    steps: int = 1,
+    private: Any = None,
+    kind: Any = VectorizedEngine,
 ) -> StackedUpdates:
     mechanism = (private or Silent)(clip=CLIP, noise_multiplier=1.0, denominator=4.0, local_steps=steps)
-    engine = VectorizedEngine(model, SETTINGS)
+    engine = kind(model, SETTINGS)
     own = {n: a.astype(np.float32) for n, a in engine.first_private(0, users).items()}
     return engine.train(model.shared_arrays(), CohortData(devices, users), own, mechanism, (0, 1)).stack
 
@@ -158,6 +164,20 @@ def test_an_example_of_the_cohort_engine_is_never_longer_than_the_clip(name: str
             finer = 1 if products(name_) else GRID.finer
             length += finer**2 * sum(round(number) ** 2 for number in whole.reshape(-1).tolist())
         assert length <= 4**GRID.products.bits
+
+
+@given(st.floats(-3, 12), st.integers(0, 2**20))
+def test_an_example_of_a_kernel_is_never_longer_than_the_clip(power: float, seed: int) -> None:
+    """Counted in Python's whole numbers; parameters from tiny to so large that no gradient of them is finite."""
+    model = made("mf", std=10.0**power, seed=seed)
+    found = trained(model, table((1, 1, 1), seed), np.arange(3), kind=KernelEngine)
+    for device in range(3):
+        length = 0
+        for name, array in found.update_of(device).arrays.items():
+            whole = array.astype(np.float64) / found.units[name]
+            assert np.abs(whole - whole.round()).max() < 1e-3
+            length += sum(round(number) ** 2 for number in whole.reshape(-1).tolist())
+        assert length <= 4**GRID.vectors.bits
 
 
 @pytest.mark.parametrize("name", MODELS)

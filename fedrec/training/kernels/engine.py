@@ -77,13 +77,13 @@ class KernelEngine:
     @torch.no_grad()
     def train(
         self, broadcast: Arrays, chosen: CohortData, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
-    ) -> Contributions[StackedUpdates]:
+    ) -> Contributions[StackedUpdates[TouchedRows]]:
         """Return what the devices contribute after local training in the round of `key`: (seed, round).
 
         `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
         """
         sent, public, sizes = self._sent(broadcast), mechanism.dp_sgd(), chosen.sizes
-        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[StackedUpdates]]()
+        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[StackedUpdates[TouchedRows]]]()
         users = private[self._form.user].reshape(len(sizes), self._dim)
         late = None
         if public is not None:
@@ -116,7 +116,7 @@ class KernelEngine:
 
     def _descend(
         self, sent: kernel.Broadcast, own: CohortData, users: NDArray[np.float32], key: tuple[int, int]
-    ) -> Contributions[StackedUpdates]:
+    ) -> Contributions[StackedUpdates[TouchedRows]]:
         """Train C devices without privacy."""
         settings = self._settings
         histories = own.part(np.arange(len(users)))
@@ -128,7 +128,7 @@ class KernelEngine:
 
     def _descend_privately(
         self, sent: kernel.Broadcast, own: CohortData, users: NDArray[np.float32], late: LateNoise, random: NoiseSource
-    ) -> Contributions[StackedUpdates]:
+    ) -> Contributions[StackedUpdates[TouchedRows]]:
         """Train C devices by DP-SGD."""
         histories = own.part(np.arange(len(users)))
         drawn = list(samples(histories, late.public, self._negatives, self._items, random))
@@ -149,7 +149,9 @@ class KernelEngine:
         rows, columns = len(places.item), self._dim if self._learns else 0
         return kernel.Kept(users, np.zeros(len(users)), np.empty((rows, columns), kind), np.empty(rows, kind))
 
-    def _contributed(self, own: CohortData, places: Places, kept: kernel.Kept) -> Contributions[StackedUpdates]:
+    def _contributed(
+        self, own: CohortData, places: Places, kept: kernel.Kept
+    ) -> Contributions[StackedUpdates[TouchedRows]]:
         passes = (len(places.passes) - 1) // max(len(own.users), 1)
         rows = {self._form.vectors: kept.rows, self._form.bias: kept.bias[:, None]}
         tile = TouchedRows(self._items, places.first, places.item, {name: rows[name] for name in self._shapes})

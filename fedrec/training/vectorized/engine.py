@@ -132,7 +132,7 @@ class VectorizedEngine:
     @torch.no_grad()
     def train(
         self, broadcast: Arrays, chosen: CohortData, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
-    ) -> Contributions[StackedUpdates]:
+    ) -> Contributions[StackedUpdates[TileUpdates]]:
         """Return what the devices contribute after local training in the round of `key`: (seed, round).
 
         `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
@@ -140,7 +140,7 @@ class VectorizedEngine:
         self._check(broadcast)
         shared = {name: torch.from_numpy(array).to(self._stacked.device) for name, array in broadcast.items()}
         late, sizes = self._late(mechanism, chosen, key), chosen.sizes
-        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[StackedUpdates]]()
+        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[StackedUpdates[TileUpdates]]]()
         for tile_ in self._tiles(sizes[order], mechanism.dp_sgd()):
             some = order[tile_]
             own = chosen.part(some)
@@ -187,7 +187,7 @@ class VectorizedEngine:
         own: Histories,
         tile: Tile,
         late: StepNoise | None,
-    ) -> Contributions[StackedUpdates]:
+    ) -> Contributions[StackedUpdates[TileUpdates]]:
         """Train C devices from their first step to their last."""
         devices, twin = len(own.users), self._stacked
         items, owner = (torch.from_numpy(a).to(twin.device) for a in (tile.items, tile.owner))

@@ -133,8 +133,11 @@ class CohortTile(Protocol):
         ...
 
 
+Held = TypeVar("Held", bound=CohortTile, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class StackedUpdates:
+class StackedUpdates(Generic[Held]):
     """The changes of the C devices of some tiles, one after the other.
 
     `late` is what is to be added to the sum besides: noise that no device's own steps would ever have read, drawn once
@@ -142,7 +145,7 @@ class StackedUpdates:
     exact, in any order, before a float is made of it.
     """
 
-    tiles: tuple[CohortTile, ...]
+    tiles: tuple[Held, ...]
     late: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     units: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -193,7 +196,7 @@ class StackedUpdates:
             tile.add_to(sums, own, whole=True)
         return {name: array.to(torch.int64).cpu().numpy() for name, array in sums.items()}
 
-    def _by_tile(self, named: Scales) -> Iterator[tuple[CohortTile, dict[str, Floats]]]:
+    def _by_tile(self, named: Scales) -> Iterator[tuple[Held, dict[str, Floats]]]:
         """Yield each tile with what its devices have of arrays [C]."""
         for tile, first, end in zip(self.tiles, self.starts, self.starts[1:], strict=False):
             yield tile, {name: factor[first:end] for name, factor in named.items()}
@@ -240,10 +243,10 @@ class Contributions(Generic[Kind]):
 
 
 def joined(
-    parts: Sequence[Contributions[StackedUpdates]],
+    parts: Sequence[Contributions[StackedUpdates[Held]]],
     late: dict[str, Tensor] | None = None,
     units: Mapping[str, float] | None = None,
-) -> Contributions[StackedUpdates]:
+) -> Contributions[StackedUpdates[Held]]:
     """Return the contributions of all parts as one: `late` and `units` as of `StackedUpdates`."""
     return Contributions(
         users=np.concatenate([part.users for part in parts]),

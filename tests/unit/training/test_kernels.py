@@ -136,8 +136,9 @@ def test_sums_bounds_and_whole_numbers_are_those_of_the_cohort_engine(training: 
             [one.squared_norms()[name] for one in stacks],
             [one.whole_squares(scales)[name] for one in stacks],
         ):
-            np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-12)
-        np.testing.assert_allclose(*(one.weighted_sum(factors).arrays[name] for one in stacks), atol=1e-6)
+            np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-12)
+        summed = [one.weighted_sum(factors).arrays[name] for one in stacks]
+        np.testing.assert_allclose(summed[0], summed[1], atol=1e-6)
         whole = [one.whole_sum(scales)[name] for one in stacks]
         assert whole[0].dtype == np.int64 and np.abs(whole[0] - whole[1]).sum() <= EDGES * whole[0].size
 
