@@ -11,6 +11,7 @@ from fedrec.data.clock import NO_CLOCK, Clock
 from fedrec.data.interactions import DeviceTable, FlatInteractions, Interactions
 
 if TYPE_CHECKING:
+    from fedrec.data.facts import Facts, Finding
     from fedrec.data.io.table import Table, Tokens
 
 STRANGERS = "links with a user who has no interactions"
@@ -47,7 +48,8 @@ class Dataset:
 
     `repairs` are (what, how many rows or users) pairs, stated to the user; `split` names the rule in full. `links[n]`
     are two rows of users, the first a friend of the second or trusting it: as personal as interactions are. `clock`
-    says what the times of the interactions are.
+    says what the times of the interactions are. `facts` and `findings` are what was seen in the rows, where
+    there are any: exact, for whoever holds them.
     """
 
     name: str
@@ -61,6 +63,13 @@ class Dataset:
     links: Links = field(default_factory=no_links)
     clock: Clock = NO_CLOCK
     nominal_interactions: int | None = None  # where nobody can count them: real devices
+    facts: "Facts | None" = None
+    findings: "tuple[Finding, ...]" = ()
+
+    @property
+    def known_targets(self) -> int:
+        """How many test rows hold an item that their user had used before: none unless repeats are kept."""
+        return self.facts.known_targets if self.facts else self.devices.count_known_targets()
 
     @property
     def published_interactions(self) -> int:

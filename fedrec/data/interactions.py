@@ -6,10 +6,10 @@ What each device holds: one user's history, and what is held out from it for val
 """
 
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ class Interactions:
     """Interactions sorted by user, then time; rows of equal time keep their order in the file.
 
     `user[n]` counts rows of `user_ids`, `item[n]` rows of the catalogue, `time[n]` is a whole number of what the data
-    set's clock says (0 where the source has none), `value[n]` is the rating (1 where the source has none).
+    set's clock says (0 where the source has none, or where another order was asked for), `value[n]` is the rating (1
+    where the source has none).
     """
 
     user: NDArray[np.int32]
@@ -105,6 +106,7 @@ def file_of(array: NDArray[Any]) -> mmap.mmap | None:
 
 
 LEAVE_LAST_OUT = "leave-last-out"
+REPEATS = ("first", "last", "all", "count")  # which row of a user and an item stands for both, or all of them
 BLOCK = 1 << 13  # users whose rows are gone through at a time
 
 
@@ -113,7 +115,8 @@ class DeviceData:
     """All that one device knows, items in the order of time.
 
     `history[n]` with `values[n]` may be trained on; `validation` and `test` hold the rows held out for each
-    (usually one, possibly none); `candidates` are published test negatives, where the split brings them.
+    (usually one, possibly none); `candidates` are published test negatives, where the split brings them. `repeats`
+    says that the same item may come again: then it may be recommended again, too.
     """
 
     user: int
@@ -123,10 +126,11 @@ class DeviceData:
     test: NDArray[np.int32]
     test_values: NDArray[np.float32]
     candidates: NDArray[np.int32] | None = None
+    repeats: bool = False
 
     @property
     def known(self) -> NDArray[np.int32]:
-        """Everything before the test: what a device ranks from, and leaves out, when it is tested."""
+        """Everything before the test: what a device ranks from when it is tested."""
         return np.concatenate([self.history, self.validation])
 
 
@@ -135,7 +139,8 @@ class DeviceTable:
     """All devices of a population as flat arrays: no Python object per user until one is asked for.
 
     Device u owns `item[start[u]:start[u + 1]]`: its history up to `validation_from[u]`, then its validation rows up to
-    `test_from[u]`, then its test rows. `candidates[users, c]` are published test negatives or None.
+    `test_from[u]`, then its test rows. `candidates[users, c]` are published test negatives or None; `repeats` says that
+    items of a device may come again, so that what it knows is among what it may be recommended.
     """
 
     start: NDArray[np.int64]
@@ -145,6 +150,7 @@ class DeviceTable:
     value: NDArray[np.float32]
     items: int
     candidates: NDArray[np.int32] | None = None
+    repeats: bool = False
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -166,6 +172,7 @@ class DeviceTable:
             test=self.item[test:end],
             test_values=self.value[test:end],
             candidates=None if self.candidates is None else self.candidates[user],
+            repeats=self.repeats,
         )
 
     def __iter__(self) -> Iterator[DeviceData]:
@@ -189,6 +196,13 @@ class DeviceTable:
             counts += np.bincount(self.item[start[0] : end[-1]][~held], minlength=self.items)
             self.release_pages()
         return counts
+
+    def count_known_targets(self) -> int:
+        """Return how many test rows hold an item that their device has used before."""
+        user = np.repeat(np.arange(len(self)), np.diff(self.start))
+        key = user * self.items + self.item
+        held = np.arange(len(key)) >= self.test_from[user]
+        return int(np.isin(key[held], key[~held]).sum())
 
     def train_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """Return (user, item, value) of every history row: pooled data, for centralised baselines only."""
@@ -218,27 +232,40 @@ class Interaction(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryRules:
+    """How a device prepares its own events, as `dataset.threshold`, `.split` and `.repeats` say it for a data set."""
+
+    threshold: float | None = None
+    split: str = LEAVE_LAST_OUT
+    repeats: str = REPEATS[0]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], split: str | None = None) -> Self:
+        """Return the rules that the settings of a data set state, with another `split` where one is given."""
+        return cls(settings.get("threshold"), split or str(settings.get("split")), settings.get("repeats", REPEATS[0]))
+
+
 def device_data(
     events: Iterable[Interaction],
     catalogue: Catalogue,
     user: int,
-    *,
-    threshold: float | None,
-    split: str,
+    rules: HistoryRules,
     rows: Mapping[str, int] | None = None,
 ) -> DeviceData:
     """Return a device's history from its events, which come in the order of time.
 
-    Like a data set's rows: exact repeats once, ratings below `threshold` dropped and the others 1, items that the
-    catalogue lacks left out. `split` is "leave-last-out" (as `fedrec.data.splits`) or "none": train on everything.
-    `rows` are the catalogue's rows by id, for those who have them.
+    Like a data set's rows: exact duplicates once, repeats of an item as the rules say, ratings below the threshold
+    dropped and the others 1, items that the catalogue lacks left out. The split is "leave-last-out" (as
+    `fedrec.data.splits`) or "none": train on everything. `rows` are the catalogue's rows by id, where they are known.
     """
     row_of = rows if rows is not None else {str(name): row for row, name in enumerate(catalogue.ids)}
-    distinct = {(row_of[e.item], e.time, e.value): None for e in events if e.item in row_of}
-    kept = [(item, value) for item, _, value in distinct if threshold is None or value >= threshold]
+    distinct = list({(row_of[e.item], e.time, e.value): None for e in events if e.item in row_of})
+    settled = settle_repeats([(item, value) for item, _, value in distinct], rules.repeats)
+    kept = [(item, value) for item, value in settled if rules.threshold is None or value >= rules.threshold]
     items = np.array([item for item, _ in kept], np.int32)
-    values = np.array([1.0 if threshold is not None else value for _, value in kept], np.float32)
-    test = len(kept) - 1 if split == LEAVE_LAST_OUT and len(kept) >= 2 else len(kept)
+    values = np.array([1.0 if rules.threshold is not None else value for _, value in kept], np.float32)
+    test = len(kept) - 1 if rules.split == LEAVE_LAST_OUT and len(kept) >= 2 else len(kept)
     validation = test - 1 if test < len(kept) else test
     return DeviceData(
         user=user,
@@ -247,4 +274,18 @@ def device_data(
         validation=items[validation:test],
         test=items[test:],
         test_values=values[test:],
+        repeats=rules.repeats == "all",
     )
+
+
+def settle_repeats(events: Sequence[tuple[int, float]], repeats: str) -> list[tuple[int, float]]:
+    """Return (item, value) events, one for each item as `SourceOptions.repeats` says; all where it is "all"."""
+    if repeats == "all":
+        return list(events)
+    kept = dict[int, float]()
+    for item, value in events[::-1] if repeats == "last" else events:
+        if item not in kept:
+            kept[item] = value
+        elif repeats == "count":
+            kept[item] += value
+    return list(kept.items())[::-1] if repeats == "last" else list(kept.items())

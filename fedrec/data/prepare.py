@@ -1,7 +1,4 @@
-"""From the rows of a source to its data set: repaired, sorted, split, with its catalogue and its population.
-
-Repairs are counted and stated; nothing else is ever dropped.
-"""
+"""From the rows of a source to its data set: repaired, sorted, split, with its catalogue and its population."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,73 +8,21 @@ from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
+from fedrec.data.facts import Facts, look_at, suspect
 from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.table import Tokens
+from fedrec.data.repairs import RepairLog, repair
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
 from fedrec.errors import FedrecError
 
-DUPLICATES = "exact duplicates (first kept)"
-BELOW_THRESHOLD = "ratings below the threshold"
-BELOW_MINIMUM = "users below the minimum"
-
-
-@dataclass(frozen=True, slots=True)
-class RepairLog:
-    """`rows[n]` are the rows kept, in file order, `users[u]` the user codes kept; `repairs` what went and how many."""
-
-    rows: NDArray[np.int64]
-    users: NDArray[np.bool_]
-    repairs: tuple[tuple[str, int], ...]
-
-
-def repair(rows: Rows, threshold: float | None, minimum: int) -> RepairLog:
-    """Drop exact duplicates, then ratings below the threshold, then users left with fewer rows than the minimum."""
-    kept = np.setdiff1d(np.arange(len(rows)), duplicates(rows), assume_unique=True)
-    found = [(DUPLICATES, len(rows) - len(kept))]
-    if threshold is not None:
-        if rows.value is None:
-            no_ratings = "needs ratings, and none are read; a csv's stand in dataset.columns.value"
-            raise FedrecError(f"{rows.place(0)}: dataset.threshold={threshold} {no_ratings}")
-        enough = rows.value[kept] >= threshold
-        found.append((BELOW_THRESHOLD, int((~enough).sum())))
-        kept = kept[enough]
-    users = np.bincount(rows.user.codes[kept], minlength=len(rows.user.names)) >= minimum
-    found.append((BELOW_MINIMUM, int((~users).sum())))
-    kept = kept[users[rows.user.codes[kept]]]
-    return RepairLog(kept, users, tuple((what, count) for what, count in found if count))
-
-
-def first_of_each_pair(rows: Rows) -> NDArray[np.int64]:
-    """Return the rows, ascending, that are the first in time (ties: in the file) of their user and item."""
-    time = np.zeros(len(rows)) if rows.time is None else rows.time
-    pair = rows.user.codes * len(rows.item.names) + rows.item.codes
-    order = np.lexsort((time, pair))  # stable: among equal times the first of the file stays first
-    first = np.concatenate([[True], np.diff(pair[order]) != 0])
-    return np.sort(order[first])
-
-
-def duplicates(rows: Rows) -> NDArray[np.int64]:
-    """Return the rows, ascending, that repeat an earlier one in user, item, time and value."""
-    pair = rows.user.codes * len(rows.item.names) + rows.item.codes
-    ordered = np.sort(pair)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(repeated):
-        return np.array([], np.int64)
-    candidate = np.flatnonzero(np.isin(pair, repeated))
-    zero = np.zeros(len(rows))
-    time, value = (column if column is not None else zero for column in (rows.time, rows.value))
-    keys = (pair[candidate], time[candidate], value[candidate])
-    order = np.lexsort(keys)  # stable: among equal rows the first of the file stays first
-    same = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
-    return np.sort(candidate[order[1:][same]])
-
-
 Split = Callable[[Interactions, Catalogue], DeviceTable]
 ORDER_SEED = 0
 BY_TIME = "leave-last-out: test = last in time, validation = the one before, ties by file order"
-BY_FILE = "leave-last-out by file order: the source has no time"
-BY_CHANCE = f"leave-last-out on a seeded random order (seed {ORDER_SEED}): the source has no time"
+BY_FILE = "leave-last-out by file order"
+BY_CHANCE = f"leave-last-out on a seeded random order (seed {ORDER_SEED})"
+NO_TIME = ": the source has no time"
+ALL_TIED = ": no user's times tell which row came last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +30,8 @@ class PrepareOptions:
     """How the rows of one source become a data set.
 
     Without a `catalogue` it is made of the items seen. Without `divide` the split is leave-last-out; `split` names
-    it. `shuffled` says that the file's order means nothing, so that rows without time get a seeded random order.
+    it. `shuffled` says that the file's order means nothing, so that rows without time get a seeded random order where
+    none is asked for.
     `dropped` are (what, how many) that the source itself left out, `read` the rows before it did, by which its
     population is known; `links` are two columns of linked users.
     """
@@ -103,11 +49,19 @@ class PrepareOptions:
 
 def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -> Dataset:
     """Return the data set of these rows; an item that the catalogue lacks is an error that names its line."""
-    catalogue = plan.catalogue or seen(rows)
-    kept = repair(rows, settings.threshold, settings.minimum)
+    catalogue, order = plan.catalogue or seen(rows), choose_order(rows, settings.order, plan.shuffled)
+    rank = rows.time if order == "time" else None
+    if order == "random":
+        rank = np.random.default_rng(ORDER_SEED).permutation(len(rows))
+    kept = repair(rows, settings, rank)
     if not len(kept.rows):
         raise FedrecError(f"{rows.place(0)}: no interaction is left; lower dataset.minimum or dataset.threshold")
-    interactions = _sorted(rows, kept, settings, catalogue, plan.shuffled)
+    interactions = _sorted(rows, kept, rank, catalogue, implicit=settings.threshold is not None)
+    if order != "time":
+        interactions = replace(interactions, time=np.zeros_like(interactions.time))
+    devices = plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions)
+    devices = replace(devices, repeats=settings.repeats == "all" and kept.repeats > 0)
+    facts = look_at(rows, order, interactions, devices, (kept.repeats, kept.disagreeing))
     links, strangers = links_between(plan.links, interactions.user_ids) if plan.links else (no_links(), 0)
     repairs = (*plan.dropped, *kept.repairs, (STRANGERS, strangers))
     return Dataset(
@@ -115,13 +69,35 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
         population=settings.population or f"{plan.name}-{(plan.read or rows).digest()[:12]}",
         interactions=interactions,
         catalogue=catalogue,
-        devices=plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions),
-        split=plan.split or (BY_TIME if rows.time is not None else BY_CHANCE if plan.shuffled else BY_FILE),
+        devices=devices,
+        split=plan.split or describe_split(facts, rows.time is not None),
         repairs=tuple((what, count) for what, count in repairs if count),
         synthetic=plan.synthetic,
         links=links,
         clock=rows.clock,
+        facts=facts,
+        findings=suspect(facts, settings.threshold, settings.repeats),
     )
+
+
+def choose_order(rows: Rows, asked: str | None, shuffled: bool) -> str:
+    """Return what a user's rows are ordered by: "time", "file" or "random"; a time that is not there is an error."""
+    if asked == "time" and rows.time is None:
+        raise FedrecError(f"{rows.place(0)}: dataset.order=time needs times, and none are read: dataset.columns.time")
+    return asked or ("time" if rows.time is not None else "random" if shuffled else "file")
+
+
+def describe_split(facts: Facts, timed: bool) -> str:
+    """Return the rule of leave-last-out, which is called last in time only where times tell."""
+    if facts.order == "random":
+        return BY_CHANCE if timed else BY_CHANCE + NO_TIME
+    if facts.order == "file":
+        return BY_FILE if timed else BY_FILE + NO_TIME
+    if facts.undecided == facts.tested:
+        return BY_FILE + ALL_TIED if facts.tested else BY_TIME
+    if 2 * facts.undecided >= facts.tested:
+        return f"{BY_FILE} for {facts.undecided:,} of {facts.tested:,} users, whose last times are equal, else by time"
+    return BY_TIME
 
 
 def seen(rows: Rows) -> Catalogue:
@@ -146,24 +122,22 @@ def _item_rows(rows: Rows, catalogue: Catalogue) -> NDArray[np.int64]:
     return np.array([row_of[name] for name in rows.item.names], np.int64)
 
 
-def _sorted(rows: Rows, kept: RepairLog, settings: SourceOptions, catalogue: Catalogue, shuffled: bool) -> Interactions:
+def _sorted(
+    rows: Rows, kept: RepairLog, rank: NDArray[np.number] | None, catalogue: Catalogue, implicit: bool
+) -> Interactions:
     order = rows.user.order()
     order = order[kept.users[order]]
-    user_rows = np.full(len(rows.user.names), -1)
+    user_rows = np.full(len(rows.user.names), -1, np.int32)
     user_rows[order] = np.arange(len(order))
     user = user_rows[rows.user.codes[kept.rows]]
-    time = np.zeros(len(user), np.int64) if rows.time is None else rows.time[kept.rows]
-    rank = (
-        np.random.default_rng(ORDER_SEED).permutation(len(rows))[kept.rows] if shuffled and rows.time is None else time
-    )
-    by_user = np.lexsort((rank, user))  # stable: rows of equal rank stay in file order
-    implicit = rows.value is None or settings.threshold is not None
-    value = np.ones(len(user)) if implicit or rows.value is None else rows.value[kept.rows]
+    by_user = np.argsort(user, kind="stable") if rank is None else np.lexsort((rank[kept.rows], user))
+    row = kept.rows[by_user]  # stable: rows of equal rank stay in file order
+    value = None if implicit or kept.value is None else kept.value[by_user].astype(np.float32)
     return Interactions(
-        user=user[by_user].astype(np.int32),
-        item=_item_rows(rows, catalogue)[rows.item.codes[kept.rows]][by_user].astype(np.int32),
-        time=time[by_user],
-        value=value[by_user].astype(np.float32),
+        user=user[by_user],
+        item=_item_rows(rows, catalogue)[rows.item.codes[row]].astype(np.int32),
+        time=np.zeros(len(row), np.int64) if rows.time is None else rows.time[row],
+        value=np.ones(len(row), np.float32) if value is None else value,
         user_ids=texts(rows.user.names[n] for n in order),
         items=len(catalogue),
     )

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from fedrec.data.clock import NO_CLOCK, Clock
 from fedrec.data.download import Files, fetch, open_files, verify
-from fedrec.data.interactions import LEAVE_LAST_OUT
+from fedrec.data.interactions import LEAVE_LAST_OUT, REPEATS
 from fedrec.data.io.table import Table, Tokens
 from fedrec.errors import FedrecError, suggest
+
+ORDERS = ("time", "file", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,14 @@ class SourceOptions:
 
     `threshold` keeps ratings from it upwards and makes them 1 (implicit); `minimum` drops users with fewer
     interactions; `population` overrides the name under which these users' privacy is accounted.
+
+    `repeats` says what counts where a user has several rows of an item: the "first" or the "last" of them, "all", or
+    the first with their "count" as its value (their values added up, where they have any). Only with "all" can what is
+    held out be known from training. At interaction level, whose unit is a row of the data set, the others make that
+    unit all rows of a user and an item.
+
+    `order` is that of a user's rows, whose last are held out: by "time", by the "file", or "random" (drawn once, with
+    seed 0). None is the time where the source has any, else what its makers say of the file.
     """
 
     splits: ClassVar[tuple[str, ...]] = (LEAVE_LAST_OUT,)
@@ -34,9 +44,11 @@ class SourceOptions:
     minimum: int = 1
     split: str = LEAVE_LAST_OUT
     population: str | None = None
+    repeats: str = REPEATS[0]
+    order: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a split that the source lacks and a minimum that can't be."""
+        """Refuse a split that the source lacks, a minimum that can't be, and words that mean nothing."""
         if self.split not in self.splits:
             known = f" {type(self).__name__} has: {', '.join(self.splits)}."
             raise FedrecError(
@@ -44,6 +56,10 @@ class SourceOptions:
             )
         if self.minimum < 0:
             raise FedrecError(f"dataset.minimum={self.minimum}: a whole number from 0 on is expected")
+        if self.repeats not in REPEATS:
+            raise FedrecError(f"dataset.repeats={self.repeats} does not exist.{suggest(self.repeats, REPEATS)}")
+        if self.order is not None and self.order not in ORDERS:
+            raise FedrecError(f"dataset.order={self.order} does not exist.{suggest(self.order, ORDERS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,10 @@ class Rows:
     def __len__(self) -> int:
         """Return n."""
         return len(self.user.codes)
+
+    def pairs(self) -> NDArray[np.int64]:
+        """Return one number a row, the same for the same user and item."""
+        return self.user.codes * len(self.item.names) + self.item.codes
 
     def chosen(self, kept: NDArray[np.int64]) -> "Rows":
         """Return the rows `kept`, by number; the names of all users and items stay."""

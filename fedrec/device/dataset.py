@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.interactions import DeviceData, DeviceTable, Interactions, device_data
+from fedrec.data.interactions import DeviceData, DeviceTable, HistoryRules, Interactions, device_data
 from fedrec.device.store import DeviceStore
 from fedrec.errors import FedrecError
 from fedrec.messages import Arrays, Message
@@ -62,10 +62,9 @@ class BufferedPrivateStore:
 
 def local_dataset(store: DeviceStore, catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
     """Return this device's data as the data set of a population in which only its own row holds anything."""
-    settings = json.loads(header["experiment"])["dataset"]
+    rules = HistoryRules.of(json.loads(header["experiment"])["dataset"])
     (row,) = cast(list[int], header["devices"])
-    threshold, split = settings.get("threshold"), str(settings.get("split"))
-    return dataset_of(device_data(store.history(), catalogue, row, threshold=threshold, split=split), catalogue, split)
+    return dataset_of(device_data(store.history(), catalogue, row, rules), catalogue, rules.split)
 
 
 def rehearsal_dataset(catalogue: Catalogue, header: dict[str, Any]) -> Dataset:
@@ -99,7 +98,7 @@ def table_of(device: DeviceData, items: int) -> DeviceTable:
     validation_from[-1], test_from[-1] = sizes[0], sizes[0] + sizes[1]
     value = np.concatenate([device.values, np.ones(sizes[1], np.float32), device.test_values]).astype(np.float32)
     item = np.concatenate([device.history, device.validation, device.test]).astype(np.int32)
-    return DeviceTable(start, validation_from, test_from, item, value, items)
+    return DeviceTable(start, validation_from, test_from, item, value, items, repeats=device.repeats)
 
 
 def load_engine(engine: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.interactions import LEAVE_LAST_OUT
+from fedrec.data.interactions import LEAVE_LAST_OUT, REPEATS
 from fedrec.device.consent.request import PlayedRounds
 from fedrec.device.dataset import BufferedPrivateStore, rehearsal_dataset, train_on
 from fedrec.device.limits import MOST_DEVICES
@@ -52,6 +52,8 @@ def check_enrolled(header: Mapping[str, Any]) -> None:
         raise RefusedError(f"dataset.split={split} does not exist")
     if type(threshold := settings.get("threshold")) not in (int, float, NoneType):
         raise RefusedError(f"dataset.threshold={threshold}: a number or null expected")
+    if (repeats := settings.get("repeats", REPEATS[0])) not in REPEATS:
+        raise RefusedError(f"dataset.repeats={repeats} does not exist")
 
 
 def rehearse(request: Message, catalogue: Catalogue, engine: str) -> PlayedRounds | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.interactions import device_data
+from fedrec.data.interactions import HistoryRules, device_data
 from fedrec.device import saved_state
 from fedrec.device.home import Home
 from fedrec.device.saved_state import expire, forget
@@ -177,9 +177,8 @@ class DeviceRecommender:
 
     def _make_ranker(self, served: ServedModel) -> UserRanker:
         events = self.events()
-        settings = json.loads(served.message.header["experiment"])["dataset"]
-        threshold = settings.get("threshold")
-        device = device_data(events, served.catalogue, 0, threshold=threshold, split="none", rows=served.rows)
+        rules = HistoryRules.of(json.loads(served.message.header["experiment"])["dataset"], split="none")
+        device = device_data(events, served.catalogue, 0, rules, served.rows)
         self._used = np.array(sorted({served.rows[e.item] for e in events if e.item in served.rows}), np.int64)
         if served.ranker_factory is not None:
             return served.ranker_factory.ranker(device.history, device.values)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrec.data import catalogue as wire
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.interactions import DeviceData, device_data
+from fedrec.data.interactions import DeviceData, HistoryRules, device_data
 from fedrec.device.consent.request import unit_of
 from fedrec.device.home import Home
 from fedrec.device.store import DeviceStore
@@ -208,10 +208,7 @@ def rebuild(store: DeviceStore) -> bool:
     if message is None or catalogue is None:
         return False
     node = json.loads(message.header["experiment"])
-    settings = node["dataset"]
-    device = device_data(
-        store.history(), catalogue, 0, threshold=settings.get("threshold"), split=str(settings.get("split"))
-    )
+    device = device_data(store.history(), catalogue, 0, HistoryRules.of(node["dataset"]))
     if unit_of(node["privacy"]) not in (Unit.NONE, Unit.USER) or not len(device.history):
         return False
     with allow_only(Home(store.path.parent).packages()):

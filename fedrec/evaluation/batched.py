@@ -88,7 +88,8 @@ def evaluate_batch(
     known, targets = Pairs.of(devices, devices.start[users], first), Pairs.of(devices, first, end)
     _check(scores, devices, users, model)
     left = np.array(scores)
-    left[known.row, known.item] = -np.inf
+    if not devices.repeats:
+        left[known.row, known.item] = -np.inf
     left[targets.row, targets.item] = scores[targets.row, targets.item]
     top = _tops(left, scores, users, book.options)
     left[targets.row, targets.item] = -np.inf

@@ -18,12 +18,14 @@ BLOCK = 64  # devices whose mapped pages may be held at a time
 def draw(device: DeviceData, items: int, options: EvaluationConfig) -> tuple[Items, Items]:
     """Return (test, validation) candidates of one device: disjoint, distinct, uniform over what it never used.
 
+    Where its items may come again, they are uniform over all items but its two targets.
+
     They depend on (seed, user), on the items that the device holds in any part and on nothing else. Where the
     catalogue leaves fewer than 2 * negatives items, each gets half of those. Published test candidates are taken as
     they are (the publisher's slips included) and kept out of the validation's.
     """
     free = np.ones(items, bool)
-    free[device.known] = False
+    free[device.known[-1:] if device.repeats else device.known] = False
     free[device.test] = False
     published = device.candidates
     if published is not None:

@@ -42,8 +42,20 @@ class Row:
 
 
 def history_of(device: DeviceData, part: Part) -> NDArray[np.int32]:
-    """Return what the device ranks from, and leaves out: its history; for the test, validation joined to it."""
+    """Return what the device ranks from: its history; for the test, validation joined to it."""
     return device.history if part == "validation" else device.known
+
+
+def left_out(device: DeviceData, part: Part) -> NDArray[np.int32]:
+    """Return which items are no rivals of a target: those the device has used, or none where items may come again.
+
+    Where every pair stands once, a target is new, and so is all that it is ranked against. Where repeats are kept
+    (`device.repeats`), a target may be known, and then it must not be the only known item in the list: it would win
+    against what nobody in its place would choose. So nothing is left out, for any user: to leave out what is known for
+    those alone whose target is new would tell the ranking which they are, and to count those alone would be the task
+    that `dataset.repeats=first` states for everybody.
+    """
+    return np.zeros(0, np.int32) if device.repeats else history_of(device, part)
 
 
 def generator_of(options: EvaluationConfig, user: int) -> np.random.Generator:
@@ -68,15 +80,15 @@ def evaluate_device(
     if len(targets) == 0:
         return None
     _check_shape(scores, device, model)
-    known = history_of(device, part)
+    excluded = left_out(device, part)
     test, validation = draw(device, len(scores), options)
     candidates = test if part == "test" else validation
     return Row(
         user=device.user,
-        full=full_ranks(scores, targets, known),
+        full=full_ranks(scores, targets, excluded),
         sampled=sampled_ranks(scores, targets, candidates),
         candidates=len(candidates),
-        top=top_items(scores, np.setdiff1d(known, targets), HEADLINE, generator_of(options, device.user)),
+        top=top_items(scores, np.setdiff1d(excluded, targets), HEADLINE, generator_of(options, device.user)),
         squared_error=_squared_error(scores, device) if ratings and part == "test" else None,
     )
 

@@ -14,10 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data.catalogue import Catalogue, position
-from fedrec.data.interactions import LEAVE_LAST_OUT, DeviceTable, FlatInteractions, Interactions, device_data
+from fedrec.data.interactions import (
+    LEAVE_LAST_OUT,
+    REPEATS,
+    DeviceTable,
+    FlatInteractions,
+    HistoryRules,
+    Interactions,
+    device_data,
+)
 from fedrec.data.io.delimited import SEPARATOR_NAMES, Layout, read_delimited, separator_that_fits
 from fedrec.data.io.table import ROLES, ColumnMapping, Table, Tokens, map_columns
-from fedrec.data.prepare import PrepareOptions, first_of_each_pair, prepare_dataset, repair
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
+from fedrec.data.repairs import repair
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import hold_out, leave_last_out
 from fedrec.errors import FedrecError
@@ -197,21 +206,21 @@ class Event:
 @given(
     st.lists(st.tuples(st.integers(0, ITEMS), st.integers(0, 4), st.integers(1, 5)), max_size=8),
     st.sampled_from([None, 3.0]),
+    st.sampled_from(REPEATS),
 )
 def test_a_real_device_builds_what_the_simulation_would_have_built_for_it(
-    events: list[tuple[int, int, int]], threshold: float | None
+    events: list[tuple[int, int, int]], threshold: float | None, repeats: str
 ) -> None:
     """The same rows, through a data set and through the device's own code; item ITEMS is in no catalogue."""
     events = sorted(events, key=lambda event: event[1])
     names = np.array([f"i{n}" for n in range(ITEMS)])
     catalogue = Catalogue(names, names, position(ITEMS), ("position",), "item file")
     own = device_data(
-        [Event(f"i{i}", t, v) for i, t, v in events], catalogue, 0, threshold=threshold, split=LEAVE_LAST_OUT
+        [Event(f"i{i}", t, v) for i, t, v in events], catalogue, 0, HistoryRules(threshold, LEAVE_LAST_OUT, repeats)
     )
     inside = [event for event in events if event[0] < ITEMS]
-    kept = [event for event in dict.fromkeys(inside) if threshold is None or event[2] >= threshold]
-    if not kept:
-        assert not len(own.history) and not len(own.test)
+    if not len(own.history) and not len(own.test):
+        assert all(value < (threshold or 0) for _, _, value in _settled(list(dict.fromkeys(inside)), repeats))
         return
     item = [f"i{event[0]}" for event in inside]
     distinct = list(dict.fromkeys(item))
@@ -223,11 +232,22 @@ def test_a_real_device_builds_what_the_simulation_would_have_built_for_it(
         np.array([float(event[2]) for event in inside]),
         lambda row: f"f:{row}",
     )
-    made = prepare_dataset(rows, SourceOptions(threshold=threshold), PrepareOptions("f", catalogue=catalogue)).devices[
-        0
-    ]
+    options = SourceOptions(threshold=threshold, repeats=repeats)
+    made = prepare_dataset(rows, options, PrepareOptions("f", catalogue=catalogue)).devices[0]
     for field in ("history", "values", "validation", "test", "test_values"):
         assert getattr(own, field).tolist() == getattr(made, field).tolist(), field
+
+
+def _settled(events: list[tuple[int, int, int]], repeats: str) -> list[tuple[int, int, float]]:
+    """Settle (item, time, value) events, in order, on one for each item: a plain loop."""
+    found = list[tuple[int, int, float]]()
+    for n, (item, time, value) in enumerate(events):
+        before, after = (any(other[0] == item for other in part) for part in (events[:n], events[n + 1 :]))
+        if repeats == "count" and not before:
+            found.append((item, time, float(sum(other[2] for other in events if other[0] == item))))
+        elif repeats == "all" or (repeats == "last" and not after) or (repeats == "first" and not before):
+            found.append((item, time, float(value)))
+    return found
 
 
 def rows_of(found: list[tuple[int, int, int, int]]) -> Rows:
@@ -243,27 +263,31 @@ def rows_of(found: list[tuple[int, int, int, int]]) -> Rows:
 FOUND = st.lists(st.tuples(*(st.integers(0, top) for top in (3, 4, 2, 3))), min_size=1, max_size=14)
 
 
-@given(FOUND, st.sampled_from([None, 1.0, 2.0]), st.integers(0, 4))
+@given(FOUND, st.sampled_from(REPEATS), st.sampled_from([None, 1.0, 2.0]), st.integers(0, 4))
 def test_repairs_drop_what_a_loop_drops_and_count_it(
-    found: list[tuple[int, int, int, int]], threshold: float | None, minimum: int
+    found: list[tuple[int, int, int, int]], repeats: str, threshold: float | None, minimum: int
 ) -> None:
-    log, rows = repair(rows_of(found), threshold, minimum), list(enumerate(found))
-    distinct = [(n, row) for n, row in rows if row not in found[:n]]
-    enough = [(n, row) for n, row in distinct if threshold is None or row[3] >= threshold]
-    counts = Counter(row[0] for _, row in enough)
-    left = [n for n, row in enough if counts[row[0]] >= minimum]
-    assert log.rows.tolist() == left
-    gone = len(found) - len(distinct), len(distinct) - len(enough)
+    rows = rows_of(found)
+    log = repair(rows, SourceOptions(repeats=repeats, threshold=threshold, minimum=minimum), rows.time)
+    distinct = [(n, row) for n, row in enumerate(found) if row not in found[:n]]
+    in_time = sorted(distinct, key=lambda pair: (pair[1][2], pair[0]))
+    settled = list[tuple[int, float]]()
+    for place, (n, row) in enumerate(in_time):
+        same = [(at, other) for at, (_, other) in enumerate(in_time) if other[:2] == row[:2]]
+        if repeats == "all" or same[-1 if repeats == "last" else 0][0] == place:
+            settled.append((n, float(sum(other[3] for _, other in same)) if repeats == "count" else float(row[3])))
+    settled.sort()
+    enough = [(n, value) for n, value in settled if threshold is None or value >= threshold]
+    counts = Counter(found[n][0] for n, _ in enough)
+    left = [(n, value) for n, value in enough if counts[found[n][0]] >= minimum]
+    assert log.value is not None and list(zip(log.rows.tolist(), log.value.tolist(), strict=True)) == left
+    pairs = len({row[:2] for row in found})
+    gone = len(found) - len(distinct), len(distinct) - len(settled), len(settled) - len(enough)
     users = sum(counts[user] < minimum for user in {row[0] for row in found})
     assert [count for _, count in log.repairs] == [count for count in (*gone, users) if count]
-
-
-@given(FOUND)
-def test_the_first_of_each_pair_is_the_first_in_time_then_in_the_file(found: list[tuple[int, int, int, int]]) -> None:
-    first = dict[tuple[int, int], int]()
-    for n, row in sorted(enumerate(found), key=lambda pair: (pair[1][2], pair[0])):
-        first.setdefault(row[:2], n)
-    assert first_of_each_pair(rows_of(found)).tolist() == sorted(first.values())
+    assert log.repeats == len(distinct) - pairs
+    values = {pair: {row[3] for row in found if row[:2] == pair} for pair in {row[:2] for row in found}}
+    assert log.disagreeing == sum(len(some) > 1 for some in values.values())
 
 
 @settings(max_examples=40)
@@ -272,7 +296,7 @@ def test_a_data_set_is_that_of_its_rows_in_whatever_order_users_come(
     found: list[tuple[int, int, int, int]], chance
 ) -> None:
     """Users and items have their public order, so that the order of a file matters to rows of equal time alone."""
-    distinct = list(dict.fromkeys(found))
+    distinct = list({row[:2]: row for row in found}.values())
     apart = [(user, item, place, value) for place, (user, item, _, value) in enumerate(distinct)]
     mixed = list(apart)
     chance.shuffle(mixed)

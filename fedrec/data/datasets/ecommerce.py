@@ -20,15 +20,14 @@ from fedrec.data.download import Files
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.parquet import read_parquet
 from fedrec.data.io.table import Table, decode_dictionary
-from fedrec.data.prepare import PrepareOptions, first_of_each_pair, prepare_dataset
+from fedrec.data.prepare import PrepareOptions, prepare_dataset
 from fedrec.data.sources import LocalSource, Rows, rows_of
-from fedrec.errors import FedrecError, suggest
+from fedrec.errors import FedrecError
 
 COLUMNS = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID")
 PRODUCT = re.compile(r"\d{5}[A-Z]{0,2}")  # what is left out are postage, fees, samples, vouchers and tests
 WORD = re.compile(r"[A-Z]{3,}")
 LEAST_PRODUCTS = 10  # with a word of the description, for it to become a feature
-REPEATS = ("first", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,37 +35,23 @@ class OnlineRetailII(LocalSource):
     """Purchases of customers, in the order of invoices; within one invoice, in the order of its lines.
 
     Lines without a customer, cancellations, quantities below 1 and codes that are no product are left out and
-    counted. `repeats` is "first" (a product that a customer bought again counts once, when it was first bought, so
-    that the task is to name what is new to the customer) or "all". The file has no list of products: the catalogue
-    is made of the codes sold, with the description used most and, as features, its words, the shop's place of the
-    code, and the logarithm of the median price.
+    counted. A product that a customer bought again counts once, when it was first bought, so that the task is to name
+    what is new to the customer (`repeats`). The file has no list of products: the catalogue is made of the codes sold,
+    with the description used most and, as features, its words, the shop's place of the code, and the logarithm of the
+    median price.
     """
 
     name: ClassVar[str] = "online-retail-ii"
     needed: ClassVar[tuple[str, ...]] = ("online_retail.parquet", "online_retail.csv")
     publisher: ClassVar[str] = "UCI Machine Learning Repository, data set 502, a sheet saved as Parquet or CSV"
 
-    repeats: str = "first"
-
-    def __post_init__(self) -> None:
-        """Refuse a way of counting repeats that does not exist."""
-        super().__post_init__()
-        if self.repeats not in REPEATS:
-            raise FedrecError(f"dataset.repeats={self.repeats} does not exist.{suggest(self.repeats, REPEATS)}")
-
     def load(self) -> Dataset:
         """Read the invoices."""
         lines = read_lines(*self.files())
         codes = np.array([code.strip().upper() for code in lines.texts("StockCode")])
         bought, dropped = purchases(lines, codes)
-        rows = read = rows_of(sold(lines, codes, bought), "customer", "code", "time", None)
-        if self.repeats == "first":
-            first = first_of_each_pair(read)
-            dropped = (*dropped, ("repeat purchases (first kept)", len(read) - len(first)))
-            rows = read.chosen(first)
-        return prepare_dataset(
-            rows, self, PrepareOptions(self.name, products(lines, codes, rows), dropped=dropped, read=read)
-        )
+        rows = rows_of(sold(lines, codes, bought), "customer", "code", "time", None)
+        return prepare_dataset(rows, self, PrepareOptions(self.name, products(lines, codes, rows), dropped=dropped))
 
 
 def read_lines(files: Files, needed: str) -> Table:

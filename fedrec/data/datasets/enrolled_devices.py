@@ -41,6 +41,10 @@ class Enrolled(SourceOptions):
             raise FedrecError("dataset.path is not set: it names the list of items, a CSV with id,title and features")
         if self.minimum > 1:
             raise FedrecError(f"dataset.minimum={self.minimum}: nobody counts what real devices hold; leave it at 1")
+        if self.order not in (None, "time"):
+            raise FedrecError(
+                f"dataset.order={self.order}: devices know when their interactions were; leave it at null"
+            )
         items = read_items(Path(self.path))
         return self.public_dataset(items) if self.histories is None else self._simulated(items, Path(self.histories))
 

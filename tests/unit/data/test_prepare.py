@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from fedrec.data.catalogue import Catalogue, films, multi_hot, position, split_genres, year_of
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.table import Tokens
-from fedrec.data.prepare import (
+from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME, NO_TIME, PrepareOptions, prepare_dataset
+from fedrec.data.repairs import (
     BELOW_MINIMUM,
     BELOW_THRESHOLD,
-    BY_CHANCE,
-    BY_FILE,
     DUPLICATES,
-    PrepareOptions,
+    REPEATS_SETTLED,
     duplicates,
-    prepare_dataset,
+    several_rows,
 )
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
@@ -34,7 +33,13 @@ def tokens(names: list[str]) -> Tokens:
 
 def rows(given_rows: list[Row]) -> Rows:
     user, item, time, value = zip(*given_rows, strict=True)
-    return Rows(tokens(list(user)), tokens(list(item)), np.array(time), np.array(value), lambda row: f"f.csv:{row + 2}")
+    return Rows(
+        tokens(list(user)),
+        tokens(list(item)),
+        np.array(time, np.int64),
+        np.array(value),
+        lambda row: f"f.csv:{row + 2}",
+    )
 
 
 def built(given_rows: list[Row], plan: PrepareOptions | None = None, **options: float | int | str) -> Dataset:
@@ -61,16 +66,21 @@ def test_repairs_are_counted_and_the_first_duplicate_is_kept() -> None:
         ("b", "x", 1, 1),
     ]
     data = built(given_rows, threshold=2, minimum=2)
-    assert dict(data.repairs) == {DUPLICATES: 2, BELOW_THRESHOLD: 1, BELOW_MINIMUM: 1}
+    assert dict(data.repairs) == {DUPLICATES: 2, REPEATS_SETTLED["first"]: 1, BELOW_THRESHOLD: 1, BELOW_MINIMUM: 1}
     assert data.interactions.user_ids.tolist() == ["a"]
-    assert data.catalogue.ids[data.interactions.item].tolist() == ["x", "y", "x"]
-    assert interactions_of(data).value.tolist() == [1, 1, 1]  # implicit under a threshold
+    assert data.catalogue.ids[data.interactions.item].tolist() == ["x", "y"]
+    assert interactions_of(data).value.tolist() == [1, 1]  # implicit under a threshold
 
 
 def test_without_threshold_ratings_are_kept_and_nothing_is_repaired() -> None:
-    data = built([("a", "x", 1, 5), ("a", "x", 2, 5), ("b", "x", 1, 0.5)])
+    data = built([("a", "x", 1, 5), ("a", "y", 2, 5), ("b", "x", 1, 0.5)])
     assert data.repairs == ()
     assert interactions_of(data).value.tolist() == [5, 5, 0.5]
+
+
+def found_twice(given_rows: list[Row]) -> np.ndarray:
+    made = rows(given_rows)
+    return duplicates(made, several_rows(made))
 
 
 @settings(deadline=None)
@@ -85,14 +95,14 @@ def test_duplicates_are_those_of_a_plain_loop(found: list[Row]) -> None:
     if found:
         seen: set[Row] = set()
         slow = [n for n, row in enumerate(found) if row in seen or seen.add(row)]
-        assert duplicates(rows(found)).tolist() == slow
+        assert found_twice(found).tolist() == slow
 
 
 def test_pairs_of_many_users_and_few_items_are_told_apart() -> None:
     """The last user with the first item is not the first user with the last item, at one time and value."""
     everyone: list[Row] = [(user, item, 0.0, 1.0) for user in "abcde" for item in "xy"]
-    assert duplicates(rows([*everyone, *everyone])).tolist() == list(range(10, 20))
-    assert len(duplicates(rows(everyone))) == 0
+    assert found_twice([*everyone, *everyone]).tolist() == list(range(10, 20))
+    assert len(found_twice(everyone)) == 0
 
 
 def test_nothing_left_and_threshold_without_ratings_are_refused() -> None:
@@ -125,15 +135,68 @@ def test_without_time_the_file_counts_or_a_seeded_draw_that_filters_do_not_move(
     given: list[Row] = [*(("a", str(n), 0, n) for n in range(20)), ("b", "0", 0, 9)]
     bare = replace(rows(given), time=None)
     by_file = prepare_dataset(bare, SourceOptions(), PrepareOptions("f"))
-    assert by_file.split == BY_FILE
+    assert by_file.split == BY_FILE + NO_TIME
     assert by_file.interactions.item[:20].tolist() == list(range(20))
     drawn, filtered = (
         prepare_dataset(bare, SourceOptions(minimum=m), PrepareOptions("f", shuffled=True)) for m in (1, 2)
     )
-    assert drawn.split == BY_CHANCE
+    assert drawn.split == BY_CHANCE + NO_TIME
     assert drawn.interactions.item[:20].tolist() != list(range(20))
     assert filtered.interactions.item.tolist() == drawn.interactions.item[:20].tolist()
     assert not interactions_of(drawn).time.any()
+
+
+AGAIN: list[Row] = [("a", "x", 1, 2), ("a", "y", 2, 1), ("a", "z", 3, 1), ("a", "x", 4, 5), ("b", "x", 1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "items", "values", "known"),
+    [
+        ("first", "xyzx", [2, 1, 1, 3], 0),
+        ("last", "yzxx", [1, 1, 5, 3], 0),
+        ("count", "xyzx", [7, 1, 1, 3], 0),
+        ("all", "xyzxx", [2, 1, 1, 5, 3], 1),
+    ],
+)
+def test_a_repeat_counts_as_is_asked(repeats: str, items: str, values: list[float], known: int) -> None:
+    data = built(AGAIN, repeats=repeats)
+    assert "".join(data.catalogue.ids[data.interactions.item]) == items
+    assert interactions_of(data).value.tolist() == values
+    assert dict(data.repairs) == ({REPEATS_SETTLED[repeats]: 1} if repeats != "all" else {})
+    assert data.known_targets == known and data.devices.repeats == bool(known) == data.devices[0].repeats
+    assert any("1 pair of user and item with different values" in one.text for one in data.findings)
+    assert any("1 of 1 held-out items were used before" in one.text for one in data.findings) == bool(known)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_repeats_are_settled_alike_with_and_without_times(timed: bool) -> None:
+    made = rows([(user, item, place, 1) for place, (user, item, _, _) in enumerate(AGAIN)])
+    data = prepare_dataset(made if timed else replace(made, time=None), SourceOptions(), PrepareOptions("f"))
+    assert dict(data.repairs) == {REPEATS_SETTLED["first"]: 1}
+    assert "".join(data.catalogue.ids[data.interactions.item]) == "xyzx"
+
+
+@pytest.mark.parametrize("order", ["time", "file", "random"])
+def test_a_user_orders_rows_by_time_by_the_file_or_by_chance(order: str) -> None:
+    given_rows: list[Row] = [("a", str(n), 40 - n, 1) for n in range(40)]
+    data = built(given_rows, order=order)
+    item = data.interactions.item.tolist()
+    assert data.split == {"time": BY_TIME, "file": BY_FILE, "random": BY_CHANCE}[order]
+    assert (item == list(range(39, -1, -1))) == (order == "time") and (item == list(range(40))) == (order == "file")
+    assert sorted(item) == list(range(40)) and interactions_of(data).time.any() == (order == "time")
+
+
+def test_an_order_by_times_that_are_not_there_is_refused() -> None:
+    bare = replace(rows(AGAIN), time=None)
+    with pytest.raises(FedrecError, match=r"f\.csv:2: dataset\.order=time needs times.*dataset\.columns\.time"):
+        prepare_dataset(bare, SourceOptions(order="time"), PrepareOptions("f"))
+
+
+def test_words_that_mean_nothing_are_refused_with_the_nearest() -> None:
+    with pytest.raises(FedrecError, match=r"repeats=frist does not exist. Did you mean 'first'"):
+        SourceOptions(repeats="frist")
+    with pytest.raises(FedrecError, match=r"order=tme does not exist. Did you mean 'time'"):
+        SourceOptions(order="tme")
 
 
 def test_a_split_that_a_source_lacks_and_a_negative_minimum_are_refused() -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from fedrec.cli.data import summary
@@ -19,7 +17,7 @@ from fedrec.data.datasets.social import FilmTrust, Gowalla, HetRecLastFM
 from fedrec.data.io.lists import read_sequences
 from fedrec.data.io.table import Tokens
 from fedrec.data.item_features import feature_vectors
-from fedrec.data.prepare import first_of_each_pair, unordered
+from fedrec.data.prepare import unordered
 from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
 from tests.support import scenario_layouts as layouts
@@ -46,7 +44,7 @@ def test_online_retail_by_hand(tmp_path: Path) -> None:
         "lines of cancellations and adjustments": 1,
         "lines with a quantity below 1": 1,
         "lines of postage, fees, vouchers and tests": 1,
-        "repeat purchases (first kept)": 1,
+        "repeats of a pair (first kept)": 1,
     }
     assert data.catalogue.titles.tolist() == ["RED LAMP", "SET OF 2, BLUE", "RED MUG"]
     prices = data.catalogue.features[:, data.catalogue.feature_names.index("log price")]
@@ -154,18 +152,6 @@ def test_a_wrong_line_of_a_sequence_is_named(text: str, separator: str, said: st
 def test_rows_of_a_sequence_know_their_line() -> None:
     table = read_sequences(b"7 1 2\n\n8 3\n", "f")
     assert [table.place(row) for row in range(3)] == ["f:1", "f:1", "f:3"]
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=30))
-def test_the_first_of_each_pair_is_the_earliest(drawn: list[tuple[int, int, int]]) -> None:
-    user, item, time = (np.array(column) for column in zip(*drawn, strict=True))
-    names = tuple("abcd")
-    rows = Rows(Tokens(user, names), Tokens(item, names), time, None, str)
-    best: dict[tuple[int, int], tuple[int, int]] = {}
-    for row, (u, i, t) in enumerate(drawn):
-        best[u, i] = min(best.get((u, i), (t, row)), (t, row))
-    assert first_of_each_pair(rows).tolist() == sorted(row for _, row in best.values())
 
 
 def test_links_are_rows_of_known_users() -> None:

@@ -21,7 +21,7 @@ OPTIONS = EvaluationConfig(negatives=8)
 Part = Literal["validation", "test"]
 
 
-def population(generator: np.random.Generator, users: int, published: bool) -> DeviceTable:
+def population(generator: np.random.Generator, users: int, published: bool, repeats: bool = False) -> DeviceTable:
     """Devices with repeated items, with none, one and several items held out."""
     histories, validations, tests = (generator.integers(low, high, users) for low, high in ((1, 20), (0, 3), (0, 3)))
     counts = histories + validations + tests
@@ -34,6 +34,7 @@ def population(generator: np.random.Generator, users: int, published: bool) -> D
         value=generator.random(counts.sum()).astype(np.float32),
         items=ITEMS,
         candidates=generator.integers(0, ITEMS, (users, 6)).astype(np.int32) if published else None,
+        repeats=repeats,
     )
 
 
@@ -48,10 +49,16 @@ def together(scores: np.ndarray, devices: DeviceTable, part: Part) -> PerUserRes
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from(["validation", "test"]), st.sampled_from([1, 3, 1000]), st.booleans())
-def test_all_at_once_is_one_after_the_other(seed: int, part: Part, levels: int, published: bool) -> None:
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(["validation", "test"]),
+    st.sampled_from([1, 3, 1000]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_all_at_once_is_one_after_the_other(seed: int, part: Part, levels: int, published: bool, repeats: bool) -> None:
     generator = np.random.default_rng(seed)
-    devices = population(generator, 17, published)
+    devices = population(generator, 17, published, repeats)
     scores = generator.integers(0, levels, (17, ITEMS)).astype(np.float32)  # few levels: many ties
     found, expected = together(scores, devices, part), one_by_one(scores, devices, part, False)
     assert found.keys() == expected.keys()

@@ -131,3 +131,24 @@ def test_the_options_refuse_what_makes_no_sense() -> None:
             EvaluationConfig(**wrong)
     assert EvaluationConfig(users=5).chosen(100).tolist() == sorted(set(EvaluationConfig(users=5).chosen(100).tolist()))
     assert len(EvaluationConfig(users=5).chosen(3)) == 3
+
+
+def test_a_known_target_competes_with_all_else_that_is_known_where_items_come_again() -> None:
+    """The device has bought 0, 1, 2 and 3, and buys 1 again: two of them rank above it."""
+    again = replace(device(test=(1,)), repeats=True)
+    scores = np.zeros(50, np.float32)
+    scores[[0, 1, 2, 3]] = [4, 2, 3, 1]
+    row = evaluate_device(scores, again, "test", OPTIONS)
+    assert row is not None and (row.full.above.tolist(), row.full.tied.tolist()) == ([2], [0])
+    assert row.top[:4].tolist() == [0, 2, 1, 3], "what is known may be recommended"
+    new = evaluate_device(scores, replace(device(), repeats=True), "test", OPTIONS)
+    assert new is not None and new.full.above.tolist() == [4], "nothing is left out for a target that is new, either"
+
+
+def test_candidates_are_any_items_but_the_targets_where_items_come_again() -> None:
+    kept = replace(device(), repeats=True)
+    drawn = np.concatenate([draw(replace(kept, user=user), 55, OPTIONS)[0] for user in range(300)])
+    counts = np.bincount(drawn, minlength=55)
+    assert counts[3] == counts[4] == 0 and np.delete(counts, [3, 4]).min() > 70  # 113 expected
+    joined = replace(kept, history=np.array([0, 1, 2, 3], np.int32), validation=np.empty(0, np.int32))
+    assert np.array_equal(draw(kept, 55, OPTIONS)[0], draw(joined, 55, OPTIONS)[0]), "refitting draws no others"
