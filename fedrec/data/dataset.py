@@ -13,6 +13,7 @@ from fedrec.data.interactions import DeviceTable, FlatInteractions, Interactions
 if TYPE_CHECKING:
     from fedrec.data.facts import Facts, Finding
     from fedrec.data.io.table import Table, Tokens
+    from fedrec.data.mapped import Reading
 
 STRANGERS = "links with a user who has no interactions"
 Links = NDArray[np.int32]
@@ -49,7 +50,7 @@ class Dataset:
     `repairs` are (what, how many rows or users) pairs, stated to the user; `split` names the rule in full. `links[n]`
     are two rows of users, the first a friend of the second or trusting it: as personal as interactions are. `clock`
     says what the times of the interactions are. `facts` and `findings` are what was seen in the rows, where
-    there are any: exact, for whoever holds them.
+    there are any: exact, for whoever holds them. `reading` says how a file of the user's own was read.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Dataset:
     nominal_interactions: int | None = None  # where nobody can count them: real devices
     facts: "Facts | None" = None
     findings: "tuple[Finding, ...]" = ()
+    reading: "Reading | None" = None
 
     @property
     def known_targets(self) -> int:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
-from fedrec.data.facts import Facts, look_at, suspect
+from fedrec.data.facts import Facts, Finding, look_at, suspect
 from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.table import Tokens
+from fedrec.data.mapped import MappedRows, Reading
 from fedrec.data.repairs import RepairLog, repair
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
@@ -33,7 +34,8 @@ class PrepareOptions:
     it. `shuffled` says that the file's order means nothing, so that rows without time get a seeded random order where
     none is asked for.
     `dropped` are (what, how many) that the source itself left out, `read` the rows before it did, by which its
-    population is known; `links` are two columns of linked users.
+    population is known; `links` are two columns of linked users. `reading` and `findings` are what its
+    reader has to say.
     """
 
     name: str
@@ -45,6 +47,8 @@ class PrepareOptions:
     dropped: tuple[tuple[str, int], ...] = ()
     read: Rows | None = None
     links: tuple[Tokens, Tokens] | None = None
+    findings: tuple[Finding, ...] = ()
+    reading: Reading | None = None
 
 
 def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -> Dataset:
@@ -76,8 +80,24 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
         links=links,
         clock=rows.clock,
         facts=facts,
-        findings=suspect(facts, settings.threshold, settings.repeats),
+        findings=(*plan.findings, *suspect(facts, settings.threshold, settings.repeats)),
+        reading=plan.reading,
     )
+
+
+def prepare_mapped(mapped: MappedRows, settings: SourceOptions, plan: PrepareOptions, form: str) -> Dataset:
+    """Return the data set of a table's rows, which was written as `form` says.
+
+    The population is that of all rows, whichever events are chosen.
+    """
+    told = replace(
+        plan,
+        dropped=(*plan.dropped, *mapped.dropped),
+        read=mapped.read,
+        findings=mapped.findings,
+        reading=replace(mapped.reading, form=form),
+    )
+    return prepare_dataset(mapped.chosen, settings, told)
 
 
 def choose_order(rows: Rows, asked: str | None, shuffled: bool) -> str:

@@ -5,7 +5,7 @@ Downloadable sources are offered by a publisher as one archive; local ones the u
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -94,6 +94,10 @@ class Rows:
             place=lambda row: self.place(int(kept[row])),
             clock=self.clock,
         )
+
+    def valued(self, value: NDArray[np.float64]) -> "Rows":
+        """Return the rows with other values."""
+        return replace(self, value=value)
 
     def digest(self) -> str:
         """Return the SHA-256 of the rows as read, before repairs.

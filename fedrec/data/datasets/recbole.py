@@ -1,6 +1,5 @@
 """RecBole's atomic files: tab-separated `.inter`, and `.item` beside it where there is one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,21 +7,20 @@ from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.delimited import Layout, read_delimited
 from fedrec.data.io.table import ColumnMapping, Table, map_columns
-from fedrec.data.prepare import PrepareOptions, prepare_dataset
-from fedrec.data.sources import SourceOptions, rows_of
+from fedrec.data.mapped import MappedSource, map_rows
+from fedrec.data.prepare import PrepareOptions, prepare_mapped
 from fedrec.errors import FedrecError
 
 DEFAULT = ColumnMapping("user_id", "item_id", "timestamp", "rating")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecBole(SourceOptions):
+class RecBole(MappedSource):
     """A `.inter` file, or a folder that holds exactly one; columns are named without their ":type".
 
     A file without `timestamp` or `rating` has no times or no ratings. The `.item` file of that name is the catalogue.
     """
 
-    columns: Mapping[str, str | None] | None = None
     encoding: str = "utf-8"
 
     def load(self) -> Dataset:
@@ -35,10 +33,10 @@ class RecBole(SourceOptions):
         if columns.value == DEFAULT.value and columns.value not in table.columns:
             columns = replace(columns, value=None)
         table.require(columns.settings(), columns.settings())
-        rows = rows_of(table, columns.user, columns.item, columns.time, columns.value)
+        mapped = map_rows(table, columns, self.events)
         item_file = path.with_suffix(".item")
         catalogue = self._catalogue(item_file, columns.item) if item_file.is_file() else None
-        return prepare_dataset(rows, self, PrepareOptions(path.stem, catalogue))
+        return prepare_mapped(mapped, self, PrepareOptions(path.stem, catalogue), "RecBole's .inter, separated by tabs")
 
     def _find(self) -> Path:
         if self.path is None:

@@ -164,7 +164,7 @@ def _number(value: object) -> float:
         return float("nan")
 
 
-ROLES = ("user", "item", "time", "value")
+ROLES = ("user", "item", "time", "value", "event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,7 @@ class ColumnMapping:
     item: str
     time: str | None
     value: str | None
+    event: str | None = None
 
     def settings(self) -> dict[str, str]:
         """Return which setting names which column, for those that are set."""
@@ -192,4 +193,4 @@ def map_columns(given: Mapping[str, str | None] | None, default: ColumnMapping) 
     user, item = names["user"], names["item"]
     if user is None or item is None or "" in (user, item):
         raise FedrecError("dataset.columns.user and dataset.columns.item must each name a column")
-    return ColumnMapping(user, item, names["time"], names["value"])
+    return ColumnMapping(user, item, names["time"], names["value"], names["event"])
