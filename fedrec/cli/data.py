@@ -14,6 +14,7 @@ from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset, DataSource
+    from fedrec.experiment.settings import Settings
 
 SIZES = {
     "ml-latest-small": "100,004 ratings, 671 users, 9,066 films",
@@ -68,8 +69,14 @@ def get_command(overrides: DatasetSettings = None, as_json: Json = False) -> Non
     epilog=examples("fedrec data check ml-latest-small", "fedrec data check dataset=csv dataset.path=purchases.csv"),
 )
 def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
-    """Load, check and split a data set, and say what was found."""
-    show(check(source_of(overrides)), as_json)
+    """Say how a data set was read, what is in it, what is suspicious, and which command is next; status 2 if none."""
+    settings, given = settings_of(overrides)
+    from fedrec.report.data_check import DataCheck
+
+    found = DataCheck.of(settings, settings.experiment.dataset.load(), given, reasons(overrides or (), given))
+    print_json(found.json()) if as_json else print("\n".join(found.lines()))
+    if found.problem:
+        raise FedrecError(found.problem)
 
 
 @app.command(
@@ -89,10 +96,25 @@ def split_command(
 
 def source_of(settings: Sequence[str] | None) -> "DataSource":
     """Return the data set that a bare name, a file or settings choose; no setting at all chooses the default's."""
+    return settings_of(settings)[0].experiment.dataset
+
+
+def settings_of(settings: Sequence[str] | None) -> "tuple[Settings, list[str]]":
+    """Return the settings that a bare name, a file or settings choose, and the overrides that they stand for."""
     given = check_overrides([one for text in settings or () for one in named(text)])
     from fedrec.experiment.settings import load
 
-    return load(given).experiment.dataset
+    return load(given), given
+
+
+def reasons(typed: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Return why each part is played by its column: as was typed, or by its name."""
+    start = "dataset.columns."
+    return {
+        text.removeprefix(start).partition("=")[0]: "as set" if text in typed else "by its name"
+        for text in given
+        if text.startswith(start)
+    }
 
 
 def named(text: str) -> list[str]:
@@ -170,22 +192,9 @@ def get(source: "DataSource") -> list[str]:
 
 def check(source: "DataSource") -> list[str]:
     """Load a source and return what was found, one line each; what is wrong with it raises `FedrecError`."""
+    from fedrec.report.data_check import summary
+
     return summary(source.load())
-
-
-def summary(dataset: "Dataset") -> list[str]:
-    """Return the sizes, the repairs, the split and the population of a data set, one line each."""
-    table, devices = dataset.interactions, dataset.devices
-    held = int((devices.test_from - devices.validation_from).sum()), int((devices.start[1:] - devices.test_from).sum())
-    return [
-        f"{dataset.name}: {len(table):,} interactions, {table.users:,} users, {len(dataset.catalogue):,} items",
-        f"catalogue: from the {dataset.catalogue.origin}, {len(dataset.catalogue.feature_names)} features",
-        f"split: {dataset.split}",
-        f"held out: {held[0]:,} for validation, {held[1]:,} for the test",
-        *([f"links between users: {len(dataset.links):,}"] if len(dataset.links) else []),
-        *(f"repaired: {what}: {count:,}" for what, count in dataset.repairs),
-        f"population: {dataset.population}",
-    ]
 
 
 def hand_out(dataset: "Dataset", devices: int, folder: Path) -> list[str]:

@@ -73,7 +73,8 @@ class Facts:
     `undecided` do not tell which item came last. `sorted_by` says by what those stand whose order the file decided, ""
     by nothing that is seen. `histories` are the shortest, the median, the 90 % quantile and the longest; `unrivalled`
     users leave nothing to rank a test item against. `disliked` are the tests whose value is negative, and zero.
-    `repeats` rows repeat a pair, `disagreeing` pairs have different values, `known_targets` tests were used before.
+    `repeats` rows repeat a pair, `disagreeing` pairs have different values, the last rows of `last_repeated` users are
+    repeats, kept or not; `known_targets` tests were used before.
     """
 
     rows: int
@@ -91,11 +92,21 @@ class Facts:
     disliked: tuple[int, int]
     repeats: int
     disagreeing: int
+    last_repeated: int
     known_targets: int
 
 
-def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, repeats: tuple[int, int]) -> Facts:
-    """Return the facts of rows as read and of the data set made of them; `repeats` are all, and pairs that disagree."""
+@dataclass(frozen=True, slots=True)
+class RepeatCounts:
+    """How many rows repeat a pair, how many pairs have different values, how many users' last row is a repeat."""
+
+    rows: int = 0
+    disagreeing: int = 0
+    last: int = 0
+
+
+def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, repeats: RepeatCounts) -> Facts:
+    """Return the facts of rows as read and of the data set made of them."""
     counts, held = np.diff(devices.start), devices.start[1:] - devices.test_from
     same = table.user[1:] == table.user[:-1]
     tied = same & (table.time[1:] == table.time[:-1]) if order == "time" else np.zeros(len(same), bool)
@@ -116,8 +127,9 @@ def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, r
         unrivalled=int((rivals[held > 0] <= 0).sum()),
         ratings=None if rows.value is None else Ratings.of(rows.value),
         disliked=(int((tests < 0).sum()), int((tests == 0).sum())),
-        repeats=repeats[0],
-        disagreeing=repeats[1],
+        repeats=repeats.rows,
+        disagreeing=repeats.disagreeing,
+        last_repeated=repeats.last,
         known_targets=devices.count_known_targets() if devices.repeats else 0,
     )
 

@@ -64,8 +64,8 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
     if order != "time":
         interactions = replace(interactions, time=np.zeros_like(interactions.time))
     devices = plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions)
-    devices = replace(devices, repeats=settings.repeats == "all" and kept.repeats > 0)
-    facts = look_at(rows, order, interactions, devices, (kept.repeats, kept.disagreeing))
+    devices = replace(devices, repeats=settings.repeats == "all" and kept.repeats.rows > 0)
+    facts = look_at(rows, order, interactions, devices, kept.repeats)
     links, strangers = links_between(plan.links, interactions.user_ids) if plan.links else (no_links(), 0)
     repairs = (*plan.dropped, *kept.repairs, (STRANGERS, strangers))
     return Dataset(

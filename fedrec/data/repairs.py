@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.facts import RepeatCounts
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
 
@@ -28,16 +29,14 @@ BELOW_MINIMUM = "users below the minimum"
 class RepairLog:
     """`rows[n]` are the rows kept, in file order, with their `value[n]` if any; `users[u]` the user codes kept.
 
-    `repairs` is what went and how many; `repeats` how many rows repeat a pair (kept or not), `disagreeing` how many
-    pairs have rows of different values.
+    `repairs` is what went and how many; `repeats` counts rows of a pair that came before, kept or not.
     """
 
     rows: Positions
     value: NDArray[np.float64] | None
     users: NDArray[np.bool_]
     repairs: tuple[tuple[str, int], ...]
-    repeats: int = 0
-    disagreeing: int = 0
+    repeats: RepeatCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,12 @@ def repair(rows: Rows, options: SourceOptions, rank: NDArray[np.number] | None =
     several = several_rows(rows)
     doubled = duplicates(rows, several)
     repeated = grouped(rows, np.setdiff1d(several, doubled, True), rank)
-    extra, disagreeing = len(repeated.row) - len(repeated.start), repeated.disagreeing(value)
+    extra = len(repeated.row) - len(repeated.start)
     if len(doubled):
         found.append((DUPLICATES, len(doubled)))
         kept = np.setdiff1d(kept, doubled, True)
+    last = _last_repeated(rows, kept, repeated, rank) if extra else 0
+    counts = RepeatCounts(extra, repeated.disagreeing(value), last)
     if extra and options.repeats != "all":
         found.append((REPEATS_SETTLED[options.repeats], extra))
         kept = np.setdiff1d(kept, _others(repeated, last=options.repeats == "last"), True)
@@ -87,7 +88,18 @@ def repair(rows: Rows, options: SourceOptions, rank: NDArray[np.number] | None =
     found.append((BELOW_MINIMUM, int((~users).sum())))
     there = users[rows.user.codes[kept]]
     value = None if value is None else value[there]
-    return RepairLog(kept[there], value, users, tuple(one for one in found if one[1]), extra, disagreeing)
+    return RepairLog(kept[there], value, users, tuple(one for one in found if one[1]), counts)
+
+
+def _last_repeated(rows: Rows, kept: Positions, repeated: Repeated, rank: NDArray[np.number] | None) -> int:
+    """Return how many users' last row of those kept is of an item that they had before."""
+    order = kept if rank is None else kept[np.argsort(rank[kept], kind="stable")]
+    last = np.full(len(rows.user.names), -1)
+    last[rows.user.codes[order]] = order  # the last one stays
+    again = np.zeros(len(rows), bool)
+    again[repeated.row] = True
+    again[repeated.row[repeated.start]] = False
+    return int(again[last[last >= 0]].sum())
 
 
 def _others(repeated: Repeated, last: bool) -> Positions:

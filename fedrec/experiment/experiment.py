@@ -110,10 +110,20 @@ class Experiment:
     def calibrated(self, dataset: Dataset) -> "Experiment":
         """Return the experiment with the noise that its epsilon asks for written into the document.
 
-        An algorithm and a mechanism without an argument together, and a model that the algorithm can't take, are
-        refused by name.
+        Parts that don't fit together are refused by name.
         """
-        model, algorithm, mechanism = self.build_model(dataset.catalogue), self.algorithm, self.mechanism
+        algorithm, mechanism = self.algorithm, self.mechanism
+        self.check_parts(self.build_model(dataset.catalogue))
+        if self.evaluation.select == "best" and mechanism.terms.protects:
+            raise RefusedError("evaluation.select=best looks at exact validation figures: it needs privacy=none")
+        privacy = mechanism.calibrated(self.plan(dataset), algorithm.sensitivity(mechanism.terms.unit))
+        ready = self._with_sizes(self.plan(dataset))
+        values = {f.name: getattr(privacy, f.name) for f in fields(privacy) if f.init}  # pyright: ignore[reportArgumentType]
+        return ready.varied({"privacy": {"_target_": self.node()["privacy"]["_target_"], **values}})
+
+    def check_parts(self, model: Recommender) -> None:
+        """Refuse by name a model that the algorithm can't take, and a mechanism without an argument with it."""
+        algorithm, mechanism = self.algorithm, self.mechanism
         if isinstance(model, SequentialRecommender):
             model.ready()
         if not isinstance(model, algorithm.accepts):
@@ -123,24 +133,18 @@ class Experiment:
             )
         if algorithm.trains:
             check_groups(mechanism.clipping, model.shared_arrays(), type(model).__name__)
-        sensitivity = algorithm.sensitivity(mechanism.terms.unit)
-        check_compatible(type(algorithm).__name__, mechanism, sensitivity, mechanism.terms.unit)
+        unit = mechanism.terms.unit
+        check_compatible(type(algorithm).__name__, mechanism, algorithm.sensitivity(unit), unit)
         if mechanism.pools_users and algorithm.trains and not algorithm.pools_users:
             raise RefusedError(
                 f"{type(algorithm).__name__} can't train the users of a gateway as one: take privacy=user, or "
                 "another model="
             )
-        if mechanism.terms.unit == Unit.INTERACTION and self.node()["dataset"].get("minimum", 1) > 1:
+        if unit == Unit.INTERACTION and self.node()["dataset"].get("minimum", 1) > 1:
             raise RefusedError(
                 "dataset.minimum drops users by how many interactions they have: at interaction level a single one "
                 "could decide that; use dataset.minimum=1 or privacy=user"
             )
-        if self.evaluation.select == "best" and mechanism.terms.protects:
-            raise RefusedError("evaluation.select=best looks at exact validation figures: it needs privacy=none")
-        privacy = mechanism.calibrated(self.plan(dataset), sensitivity)
-        ready = self._with_sizes(self.plan(dataset))
-        values = {f.name: getattr(privacy, f.name) for f in fields(privacy) if f.init}  # pyright: ignore[reportArgumentType]
-        return ready.varied({"privacy": {"_target_": self.node()["privacy"]["_target_"], **values}})
 
     def _with_sizes(self, plan: TrainingPlan) -> "Experiment":
         """Return the experiment with the bounds that follow from the plan's public sizes written into the document."""

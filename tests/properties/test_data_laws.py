@@ -141,11 +141,11 @@ def test_moments_become_seconds_since_1970_whatever_their_unit() -> None:
 
 
 def test_a_mapping_keeps_what_it_does_not_name() -> None:
-    default = ColumnMapping("user", "item", "time", "value")
+    default = ColumnMapping("user", "item", "time", "value", "event")
     assert map_columns(None, default) == default
-    assert map_columns({"time": None, "user": "who"}, default) == ColumnMapping("who", "item", None, "value")
+    assert map_columns({"time": None, "user": "who"}, default) == ColumnMapping("who", "item", None, "value", "event")
     assert default.settings() == {role: f"dataset.columns.{role}" for role in ROLES}
-    assert set(replace(default, value=None).settings()) == {"user", "item", "time"}
+    assert set(replace(default, value=None).settings()) == {"user", "item", "time", "event"}
     for wrong, said in (({"usr": "x"}, "Did you mean 'user'"), ({"user": None}, "must each name a column")):
         with pytest.raises(FedrecError, match=said):
             map_columns(wrong, default)
@@ -285,9 +285,12 @@ def test_repairs_drop_what_a_loop_drops_and_count_it(
     gone = len(found) - len(distinct), len(distinct) - len(settled), len(settled) - len(enough)
     users = sum(counts[user] < minimum for user in {row[0] for row in found})
     assert [count for _, count in log.repairs] == [count for count in (*gone, users) if count]
-    assert log.repeats == len(distinct) - pairs
+    assert log.repeats.rows == len(distinct) - pairs
     values = {pair: {row[3] for row in found if row[:2] == pair} for pair in {row[:2] for row in found}}
-    assert log.disagreeing == sum(len(some) > 1 for some in values.values())
+    assert log.repeats.disagreeing == sum(len(some) > 1 for some in values.values())
+    had = [any(other[:2] == row[:2] for _, other in in_time[:n]) for n, (_, row) in enumerate(in_time)]
+    last = {row[0]: again for (_, row), again in zip(in_time, had, strict=True)}
+    assert log.repeats.last == sum(last.values())
 
 
 @settings(max_examples=40)

@@ -164,7 +164,7 @@ def test_a_data_set_has_one_spelling_and_a_short_one(tmp_path: Path, capsys: pyt
 
 def test_columns_are_told_by_their_names_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "purchases.csv"
-    body = "".join(f"c{u},{u * 7 % 5},{n},{n}\n" for u in range(9) for n in range(4))
+    body = "".join(f"c{u},{u + n},{n},{n}\n" for u in range(9) for n in range(4))
     path.write_text(f"customer_id,SKU,Order Date,price\n{body}")
     main(["data", "check", str(path)])
     assert "user = customer_id, item = SKU, time = Order Date" in capsys.readouterr().err

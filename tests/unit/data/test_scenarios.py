@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from fedrec.cli.data import summary
 from fedrec.data.catalogue import common_words
 from fedrec.data.dataset import Dataset, links_between
 from fedrec.data.datasets.ecommerce import AmazonVideoGames, OnlineRetailII
@@ -20,6 +19,7 @@ from fedrec.data.item_features import feature_vectors
 from fedrec.data.prepare import unordered
 from fedrec.data.sources import Rows
 from fedrec.errors import FedrecError
+from fedrec.report.data_check import summary
 from tests.support import scenario_layouts as layouts
 from tests.support.tiny import interactions_of
 
