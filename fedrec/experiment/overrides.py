@@ -3,7 +3,6 @@
 A typo is answered from here, before Hydra or torch is imported. Hydra composes; a test holds this reading to it.
 """
 
-import csv
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,26 +36,6 @@ ENTRY_POINTS = {
 SWEEP = "a sweep is a study: fedrec study PLAN --values 1,2 (fedrec study --help)"
 # What a statistic has no use for (its own bound is the clip, and nothing is trained), and what DP-SGD replaces.
 TRAINING_ONLY = ("clip", "clipping", "dense_share", "sample_rate", "local_steps", "denominator", "target", "bit_share")
-# What columns are called elsewhere, in small letters and without spaces or underscores.
-USER_WORDS = ("user", "customer", "member", "visitor", "account", "reader", "listener")
-ITEM_WORDS = ("item", "product", "sku", "stock", "article", "movie", "film", "track", "song", "book", "asin", "isbn")
-TIME_WORDS = (
-    "timestamp",
-    "date",
-    "datetime",
-    "orderdate",
-    "invoicedate",
-    "purchasedate",
-    "eventtime",
-    "createdat",
-    "ts",
-)
-COLUMN_NAMES = {
-    "user": {f"{word}{end}" for word in USER_WORDS for end in ("", "id", "no", "number")},
-    "item": {f"{word}{end}" for word in ITEM_WORDS for end in ("", "id", "no", "number", "code")},
-    "time": {*TIME_WORDS, "time"},
-}
-SEPARATORS = {"comma": ",", "tab": "\t", "\\t": "\t", "semicolon": ";", "pipe": "|"}
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first reads ten times as fast
 HEADER = 1 << 12  # bytes of a file by which it is told whether it begins with a line of names
 BY_DP_SGD = {"epochs": "local_steps", "batch_size": "sample_rate", "denominator": "denominator"}
@@ -171,7 +150,7 @@ class Conf:
     def origins(self, overrides: Sequence[str]) -> dict[str, str]:
         """Return where the value of each key comes from: a file under conf/, or an override."""
         parsed = [Override.parse(text) for text in overrides]
-        given = {one.key: one.choice for one in parsed if one.key in self.groups}
+        given = {one.key: one.content for one in parsed if one.key in self.groups}
         found = {key: _told(where, value) for where, node in self.layers(given) for key, value in items(node)}
         return found | {one.key: f"override {one.text}" for one in parsed if one.key not in self.groups}
 
@@ -312,30 +291,26 @@ def unquoted(text: str) -> str:
 
 
 def guess_columns(overrides: Sequence[str]) -> list[str]:
-    """Return settings for columns of a CSV that have another name than the default, and say so.
+    """Return settings for the columns of a file that have another name than the default, and say so.
 
-    Only what the header alone decides: one column, and no more, whose name is one of the words for its part.
+    What the first rows don't tell is an error that asks for all of it at once.
     """
-    given = {one.key: one.content for one in map(Override.parse, overrides)}
-    header = read_header(Path(given.get("dataset.path", "")), given)
-    made = dict[str, str]()
-    for role, names in COLUMN_NAMES.items():
-        found = [column for column in header if re.sub(r"[\W_]", "", column.lower()) in names]
-        if role not in header and len(found) == 1 and f"dataset.columns.{role}" not in given:
-            made[role] = found[0]
-    if made:
-        told = ", ".join(f"{role} = {column}" for role, column in made.items())
-        print(f"columns by their names: {told} (dataset.columns.*=COLUMN chooses others)", file=sys.stderr)
-    return [f"dataset.columns.{role}={column}" for role, column in made.items()]
+    from fedrec.data.io.files import FileOptions
+    from fedrec.data.propose import ask, propose, read_head
 
-
-def read_header(path: Path, given: Mapping[str, str]) -> list[str]:
-    """Return the names in the first line of a text file; none where it is no such file."""
-    separator = SEPARATORS.get(given.get("dataset.separator", "comma"), given.get("dataset.separator", ","))
-    if not path.is_file() or path.suffix in (".parquet", ".pq") or len(separator) != 1:
+    given = {one.key: one.content for one in map(Override.parse, overrides) if one.key.startswith("dataset.")}
+    path, start = given.get("dataset.path", ""), "dataset.columns."
+    told = {name: given.get(f"dataset.{name}", "null") for name in FileOptions.__dataclass_fields__}
+    options: dict[str, Any] = {name: value for name, value in told.items() if value != "null"}
+    if not path:
         return []
-    with path.open("rb") as binary:
-        if b"\0" in (start := binary.read(HEADER)) or start.lstrip()[:1] in (b"{", b"[", b"\x1f", b"\x28"):
-            return []  # no text as it stands: packed, JSON, another encoding
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [column.strip() for column in next(csv.reader([file.readline()], delimiter=separator), [])]
+    head = read_head(path, FileOptions(**options))
+    known = {key.removeprefix(start): None if name == "null" else name for key, name in given.items() if start in key}
+    found = propose(head, known) if len(head) > 1 else None
+    if found is None:
+        return []
+    if found.unsure:
+        raise ask(path, head, found)
+    if found.columns:
+        print(f"columns: {found.told()}; dataset.columns.*=COLUMN chooses others", file=sys.stderr)
+    return [f"{start}{part}={'null' if column is None else column}" for part, column in found.columns.items()]

@@ -167,12 +167,13 @@ def test_columns_are_told_by_their_names_and_said(tmp_path: Path, capsys: pytest
     body = "".join(f"c{u},{u + n},{n},{n}\n" for u in range(9) for n in range(4))
     path.write_text(f"customer_id,SKU,Order Date,price\n{body}")
     main(["data", "check", str(path)])
-    assert "user = customer_id, item = SKU, time = Order Date" in capsys.readouterr().err
+    assert "user = customer_id (by its name), item = SKU (by its name), time = Order Date" in (capsys.readouterr().err)
     given = ["dataset=csv", f"dataset.path={path}", "dataset.columns.time=price"]
     assert guess_columns(given) == ["dataset.columns.user=customer_id", "dataset.columns.item=SKU"]
-    path.write_text("customer_id,member,user_x,item\n")
-    assert guess_columns(given) == []  # two could be the user: nothing is guessed
-    assert guess_columns(["dataset=csv"]) == guess_columns(["dataset=csv", "dataset.path=gone.csv"]) == []
+    path.write_text("customer_id,member_id,item,price\n1,2,3,4\n")
+    with pytest.raises(FedrecError, match=r"the user \(customer_id or member_id\?\).*dataset.columns.user=customer_id"):
+        guess_columns(given)
+    assert guess_columns(["dataset=csv"]) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Which column plays which part, told from names and values as they come from elsewhere."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fedrec.data.io.files import FileOptions
+from fedrec.data.propose import ask, propose, read_head
+
+UNIX, ISO, NUMBER, WORD = ["1365032707", "1365032708"], ["2013-04-03T23:45:07Z"], ["4", "3.5"], ["a", "b"]
+
+
+def head(**columns: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    return columns
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "expected"),
+    [
+        ("userId,movieId,rating,timestamp", [NUMBER, NUMBER, NUMBER, UNIX], "userId movieId timestamp rating"),
+        ("customer_id,sku,order_date,price", [WORD, WORD, ISO, NUMBER], "customer_id sku order_date"),
+        ("reviewerID,asin,overall,unixReviewTime,reviewTime", [WORD, WORD, NUMBER, UNIX, ["09 13, 2009"]],
+         "reviewerID asin unixReviewTime overall"),
+        ("Member_number,Date,itemDescription,item", [NUMBER, ["21-07-2015"], WORD, WORD], "Member_number Date"),
+        ("timestamp,visitorid,event,itemid,transactionid", [UNIX, NUMBER, WORD, NUMBER, NUMBER],
+         "visitorid itemid timestamp"),
+        ("user_id:token,item_id:token,timestamp:float", [WORD, WORD, UNIX],
+         "user_id:token item_id:token timestamp:float"),
+        ("Kundennummer,Artikelnummer,Datum,Bewertung", [NUMBER, NUMBER, ISO, NUMBER],
+         "Kundennummer Artikelnummer Datum Bewertung"),
+        ("id_client,produit,créé,note", [NUMBER, WORD, ISO, NUMBER], "id_client produit créé note"),
+        ("product/productId,review/userId,review/score,review/time", [WORD, WORD, NUMBER, UNIX],
+         "review/userId product/productId review/time review/score"),
+        ("uid,iid,ts", [WORD, WORD, UNIX], "uid iid ts"),
+        ("household_id,product_id,product_name,release_date,purchased_at", [WORD, WORD, WORD, ISO, ISO],
+         "household_id product_id purchased_at"),
+        ("user,item", [WORD, WORD], "None"),
+        ("user,item,time,stars", [WORD, WORD, UNIX, WORD], ""),
+    ],
+)  # fmt: skip
+def test_names_from_elsewhere_are_understood(names: str, values: list[list[str]], expected: str) -> None:
+    columns = dict(zip(names.split(","), values, strict=True))
+    found = propose(columns, {})
+    assert " ".join(str(column) for column in found.columns.values()) == expected and not found.unsure
+    assert found.columns.keys() == found.why.keys()
+
+
+def test_what_is_given_is_not_proposed_and_plays_no_other_part() -> None:
+    columns = head(user_id=WORD, customer_id=WORD, item=WORD, when=ISO)
+    assert propose(columns, {}).unsure == {"user": ["user_id", "customer_id"]}
+    assert propose(columns, {"user": "customer_id"}).columns == {"time": "when"}
+    assert propose(columns, {"user": "customer_id", "time": None}).columns == {}
+
+
+def test_all_that_is_missing_is_asked_for_at_once() -> None:
+    columns = head(a=WORD, b=WORD, order_date=ISO, ship_date=ISO)
+    found = propose(columns, {})
+    assert found.unsure == {"user": [], "item": [], "time": ["order_date", "ship_date"]}
+    said = str(ask("my log.csv", columns, found))
+    assert "the user and the item and the time (order_date or ship_date?)" in said and "a (a, b, ...)" in said
+    assert said.endswith(
+        "fedrec data check 'my log.csv' dataset.columns.user=COLUMN dataset.columns.item=COLUMN "
+        "dataset.columns.time=order_date"
+    )
+
+
+def test_times_are_found_by_their_values_where_one_column_alone_has_them() -> None:
+    found = propose(head(user=WORD, item=WORD, c=ISO, price=NUMBER), {})
+    assert found.columns == {"time": "c"} and "values are times" in found.told()
+
+
+def test_the_head_is_that_of_any_kind_of_file(tmp_path: Path) -> None:
+    rows = [("u1", "i1", 5), ("u2", "i2", 6)]
+    (tmp_path / "log.csv").write_text("who;what;at\n" + "".join(f"{a};{b};{c}\n" for a, b, c in rows))
+    objects = (dict(zip(("who", "what", "at"), row, strict=True)) for row in rows)
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in objects))
+    (tmp_path / "parts").mkdir()
+    columns = dict(zip(("who", "what", "at"), map(list, zip(*rows, strict=True)), strict=True))
+    parquet.write_table(pa.table(columns), tmp_path / "parts" / "one.parquet")
+    expected = {"who": ["u1", "u2"], "what": ["i1", "i2"], "at": ["5", "6"]}
+    for name, options in (
+        ("log.csv", FileOptions(separator=";")),
+        ("log.jsonl", FileOptions()),
+        ("parts", FileOptions()),
+    ):
+        assert read_head(str(tmp_path / name), options) == expected, name
+    (tmp_path / "bare.csv").write_text("7,8,9\n4,5,6\n")
+    assert read_head(str(tmp_path / "bare.csv"), FileOptions()) == {}
+    assert read_head(str(tmp_path / "log.csv"), FileOptions(layout="lists")) == {}
