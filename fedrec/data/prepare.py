@@ -94,7 +94,7 @@ def prepare_mapped(mapped: MappedRows, settings: SourceOptions, plan: PrepareOpt
         plan,
         dropped=(*plan.dropped, *mapped.dropped),
         read=mapped.read,
-        findings=mapped.findings,
+        findings=(*plan.findings, *mapped.findings),
         reading=replace(mapped.reading, form=form),
     )
     return prepare_dataset(mapped.chosen, settings, told)

@@ -37,7 +37,6 @@ SWEEP = "a sweep is a study: fedrec study PLAN --values 1,2 (fedrec study --help
 # What a statistic has no use for (its own bound is the clip, and nothing is trained), and what DP-SGD replaces.
 TRAINING_ONLY = ("clip", "clipping", "dense_share", "sample_rate", "local_steps", "denominator", "target", "bit_share")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first reads ten times as fast
-HEADER = 1 << 12  # bytes of a file by which it is told whether it begins with a line of names
 BY_DP_SGD = {"epochs": "local_steps", "batch_size": "sample_rate", "denominator": "denominator"}
 
 

@@ -1,9 +1,14 @@
 """Any file of interactions, by a mapping of its columns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from fedrec.data.attributes import ItemColumns, describe_items
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
+from fedrec.data.facts import Finding
 from fedrec.data.io.databases import is_url
 from fedrec.data.io.files import FileOptions, by_number, find_file, hint_for, read_file
 from fedrec.data.io.lists import exploded
@@ -29,7 +34,13 @@ class Delimited(FileOptions, MappedSource):
 
     `columns` says what the file calls user, item, time and value, by name or by number from 0. Ids are text or whole
     numbers; the catalogue is made of the items seen.
+
+    `items` names a further file with a row for each item: its `path`, the `columns` with the `id` and the `title`, and
+    the `features` (null: all columns that fit). `separator`, `encoding` and `header` are as the log's where null;
+    `between` stands between several values of one field.
     """
+
+    items: Mapping[str, Any] | None = None
 
     def load(self) -> Dataset:
         """Read the file that `path` names."""
@@ -42,8 +53,31 @@ class Delimited(FileOptions, MappedSource):
         table, dropped = table.without_missing(names) if self.missing == "drop" else (table, 0)
         mapped = map_rows(table, columns, self.events, whole)
         del table, whole
+        catalogue, said = self._catalogue()
         incomplete = ((INCOMPLETE, dropped),) if dropped else ()
-        return prepare_mapped(mapped, self, PrepareOptions(called(self.path), dropped=incomplete), self.form(self.path))
+        plan = PrepareOptions(called(self.path), catalogue, dropped=incomplete, findings=said)
+        return prepare_mapped(mapped, self, plan, self.form(self.path))
+
+    def _catalogue(self) -> tuple[Catalogue | None, tuple[Finding, ...]]:
+        """Return the catalogue of the file of items, where there is one."""
+        items = dict(self.items or {})
+        if items.get("path") is None:
+            return None, ()
+        how = {name: items[name] for name in ("separator", "encoding", "header") if items.get(name) is not None}
+        table = read_file(str(items["path"]), replace(self, layout="rows", list_separator=None, **how), [])
+        named = {part: str(name) for part, name in (items.get("columns") or {}).items() if name is not None}
+        given = None if items.get("features") is None else [str(name) for name in items["features"]]
+        numbered = [by_number(name, table.columns) for name in given or ()]
+        title = by_number(named["title"], table.columns) if "title" in named else None
+        return describe_items(
+            table,
+            ItemColumns(
+                by_number(named.get("id", "item"), table.columns),
+                title,
+                None if given is None else numbered,
+                between=str(items.get("between") or "|"),
+            ),
+        )
 
     def _table(self, path: str, columns: ColumnMapping) -> tuple[Table, ColumnMapping]:
         """Return the columns of the file, and the names of those that are read."""
