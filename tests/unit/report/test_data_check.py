@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.cli import main
+from fedrec.cli.main import main
 from fedrec.report.data_check import kind_of
 
 
