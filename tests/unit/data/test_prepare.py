@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedrec.data.catalogue import Catalogue, films, multi_hot, position, split_genres, year_of
 from fedrec.data.dataset import Dataset
 from fedrec.data.io.table import Tokens
-from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME, NO_TIME, PrepareOptions, prepare_dataset
+from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME, NO_TIME, PrepareOptions, order_by, prepare_dataset
 from fedrec.data.repairs import (
     BELOW_MINIMUM,
     BELOW_THRESHOLD,
@@ -213,3 +213,11 @@ def test_film_features_are_genres_year_and_position() -> None:
     assert catalogue.feature_names == ("genre:Comedy", "genre:Drama", "year", "position")
     assert catalogue.features.tolist() == [[1, 1, 1995, 0], [0, 0, 1995, 0.5]]
     assert catalogue.features.dtype == np.float32
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, -(2**62), 2**62])), min_size=1, max_size=12))
+def test_rows_are_ordered_by_user_then_time_then_the_file(found: list[tuple[int, int]]) -> None:
+    """Times that lie too far apart for one key are ordered by two."""
+    user, rank = (np.array(column) for column in zip(*found, strict=True))
+    expected = sorted(range(len(found)), key=lambda n: (found[n], n))
+    assert order_by(user.astype(np.int32), rank.astype(np.int64)).tolist() == expected
