@@ -303,6 +303,8 @@ def guess_columns(overrides: Sequence[str]) -> list[str]:
     options: dict[str, Any] = {name: value for name, value in told.items() if value != "null"}
     if not path:
         return []
+    if options.get("layout") == "lists" and f"{start}time" not in given:
+        return [f"{start}time=null"]  # a line of items has their order, and no times
     head = read_head(path, FileOptions(**options))
     known = {key.removeprefix(start): None if name == "null" else name for key, name in given.items() if start in key}
     found = propose(head, known) if len(head) > 1 else None

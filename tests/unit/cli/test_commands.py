@@ -174,6 +174,7 @@ def test_columns_are_told_by_their_names_and_said(tmp_path: Path, capsys: pytest
     with pytest.raises(FedrecError, match=r"the user \(customer_id or member_id\?\).*dataset.columns.user=customer_id"):
         guess_columns(given)
     assert guess_columns(["dataset=csv"]) == []
+    assert guess_columns(["dataset=csv", "dataset.path=x", "dataset.layout=lists"]) == ["dataset.columns.time=null"]
 
 
 @pytest.mark.parametrize(
