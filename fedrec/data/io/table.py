@@ -95,7 +95,8 @@ class Table:
             return read_moments(self._plain(name), self.times)
         except NotATimeError as error:
             row, right = error.args
-            self._refuse(row, f"{name} '{self._shown(name, row)}'", right)
+            shown = self._shown(name, row)
+            self._refuse(row, f"{name} '{shown}'", right if shown else right + self.ids.advice)
 
     def without_missing(self, names: Iterable[str]) -> tuple["Table", int]:
         """Return the rows that hold something in every one of these columns, and how many do not."""

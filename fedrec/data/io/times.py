@@ -235,7 +235,8 @@ def _each(texts: Any, parse: Callable[[str], datetime], said: str, zoned: bool |
                 raise ValueError(f"the first row has {'a' if zoned else 'no'} zone: all or none")
         except ValueError as error:
             row = int(np.flatnonzero(codes == code)[0])
-            raise NotATimeError(row, f"{EXPECTED}; {error}") from error
+            right = EXPECTED.replace("%d.%m.%Y", "%d/%m/%Y") if text.count("/") == 2 else EXPECTED
+            raise NotATimeError(row, right + ("" if "isoformat" in str(error) else f"; {error}")) from error
         since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH
         made.append((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
     return Moments(np.array(made, np.int64)[codes], _dates_clock("us", f"{said}, as UTC"))
