@@ -54,7 +54,7 @@ class AutomaticModel:
 def choose_model(dataset: Dataset, mechanism: Mechanism, plan: TrainingPlan) -> Choice:
     """Return what suits a data set under a mechanism, by what is public of both."""
     features = [name for name in dataset.catalogue.feature_names if name != POSITION]
-    timed, protects = dataset.split not in (BY_FILE, BY_CHANCE), mechanism.terms.protects
+    timed, protects = not dataset.split.startswith((BY_FILE, BY_CHANCE)), mechanism.terms.protects
     told = f"{len(features)} item features" if features else "no item features"
     if mechanism.terms.unit == Unit.INTERACTION:
         return Choice((f"model={'content' if features else 'popularity'}",), f"{told}, each interaction hidden")

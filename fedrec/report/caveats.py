@@ -82,10 +82,10 @@ def _short(values: Mapping[str, Any]) -> str:
 
 
 def _unordered(values: Mapping[str, Any]) -> str:
-    split = values["dataset"].get("split")
-    if split == BY_FILE:
+    split = values["dataset"].get("split") or ""
+    if split.startswith(BY_FILE):
         return "The data have no times: what is held out is each user's last row in the file, perhaps not in time."
-    if split == BY_CHANCE:
+    if split.startswith(BY_CHANCE):
         return "The data have no times: what is held out was drawn at random, so that nothing tells what comes next."
     return ""
 
