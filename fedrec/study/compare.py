@@ -57,6 +57,8 @@ def groups_of(paths: Sequence[str]) -> list[Group]:
         document = read(path / "config.yaml").document
         known = canonical_document(document)  # a run of an older fedrec has other names for the same classes
         settings = {**NEWER, **{key: value for key, value in flat(known).items() if key not in APART}}
+        if settings["engine"] in ("kernel", "vectorized"):  # what `auto` was settled to, with results to rounding
+            settings["engine"] = "auto"
         found.setdefault(json.dumps(settings, sort_keys=True), []).append((path, document))
     groups = [_group(json.loads(key), runs) for key, runs in found.items()]
     if len(groups) < 2:

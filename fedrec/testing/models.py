@@ -156,14 +156,10 @@ class ModelContract:
         assert trained.loss(batch).sum().item() < first
 
     @pytest.mark.parametrize("training", engines.TRAININGS)
-    @pytest.mark.parametrize("engine", engines.ENGINES)
-    def test_an_engine_trains_as_each_device_alone(
-        self, trained: TrainableRecommender, engine: str, training: str
-    ) -> None:
+    def test_its_kernel_trains_as_each_device_alone(self, trained: TrainableRecommender, training: str) -> None:
         """With the same draws, to 1e-5 of what devices contribute, and to few whole numbers at a rounding edge."""
-        settings, mechanism = engines.TRAININGS[training]
-        if not engines.trains(engine, trained, settings):
-            pytest.skip(f"the {engine} engine does not take {type(trained).__name__}")
-        found = engines.differences(engine, trained, settings, mechanism, engines.devices(ITEMS))
+        if trained.closed_form is None:
+            pytest.skip(f"{type(trained).__name__} names no closed form: it has no kernel")
+        found = engines.differences("kernel", trained, *engines.TRAININGS[training], engines.devices(ITEMS))
         assert found.update < engines.WITHIN and found.private < 1e-4 and found.loss < 1e-4
         assert found.edges <= engines.EDGES * found.numbers
