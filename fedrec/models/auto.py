@@ -20,7 +20,6 @@ from typing import ClassVar
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
-from fedrec.data.prepare import BY_CHANCE, BY_FILE
 from fedrec.errors import FedrecError
 from fedrec.privacy.accounting.composition import noise_multiplier
 from fedrec.privacy.guarantee import Trust, Unit
@@ -54,7 +53,7 @@ class AutomaticModel:
 def choose_model(dataset: Dataset, mechanism: Mechanism, plan: TrainingPlan) -> Choice:
     """Return what suits a data set under a mechanism, by what is public of both."""
     features = [name for name in dataset.catalogue.feature_names if name != POSITION]
-    timed, protects = not dataset.split.startswith((BY_FILE, BY_CHANCE)), mechanism.terms.protects
+    timed, protects = dataset.facts is None or dataset.facts.order == "time", mechanism.terms.protects
     told = f"{len(features)} item features" if features else "no item features"
     if mechanism.terms.unit == Unit.INTERACTION:
         return Choice((f"model={'content' if features else 'popularity'}",), f"{told}, each interaction hidden")

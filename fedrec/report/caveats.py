@@ -6,8 +6,6 @@ Everything here is read from what a run's metrics.json says anyway; no figure is
 from collections.abc import Mapping
 from typing import Any
 
-from fedrec.data.prepare import BY_CHANCE, BY_FILE
-
 FEW_USERS = 200  # below, the interval over users is wider than methods differ
 MUCH_CHANCE = 0.1  # what blind chance reaches against 99 sampled items
 HELD_BY_TIES = 0.05  # of NDCG@10
@@ -21,10 +19,9 @@ def find_caveats(values: Mapping[str, Any], fitting: str | None = None) -> list[
     `fitting` is the model that suits such data by what is public of them.
     """
     found = (
-        _known(values),
+        *_of_data(values["dataset"]),
         _chance(values),
         _short(values),
-        _unordered(values),
         _few(values),
         _tied(values),
         _poor(values, fitting),
@@ -47,14 +44,19 @@ def _between(least: int, most: int) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def _known(values: Mapping[str, Any]) -> str:
-    known, users = values["dataset"].get("known_targets"), values["dataset"]["users"]
-    if not known:
-        return ""
-    return (
-        f"Of {users:,} users {known:,} had used their held-out item before: a hit on it says what people take again, "
-        "not what is new to them (dataset.repeats=first keeps the first of each pair)."
-    )
+def _of_data(data: Mapping[str, Any]) -> list[str]:
+    """Return what was found in the rows, and that they have no times where nothing else is said of their order."""
+    found = data.get("findings", ())
+    said = [_sentence(one["text"], one["setting"]) for one in found]
+    if data.get("order") == "random":
+        said.append("What is held out was drawn at random: nothing here says how well what comes next is foreseen.")
+    if data.get("order") == "file" and not any(one["setting"].startswith("dataset.order") for one in found):
+        said.append("What is held out is each user's last row in the file, which need not be the last in time.")
+    return said
+
+
+def _sentence(text: str, setting: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{f' ({setting})' if setting else ''}."
 
 
 def _chance(values: Mapping[str, Any]) -> str:
@@ -79,15 +81,6 @@ def _short(values: Mapping[str, Any]) -> str:
         f"{who} {test['users']:,} users had fewer than {sampled['negatives']} other items to be ranked against "
         f"({_between(least, most)} drawn): sampled figures can't be compared with anybody else's{left_out}."
     )
-
-
-def _unordered(values: Mapping[str, Any]) -> str:
-    split = values["dataset"].get("split") or ""
-    if split.startswith(BY_FILE):
-        return "The data have no times: what is held out is each user's last row in the file, perhaps not in time."
-    if split.startswith(BY_CHANCE):
-        return "The data have no times: what is held out was drawn at random, so that nothing tells what comes next."
-    return ""
 
 
 def _few(values: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """metrics.json: the contract with tools outside."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fedrec.evaluation.batched import chance_of_a_hit
@@ -14,8 +15,10 @@ from fedrec.storage.run_folder import EXACT_LABEL
 
 if TYPE_CHECKING:
     from fedrec.data.dataset import Dataset
+    from fedrec.data.facts import Finding
     from fedrec.federated.state import RunContext, TrainingOutcome
 
+LIKES = ("dataset.threshold",)
 CONTRACT_BASELINES = ("popularity", "private_popularity", "no_privacy")
 
 
@@ -67,7 +70,16 @@ def described(dataset: "Dataset") -> dict[str, Any]:
         "synthetic": dataset.synthetic,
         "catalogue": dataset.catalogue.origin,
         "repairs": dict(dataset.repairs),
+        "order": dataset.facts.order if dataset.facts else None,
+        "findings": [asdict(one) for one in faults(dataset)],
     }
+
+
+def faults(dataset: "Dataset") -> "list[Finding]":
+    """Return what was found wrong in the rows; which of a scale's ratings are likes is a choice, and no fault."""
+    ratings = dataset.facts.ratings if dataset.facts else None
+    chosen = LIKES if ratings is not None and ratings.low > 0 else ()
+    return [one for one in dataset.findings if not one.setting.startswith(chosen)]
 
 
 def ended_early(played: int, rounds: int) -> str | None:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import pytest
 import fedrec
 from fedrec.cli.main import main
 from fedrec.data.dataset import Dataset
-from fedrec.data.prepare import BY_FILE
 from fedrec.errors import FedrecError
 from fedrec.experiment.automatic import asks_for_choice, load_chosen
 from fedrec.experiment.experiment import load_dataset
@@ -24,9 +22,12 @@ def chosen(users: int, *overrides: str, timed: bool = True, features: tuple[str,
     """Return what is chosen for data of these public sizes."""
     experiment, dataset = small(*overrides, base=[*SMALL, "model=popularity"])
     catalogue = replace(dataset.catalogue, feature_names=("position", *features))
-    changes: dict[str, Any] = {"catalogue": catalogue} | ({} if timed else {"split": BY_FILE})
+    assert dataset.facts is not None
+    facts = replace(dataset.facts, order="time" if timed else "file")
     plan = replace(experiment.plan(dataset), population=users)
-    return " ".join(choose_model(replace(dataset, **changes), experiment.mechanism, plan).overrides)
+    return " ".join(
+        choose_model(replace(dataset, catalogue=catalogue, facts=facts), experiment.mechanism, plan).overrides
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_setting_of_another_model_is_refused_with_the_choice(log: list[str]) -
 def test_the_choice_does_not_look_at_what_users_did(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = load_dataset(load(log).experiment)
     experiment = load([*log, "model=popularity", "privacy=user"]).experiment
-    hidden = SimpleNamespace(catalogue=dataset.catalogue, split=dataset.split)
+    hidden = SimpleNamespace(catalogue=dataset.catalogue, facts=SimpleNamespace(order="time"))
     plan = experiment.plan(dataset)
     assert choose_model(hidden, experiment.mechanism, plan) == choose_model(dataset, experiment.mechanism, plan)  # type: ignore[arg-type]
 

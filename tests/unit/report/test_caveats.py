@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedrec
-from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME
+from fedrec.errors import FedrecError
 from fedrec.evaluation.batched import chance_of_a_hit, count_rivals
 from fedrec.experiment.rehearsal import check_tested
 from fedrec.report.caveats import find_caveats, sampled_heading
@@ -26,7 +26,7 @@ def figures(ndcg: float, low: float = 0.0, high: float = 0.0) -> dict[str, Any]:
 
 def values(**changes: Any) -> dict[str, Any]:
     return {
-        "dataset": {"name": "log", "users": 1000, "split": BY_TIME},
+        "dataset": {"name": "log", "users": 1000, "order": "time", "findings": []},
         "model": "mf",
         "privacy": {"unit": "user", "epsilon": 8.0},
         "test": {**figures(0.05), "fewer_candidates": 0, "chance_hr@10": 0.01},
@@ -67,9 +67,14 @@ def test_a_measure_that_is_spent_is_told(change: dict[str, Any], said: str) -> N
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"split": BY_FILE}, "each user's last row in the file"),
-        ({"split": BY_CHANCE}, "drawn at random"),
-        ({"known_targets": 7}, "Of 1,000 users 7 had used their held-out item before"),
+        ({"order": "file"}, "each user's last row in the file"),
+        ({"order": "random"}, "drawn at random"),
+        ({"findings": [{"text": "7 of 9 are known", "setting": ""}]}, "7 of 9 are known."),
+        ({"findings": [{"text": "all times are equal", "setting": "x=1 mends"}]}, "All times are equal (x=1 mends)."),
+        (
+            {"order": "file", "findings": [{"text": "rows by item", "setting": "dataset.order=random draws"}]},
+            "Rows by item (dataset.order=random draws).",
+        ),
     ],
 )
 def test_what_was_held_out_is_told(change: dict[str, Any], said: str) -> None:
@@ -143,9 +148,34 @@ def test_data_on_which_nothing_can_be_measured_cost_nothing(
     log: dict[str, list[int]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDREC_STATE", str(tmp_path / "state"))
-    with pytest.raises(fedrec.FedrecError, match=said):
+    with pytest.raises(FedrecError, match=said):
         fedrec.simulate(log, model="popularity", privacy="user", output=str(tmp_path), progress=False)
     assert not list(tmp_path.glob("state/ledger/*")) and not list(tmp_path.glob("*/config.yaml"))
+
+
+REPEATED = {  # each of 6 users uses 5 of 7 items in order, and then the first of them again; one repeats nothing
+    "user": [user for user in range(6) for _ in range(6)] + [6, 6, 6],
+    "item": [(user + n % 5) % 7 for user in range(6) for n in range(6)] + [0, 3, 6],
+    "time": list(range(39)),
+}
+
+
+def test_targets_that_were_known_are_told_where_repeats_are_kept(tmp_path: Path) -> None:
+    asked = {"model": "popularity", "privacy": "none", "output": str(tmp_path), "progress": False}
+    kept = fedrec.simulate(REPEATED, "dataset.repeats=all", **asked, name="all")
+    assert any("6 of 7 held-out items were used before" in text for text in kept.caveats)
+    first = fedrec.simulate(REPEATED, **asked, name="first")
+    assert not any("used before" in text for text in first.caveats)
+
+
+def test_which_ratings_are_likes_is_no_caveat_and_dislikes_are_one(tmp_path: Path) -> None:
+    log = frame(8, 6)
+    log["item"] = [(item + user) % 9 for user, item in zip(log["user"], log["item"], strict=True)]
+    asked = {"model": "popularity", "privacy": "none", "output": str(tmp_path), "progress": False}
+    for stars, said in (([1 + n % 5 for n in range(48)], False), ([(-1) ** n * 5 for n in range(48)], True)):
+        run = fedrec.simulate({**log, "stars": stars}, value="stars", **asked)
+        assert any("rated below 0" in text for text in run.caveats) == said
+        assert any("atings run from" in text for text in run.caveats) == said
 
 
 def test_one_item_that_somebody_lacks_is_enough_to_measure() -> None:
