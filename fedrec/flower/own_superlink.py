@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 CONNECTIONS = Path("/proc/net/tcp")
 LOCK_SECONDS = 60
+CACHE_KIB = 256  # of each of some 15 connections: 2 MB each would fill as the data base grows
 AGAIN = 'while kill -0 "$0" 2>/dev/null && ! "$@"; do sleep 1; done'  # $0 is the SuperLink
 
 
@@ -73,9 +74,10 @@ def start_again(command: list[str]) -> list[str]:
 
 
 def endure() -> None:
-    """Let Flower wait longer for its data base, and start its SuperExec again where it ended."""
+    """Let Flower wait longer for its data base, hold less of it, and start its SuperExec again where it ended."""
     database: Any = importlib.import_module("flwr.supercore.sql_mixin")
-    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", str(LOCK_SECONDS * 1000)))
+    own = ("busy_timeout", str(LOCK_SECONDS * 1000)), ("cache_size", str(-CACHE_KIB))
+    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, *own)
     program: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
     launch = program._get_superexec_command
 

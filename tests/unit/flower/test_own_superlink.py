@@ -24,7 +24,8 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation import NoOpFederationManager
 from sqlalchemy import text
 state = LinkStateFactory(sys.argv[1], NoOpFederationManager(), ObjectStoreFactory(sys.argv[1])).state()
-print(state._engine.connect().execute(text("pragma busy_timeout")).scalar())
+for name in ("busy_timeout", "cache_size"):
+    print(state._engine.connect().execute(text(f"pragma {name}")).scalar())
 """
 
 
@@ -45,4 +46,4 @@ def test_nothing_is_started_again_for_a_superlink_that_is_gone(tmp_path: Path) -
 def test_flower_waits_a_minute_for_its_data_base_and_starts_runs_through_a_keeper(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ENDURED, str(tmp_path / "flower.sqlite")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"['/bin/sh', '-c', {AGAIN!r}]", "True", "60000"]
+    assert done.stdout.splitlines() == [f"['/bin/sh', '-c', {AGAIN!r}]", "True", "60000", "-256"]
