@@ -17,6 +17,7 @@ from fedrec.audit.auditor import POINTS, Audit, lines, load_record, save_record
 from fedrec.audit.auditor import audit as run_audit
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
+from fedrec.federated.node import settled
 from fedrec.privacy.wording import format_terms
 from fedrec.report.html import write_page
 from fedrec.report.plot import check_installed
@@ -317,7 +318,8 @@ def audit(
 
 def keep(found: Audit, experiment: Experiment, run: Run | None) -> None:
     """Keep an audit where a card can cite it; the card of a run that is over cites it from now on."""
-    calibrated = experiment.calibrated(load_dataset(experiment))
+    dataset = load_dataset(experiment)
+    calibrated = settled(experiment, dataset).calibrated(dataset)
     path = save_record(found.json(), calibrated, None if run is None else run.folder)
     record = load_record(calibrated, path.parent)
     if run is not None and record is not None and (run.folder / "privacy_card.json").exists():

@@ -31,6 +31,7 @@ from fedrec.audit.trials import Trial
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.experiment.instantiate import environment as allowed_environment
+from fedrec.federated.node import settled
 from fedrec.paths import state_dir
 from fedrec.privacy.accounting.composition import compose_events
 from fedrec.privacy.guarantee import PrivacyGuarantee, Trust, Unit
@@ -100,6 +101,7 @@ def audit(
     """
     start = time.monotonic()
     dataset = load_dataset(experiment)
+    experiment = settled(experiment, dataset)  # what is audited is what runs of these settings train by
     calibrated = experiment.calibrated(dataset)
     mechanism, plan = calibrated.mechanism, calibrated.plan(dataset)
     threat_model_of(mechanism.terms, 1)

@@ -221,11 +221,13 @@ def noted(found: "Audit", experiment: "Experiment", run: Path | None) -> Path:
     """Keep an audit of a run or of settings; the card of a run that is over cites it from now on."""
     from fedrec.audit.auditor import load_record, save_record
     from fedrec.experiment.experiment import load_dataset
+    from fedrec.federated.node import settled
     from fedrec.report.html import write_page
     from fedrec.report.privacy_card import cite_audit
     from fedrec.storage.run_folder import RunFolder
 
-    calibrated = experiment.calibrated(load_dataset(experiment))
+    dataset = load_dataset(experiment)
+    calibrated = settled(experiment, dataset).calibrated(dataset)
     path = save_record(found.json(), calibrated, run)
     record = load_record(calibrated, path.parent)
     if run is not None and record is not None and (run / "privacy_card.json").exists():

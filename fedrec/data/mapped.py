@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from fedrec.data.facts import Finding
 from fedrec.data.io.table import ROLES, ColumnMapping, Table
@@ -142,4 +143,6 @@ def suspect_unread(table: Table, name: str, columns: ColumnMapping) -> Finding |
 def sample(table: Table, name: str) -> list[str]:
     """Return the different values, as text, of the first rows of a column, in the order in which they come."""
     column: Any = table.columns[name]
+    if pa.types.is_temporal(column.type):  # of which Python may have no room
+        return []
     return [str(value) for value in column.slice(0, SAMPLE).unique().to_pylist() if value is not None]

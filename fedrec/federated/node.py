@@ -162,6 +162,13 @@ def settle_engine(experiment: Experiment, model: Recommender) -> str:
     return "vectorized" if explain_no_kernel(experiment, model) else "kernel"
 
 
+def settled(experiment: Experiment, dataset: Dataset) -> Experiment:
+    """Return the experiment with the engine that `auto` means for its data."""
+    if experiment.engine != "auto":
+        return experiment
+    return experiment.varied({"engine": settle_engine(experiment, experiment.build_model(dataset.catalogue))})
+
+
 def explain_sequential(experiment: Experiment, model: Recommender) -> str | None:
     """Return why the devices of this experiment are trained one by one, or None where many are trained together."""
     algorithm = experiment.algorithm

@@ -21,7 +21,11 @@ from fedrec.study.results import finished, over_seeds
 FLIPS = 10_000
 PLACE = ("name", "run", "output", "overwrite", "keep_releases_mb")
 APART = (*PLACE, "seed", "nodes", "evaluation.baselines", "evaluation.baselines_seconds", "evaluation.every")
-NEWER = {"cohort.lost_rounds": 3}  # settings that runs of an older fedrec do not name, with what those did
+NEWER = {
+    "cohort.lost_rounds": 3,
+    "dataset.repeats": "first",
+    "dataset.order": None,
+}  # settings that runs of an older fedrec do not name, with what those did
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def test_metrics_follow_their_contract(finished: tuple[Path, dict, str]) -> None
     values = finished[1]
     assert {"name", "users", "items", "interactions"} <= values["dataset"].keys()
     assert (values["model"], values["algorithm"], values["mechanism"]) == ("content", "fedavg", "interaction")
-    assert values["engine"] == "cohort" and values["seed"] == 0
+    assert values["engine"] == "kernel" and values["seed"] == 0
     for kind in ("full", "sampled"):
         assert {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (5, 10, 20)} <= values["test"][kind].keys()
         low, high = values["test"][kind]["hr@10_ci"]

@@ -16,8 +16,8 @@ LAST = {"u0": "i4", "u1": "i2", "u2": "i6", "u3": "i8"}
 READ = {
     "before-1970": 24, "big-ids": 24, "bom-crlf-blank": 24, "column-with-colon": 24, "gz": 24, "index-column": 24,
     "iso-times": 20, "jsonl": 24, "leading-zeros": 24, "ms-times": 24, "numeric-header": 24, "path-home": 24,
-    "path-unicode": 24, "path-with-blank": 24, "pq-dictionary": 24, "pq-folder": 48, "pq-list": 8, "pq-ns": 24,
-    "pq-tz": 24, "pq-uint64": 24, "quoted-newline": 24, "signed-hash-ids": 24, "unicode": 24, "utf16": 24,
+    "path-unicode": 24, "path-with-blank": 24, "pq-dictionary": 24, "pq-folder": 24, "pq-list": 8, "pq-ns": 24,
+    "pq-tz": 24, "pq-uint64": 18, "quoted-newline": 24, "signed-hash-ids": 24, "unicode": 24, "utf16": 24,
 }  # fmt: skip
 SETTINGS = {  # what each refusal names, followed
     "backslash-quotes": ("log.csv:2", ["dataset.escape=backslash"]),

@@ -141,7 +141,7 @@ def frame(users: int, items: int) -> dict[str, list[int]]:
     [
         (frame(1, 5), "one user"),
         (frame(5, 1), "has an item held out"),
-        (frame(5, 4), "have used all 4 items"),
+        (frame(5, 4), "has used all 4 items"),
     ],
 )
 def test_data_on_which_nothing_can_be_measured_cost_nothing(
