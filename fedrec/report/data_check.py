@@ -12,13 +12,12 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.facts import Facts, plural
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
-from fedrec.experiment.overrides import Conf
+from fedrec.experiment.overrides import AUTO, Conf
 from fedrec.experiment.rehearsal import check_tested
 from fedrec.experiment.settings import Settings, load
 from fedrec.paths import populations
 from fedrec.privacy.ledger.projection import read_ledgers
 
-POSITION = ("position",)  # the features of a catalogue that has none of its own
 SHOWN = 3  # ids that are shown of each kind
 
 
@@ -43,7 +42,7 @@ def find_usable(dataset: Dataset, overrides: Sequence[str]) -> Usable:
     conf, models, refused = Conf.of(), dict[str, tuple[str, ...]](), dict[str, str]()
     kept = [one for one in overrides if one.partition("=")[0] not in ("model", "algorithm", "privacy", "rounds")]
     nodes = {choice: conf.layer("privacy", choice)[1]["privacy"] for choice in conf.groups["privacy"]}
-    for choice in conf.groups["model"]:
+    for choice in (one for one in conf.groups["model"] if one != AUTO):
         try:
             experiment = load([*kept, f"model={choice}", "privacy=none"]).experiment
             model = experiment.build_model(dataset.catalogue)
@@ -87,9 +86,7 @@ class DataCheck:
                 check_tested(settings.experiment, dataset)
         except FedrecError as error:
             problem = str(error)
-        return cls(
-            dataset, why, population, spent, find_usable(dataset, overrides), problem, next_command(dataset, overrides)
-        )
+        return cls(dataset, why, population, spent, find_usable(dataset, overrides), problem, next_command(overrides))
 
     def lines(self) -> list[str]:
         """Return what was found, one line each."""
@@ -157,14 +154,9 @@ def kind_of(ids: NDArray[np.str_]) -> str:
     return f"{'whole numbers' if number else 'text'} ({shown}{', ...' if len(ids) > SHOWN else ''})"
 
 
-def next_command(dataset: Dataset, overrides: Sequence[str]) -> str:
-    """Return the command that trains on the data set, ready to paste into a shell."""
-    parts = {one.partition("=")[0] for one in overrides}
-    plain = tuple(dataset.catalogue.feature_names) in ((), POSITION)
-    own = [
-        *(["model=ease"] if plain and "model" not in parts else []),
-        *([] if "privacy" in parts else ["privacy=user"]),
-    ]
+def next_command(overrides: Sequence[str]) -> str:
+    """Return the command that trains on the data set, ready to paste into a shell; the data choose the model."""
+    own = [] if any(one.startswith("privacy=") for one in overrides) else ["privacy=user"]
     return shlex.join(["fedrec", "simulate", *overrides, *own])
 
 

@@ -39,7 +39,11 @@ def test_a_file_is_checked_as_a_person_would(tmp_path: Path, capsys: pytest.Capt
     assert lines["population"].endswith("nothing spent")
     assert "privacy=" in lines[next(key for key in lines if key.startswith("model=") and "ease" in key)]
     command = shlex.split(lines["next"])
-    assert command[:2] == ["fedrec", "simulate"] and "dataset.columns.user" in lines["next"] and "model=ease" in command
+    assert (
+        command[:2] == ["fedrec", "simulate"]
+        and "dataset.columns.user" in lines["next"]
+        and command[-1] == "privacy=user"
+    )
     assert any(path in part for part in command)
 
 
