@@ -1,8 +1,7 @@
-"""What times are: whole numbers, when they count from, and what about them can't be one clock."""
+"""What times are: whole numbers, and when they count from."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,57 +46,3 @@ class Clock:
 
 
 NO_CLOCK = Clock()
-
-
-@dataclass(frozen=True, slots=True)
-class TimeFindings:
-    """What is suspicious about the times of n rows, counted; `first` and `last` are dates where the times are moments.
-
-    `tied` rows share their time with another row of the same user: file order decides between them. `future` rows lie
-    after now, `zeros` are exactly 0, `odd` are ten times as far from 1970 as most, or a tenth: of another unit.
-    """
-
-    rows: int
-    said: str
-    first: str
-    last: str
-    tied: int
-    zeros: int
-    future: int
-    odd: int
-    rounded: int
-
-    def lines(self) -> list[str]:
-        """Return one line for each thing that a person should look at."""
-        of = f"of {self.rows:,} rows"
-        found = (
-            (self.tied, f"share their time with another {of} of the same user: file order decides which is last"),
-            (self.rounded, f"{of} have times with an exponent (1.37E+09): a spreadsheet dropped their last digits"),
-            (self.zeros, f"{of} have the time 0: perhaps unknown ones"),
-            (self.future, f"{of} lie in the future: perhaps another unit, dataset.time_unit=s|ms|us|ns"),
-            (self.odd, f"{of} have times of another size than most: two units, or blanks, in one column"),
-        )
-        return [f"{count:,} {what}" for count, what in found if count]
-
-
-def find_suspicious(user: NDArray[Any], time: NDArray[np.int64], clock: Clock, now: datetime) -> TimeFindings:
-    """Return what is suspicious about times; rows are sorted by user, then time."""
-    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
-    tied = np.zeros(len(time), bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    seconds = (now - EPOCH).total_seconds()
-    size = np.abs(time.astype(np.float64))
-    usual = float(np.median(size)) if clock.per_second and len(size) else 0.0
-    odd = ((size > 10 * usual) | (size < usual / 10)) & (time != 0) if usual else np.zeros(len(time), bool)
-    return TimeFindings(
-        rows=len(time),
-        said=clock.said,
-        first=clock.date(int(time.min())) if len(time) else "",
-        last=clock.date(int(time.max())) if len(time) else "",
-        tied=int(tied.sum()),
-        zeros=int((time == 0).sum()) if usual else 0,
-        future=int((time > seconds * clock.per_second).sum()) if clock.per_second else 0,
-        odd=int(odd.sum()),
-        rounded=clock.rounded,
-    )

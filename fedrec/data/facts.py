@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.clock import Clock
 from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.sources import Rows
 
@@ -12,6 +13,7 @@ MANY_TIES = 0.1  # share of tested users from which on ties are worth a warning
 FEW_COMPARED = 12  # neighbours in a user's history that tell whether a file is sorted
 NEARLY_ALL = 0.95  # of the neighbours, in one direction: the file is sorted
 SCALE = 21  # different values of a scale of ratings, at most
+ODD = 10  # times as far from 1970 as most, or as near: of another unit
 LOW_END, HIGH_END = 0.4, 0.75  # of a scale of ratings: what is no like, and from where on all are
 
 
@@ -162,6 +164,23 @@ def suspect(facts: Facts, threshold: float | None, repeats: str) -> tuple[Findin
     if facts.ratings is not None and threshold is None:
         found += _of_ratings(facts, facts.ratings)
     return tuple(found)
+
+
+def suspect_times(time: NDArray[np.int64], clock: Clock, now: float) -> list[Finding]:
+    """Return what about times can't be one clock; `now` in seconds since 1970. What only orders rows has no clock."""
+    unit = "dataset.time_unit=s|ms|us|ns says another unit"
+    found = [(clock.rounded, "have times with an exponent (1.37E+09): a spreadsheet dropped their last digits", "")]
+    if clock.per_second and len(time):
+        size, zeros = np.abs(time.astype(np.float64)), time == 0
+        usual = float(np.median(size))
+        odd = ((size > ODD * usual) | (size < usual / ODD)) & ~zeros
+        found += [
+            (int(zeros.sum()), "have the time 0: perhaps unknown ones", ""),
+            (int((time > now * clock.per_second).sum()), "lie in the future", unit),
+            (int(odd.sum()), "have times of another size than most: two units, or blanks, in one column", unit),
+        ]
+    rows = f"of {len(time):,} rows"
+    return [Finding(f"{count:,} {rows} {text}", answer) for count, text, answer in found if count]
 
 
 def _of_order(facts: Facts) -> list[Finding]:

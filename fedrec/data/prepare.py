@@ -1,5 +1,6 @@
 """From the rows of a source to its data set: repaired, sorted, split, with its catalogue and its population."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
-from fedrec.data.facts import Facts, Finding, look_at, suspect
+from fedrec.data.facts import Facts, Finding, look_at, suspect, suspect_times
 from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.data.io.table import Tokens
 from fedrec.data.mapped import MappedRows, Reading
@@ -66,6 +67,7 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
     devices = plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions)
     devices = replace(devices, repeats=settings.repeats == "all" and kept.repeats.rows > 0)
     facts = look_at(rows, order, interactions, devices, kept.repeats)
+    times = [] if rows.time is None else suspect_times(rows.time, rows.clock, time.time())
     links, strangers = links_between(plan.links, interactions.user_ids) if plan.links else (no_links(), 0)
     repairs = (*plan.dropped, *kept.repairs, (STRANGERS, strangers))
     return Dataset(
@@ -80,7 +82,7 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
         links=links,
         clock=rows.clock,
         facts=facts,
-        findings=(*plan.findings, *suspect(facts, settings.threshold, settings.repeats)),
+        findings=(*plan.findings, *suspect(facts, settings.threshold, settings.repeats), *times),
         reading=plan.reading,
     )
 

@@ -11,6 +11,7 @@ from fedrec.device.backend import respond
 from fedrec.device.device import Device
 from fedrec.device.home import Home
 from fedrec.device.limits import DeviceLimits
+from fedrec.errors import FedrecError
 from fedrec.flower.fleet import FleetLine, TurnedAwayError, serve
 from fedrec.ops.processes import TURNED_AWAY, stoppable
 
@@ -19,16 +20,19 @@ log = logging.getLogger(__name__)
 
 def main(home: Home) -> int:
     """Answer until SIGTERM or SIGINT; return the exit status, its reason printed."""
-    enrolment, device = home.enrolment(), Device(home)
-    most_bytes = DeviceLimits.of(home).most_request_bytes
-    line = FleetLine(enrolment.server, enrolment.certificate, home.key)
     try:
+        enrolment, device = home.enrolment(), Device(home)
+        most_bytes = DeviceLimits.of(home).most_request_bytes
+        line = FleetLine(enrolment.server, enrolment.certificate, home.key)
         with stoppable(), line.connected():
             log.info("connected to %s", enrolment.server)
             serve(line, lambda request: respond(lambda: device.answer(request)), most_bytes)
     except TurnedAwayError as error:
         log.error("%s", error)
         return TURNED_AWAY
+    except FedrecError as error:
+        log.error("%s", error)
+        return 1
     except httpx.HTTPError as error:
         log.error("the server can't be reached: %s", error)
         return 1

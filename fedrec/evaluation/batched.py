@@ -55,11 +55,12 @@ def with_targets(devices: DeviceTable, users: Users, part: Part) -> Users:
 
 
 def count_rivals(devices: DeviceTable, users: Users) -> Users:
-    """Return how many items each user's test items are ranked against [B]: those that the user never used."""
+    """Return how many items each user's test items are ranked against [B]: as `per_device.left_out` says."""
     found = [np.empty(0, np.int64)]
     for first in range(0, len(users), USERS):
         some = users[first : first + USERS]
-        used = np.unique(Pairs.of(devices, devices.start[some], devices.start[some + 1]).key(devices.items))
+        out = devices.test_from[some] if devices.repeats else devices.start[some]
+        used = np.unique(Pairs.of(devices, out, devices.start[some + 1]).key(devices.items))
         found.append(devices.items - np.bincount(used // devices.items, minlength=len(some)))
     return np.concatenate(found)
 

@@ -7,8 +7,7 @@ from fedrec.algorithms.base import RoundContext
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError, RefusedError
-from fedrec.evaluation.batched import with_targets
-from fedrec.evaluation.per_device import left_out
+from fedrec.evaluation.batched import count_rivals, with_targets
 from fedrec.experiment.experiment import Experiment
 from fedrec.messages import Arrays
 from fedrec.models.sequential import SequentialRecommender
@@ -100,16 +99,9 @@ def check_tested(experiment: Experiment, dataset: Dataset) -> None:
             f"{dataset.name}: none of the {len(users):,} users to evaluate has an item held out to test, so that "
             "nothing could be measured; users with 3 interactions have (dataset.minimum=3 leaves the others out)"
         )
-    if not (table.items > np.diff(table.start)[tested]).any() and not any(
-        has_rivals(table[user], table.items) for user in tested.tolist()
-    ):
+    if not count_rivals(table, tested).any():
         whose = "its one user has" if len(tested) == 1 else f"each of its {len(tested):,} tested users has"
         raise RefusedError(
             f"{dataset.name}: {whose} used all {table.items:,} items, so that the held-out item has no rivals: every "
             "method would rank it first, and nothing could be measured"
         )
-
-
-def has_rivals(device: DeviceData, items: int) -> bool:
-    """Say whether an item is left that a device's test item is ranked against."""
-    return len(np.union1d(device.test, left_out(device, "test"))) < items

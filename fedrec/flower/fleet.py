@@ -88,7 +88,7 @@ class FleetLine:
         )
         http = cast(Any, self._client)._client
         http.event_hooks = {**http.event_hooks, "response": [*http.event_hooks["response"], _measure]}
-        self._node = Node()
+        self._node, self._known = Node(), True
 
     @contextlib.contextmanager
     def connected(self) -> Generator[None]:
@@ -116,11 +116,14 @@ class FleetLine:
     def _beat(self) -> bool:
         asked = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            return self._client.SendNodeHeartbeat(asked).success
+            self._known = self._client.SendNodeHeartbeat(asked).success
+            return self._known
         return False  # tried again; whoever is turned away hears it when it next looks for messages
 
     def pull(self) -> tuple[MessageProto, ObjectTree] | None:
         """Return the head of a message for this device and the tree of its objects; None: there is none."""
+        if not self._known:
+            raise TurnedAwayError("the server does not know this session any more")
         found = self._client.PullMessages(PullMessagesRequest(node=self._node))
         return (found.messages_list[0], found.message_object_trees[0]) if found.messages_list else None
 
@@ -176,6 +179,8 @@ def serve(line: FleetLine, answer: Callable[[Message], Message], most_bytes: int
                 wait = 0.0
                 _answer(line, *found, answer, most_bytes)
                 last = time.monotonic()
+        except TurnedAwayError:
+            raise
         except httpx.HTTPStatusError as error:
             if error.response.status_code == ENDED:
                 raise TurnedAwayError("the server does not admit this key any more") from error

@@ -8,7 +8,7 @@ from fedrec.errors import RefusedError
 from fedrec.models.base import LOSSES, DotProduct, Recommender, TrainableRecommender
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.training.batches import LocalTrainingConfig
-from fedrec.training.vectorized.engine import own_noise
+from fedrec.training.vectorized.engine import refused_together
 
 EXAMPLES, PLACES = 5, 3  # of the check
 NO_NUMBA = "numba is not installed here"
@@ -16,18 +16,8 @@ NO_NUMBA = "numba is not installed here"
 
 def kernel_reason(model: Recommender, settings: LocalTrainingConfig, mechanism: Mechanism) -> str | None:
     """Return why the kernel engine can't train devices with this model and mechanism, or None where it can."""
-    if not isinstance(model, TrainableRecommender):
-        return f"{type(model).__name__} does not train"
-    if mechanism.pools_users:
-        return f"{type(mechanism).__name__} trains the users of a node as one"
-    if (reason := own_noise(mechanism)) is not None:
+    if (reason := refused_together(model, settings, mechanism, checked_form)) is not None:
         return reason
-    if settings.optimizer != "sgd":
-        return f"algorithm.optimizer={settings.optimizer} is not plain gradient descent"
-    try:
-        checked_form(model)
-    except RefusedError as refusal:
-        return str(refusal)
     return None if find_spec("numba") is not None else f"{NO_NUMBA}: pip install numba"
 
 

@@ -16,7 +16,7 @@ Keeps the C library from giving freed memory back to the system between two step
 import ctypes
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -78,6 +78,16 @@ PLACE_BYTES = 16  # of a row's item and device
 
 def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechanism: Mechanism) -> str | None:
     """Return why devices can't train at once with this model and mechanism, or None where they can."""
+    return refused_together(model, settings, mechanism, lambda trainable: check(StackedModel(trainable), trainable))
+
+
+def refused_together(
+    model: Recommender,
+    settings: LocalTrainingConfig,
+    mechanism: Mechanism,
+    check_model: Callable[[TrainableRecommender], object],
+) -> str | None:
+    """Return why no engine trains such devices together, or what `check_model` raises of the model, in words."""
     if not isinstance(model, TrainableRecommender):
         return f"{type(model).__name__} does not train"
     if mechanism.pools_users:
@@ -87,7 +97,7 @@ def unsupported_reason(model: Recommender, settings: LocalTrainingConfig, mechan
     if settings.optimizer != "sgd":
         return f"algorithm.optimizer={settings.optimizer} is not plain gradient descent"
     try:
-        check(StackedModel(model), model)
+        check_model(model)
     except RefusedError as reason:
         return str(reason)
     return None

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.data.clock import Clock, find_suspicious
+from fedrec.data.clock import Clock
+from fedrec.data.facts import suspect_times
 from fedrec.data.io.table import Table
 from fedrec.data.io.times import AS_WRITTEN, Moments, TimeOptions
 from fedrec.errors import FedrecError
+from fedrec.experiment.settings import load
 
 SECOND = 1365032707
 DATE = "2013-04-03 23:45:07"
@@ -118,12 +121,20 @@ def test_a_digest_is_that_of_floating_numbers_where_these_are_exact() -> None:
 
 
 def test_what_is_suspicious_is_counted() -> None:
-    user = np.array([0, 0, 0, 1, 1])
+    now = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
     time = np.array([0, SECOND, SECOND, SECOND * 1000, SECOND])
-    found = find_suspicious(user, time, Clock(1), datetime(2020, 1, 1, tzinfo=UTC))
-    assert (found.tied, found.zeros, found.future, found.odd) == (2, 1, 1, 1)
-    assert found.first == "1970-01-01 00:00:00" and len(found.lines()) == 4
+    said = [one.text for one in suspect_times(time, Clock(1), now)]
+    assert [text[:14] for text in said] == ["1 of 5 rows ha", "1 of 5 rows li", "1 of 5 rows ha"]
+    assert "time 0" in said[0] and "future" in said[1] and "another size" in said[2]
+    assert suspect_times(time, Clock(), now) == [] == suspect_times(time[1:3], Clock(1), now)
     rounded = read(["1.37E+09"] * 2)
     assert rounded.clock.rounded == 2
-    found = find_suspicious(np.zeros(2), rounded.values, rounded.clock, datetime(2020, 1, 1, tzinfo=UTC))
-    assert found.tied == 2 and any("spreadsheet" in line for line in found.lines())
+    (found,) = suspect_times(rounded.values, rounded.clock, now)
+    assert "spreadsheet" in found.text
+
+
+def test_a_data_set_says_what_is_suspicious_about_its_times(tmp_path: Path) -> None:
+    rows = [f"{user},{item},{SECOND + item if user else 0}" for user in range(4) for item in range(4)]
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    data = load(["dataset=csv", f"dataset.path={tmp_path / 'log.csv'}"]).experiment.dataset.load()
+    assert any("4 of 16 rows have the time 0" in one.text for one in data.findings)

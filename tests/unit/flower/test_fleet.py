@@ -192,6 +192,16 @@ def test_who_is_not_admitted_any_more_ends_and_says_so() -> None:
         serve(line, lambda asked: REPLY, MOST)
 
 
+def test_a_session_that_the_server_forgot_ends_so_that_another_is_begun() -> None:
+    """A heart beat that is not known would leave the device listed as gone, and never asked."""
+    superlink = Superlink(to_node(request()))
+    superlink.SendNodeHeartbeat = lambda _: SimpleNamespace(success=False)  # type: ignore[method-assign]
+    line = line_to(superlink)
+    assert not line._beat()
+    with pytest.raises(TurnedAwayError, match="session"):
+        serve(line, lambda asked: REPLY, MOST)
+
+
 @pytest.mark.parametrize(("code", "kind"), [(412, TurnedAwayError), (401, TurnedAwayError), (500, httpx.HTTPError)])
 def test_who_was_never_admitted_is_told(code: int, kind: type[Exception]) -> None:
     superlink = Superlink()

@@ -1,6 +1,7 @@
 """What stands beside figures that mean less than they seem to; nothing beside others."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def test_chance_is_that_of_the_items_a_user_has_not_used() -> None:
         assert rivals[user] == len(dataset.catalogue) - len(set(device.known.tolist()) | set(device.test.tolist()))
     assert chance_of_a_hit(dataset.devices, users) == pytest.approx(np.minimum(1, 10 / (rivals + 1)).mean())
     assert chance_of_a_hit(dataset.devices, users[:0]) is None
+    kept = replace(dataset.devices, repeats=True)  # where what is known stays in the list, all else is a rival
+    assert (count_rivals(kept, users) == len(dataset.catalogue) - 1).all()
 
 
 def frame(users: int, items: int) -> dict[str, list[int]]:
