@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
@@ -33,7 +34,7 @@ from fedrec.numpy_engine import node as _warm  # noqa: F401  # imported before a
 from fedrec.server.home import Registry, ServerHome
 from tests.support.hostile_replies import Asked, Honest, Object, Store
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, BEAT_SECONDS = 0.5, 300.0
 Answer = Callable[[Honest], Store | None]  # of an honest reply: what is sent instead, None for nothing
 
 
@@ -62,9 +63,14 @@ class FleetDevice:
         public = public_key_to_bytes(self._key[1])  # type: ignore[arg-type]
         request = ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_MAX_INTERVAL)
         self._node = Node(node_id=self._client.ActivateNode(request).node_id)
+        self._beaten = time.monotonic()
 
     def look(self) -> None:
-        """Answer what there is by now."""
+        """Answer what there is by now; tell now and then that this device is still there, or it is forgotten."""
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            interval = HEARTBEAT_MAX_INTERVAL
+            self._client.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=interval))
+            self._beaten = time.monotonic()
         found = self._client.PullMessages(PullMessagesRequest(node=self._node))
         for proto, tree in zip(found.messages_list, found.message_object_trees, strict=True):
             asked = Asked(self._node.node_id, tree.object_id, proto.metadata.message_type, proto.metadata.run_id)
