@@ -120,11 +120,11 @@ class Algorithm(Protocol):
         """
         ...
 
-    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
+    def clip_items(self, state: Arrays, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
         """Return what the server counts of a node's sum: of each item, what `total.count` devices may say of it.
 
-        `reach` is how far noise may have moved each value before the sum came, `step` that of the grid to which each
-        device rounded its values.
+        `state` is that of the round, or what was broadcast of it. `reach` is how far noise may have moved each value
+        before the sum came, `step` that of the grid to which each device rounded its values.
         """
         ...
 
@@ -172,7 +172,7 @@ class PerDeviceAlgorithm:
         """Return None: each device contributes for itself."""
         return None
 
-    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
+    def clip_items(self, state: Arrays, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
         """Return the sum as it is: nothing bounds what is said of one item but the clip of the whole."""
         return total
 
@@ -212,13 +212,13 @@ class StatisticAlgorithm(PerDeviceAlgorithm):
         """Return the bounded arrays that this device adds to the sum."""
         raise NotImplementedError
 
-    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
-        """Return how much one device may say of one item in each array; none for arrays without such a bound."""
+    def item_bounds(self, unit: Unit, state: Arrays) -> dict[str, ItemBound]:
+        """Return how much one device may say of one item in each array of a round; none for those without a bound."""
         return {}
 
-    def clip_items(self, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
+    def clip_items(self, state: Arrays, total: ModelUpdate, unit: Unit, reach: float, step: float = 0.0) -> ModelUpdate:
         """Return the sum within `total.count` times `item_bounds`, itself where it lies there already."""
-        bounds = self.item_bounds(unit)
+        bounds = self.item_bounds(unit, state)
         return ModelUpdate(
             {
                 name: bounds[name].clip(array, total.count, reach, step) if name in bounds else array
@@ -233,4 +233,4 @@ class StatisticAlgorithm(PerDeviceAlgorithm):
         """Return one device's statistic, each item within its bound, the whole within `sensitivity(unit)`."""
         unit = context.mechanism.terms.unit
         sent = ModelUpdate(self.statistic(broadcast, device, unit), 1)
-        return Contribution(self.clip_items(sent, unit, 0.0), private)
+        return Contribution(self.clip_items(broadcast, sent, unit, 0.0), private)

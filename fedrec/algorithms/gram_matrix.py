@@ -143,7 +143,7 @@ class GramMatrix(StatisticAlgorithm):
         head = broadcast["head_items"].astype(np.int64)
         return {"gram": bounded_gram(device.history, head, items, self.user_exponent, shortest or 1)}
 
-    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
+    def item_bounds(self, unit: Unit, state: Arrays) -> dict[str, ItemBound]:
         """Bound each count, each pair, and the sum over the pairs of an item, which is n^(1 - user_exponent)."""
         if (n := bounding(self.shortest_history, unit)) is None:
             return {}

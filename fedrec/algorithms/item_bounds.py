@@ -46,13 +46,15 @@ class ItemBound:
     """What one device may send at most for an item or a pair, and in sum for all pairs of one item.
 
     Values lie in [0, `value`], where `signed` in [-`value`, `value`]. Of pairs, the array is a flat upper triangle,
-    with its diagonal or without, and the absolute values of an item's pairs add up to at most `row`.
+    with its diagonal or without, and the absolute values of an item's pairs add up to at most `row`. Where `places` are
+    given, the array holds but these flat places of the triangle over so many items.
     """
 
     value: float
     row: float = math.inf
     signed: bool = False
     diagonal: bool = False
+    places: tuple[NDArray[np.int64], int] | None = None
 
     def clip(
         self, array: NDArray[np.floating], count: int = 1, reach: float = 0.0, step: float = 0.0
@@ -81,7 +83,10 @@ class ItemBound:
         self, values: NDArray[np.floating], array: NDArray[np.floating], count: int, step: float
     ) -> NDArray[np.floating]:
         place = array.index if isinstance(array, SparseArray) else np.arange(len(values))
-        one, other, size = pair_of(place, array.shape[0], self.diagonal)
+        length = array.shape[0]
+        if self.places is not None:
+            place, length = self.places[0][place], self.places[1] * (self.places[1] - 1) // 2
+        one, other, size = pair_of(place, length, self.diagonal)
         weight = np.abs(values, dtype=np.float64)
         sums = np.bincount(one, weight, size) + np.bincount(other, np.where(one == other, 0.0, weight), size)
         said = weight > 0

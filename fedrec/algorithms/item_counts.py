@@ -79,7 +79,7 @@ class ItemCounts(StatisticAlgorithm):
         shortest = bounding(self.shortest_history, unit)
         return {"counts": bounded_counts(device.history, len(broadcast["counts"]), unit, shortest)}
 
-    def item_bounds(self, unit: Unit) -> dict[str, ItemBound]:
+    def item_bounds(self, unit: Unit, state: Arrays) -> dict[str, ItemBound]:
         """Bound each count."""
         if (shortest := bounding(self.shortest_history, unit)) is None:
             return {}

@@ -80,7 +80,7 @@ def _round(
         pooled.update if pooled else mechanism.privatize_update(algorithm.contribute_many(*asked)[0].update, random)
     )
     sent, reach = mechanism.privatize_node_sum(total_of([update]), random), mechanism.noise_on_values(1)
-    cut = cut_to(sent, lambda values, step: algorithm.clip_items(values, mechanism.terms.unit, reach, step))
+    cut = cut_to(sent, lambda values, step: algorithm.clip_items(state, values, mechanism.terms.unit, reach, step))
     aggregate = mechanism.privatize_aggregate(mechanism.clip_node_sum(cut), plan, number, random, memory)
     return algorithm.step(state, aggregate), aggregate.mechanism_state
 

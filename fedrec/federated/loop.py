@@ -114,9 +114,10 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
     algorithm, deadline = context.experiment.algorithm, context.experiment.cohort.deadline_seconds
     round_params = context.experiment.mechanism.round_params(state.mechanism_state)
     mechanism = context.experiment.mechanism.with_round_params(round_params)
-    broadcast = algorithm.broadcast(state.algorithm_state)
+    at = state.algorithm_state
+    broadcast = algorithm.broadcast(at)
     requests = context.directory.requests("train", present, broadcast, round=number, privacy=round_params)
-    shapes = algorithm.shapes(state.algorithm_state)
+    shapes = algorithm.shapes(at)
     values, rate = sum(math.prod(shape) for shape in shapes.values()), float(getattr(algorithm, "learning_rate", 1.0))
 
     def largest_norm(count: int) -> float:
@@ -124,7 +125,7 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
 
     def counted(total: Released) -> Released:
         reach = mechanism.noise_on_values(total.count)
-        return cut_to(total, lambda values, step: algorithm.clip_items(values, mechanism.terms.unit, reach, step))
+        return cut_to(total, lambda values, step: algorithm.clip_items(at, values, mechanism.terms.unit, reach, step))
 
     bound = None if context.directory.simulated else largest_norm
     expected = ExpectedUpdate(mechanism, shapes, counted, algorithm.float64_arrays, bound)

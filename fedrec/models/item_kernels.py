@@ -23,6 +23,7 @@ WORD = re.compile(r"[^\W_]+")
 YEAR_AT_END = re.compile(r"\(\d{4}\)\s*$")
 NUMBER_SCALES = (0.04, 0.2)  # of a column's range: three and fifteen years of eighty
 ROW_SCALES = (3.0, 30.0)  # of the item file: neighbours in the publisher's own order
+LARGEST_EXPONENT = 300.0  # of a product of two exponentials in double precision
 TITLE_SCALE = 10.0  # of the alphabetical order of titles: sequels stand together
 
 
@@ -36,6 +37,22 @@ class Place:
         """Return exp(-|difference|)."""
         return np.exp(-np.abs(self.value[rows, None] - self.value[columns][None]))
 
+    def mean_block(self, rows: Rows, weights: NDArray[np.float64], columns: Rows) -> NDArray[np.float32]:
+        """Return weights [n] times the block [n, m].
+
+        exp(-|a - b|) is exp(a) exp(-b) below b and exp(-a) exp(b) above it, so that sums up to each column will do.
+        """
+        order = np.argsort(self.value[rows])
+        value, wanted = self.value[rows[order]].astype(np.float64), self.value[columns].astype(np.float64)
+        middle = (float(value[0]) + float(value[-1])) / 2
+        if max(float(np.abs(wanted - middle).max(initial=0)), float(value[-1]) - middle) > LARGEST_EXPONENT:
+            return (weights @ self.block(rows, columns)).astype(np.float32)
+        up, weight = np.exp(value - middle), weights[order]
+        below = np.concatenate([[0.0], np.cumsum(weight * up)])
+        above = np.concatenate([np.cumsum((weight / up)[::-1])[::-1], [0.0]])
+        place, rise = np.searchsorted(value, wanted, side="right"), np.exp(wanted - middle)
+        return (below[place] / rise + above[place] * rise).astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
@@ -47,6 +64,11 @@ class Cosine:
         """Return the cosines of the rows and the columns."""
         return self.vectors[rows] @ self.vectors[columns].T
 
+    def mean_block(self, rows: Rows, weights: NDArray[np.float64], columns: Rows) -> NDArray[np.float32]:
+        """Return weights [n] times the block [n, m]."""
+        mean: NDArray[np.float32] = weights.astype(np.float32) @ self.vectors[rows]
+        return self.vectors[columns] @ mean
+
 
 @dataclass(frozen=True, slots=True)
 class SparseCosine:
@@ -57,6 +79,12 @@ class SparseCosine:
     def block(self, rows: Rows, columns: Rows) -> Block:
         """Return the cosines of the rows and the columns."""
         return (self.vectors[rows] @ self.vectors[columns].T).toarray()
+
+    def mean_block(self, rows: Rows, weights: NDArray[np.float64], columns: Rows) -> NDArray[np.float32]:
+        """Return weights [n] times the block [n, m]."""
+        # Over the whole catalogue: taking a few rows of a sparse matrix out takes longer than to multiply all.
+        one = np.bincount(rows, weights, self.vectors.shape[0]).astype(np.float32)
+        return (self.vectors @ (self.vectors.T @ one))[columns]
 
 
 Kernel = Place | Cosine | SparseCosine

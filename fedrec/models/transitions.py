@@ -1,11 +1,13 @@
 """Order statistics: what follows what, released once, scored on the device from what it used last.
 
-The score of item j after a history s_1 .. s_n is
+The score of item j is a weighted sum of what the device's history says of it (`fedrec.models.history_features`). The
+weights start as
 
     log sum_k decay^k P[s_(n-k), j] - popularity * log counts[j]            over the `near` window of last items
     + weight * (the same over the `far` window with its own decay and exponent)
     + freshness * log(how often j is among the last items of users, over what its counts let expect)
 
+and are released too where the algorithm learns them.
 P[i, j] = transitions[i, j] / counts[i]: released estimates where both items are in the head, elsewhere what public
 features and the released counts expect, computed on the device. Nothing about the history leaves it.
 
@@ -29,6 +31,7 @@ from torch import Tensor
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Arrays, ModelInput, Recommender, check_sizes
 from fedrec.models.ease import check_head
+from fedrec.models.history_features import HistoryFeatures, Past, feature_kernels, feature_names
 from fedrec.models.item_kernels import Block, Kernel, Rows, public_kernels
 from fedrec.models.text_embeddings import encoder_input
 
@@ -39,9 +42,7 @@ CHUNK = 256  # rows whose features are held at once
 
 def sizes(catalogue: Catalogue, encoder: str | None = None) -> tuple[int, int]:
     """Return how many coefficients the symmetric and the antisymmetric model have for this catalogue and encoder."""
-    few = np.arange(min(len(catalogue), 1))
-    expectation = TransitionPrior(catalogue, np.ones(len(catalogue), np.float32), encoder)
-    return len(list(expectation.symmetric(few, few))), len(list(expectation.antisymmetric(few, few)))
+    return TransitionPrior(catalogue, np.ones(len(catalogue), np.float32), encoder).sizes()
 
 
 class TransitionPrior:
@@ -57,6 +58,11 @@ class TransitionPrior:
             for name, column in zip(catalogue.feature_names, catalogue.features.T, strict=True)
             if ":" not in name
         }
+
+    def sizes(self) -> tuple[int, int]:
+        """Return how many coefficients the symmetric and the antisymmetric model have."""
+        few = np.arange(min(len(self.counts), 1))
+        return len(list(self.symmetric(few, few))), len(list(self.antisymmetric(few, few)))
 
     def base(self, rows: Rows, columns: Rows) -> Block:
         """Return what popularity alone expects, [n, m]."""
@@ -119,7 +125,9 @@ def _weighted(features: Iterator[Block], theta: Sequence[float] | Floats, rows: 
     return found
 
 
+SUMS, COEFFICIENTS = ("symmetric", "antisymmetric"), ("symmetric_weights", "antisymmetric_weights")
 KEPT_CELLS = 100_000_000  # of P: 400 MB where devices of one machine ask for so many rows of it
+MANY = 8  # one in so many rows of P are computed as they are asked for, then all others at once
 LEAST_EXPECTED, LEAST = 0.1, 0.05  # of what popularity alone expects: no transition is rarer
 LARGEST_EXCESS = 0.95  # of a pair's weight: how one-sided it can be
 
@@ -142,21 +150,12 @@ class ItemTransitionModel(Recommender):
 
     `counts[V]` are positive; `symmetric` and `antisymmetric` are strict upper triangles over the head in units in which
     popularity alone expects counts[i] counts[j] / sum(counts); `symmetric_weights` and `antisymmetric_weights` are the
-    coefficients of `TransitionPrior`, whose `encoder` must be the algorithm's; `freshness[V]` is a logarithm.
+    coefficients of `TransitionPrior`, whose `encoder` must be the algorithm's; `freshness[V]` is a logarithm;
+    `feature_weights` are those of the `feature_names`.
     """
 
     name: ClassVar[str] = "order"
-    shared = frozenset(
-        {
-            "counts",
-            "freshness",
-            "head_items",
-            "symmetric",
-            "antisymmetric",
-            "symmetric_weights",
-            "antisymmetric_weights",
-        }
-    )
+    shared = frozenset({"counts", "freshness", "head_items", "feature_weights", *SUMS, *COEFFICIENTS})
 
     def __init__(
         self,
@@ -172,55 +171,64 @@ class ItemTransitionModel(Recommender):
         for name, window in (("near", near), ("far", far)):
             check_sizes(**{f"{name}.items": window.items, f"{name}.decay": window.decay})
         self.items, size = len(catalogue), check_head(head, len(catalogue), 8)
-        self.windows = near, far
-        self.freshness_weight, self.catalogue, self.encoder = freshness, catalogue, encoder
-        symmetric, antisymmetric = sizes(catalogue, encoder)
-        for name, shape in (
-            ("freshness", self.items),
-            ("symmetric", size * (size - 1) // 2),
-            ("antisymmetric", size * (size - 1) // 2),
-            ("symmetric_weights", symmetric),
-            ("antisymmetric_weights", antisymmetric),
-        ):
+        self.freshness_weight = freshness
+        self.pasts = {name: Past(window.items, window.decay) for name, window in (("near", near), ("far", far))}
+        self.catalogue, self.encoder = catalogue, encoder
+        expectation = TransitionPrior(catalogue, np.ones(len(catalogue), np.float32), encoder)
+        shapes = {name: size * (size - 1) // 2 for name in SUMS} | {"freshness": self.items}
+        shapes |= dict(zip(COEFFICIENTS, expectation.sizes(), strict=True))
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("counts", torch.ones(self.items))
         self.register_buffer("head_items", torch.arange(size, dtype=torch.float32))
-        self._known: _Released | None = None
+        start = {"near": near.weight, "far": far.weight, "fresh": freshness}
+        start["level"] = -(near.weight * near.popularity + far.weight * far.popularity)
+        names = feature_names(feature_kernels(expectation.kernels, catalogue))
+        self.register_buffer("feature_weights", torch.tensor([start.get(name, 0.0) for name in names]))
+        self._known: HistoryFeatures | None = None
 
     def inputs(self, catalogue: Catalogue) -> tuple[ModelInput, ...]:
         """Return the encoder of titles."""
         return encoder_input("model.encoder", self.encoder, catalogue)
 
     def load(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy named arrays into the model; what was computed from the old ones is forgotten."""
-        super().load(arrays)
-        self._known = None
+        """Copy named arrays into the model; what was computed from old ones that differ is forgotten."""
+        own = self.state_dict()
+        if not all(name in own and np.array_equal(own[name].cpu().numpy(), array) for name, array in arrays.items()):
+            super().load(arrays)
+            self._known = None
 
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item [V]; without a history, popularity and freshness alone."""
-        past = history.cpu().numpy().astype(np.int64)[::-1]
-        level = np.log(cast(Tensor, self.counts).cpu().numpy().clip(1e-12))
-        score = self.freshness_weight * cast(Tensor, self.freshness).cpu().numpy()
+        past, features = history.cpu().numpy(), self.features()
+        weights = cast(Tensor, self.feature_weights).cpu().numpy()
         if not len(past):
-            return torch.from_numpy((score + level).astype(np.float32)).to(history.device)
-        longest = past[: max(window.items for window in self.windows)]
-        rows = self._transitions(longest)
-        for one in self.windows:
-            factor = (np.float32(one.decay) ** np.arange(len(past[: one.items]))).astype(np.float32)
-            nearness = np.log(factor @ rows[: one.items] + np.float32(1e-12))
-            score = score + one.weight * (nearness - one.popularity * level)
-        return torch.from_numpy(score.astype(np.float32)).to(history.device)
+            weights = np.zeros_like(weights)
+            weights[features.names.index("level")] = 1.0
+            weights[features.names.index("fresh")] = self.freshness_weight
+            past = np.zeros(1, np.int64)  # what no feature of weight above 0 looks at
+        wanted = np.flatnonzero(weights)
+        return torch.from_numpy(weights[wanted] @ features.of(past, wanted=wanted.tolist())).to(history.device)
 
-    def _transitions(self, items: Rows) -> Block:
-        """Return P[items, :] [n, V]."""
+    def features(self) -> HistoryFeatures:
+        """Return the features that the arrays loaded last make of a history."""
         if self._known is None:
-            arrays = self.shared_arrays()
-            self._known = _Released(TransitionPrior(self.catalogue, arrays["counts"], self.encoder), arrays)
-        return self._known.kept_rows(items)
+            self._known = history_features(self.catalogue, self.shared_arrays(), self.pasts, self.encoder)
+        return self._known
 
 
-class _Released:
-    """What was released, ready to give rows of P."""
+def history_features(
+    catalogue: Catalogue, arrays: Arrays, pasts: Mapping[str, Past], encoder: str | None = None
+) -> HistoryFeatures:
+    """Return the features that the model's arrays make of a history."""
+    expectation = TransitionPrior(catalogue, arrays["counts"], encoder)
+    kernels = feature_kernels(expectation.kernels, catalogue)
+    transitions = ReleasedTransitions(expectation, arrays).at
+    return HistoryFeatures(kernels, arrays["counts"], arrays["freshness"], transitions, pasts)
+
+
+class ReleasedTransitions:
+    """P from what was released: rows over the whole catalogue are computed once, while there is room to keep them."""
 
     def __init__(self, expectation: TransitionPrior, arrays: Arrays) -> None:
         self.head, self.expectation = arrays["head_items"].astype(np.int64), expectation
@@ -235,29 +243,33 @@ class _Released:
         self._table = np.empty((min(items, KEPT_CELLS // items), items), np.float32)
         self._line, self._lines = np.full(items, -1), 0
 
-    def kept_rows(self, items: Rows) -> Block:
-        """Return P[items, :] [n, V], each row computed once while there is room to keep it."""
-        new = np.unique(items[self._line[items] < 0])[: len(self._table) - self._lines]
-        if len(new):
+    def at(self, items: Rows, columns: Rows | None = None) -> Block:
+        """Return P[items, columns] [n, m], over the whole catalogue where `columns` is None."""
+        new = np.unique(items[self._line[items] < 0])
+        if len(new) and self._lines > len(self.place) // MANY:  # who asks for so many will ask for all
+            new = np.flatnonzero(self._line < 0)
+        if len(new := new[: len(self._table) - self._lines]):
             lines = np.arange(self._lines, self._lines + len(new))
-            self._table[lines], self._line[new] = self.rows(new), lines
+            self._table[lines], self._line[new] = self.computed(new), lines
             self._lines += len(new)
         kept = self._line[items]
         if (kept >= 0).all():
-            return self._table[kept]
-        found = np.empty((len(items), len(self.place)), np.float32)
-        found[kept >= 0], found[kept < 0] = self._table[kept[kept >= 0]], self.rows(items[kept < 0])
+            return self._table[kept] if columns is None else self._table[kept].take(columns, axis=1)
+        found = np.empty((len(items), len(self.place) if columns is None else len(columns)), np.float32)
+        every = slice(None) if columns is None else columns
+        found[kept >= 0] = self._table[kept[kept >= 0]][:, every]
+        found[kept < 0] = self.computed(items[kept < 0], columns)
         return found
 
-    def rows(self, items: Rows) -> Block:
-        """Return P[items, :] [n, V]."""
-        every = np.arange(len(self.place))
+    def computed(self, items: Rows, columns: Rows | None = None) -> Block:
+        """Return P[items, columns] [n, m] anew."""
+        every = np.arange(len(self.place)) if columns is None else columns
         both, ascending = self.expectation.expected(self.weights, items, every)
         base = self.expectation.base(items, every)
         found = combined(np.maximum(both, LEAST_EXPECTED * base), ascending, base)
-        inside = np.flatnonzero(self.place[items] >= 0)
-        found[np.ix_(inside, self.head)] = self.block[self.place[items[inside]]]
-        found[np.arange(len(items)), items] = 0
+        inside, along = np.flatnonzero(self.place[items] >= 0), np.flatnonzero(self.place[every] >= 0)
+        found[np.ix_(inside, along)] = self.block[np.ix_(self.place[items[inside]], self.place[every[along]])]
+        found[items[:, None] == every] = 0
         return found / self.expectation.counts[items, None].astype(np.float32)
 
 

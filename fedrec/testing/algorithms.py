@@ -298,7 +298,7 @@ class AlgorithmContract:
         for unit in case.units:
             for state in case.states[:-1]:
                 made = case.of_history(state, history, unit).update
-                assert same(case.algorithm.clip_items(made, unit, 0.0).arrays, made.arrays)
+                assert same(case.algorithm.clip_items(state, made, unit, 0.0).arrays, made.arrays)
 
     def test_one_interaction_moves_no_more_than_the_bound(self, case: AlgorithmCase, history: np.ndarray) -> None:
         """The noise at interaction level is made for this bound."""

@@ -53,7 +53,7 @@ def play(model: str, attack: Attack, share: float, seed: int, overrides: list[st
         settings, folder = new_run(load([f"model={model}", "privacy=user", *overrides, *fixed]))
         dataset = load_dataset(settings.experiment)
         hostile, target = draw(dataset, share, seed)
-        grid = HostileGrid(len(dataset.devices), hostile, attack, target)
+        grid = HostileGrid(dataset, hostile, attack, target)
         experiment = settings.experiment.calibrated(dataset)
         rows = (
             Simulation(settings, folder, lambda: grid, Progress(io.StringIO()))

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.algorithms.feature_weights import made_up_histories
 from fedrec.algorithms.gram_matrix import GramMatrix
 from fedrec.algorithms.item_bounds import ItemBound
-from fedrec.algorithms.transition_counts import TransitionCounts, flat_place
+from fedrec.algorithms.item_pairs import flat_place
+from fedrec.algorithms.transition_counts import TransitionCounts
+from fedrec.algorithms.transition_plan import CELLS, SCALES
 from fedrec.messages import Arrays
+from fedrec.models.history_features import Past
+from fedrec.models.transitions import FAR, NEAR, history_features
 from fedrec.privacy.guarantee import Unit
 
 AUDIENCE = 100  # head items that the target is tied to; most users have some of the most popular ones
@@ -33,7 +38,7 @@ class Knowledge:
 
     def bound(self, name: str) -> ItemBound:
         """Return how much may be said of an item in this array; any amount where nothing bounds it."""
-        bounds = getattr(self.algorithm, "item_bounds", lambda unit: {})(Unit.USER)
+        bounds = getattr(self.algorithm, "item_bounds", lambda unit, state: {})(Unit.USER, self.broadcast)
         return bounds.get(name, ItemBound(np.inf))
 
 
@@ -65,7 +70,7 @@ def pair_value(bound: ItemBound, pairs: int, length: float) -> float:
 
 
 def pairs_tied(known: Knowledge) -> Arrays:
-    """Say that the target is popular and new, then that it follows each popular item."""
+    """Say that the target is popular and new, then that it follows each popular item, then that this weighs most."""
     algorithm, broadcast = known.algorithm, known.broadcast
     if not isinstance(algorithm, TransitionCounts):
         raise TypeError("an attack on transition counts")
@@ -86,7 +91,40 @@ def pairs_tied(known: Knowledge) -> Arrays:
             cells = flat_place(others, np.full(len(others), target), len(head))
             empty["symmetric"][cells] = value
             empty["antisymmetric"][cells] = algorithm.direction * value * np.where(others < target, 1, -1)
+    if "cell_symmetric" in shapes:
+        found |= _cells_tied(known, algorithm, shapes["cell_symmetric"][0])
+    if "slopes" in shapes:
+        found["slopes"] = _weights_tied(known, algorithm, shapes["slopes"][0])
     return found
+
+
+def _cells_tied(known: Knowledge, algorithm: TransitionCounts, size: int) -> Arrays:
+    """Spend all on those of the cells that are the target's."""
+    head, chosen = known.broadcast["head_items"].astype(np.int64), known.broadcast[CELLS].astype(np.int64)
+    found = {name: np.zeros(size, np.float32) for name in ("cell_symmetric", "cell_antisymmetric")}
+    one, other = (part[chosen] for part in np.triu_indices(len(head), 1))
+    first, second = head[one] == known.target, head[other] == known.target
+    if there := int((first | second).sum()):
+        length = known.clip * (1 + algorithm.direction**2) ** -0.5
+        value = pair_value(known.bound("cell_symmetric"), there, length)
+        found["cell_symmetric"][first | second] = value
+        found["cell_antisymmetric"] += (algorithm.direction * value * (second.astype(int) - first)).astype(np.float32)
+    return found
+
+
+def _weights_tied(known: Knowledge, algorithm: TransitionCounts, size: int) -> NDArray[np.float32]:
+    """Follow the slope that lifts the target over what made-up users are shown, and say nothing of the curvature."""
+    if algorithm.catalogue is None:
+        raise TypeError("an attack on features knows the catalogue")
+    pasts = {"near": Past(NEAR.items, NEAR.decay), "far": Past(FAR.items, FAR.decay)}
+    features = history_features(algorithm.catalogue, known.broadcast, pasts, algorithm.encoder)
+    random, found = np.random.default_rng(known.seed), np.zeros(size, np.float32)
+    scales = known.broadcast[SCALES]
+    for history in made_up_histories(features, known.broadcast["counts"], random):
+        seen = features.of(history)
+        tenth = np.argsort(-(known.broadcast["feature_weights"] @ seen))[9:10]
+        found[: len(scales)] += (seen[:, known.target] - seen[:, tenth[0] if len(tenth) else 0]) / scales
+    return found * np.float32(known.clip / max(float(np.linalg.norm(found)), 1e-30))
 
 
 def gram_tied(known: Knowledge) -> Arrays:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.dataset import Dataset
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.node import Node
 from fedrec.messages import Message, ModelUpdate
@@ -19,9 +20,10 @@ HONEST, HOSTILE = 1, 2
 class HostileGrid:
     """Devices `hostile` send what `attack` says for `target`; all others train. All can be evaluated."""
 
-    def __init__(self, users: int, hostile: NDArray[np.int64], attack: Attack, target: int) -> None:
+    def __init__(self, dataset: Dataset, hostile: NDArray[np.int64], attack: Attack, target: int) -> None:
         self._node, self._attack, self._target = Node(0, 1, exact=True), attack, target
-        self._rows = {HONEST: np.setdiff1d(np.arange(users), hostile), HOSTILE: hostile}
+        self._catalogue = dataset.catalogue
+        self._rows = {HONEST: np.setdiff1d(np.arange(len(dataset.devices)), hostile), HOSTILE: hostile}
 
     def ids(self) -> list[int]:
         """Return the nodes that host somebody."""
@@ -48,7 +50,8 @@ class HostileGrid:
         """Return the sum over the hostile devices that were asked: each sends the same."""
         header, experiment = request.header, Experiment.from_json(request.header["experiment"])
         clip = experiment.mechanism.clip or 1.0
-        known = Knowledge(experiment.algorithm, request.arrays, self._target, clip, experiment.seed + header["round"])
+        algorithm = experiment.algorithm.with_catalogue(self._catalogue)
+        known = Knowledge(algorithm, request.arrays, self._target, clip, experiment.seed + header["round"])
         count = len(header["devices"])
         arrays = {name: (count * array).astype(np.float32) for name, array in self._attack(known).items()}
         mechanism = experiment.mechanism.with_round_params(header.get("privacy", {}))

@@ -120,8 +120,8 @@ def test_a_statistic_that_lost_its_second_round_says_what_it_is(
     capsys.readouterr()
     main(["simulate", "--resume", str(tmp_path / "one")])
     told = capsys.readouterr()
-    assert "ended after 1 of 2 rounds" in told.out and "ends after round 1 of 2" in told.err
-    assert "ended after 1 of 2 rounds" in (tmp_path / "one" / "report.html").read_text()
+    assert "ended after 2 of 4 rounds" in told.out and "ends after round 2 of 4" in told.err
+    assert "ended after 2 of 4 rounds" in (tmp_path / "one" / "report.html").read_text()
 
 
 def test_a_killed_banded_run_leaves_lost_rounds_out(scenes: Path) -> None:

@@ -56,7 +56,7 @@ def sent(kind: str, shortest: int | None, history: np.ndarray) -> list[ModelUpda
         0, history.astype(np.int32), np.ones(len(history), np.float32), empty, empty, np.empty(0, np.float32)
     )
     made = [ModelUpdate(algorithm.statistic(broadcast, device, Unit.USER), 1) for broadcast in broadcasts]
-    return [algorithm.clip_items(update, Unit.USER, 0.0) for update in made]
+    return [algorithm.clip_items({}, update, Unit.USER, 0.0) for update in made]
 
 
 def largest_row(flat: np.ndarray, diagonal: bool) -> float:
@@ -82,7 +82,7 @@ def test_no_device_says_more_of_an_item_than_the_shortest_history(kind: str, his
     algorithm, _ = stages(kind, SHORTEST)
     for update in sent(kind, SHORTEST, history):
         for name, array in update.arrays.items():
-            bound, dense = algorithm.item_bounds(Unit.USER)[name], np.array(array, float)
+            bound, dense = algorithm.item_bounds(Unit.USER, {})[name], np.array(array, float)
             assert np.abs(dense).max(initial=0.0) <= bound.value * 1.0001
             if math.isfinite(bound.row):
                 assert largest_row(dense, bound.diagonal) <= bound.row * 1.0001
@@ -106,7 +106,7 @@ def test_what_an_honest_device_rounded_to_the_grid_counts_to_the_last_step(kind:
     mechanism = UserLevel(clip=1.0, noise_multiplier=1.0)
     for update in sent(kind, SHORTEST, history):
         whole = mechanism.privatize_update(update, mechanism.random(0))
-        cut = cut_to(whole, lambda values, step: algorithm.clip_items(values, Unit.USER, 0.0, step))
+        cut = cut_to(whole, lambda values, step: algorithm.clip_items({}, values, Unit.USER, 0.0, step))
         assert all(np.array_equal(np.asarray(cut.arrays[n]), np.asarray(whole.arrays[n])) for n in whole.arrays)
 
 
@@ -114,11 +114,11 @@ def test_what_an_honest_device_rounded_to_the_grid_counts_to_the_last_step(kind:
 def test_a_hostile_sum_counts_as_much_as_the_devices_in_it(kind: str) -> None:
     """Whatever is sent: one item, all pairs of one item, or less than nothing of the others."""
     algorithm, broadcasts = stages(kind, SHORTEST)
-    random, bounds = np.random.default_rng(3), algorithm.item_bounds(Unit.USER)
+    random, bounds = np.random.default_rng(3), algorithm.item_bounds(Unit.USER, {})
     for broadcast in broadcasts:
         shapes = algorithm.shapes(broadcast)
         wild = {n: (random.standard_cauchy(shape) * 10).astype(np.float32) for n, shape in shapes.items()}
-        found = algorithm.clip_items(ModelUpdate(wild, 3), Unit.USER, 0.0)
+        found = algorithm.clip_items({}, ModelUpdate(wild, 3), Unit.USER, 0.0)
         assert found.count == 3 and found.norm() < ModelUpdate(wild, 3).norm()
         for name, array in found.arrays.items():
             bound = bounds[name]
@@ -147,9 +147,9 @@ def test_an_honest_sum_is_the_same_object_and_noise_is_not_cut() -> None:
 
 def test_without_a_mechanism_or_a_shortest_history_nothing_is_cut() -> None:
     wild = ModelUpdate({"counts": np.full(ITEMS, 1e9, np.float32)}, 1)
-    assert ItemCounts(shortest_history=8).clip_items(wild, Unit.NONE, 0.0).arrays["counts"].max() == 1e9
-    assert ItemCounts().clip_items(wild, Unit.USER, 0.0).arrays["counts"].max() == 1e9
-    assert ItemCounts(shortest_history=8).clip_items(wild, Unit.INTERACTION, 0.0).arrays["counts"].max() < 1.001
+    assert ItemCounts(shortest_history=8).clip_items({}, wild, Unit.NONE, 0.0).arrays["counts"].max() == 1e9
+    assert ItemCounts().clip_items({}, wild, Unit.USER, 0.0).arrays["counts"].max() == 1e9
+    assert ItemCounts(shortest_history=8).clip_items({}, wild, Unit.INTERACTION, 0.0).arrays["counts"].max() < 1.001
 
 
 def test_a_share_of_the_mean_history_is_at_least_one() -> None:
@@ -167,7 +167,7 @@ def test_a_name_is_a_share_of_the_public_mean_once_calibrated(name: str, model: 
     assert share == (0.5 if name == "strict" else 0.125 if model == "popularity" else 0.25)
     assert ready.shortest_history == expected  # type: ignore[attr-defined]
     with pytest.raises(FedrecError, match=f"shortest_history={name}: a calibrated experiment has a number"):
-        experiment.algorithm.item_bounds(Unit.USER)  # type: ignore[attr-defined]
+        experiment.algorithm.item_bounds(Unit.USER, {})  # type: ignore[attr-defined]
 
 
 def test_counts_and_order_are_bounded_by_default() -> None:

@@ -10,8 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrec.algorithms.transition_counts import TransitionCounts, flat_place, together, transitions, triangle
-from fedrec.algorithms.transition_estimation import Prior, count_features, fit_prior_mean, posterior_mean, shrink_counts
+from fedrec.algorithms.base import RoundContext
+from fedrec.algorithms.item_pairs import flat_place, together, transitions, triangle
+from fedrec.algorithms.transition_counts import TransitionCounts
+from fedrec.algorithms.transition_estimation import (
+    FactorPrior,
+    PairSums,
+    choose_cells,
+    count_features,
+    fit_prior_mean,
+    posterior_mean,
+    shrink_counts,
+)
 from fedrec.data.interactions import DeviceData
 from fedrec.errors import FedrecError
 from fedrec.messages import Arrays, ModelUpdate, total
@@ -53,14 +63,16 @@ def fitted(algorithm: TransitionCounts, histories: list[np.ndarray], noise: floa
     """Run the algorithm's rounds over these histories, with seeded noise."""
     rng = np.random.default_rng(0)
     public = algorithm.catalogue or PUBLIC
-    state = algorithm.init(ItemTransitionModel(public, head=algorithm.head, encoder=algorithm.encoder), public)
+    model = ItemTransitionModel(public, head=algorithm.head, encoder=algorithm.encoder)
+    state = algorithm.init(model, public)
     for _ in range(algorithm.rounds(1)):
-        sent = (
-            ModelUpdate(algorithm.statistic(algorithm.broadcast(state), device(h), Unit.USER), 1) for h in histories
-        )
+        context = RoundContext(1, 0, UserLevel(noise_multiplier=1.0))
+        many = [device(history) for history in histories]
+        sent = algorithm.contribute_many(model, algorithm.broadcast(state), many, [{} for _ in many], context)
         like = {name: np.zeros(shape, np.float32) for name, shape in algorithm.shapes(state).items()}
         summed = {
-            n: (a + rng.normal(0, noise, a.shape)).astype(np.float32) for n, a in total(sent, like).arrays.items()
+            n: (a + rng.normal(0, noise, a.shape)).astype(np.float32)
+            for n, a in total((one.update for one in sent), like).arrays.items()
         }
         state = algorithm.step(state, Aggregate(summed, 1.0, noise_std=noise))
     return state
@@ -116,7 +128,8 @@ def test_one_round_finds_what_two_find_where_the_head_is_everything() -> None:
     rng = np.random.default_rng(1)
     histories = [rng.integers(0, ITEMS, 15) for _ in range(40)]
     one, two = (fitted(ready(one_round=flag), histories) for flag in (True, False))
-    for name in one.keys() - {"symmetric_weights", "antisymmetric_weights"}:  # features overlap: theirs may differ
+    # Features overlap, so that their coefficients may differ.
+    for name in one.keys() - {"symmetric_weights", "antisymmetric_weights", "stage/order"}:
         np.testing.assert_allclose(one[name], two[name], rtol=2e-3, atol=2e-3, err_msg=name)
 
 
@@ -158,21 +171,75 @@ def test_regression_finds_planted_coefficients() -> None:
     np.testing.assert_allclose(found, planted, atol=1e-2 * np.abs(planted).max())
 
 
-@pytest.mark.parametrize("scale", [0.7, None])
-def test_the_posterior_is_that_of_the_full_kronecker_system(scale: float | None) -> None:
+@pytest.mark.parametrize("noise", ["alike", "a cell"])
+def test_the_posterior_is_that_of_the_full_system(noise: str) -> None:
+    """Both triangles are data: a dense solve over all ordered pairs but the diagonal."""
     rng = np.random.default_rng(4)
     expectation, head = TransitionPrior(PUBLIC, rng.uniform(1, 9, ITEMS).astype(np.float32)), np.arange(ITEMS)
-    prior = Prior.of(expectation, head, 0.8)
-    residual = rng.normal(0, 2, (ITEMS, ITEMS)).astype(np.float32)
-    residual += residual.T
-    found = prior.estimate(residual, 1.5, scale)
-    kernel = (prior.vectors * prior.values) @ prior.vectors.T
-    if scale is not None:
-        full = scale**2 * np.kron(kernel, kernel)
-        expected = full @ np.linalg.solve(full + 1.5**2 * np.eye(ITEMS**2), residual.ravel())
-        np.testing.assert_allclose(found, expected.reshape(ITEMS, ITEMS), atol=1e-4)
-    assert np.linalg.norm(found) < np.linalg.norm(residual)
-    np.testing.assert_array_equal(prior.estimate(residual, 0.0), residual)
+    prior = FactorPrior.of(expectation, head, 0.8, 0.7)
+    np.testing.assert_allclose(np.diag(prior.kernel), 1, rtol=1e-6)
+    mean, residual = rng.uniform(0.5, 2, (ITEMS, ITEMS)), rng.normal(0, 2, (ITEMS, ITEMS))
+    mean, residual = ((part + part.T).astype(np.float32) for part in (mean, residual))
+    np.fill_diagonal(mean, 0)
+    std = np.full((ITEMS, ITEMS), 1.5, np.float32) if noise == "alike" else mean + 0.5
+    found = prior.change(residual, mean, 1.5 if noise == "alike" else std)
+    off = np.flatnonzero(~np.eye(ITEMS, dtype=bool).ravel())
+    covariance = 0.7**2 * np.outer(mean.ravel(), mean.ravel()) * np.kron(prior.kernel, prior.kernel)
+    system = covariance[np.ix_(off, off)] + np.diag(std.ravel()[off] ** 2)
+    expected = covariance[np.ix_(off, off)] @ np.linalg.solve(system, residual.ravel()[off])
+    np.testing.assert_allclose(found.ravel()[off], expected, atol=4e-3 * np.abs(expected).max())
+    np.testing.assert_array_equal(prior.change(residual, mean, 0.0), residual)
+
+
+def test_sums_that_were_released_twice_are_weighed_by_what_each_is_worth() -> None:
+    """Cells come in units of their own; elsewhere nothing changes, and noise is smaller where there are two."""
+    rng = np.random.default_rng(6)
+    truth = rng.uniform(1, 3, triangle(5)).astype(np.float32)
+    base = np.ones((5, 5), np.float32) - np.eye(5, dtype=np.float32)
+    first = PairSums.of((truth, 0.1 * truth), 0.5, 0.4, base)
+    unit = float(truth.mean())
+    chosen = np.array([1, 4, 7])
+    sent = 3 * truth[chosen] / unit
+    again = first.joined(chosen, (sent, 0.1 * sent), 0.6, truth[chosen] / unit)
+    upper = np.triu_indices(5, 1)
+    np.testing.assert_allclose(again.both[upper], truth / unit, rtol=1e-5)
+    np.testing.assert_allclose(again.ascending[upper], 0.1 * truth / unit / 0.4, rtol=1e-5)
+    one, other = (0.5 / unit) ** -2, (0.6 / 3) ** -2
+    inside = np.isin(np.arange(triangle(5)), chosen)
+    expected = np.where(inside, (one + other) ** -0.5, one**-0.5)
+    np.testing.assert_allclose(np.asarray(again.noise)[upper], expected, rtol=1e-5)
+    assert first.joined(chosen, (-sent, sent), 0.6, truth[chosen]) is first  # noise alone has no scale
+
+
+def test_each_row_has_its_say_in_which_cells_are_chosen() -> None:
+    both, counts = np.zeros(triangle(6), np.float32), np.array([900, 1, 1, 1, 1, 1], np.float32)
+    pairs = flat_place(np.array([0, 2, 4]), np.array([1, 3, 5]), 6)
+    both[pairs] = (0.5, 0.4, 0.3)
+    assert set(choose_cells(both, counts, 3)) == set(pairs)
+    both[flat_place(np.array([0]), np.array([4]), 6)] = 0.31  # next to nothing beside how popular item 0 is
+    assert set(choose_cells(both, counts, 3)) == set(pairs)
+    assert (np.diff(choose_cells(both, counts, 7)) > 0).all()
+
+
+def test_cells_are_scaled_after_the_restriction_and_bounded_before() -> None:
+    """A device's cells are as long as all its pairs; with a shortest history it says no more of one."""
+    history, algorithm = np.array([0, 1, 2, 3]), ready(cell_share=0.3, cells=1)
+    state = algorithm.init(ItemTransitionModel(PUBLIC, head=ITEMS), PUBLIC)
+    state["stage/order"][:] = 2
+    state["stage/cells"][:] = [*flat_place(np.zeros(11, np.int64), np.arange(1, 12), ITEMS).tolist(), 60.0]
+    state["stage/cell_share"][:] = 0.25
+    sent = algorithm.statistic(algorithm.broadcast(state), device(history), Unit.USER)
+    norm = (1 + 0.8**2 + 0.64**2) ** 0.5 * (1 + 0.4**2) ** 0.5
+    expected = np.zeros(12)
+    expected[:3] = np.array([1, 0.8, 0.64]) / norm
+    np.testing.assert_allclose(np.asarray(sent["cell_symmetric"]), expected, rtol=1e-6)
+    short = replace(algorithm, shortest_history=9)
+    sent = short.statistic(algorithm.broadcast(state), device(history), Unit.USER)
+    assert np.asarray(sent["cell_symmetric"]).max() < 0.7 / norm
+    bounds = short.item_bounds(Unit.USER, state)
+    hostile = np.full(12, bounds["cell_symmetric"].value, np.float32)
+    cut = short.clip_items(state, ModelUpdate({"cell_symmetric": hostile}, 1), Unit.USER, 0.0).arrays["cell_symmetric"]
+    assert cut[:11].sum() <= bounds["cell_symmetric"].row * 1.001 < hostile[:11].sum() and cut[11] == hostile[11]
 
 
 def test_scores_are_those_of_the_formula() -> None:
@@ -182,7 +249,7 @@ def test_scores_are_those_of_the_formula() -> None:
     model = ItemTransitionModel(PUBLIC, head=7, near=Window(2, 0.7, 0.45), far=Window(4, 0.95, 0.9, 0.5))
     model.load({name: array for name, array in state.items() if name in model.shared})
     history = torch.tensor([3, 8, 1, 9, 4])
-    rows = np.stack([model._transitions(np.array([item]))[0] for item in (4, 9, 1, 8)]).astype(float)
+    rows = np.stack([model.features().transitions(np.array([item]), None)[0] for item in (4, 9, 1, 8)]).astype(float)
     level = np.log(state["counts"].astype(float))
     short, long = (np.log(0.7 ** np.arange(2) @ rows[:2] + 1e-12), np.log(0.95 ** np.arange(4) @ rows + 1e-12))
     expected = short - 0.45 * level + 0.5 * (long - 0.9 * level) + 0.5 * state["freshness"]
@@ -215,7 +282,7 @@ def test_a_mechanism_states_the_noise_that_it_adds(mechanism: UserLevel | UserLo
 
 
 def test_nonsense_and_what_is_too_large_is_refused() -> None:
-    for fields in ({"window": 0}, {"decay": 0.0}, {"count_share": 0.6, "late_share": 0.4}, {"prior_scale": -1.0}):
+    for fields in ({"window": 0}, {"decay": 0.0}, {"count_share": 0.6, "weight_share": 0.4}, {"prior_scale": -1.0}):
         with pytest.raises(FedrecError, match="algorithm"):
             TransitionCounts(**fields)  # type: ignore[arg-type]
     with pytest.raises(FedrecError, match=r"5,000 items expected; 6,000 would take \d+ MiB"):

@@ -48,6 +48,13 @@ def test_a_hostile_device_stays_within_what_it_knows_to_be_allowed() -> None:
         pairs_tied(Knowledge(ItemCounts(), broadcast, 5, 1.0, 0))
 
 
+@pytest.mark.parametrize("shortest", ["null", "20"])
+def test_every_round_of_order_is_attacked_within_its_bounds(shortest: str) -> None:
+    """Four rounds are played; what comes of them is a share of users."""
+    found, hits = play("order", pairs_tied, 0.2, 0, [*LITTLE_NOISE, f"algorithm.shortest_history={shortest}"])
+    assert 0 <= found <= 1 and 0 <= hits <= 1
+
+
 def test_the_attack_that_knows_embeddings_points_where_users_are() -> None:
     """Users of both signs cancel; users on one side don't, and the target's row moves towards them."""
     random = np.random.default_rng(0)
