@@ -155,6 +155,16 @@ def explain_no_kernel(experiment: Experiment, model: Recommender) -> str | None:
     return kernel_reason(model, experiment.algorithm, experiment.mechanism)
 
 
+def kernel_compiled(experiment: Experiment, model: Recommender) -> bool:
+    """Say whether the kernel that trains this experiment's devices was compiled already."""
+    from fedrec.training.kernels.engine import is_compiled  # numba may not be there
+
+    algorithm = experiment.algorithm
+    if not isinstance(algorithm, FedAvg) or not isinstance(model, TrainableRecommender):
+        return True
+    return is_compiled(model, algorithm, experiment.mechanism.dp_sgd() is not None)
+
+
 def settle_engine(experiment: Experiment, model: Recommender) -> str:
     """Return the engine that `auto` means for a run that begins here: it goes on with that one wherever it resumes."""
     if experiment.engine != "auto":

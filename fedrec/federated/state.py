@@ -16,7 +16,7 @@ from fedrec.errors import RefusedError
 from fedrec.evaluation.per_user import PerUserResults
 from fedrec.experiment.experiment import Experiment
 from fedrec.federated.exchange import NodeDirectory, Transport, base_header, discover_nodes, evaluate
-from fedrec.federated.node import explain_no_kernel, explain_sequential
+from fedrec.federated.node import explain_no_kernel, explain_sequential, kernel_compiled
 from fedrec.messages import Arrays
 from fedrec.privacy.ledger.population import PopulationTotal
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
@@ -113,10 +113,8 @@ class RunContext:
             return None
         if reason is not None:
             return f"trains without a kernel: {reason}"
-        from fedrec.training.kernels.engine import is_compiled  # numba may not be there
-
-        private = self.experiment.mechanism.dp_sgd() is not None
-        return None if is_compiled(private) else "compiles its kernel once, which takes some seconds"
+        there = kernel_compiled(self.experiment, self.experiment.build_model(self.dataset.catalogue))
+        return None if there else "compiles its kernel once, which takes some seconds"
 
     def _no_kernel(self) -> str | None:
         return explain_no_kernel(self.experiment, self.experiment.build_model(self.dataset.catalogue))

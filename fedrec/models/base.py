@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedrecError, suggest
+from fedrec.models.closed_forms import ClosedForm
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -76,20 +77,6 @@ class ModelInput:
     sha256: str
     file: Path | None = None
     declared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DotProduct:
-    """A logit `scale` * user . vector + bias + `offset`, by the names of its arrays: a closed form that has a kernel.
-
-    `user` [1, d] is private, `bias` [V, 1] shared, `vectors` [V, d] shared or, where they are a buffer, public.
-    """
-
-    user: str
-    vectors: str
-    bias: str
-    scale: float = 1.0
-    offset: float = 0.0
 
 
 class Recommender(nn.Module, ABC):
@@ -202,7 +189,7 @@ class TrainableRecommender(Recommender):
         return self.criterion(self(batch.items), batch.values)
 
     @property
-    def closed_form(self) -> DotProduct | None:
+    def closed_form(self) -> ClosedForm | None:
         """What `forward` computes, where there is a kernel for it; here nothing is known of it."""
         return None
 

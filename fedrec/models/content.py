@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.item_features import feature_vectors
-from fedrec.models.base import DotProduct, TrainableRecommender, bpr, check_sizes
+from fedrec.models.base import TrainableRecommender, bpr, check_sizes
+from fedrec.models.closed_forms import DotProduct
 
 
 class ContentRecommender(TrainableRecommender):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.models.base import DotProduct, ModelInput, TrainableRecommender, check_sizes, get_loss
+from fedrec.models.base import ModelInput, TrainableRecommender, check_sizes, get_loss
+from fedrec.models.closed_forms import DotProduct
 from fedrec.models.text_embeddings import encoder_input, warm_start_from_text
 
 

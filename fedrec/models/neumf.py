@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import TrainableRecommender, check_sizes, get_loss, linear_over_parts
+from fedrec.models.closed_forms import NeuralCF
 
 
 class NeuMF(TrainableRecommender):
@@ -46,6 +47,14 @@ class NeuMF(TrainableRecommender):
         # The layers' names depend on how many there are, so this allow-list is the instance's: the item side and them.
         layer_names = {f"layers.{i}.{part}" for i in range(len(layers)) for part in ("weight", "bias")}
         self.shared = frozenset(layer_names | {"item_gmf.weight", "item_mlp.weight", "output.weight", "output.bias"})
+
+    @property
+    def closed_form(self) -> NeuralCF | None:
+        """The network, where it has a hidden layer."""
+        layers, product = tuple(f"layers.{i}" for i in range(len(self.layers))), ("user_gmf.weight", "item_gmf.weight")
+        if not layers:
+            return None
+        return NeuralCF("user_mlp.weight", "item_mlp.weight", layers, "output", product, self.offset)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1+k] for items [..., 1+k]."""

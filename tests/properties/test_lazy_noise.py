@@ -17,6 +17,7 @@ from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.interactions import DeviceTable
 from fedrec.models.base import TrainableRecommender
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.neumf import NeuMF
 from fedrec.privacy.mechanisms.interaction import InteractionLevel
 from fedrec.training.batches import CohortData
 from fedrec.training.kernels.engine import KernelEngine
@@ -114,6 +115,22 @@ def test_a_kernel_gives_every_row_the_variance_of_every_step_and_device(name: st
     assert np.abs(off).max() < 0.2  # of touched rows through the steps that read them
     if name == "item.weight":  # its slopes are those of faint users: first the noise of steps, then theirs
         assert (found[:, :6].var(0) / expected > 1 - 5 * (2 / len(found)) ** 0.5).all()
+
+
+def test_a_kernel_of_layers_gives_them_and_rows_that_nobody_reads_all_their_noise() -> None:
+    """Each array on its own grid, with one variance: of layers after each step, of the last for the sum of devices."""
+    model = NeuMF(catalogue(ITEMS), dim=2, layers=(3,), loss="mse", init_std=1e-6)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=1e-6)
+    faint = DeviceTable(TABLE.start, TABLE.start[1:], TABLE.start[1:], TABLE.item, 0 * TABLE.value, ITEMS)
+    found, expected = sums(model, faint, 400, KernelEngine), STD**2 * STEPS * len(TABLE)
+    for name, changes in found.items():
+        still = changes[:, 6:] if name.startswith("item") else changes
+        if name == "output.bias":  # the loss pulls it back towards 0 in every step
+            assert still.var() / expected == pytest.approx(1, abs=0.5)
+            continue
+        assert still.var() / expected == pytest.approx(1, abs=5 * (2 / still.size) ** 0.5 + 0.05), name
+        assert np.abs(still.mean(0)).max() < 5 * (expected / len(still)) ** 0.5, name
 
 
 @pytest.mark.parametrize("engine", [VectorizedEngine, KernelEngine])

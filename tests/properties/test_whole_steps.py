@@ -166,18 +166,21 @@ def test_an_example_of_the_cohort_engine_is_never_longer_than_the_clip(name: str
         assert length <= 4**GRID.products.bits
 
 
+@pytest.mark.parametrize("name", ["mf", "neumf"])
 @given(st.floats(-3, 12), st.integers(0, 2**20))
-def test_an_example_of_a_kernel_is_never_longer_than_the_clip(power: float, seed: int) -> None:
+def test_an_example_of_a_kernel_is_never_longer_than_the_clip(name: str, power: float, seed: int) -> None:
     """Counted in Python's whole numbers; parameters from tiny to so large that no gradient of them is finite."""
-    model = made("mf", std=10.0**power, seed=seed)
+    model = made(name, std=10.0**power, seed=seed)
     found = trained(model, table((1, 1, 1), seed), np.arange(3), kind=KernelEngine)
+    products = VectorizedEngine(model, SETTINGS)._stacked.on_products  # pyright: ignore[reportPrivateUsage]
     for device in range(3):
         length = 0
-        for name, array in found.update_of(device).arrays.items():
-            whole = array.astype(np.float64) / found.units[name]
+        for array_name, array in found.update_of(device).arrays.items():
+            whole = array.astype(np.float64) / found.units[array_name]
             assert np.abs(whole - whole.round()).max() < 1e-3
-            length += sum(round(number) ** 2 for number in whole.reshape(-1).tolist())
-        assert length <= 4**GRID.vectors.bits
+            finer = 1 if products(array_name) else GRID.finer
+            length += finer**2 * sum(round(number) ** 2 for number in whole.reshape(-1).tolist())
+        assert length <= 4**GRID.products.bits
 
 
 @pytest.mark.parametrize("name", MODELS)

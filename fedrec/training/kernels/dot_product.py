@@ -130,11 +130,7 @@ def take_step(sent: Broadcast, own: Device, places: Rows, slopes: Floats, share:
 
 @compiled
 def find_slopes(sent: Broadcast, own: Device, batch: tuple[Rows, Floats], slopes: Floats, losses: Floats) -> None:
-    """Write g [b, 1+k] and L [b] of a batch's rows [b, 1+k] and ratings [b]; g[0] is no number where L is not finite.
-
-    BCE: L = sum of log(1 + e^z) - z[0], g = sigmoid(z), less 1 at the positive. BPR: the sum of log(1 + e^(z - z[0]))
-    over the negatives, g = sigmoid(z - z[0]), and g[0] minus their sum. MSE: L = (z[0] - y)^2, g = 2 (z[0] - y).
-    """
+    """Write g [b, 1+k] and L [b] of a batch's rows [b, 1+k] and ratings [b]."""
     (places, values), (user, rows, bias, _) = batch, own
     for x in range(len(places)):
         for q in range(places.shape[1]):
@@ -142,15 +138,25 @@ def find_slopes(sent: Broadcast, own: Device, batch: tuple[Rows, Floats], slopes
             for i in range(len(user)):
                 along += rows[r, i] * user[i]
             slopes[x, q] = sent.scale * along + bias[r] + sent.offset
-    if sent.loss == MSE:
-        for x in range(len(places)):
+    find_losses(sent.loss, slopes, values, losses)
+
+
+@compiled
+def find_losses(loss: int, slopes: Floats, values: Floats, losses: Floats) -> None:
+    """Write L [b], and g over z [b, 1+k], for ratings [b]; g[0] is no number where L is not finite.
+
+    BCE: L = sum of log(1 + e^z) - z[0], g = sigmoid(z), less 1 at the positive. BPR: the sum of log(1 + e^(z - z[0]))
+    over the negatives, g = sigmoid(z - z[0]), and g[0] minus their sum. MSE: L = (z[0] - y)^2, g = 2 (z[0] - y).
+    """
+    if loss == MSE:
+        for x in range(len(slopes)):
             away = slopes[x, 0] - values[x]
             slopes[x, 0], losses[x] = F(2) * away, away * away
         return
-    pairs = sent.loss == BPR
-    for x in range(len(places)):
+    pairs = loss == BPR
+    for x in range(len(slopes)):
         positive, pull, lost, product = slopes[x, 0], F(0), F(0), 1.0
-        for q in range(1 if pairs else 0, places.shape[1]):
+        for q in range(1 if pairs else 0, slopes.shape[1]):
             z = slopes[x, q] - positive if pairs else slopes[x, q]
             small = exp_minus(abs(z))
             slopes[x, q] = (F(1) if z >= 0 else small) / (F(1) + small)

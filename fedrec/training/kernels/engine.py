@@ -5,61 +5,60 @@ with DP-SGD they are the mechanism's, and the law of noise is that of the cohort
 (`fedrec.training.vectorized.engine`): a row's noise waits until the row is read, what is never read is drawn once for
 the sum of all devices.
 
-Shapes: C devices, P passes, V items, R rows, d dimensions.
+Shapes: C devices, P passes, V items, R rows.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError
 from fedrec.messages import Arrays
-from fedrec.models.base import LOSSES, TrainableRecommender
+from fedrec.models.base import TrainableRecommender
+from fedrec.models.closed_forms import NeuralCF
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, Mechanism, NoiseSource
 from fedrec.rng import Stream
 from fedrec.training.batches import CohortData, LocalTrainingConfig, first_private, open_draws, samples
-from fedrec.training.kernels import dot_product as kernel
-from fedrec.training.kernels import private_dot_product as dp_kernel
 from fedrec.training.kernels.compiled import compiled_before
+from fedrec.training.kernels.dot_product_trainer import DotProductTrainer
 from fedrec.training.kernels.forms import checked_form
-from fedrec.training.kernels.late_noise import LateNoise, WholeKind
+from fedrec.training.kernels.late_noise import LateNoise
+from fedrec.training.kernels.neural_cf_trainer import NeuralCFTrainer
 from fedrec.training.kernels.places import Places, epoch_places, sample_places
 from fedrec.training.kernels.rows import TouchedRows
+from fedrec.training.kernels.trainer import Trained, Trainer
 from fedrec.training.vectorized.engine import keep_freed_memory
 from fedrec.training.vectorized.updates import Contributions, StackedUpdates, joined
 
 TILE_NUMBERS = 1 << 20  # of the rows of a tile: their memory then comes from what the process keeps
-ROW_BYTES = 8  # of a row's item and bias
+ROW_BYTES = 4  # of a row's item
+Contributed = Contributions[StackedUpdates[TouchedRows]]
 
 
-def is_compiled(dp_sgd: bool) -> bool:
-    """Say whether the kernel was compiled already, that of DP-SGD where `dp_sgd`."""
-    return compiled_before(dp_kernel.descend_privately if dp_sgd else kernel.descend)
+def trainer_of(model: TrainableRecommender, settings: LocalTrainingConfig) -> Trainer[Any]:
+    """Return what trains by the loops of the model's closed form; `RefusedError` says why there are none."""
+    form = checked_form(model)
+    if isinstance(form, NeuralCF):
+        return NeuralCFTrainer(model, settings, form)
+    return DotProductTrainer(model, settings, form)
+
+
+def is_compiled(model: TrainableRecommender, settings: LocalTrainingConfig, dp_sgd: bool) -> bool:
+    """Say whether the model's kernel was compiled already, that of DP-SGD where `dp_sgd`."""
+    return compiled_before(trainer_of(model, settings).compiled[dp_sgd])
 
 
 class KernelEngine:
     """Trains many devices of one model; its scratch memory stays with it."""
 
     def __init__(self, model: TrainableRecommender, settings: LocalTrainingConfig) -> None:
-        self._form, self._settings, self._items = checked_form(model), settings, model.items
+        self._trainer, self._settings, self._items = trainer_of(model, settings), settings, model.items
         self._negatives = settings.negatives if model.negatives_useful else 0
-        self._loss = next(number for number, loss in enumerate(LOSSES.values()) if loss is model.criterion)
-        self._shapes = {name: array.shape for name, array in model.shared_arrays().items()}
         self._private = {name: array.shape for name, array in model.private_arrays().items()}
-        self._std, self._buffers = model.private_std, dict(model.named_buffers())
-        self._where = np.zeros(self._items, np.int32)
+        self._std, self._where = model.private_std, np.zeros(self._items, np.int32)
         keep_freed_memory()
-
-    @property
-    def _dim(self) -> int:
-        return self._private[self._form.user][1]
-
-    @property
-    def _learns(self) -> bool:
-        """Whether item vectors learn."""
-        return self._form.vectors in self._shapes
 
     def first_private(self, seed: int, users: NDArray[np.int64]) -> Arrays:
         """Return the private arrays [C, ...] that devices start from."""
@@ -67,8 +66,8 @@ class KernelEngine:
 
     def bytes_in_flight(self, chosen: CohortData, mechanism: Mechanism) -> int:
         """Return how many bytes the changes of these devices may take until they are summed: no item is met twice."""
-        rows = self._most_rows(chosen.sizes, mechanism.dp_sgd())
-        return int(rows.sum()) * (4 * self._dim * self._learns + ROW_BYTES)
+        rows, (columns, dense) = self._most_rows(chosen.sizes, mechanism.dp_sgd()), self._trainer.numbers
+        return int(rows.sum()) * (4 * columns + ROW_BYTES) + 4 * dense * len(rows)
 
     def _most_rows(self, sizes: NDArray[np.int64], public: DPSGDConfig | None) -> NDArray[np.int64]:
         passes = public.local_steps * public.sample_rate if public else self._settings.epochs
@@ -77,91 +76,54 @@ class KernelEngine:
     @torch.no_grad()
     def train(
         self, broadcast: Arrays, chosen: CohortData, private: Arrays, mechanism: Mechanism, key: tuple[int, int]
-    ) -> Contributions[StackedUpdates[TouchedRows]]:
+    ) -> Contributed:
         """Return what the devices contribute after local training in the round of `key`: (seed, round).
 
         `private` holds their private arrays [C, ...]. Devices come back in an order of the engine's own.
         """
-        sent, public, sizes = self._sent(broadcast), mechanism.dp_sgd(), chosen.sizes
-        order, parts = np.argsort(-sizes, kind="stable"), list[Contributions[StackedUpdates[TouchedRows]]]()
-        users = private[self._form.user].reshape(len(sizes), self._dim)
+        trainer, public, sizes = self._trainer, mechanism.dp_sgd(), chosen.sizes
+        trainer.check(broadcast)
+        sent, order, parts = trainer.sent(broadcast), np.argsort(-sizes, kind="stable"), list[Contributed]()
         late = None
         if public is not None:
             random = mechanism.random(*key, *chosen.users[:1].tolist(), Stream.NOISE)
             late = LateNoise(public, self._settings.learning_rate, self._items, random)
-        for tile in tiles(self._most_rows(sizes[order], public) * self._dim):
-            some = order[tile]
-            own, mine = CohortData(chosen.table, chosen.users[some]), np.array(users[some], np.float32, order="C")
-            if late is None:
+        columns, dense = trainer.numbers
+        for tile in tiles(self._most_rows(sizes[order], public) * columns + dense):
+            own = CohortData(chosen.table, chosen.users[order[tile]])
+            mine = {name: array[order[tile]] for name, array in private.items()}
+            if late is None or public is None:
                 parts.append(self._descend(sent, own, mine, key))
             else:
                 random = mechanism.random(*key, Stream.TRAIN)
-                parts.append(self._descend_privately(sent, own, mine, late, random))
+                parts.append(self._descend_privately(sent, own, mine, (late, public, random)))
         if late is None:
             return joined(parts)
-        widths = {name: shape[1:] for name, shape in self._shapes.items()}
-        return joined(parts, late.remaining(widths), dict.fromkeys(widths, late.unit))
+        return joined(parts, *trainer.late_parts(late))
 
-    def _sent(self, broadcast: Arrays) -> kernel.Broadcast:
-        for name, array in broadcast.items():
-            expected = self._shapes.get(name, "no such array")
-            if expected != array.shape:
-                raise FedrecError(f"the model can't take {name} of shape {array.shape}: {expected} expected")
-        form = self._form
-        vectors = broadcast[form.vectors] if self._learns else self._buffers[form.vectors].numpy()
-        flat = np.ascontiguousarray(broadcast[form.bias].reshape(-1), np.float32)
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        scale, offset = np.float32(form.scale), np.float32(form.offset)
-        return kernel.Broadcast(vectors, self._learns, flat, scale, offset, self._loss)
-
-    def _descend(
-        self, sent: kernel.Broadcast, own: CohortData, users: NDArray[np.float32], key: tuple[int, int]
-    ) -> Contributions[StackedUpdates[TouchedRows]]:
+    def _descend(self, sent: Any, own: CohortData, private: Arrays, key: tuple[int, int]) -> Contributed:
         """Train C devices without privacy."""
-        settings = self._settings
-        histories = own.part(np.arange(len(users)))
-        places = epoch_places(histories, open_draws(*key), settings, self._negatives, self._where)
-        kept = self._kept(users, places, np.float32)
-        steps = kernel.Descent(settings.batch_size, settings.learning_rate, settings.denominator or 0.0)
-        kernel.descend(sent, places, kernel.scratch(places, self._dim), kept, steps)
-        return self._contributed(own, places, kept)
+        histories = own.part(np.arange(len(own.users)))
+        places = epoch_places(histories, open_draws(*key), self._settings, self._negatives, self._where)
+        return self._contributed(own, places, self._trainer.descend(sent, places, private))
 
     def _descend_privately(
-        self, sent: kernel.Broadcast, own: CohortData, users: NDArray[np.float32], late: LateNoise, random: NoiseSource
-    ) -> Contributions[StackedUpdates[TouchedRows]]:
+        self, sent: Any, own: CohortData, private: Arrays, noise: tuple[LateNoise, DPSGDConfig, NoiseSource]
+    ) -> Contributed:
         """Train C devices by DP-SGD."""
-        histories = own.part(np.arange(len(users)))
-        drawn = list(samples(histories, late.public, self._negatives, self._items, random))
-        places, due = sample_places(histories, drawn, self._where)
-        whole = late.kind(len(drawn) * places.rows.shape[1] * histories.items.shape[1])
-        kept = self._kept(users, places, whole)
-        device = kernel.scratch(places, self._dim)
-        sums = dp_kernel.Sums(
-            *(np.empty(shape, whole) for shape in (self._dim, (len(device.bias), kept.rows.shape[1]), len(device.bias)))
+        histories, (late, public, random) = own.part(np.arange(len(own.users))), noise
+        places, due = sample_places(
+            histories, list(samples(histories, public, self._negatives, self._items, random)), self._where
         )
-        noise = late.draw(due, users.shape, kept.rows.shape[1], whole)
-        steps = dp_kernel.PrivateDescent(late.grid.length, late.grid.clip, late.unit)
-        dp_kernel.descend_privately(sent, places, (device, sums), kept, (due, noise), steps)
-        late.note(places, due, len(users))
-        return self._contributed(own, places, kept)
+        made = self._trainer.descend_privately(sent, places, due, private, late)
+        late.note(places, due, len(own.users))
+        return self._contributed(own, places, made)
 
-    def _kept(self, users: NDArray[np.float32], places: Places, kind: WholeKind | type[np.float32]) -> kernel.Kept:
-        rows, columns = len(places.item), self._dim if self._learns else 0
-        return kernel.Kept(users, np.zeros(len(users)), np.empty((rows, columns), kind), np.empty(rows, kind))
-
-    def _contributed(
-        self, own: CohortData, places: Places, kept: kernel.Kept
-    ) -> Contributions[StackedUpdates[TouchedRows]]:
+    def _contributed(self, own: CohortData, places: Places, made: Trained) -> Contributed:
         passes = (len(places.passes) - 1) // max(len(own.users), 1)
-        rows = {self._form.vectors: kept.rows, self._form.bias: kept.bias[:, None]}
-        tile = TouchedRows(self._items, places.first, places.item, {name: rows[name] for name in self._shapes})
-        return Contributions(
-            own.users,
-            StackedUpdates((tile,)),
-            {self._form.user: kept.users.reshape(len(own.users), *self._private[self._form.user])},
-            kept.loss,
-            np.diff(places.passes[::passes]) if passes else np.zeros(len(own.users), np.int64),
-        )
+        tile = TouchedRows(self._items, places.first, places.item, made.rows, made.dense)
+        examples = np.diff(places.passes[::passes]) if passes else np.zeros(len(own.users), np.int64)
+        return Contributions(own.users, StackedUpdates((tile,)), made.private, made.loss, examples)
 
 
 def tiles(numbers: NDArray[np.int64]) -> Iterator[slice]:

@@ -8,51 +8,78 @@ Shapes: C devices, P steps, M rows that are due, V items, d dimensions.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrec.privacy.grid import Grid
 from fedrec.privacy.mechanisms.protocol import DPSGDConfig, NoiseSource
 from fedrec.privacy.step_grid import summed_noise
 from fedrec.training.kernels.places import Due, Places
-from fedrec.training.kernels.private_dot_product import Noise
 
 DEVIATIONS = 14  # of noise that a sum may hold
 WholeKind = type[np.int32] | type[np.int64]
+Whole = NDArray[Any]
 
 
 class LateNoise:
-    """The noise of DP-SGD's steps for the devices of one sum, whole numbers on the grid of vectors.
+    """The noise of DP-SGD's steps for the devices of one sum, whole numbers on the grid of each array.
 
-    Of item rows it waits until a row is read; what is never read is drawn once for the sum of all devices. `unit` is
-    what a whole step of the grid moves a parameter by.
+    Of item rows it waits until a row is read; what is never read, and the last step's on all else that is shared, is
+    drawn once for the sum of all devices.
     """
 
     def __init__(self, public: DPSGDConfig, rate: float, items: int, random: NoiseSource) -> None:
-        self.public, self.grid, self._random = public, public.grid().vectors, random
-        self.unit = self.grid.step * rate / public.denominator
-        self._variance = self.grid.variance(public.noise_multiplier)
+        self.grid, self.steps = public.grid(), public.local_steps
+        self._public, self._rate, self._random = public, rate, random
         self._done, self._devices = np.zeros(items, np.int64), 0
 
-    def kind(self, examples: int) -> WholeKind:
-        """Return the whole numbers that hold the sums of so many places of examples and the noise of all steps."""
-        noise = DEVIATIONS * (math.isqrt(self._variance * self.public.local_steps) + 1)
-        return np.int32 if examples * self.grid.length + noise < 1 << 31 else np.int64
+    def unit(self, grid: Grid) -> float:
+        """Return what a whole step of a grid moves a parameter by."""
+        return grid.step * self._rate / self._public.denominator
 
-    def draw(self, due: Due, shape: tuple[int, ...], columns: int, kind: WholeKind) -> Noise:
-        """Return the noise of user vectors [C, P, d] and of the rows that are due, [M, columns] and [M]."""
-        users = self._random.discrete_gaussian((shape[0], self.public.local_steps, shape[1]), self._variance)
-        rows, bias = (summed_noise(self._random, due.counts, (width,), self._variance) for width in (columns, 1))
-        return Noise(users.astype(kind, copy=False), rows.astype(kind, copy=False), bias[:, 0].astype(kind))
+    def kind(self, places: Places, products: bool = False) -> WholeKind:
+        """Return the whole numbers that hold a device's sums over these places and the noise of all steps."""
+        grid, passes = self.grid.products if products else self.grid.vectors, self.steps
+        examples = int((places.passes[passes::passes] - places.passes[:-1:passes]).max(initial=0))
+        noise = DEVIATIONS * (math.isqrt(self._variance(grid) * passes) + 1)
+        return np.int32 if examples * places.rows.shape[1] * grid.length + noise < 1 << 31 else np.int64
+
+    def of_steps(self, shape: tuple[int, ...], kind: WholeKind, products: bool = False) -> Whole:
+        """Return the noise of one step for each number."""
+        grid = self.grid.products if products else self.grid.vectors
+        return self._random.discrete_gaussian(shape, self._variance(grid)).astype(kind, copy=False)
+
+    def of_rows(self, due: Due, columns: int, kind: WholeKind) -> Whole:
+        """Return the noise of the rows that are due [M, columns]."""
+        drawn = summed_noise(self._random, due.counts, (columns,), self._variance(self.grid.vectors))
+        return drawn.astype(kind, copy=False)
 
     def note(self, places: Places, due: Due, devices: int) -> None:
         """Note up to which step each row of a tile has its noise."""
         self._done += np.bincount(places.item, due.read, len(self._done)).astype(np.int64)
         self._devices += devices
 
-    def remaining(self, widths: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """Return, for the sum over all devices, the noise that nothing has got yet, by name."""
-        left = (self.public.local_steps * self._devices - self._done).clip(min=0)
-        drawn = {n: summed_noise(self._random, left, width, self._variance) for n, width in widths.items()}
+    def remaining(
+        self, rows: Mapping[str, tuple[int, ...]], dense: Mapping[str, tuple[int, ...]], products: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """Return, for the sum over all devices, the noise that nothing has got yet, by name.
+
+        `rows` are the shapes of what items have, `dense` of all else; `products` lie on the finer grid.
+        """
+        left = (self.steps * self._devices - self._done).clip(min=0)
+        drawn = {n: self._summed(left, width, self.grid.vectors) for n, width in rows.items()}
+        for name, shape in dense.items():
+            grid = self.grid.products if name in products else self.grid.vectors
+            drawn[name] = self._summed(np.array([self._devices]), shape, grid)[0]
         return {name: torch.from_numpy(whole).double() for name, whole in drawn.items()}
+
+    def _summed(self, counts: NDArray[np.int64], shape: tuple[int, ...], grid: Grid) -> Whole:
+        return summed_noise(self._random, counts, shape, self._variance(grid))
+
+    def _variance(self, grid: Grid) -> int:
+        return grid.variance(self._public.noise_multiplier)

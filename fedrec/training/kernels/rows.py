@@ -3,8 +3,9 @@
 Shapes: C devices, R rows of all of them, V items. What is added up are sums in double precision, whole numbers exact.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,13 +24,15 @@ Changes = NDArray[np.float32] | NDArray[np.int32]
 class TouchedRows:
     """The changes of a tile of C devices: row r, of item `item[r]`, by the device c with first[c] <= r < first[c + 1].
 
-    `rows` holds the changes [R, d] of each array, each (device, item) once; all arrays have `catalogue` items.
+    `rows` holds the changes [R, d] of each array of `catalogue` items, each (device, item) once, `dense` the changes
+    [C, ...] of all others.
     """
 
     catalogue: int
     first: NDArray[np.int64]
     item: NDArray[np.int32]
     rows: Mapping[str, Changes]
+    dense: Mapping[str, Changes] = field(default_factory=dict[str, Changes])
 
     @property
     def count(self) -> int:
@@ -38,19 +41,22 @@ class TouchedRows:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each array of one device's update."""
-        return {name: (self.catalogue, change.shape[1]) for name, change in self.rows.items()}
+        rows = {name: (self.catalogue, change.shape[1]) for name, change in self.rows.items()}
+        return {**rows, **{name: change.shape[1:] for name, change in self.dense.items()}}
 
     def squared_norms(self) -> dict[str, Floats]:
         """Return each array's squared norm for every device [C]; not finite where a change is not."""
-        return {name: squares(self.first, change) for name, change in self.rows.items()}
+        return {name: squares(place[0], change) for name, place, change in self._all()}
 
     def zeros(self) -> dict[str, Tensor]:
-        """Return sums over no device: [V, d], in double precision."""
+        """Return sums over no device: [V, d] for arrays of items, in double precision."""
         return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in self.shapes().items()}
 
     def whole_squares(self, scales: Scales) -> dict[str, Floats]:
         """Return the squared norm [C] of each array in `scales`, scaled and rounded to whole numbers."""
-        return {name: whole_squares(self.first, self.rows[name], scale) for name, scale in scales.items()}
+        return {
+            name: whole_squares(place[0], change, scales[name]) for name, place, change in self._all() if name in scales
+        }
 
     def add_to(self, sums: dict[str, Tensor], factors: Mapping[str, Floats], whole: bool = False) -> None:
         """Add every device's changes, times its factors [C] by name; what has factor 0 adds nothing, finite or not.
@@ -58,8 +64,16 @@ class TouchedRows:
         `whole` rounds each product: sums of whole numbers below 2^53 are exact in double precision, in any order.
         """
         add = add_whole if whole else add_scaled
+        for name, place, change in self._all():
+            add(place, change, factors[name], sums[name].numpy().reshape(-1, change.shape[1]))
+
+    def _all(self) -> Iterator[tuple[str, tuple[NDArray[np.int64], NDArray[np.int32]], Changes]]:
+        """Yield all changes as rows [R, d], and which rows each device has of which item; what is dense is of one."""
         for name, change in self.rows.items():
-            add((self.first, self.item), change, factors[name], sums[name].numpy())
+            yield name, (self.first, self.item), change
+        one = np.arange(self.count + 1), np.zeros(self.count, np.int32)
+        for name, change in self.dense.items():
+            yield name, one, change.reshape(self.count, math.prod(change.shape[1:]))
 
     def update_of(self, device: int) -> ModelUpdate:
         """Return what one device alone contributes, dense."""
@@ -68,7 +82,7 @@ class TouchedRows:
         for name, change in self.rows.items():
             arrays[name] = np.zeros((self.catalogue, change.shape[1]), np.float32)
             arrays[name][self.item[own]] = change[own]
-        return ModelUpdate(arrays, 1)
+        return ModelUpdate({**arrays, **{name: change[device] for name, change in self.dense.items()}}, 1)
 
 
 @compiled

@@ -39,7 +39,9 @@ def simulated(folder: RunFolder) -> tuple[str, str]:
     [
         (["model=mf", "privacy=none"], "kernel"),
         (["model=mf", "privacy=interaction"], "kernel"),
-        (["model=neumf", "privacy=none"], "vectorized"),
+        (["model=neumf", "privacy=none"], "kernel"),
+        (["model=neumf", "model.layers=[]", "privacy=none"], "vectorized"),
+        (["model=pfedrec", "privacy=none"], "vectorized"),
         (["model=mf", "privacy=gateway"], "vectorized"),
         (["model=mf", "privacy=none", "algorithm.optimizer=adam"], "vectorized"),
         (["model=mf", "privacy=none", "engine=reference"], "reference"),
@@ -76,9 +78,9 @@ def test_without_numba_a_new_run_says_so_and_one_that_began_with_it_is_refused(
 
 
 def test_a_kernel_that_was_asked_for_in_vain_is_told_and_another_engine_trains(tmp_path: Path) -> None:
-    _, folder = begun(tmp_path, "model=neumf", "privacy=none", "engine=kernel")
+    _, folder = begun(tmp_path, "model=pfedrec", "privacy=none", "engine=kernel")
     engine, said = simulated(folder)
-    assert engine == "cohort" and "trains without a kernel: NeuMF has no kernel" in said
+    assert engine == "cohort" and "trains without a kernel: PFedRec has no kernel" in said
 
 
 def test_compiling_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ from fedrec.algorithms.fedavg import FedAvg
 from fedrec.data.interactions import DeviceTable
 from fedrec.errors import RefusedError
 from fedrec.messages import Arrays
-from fedrec.models.base import DotProduct, TrainableRecommender
+from fedrec.models.base import TrainableRecommender, linear_over_parts
+from fedrec.models.closed_forms import DotProduct, NeuralCF
 from fedrec.models.content import ContentRecommender
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.neumf import NeuMF
+from fedrec.models.pfedrec import PFedRec
 from fedrec.privacy.mechanisms.gateway import GatewayLevel
 from fedrec.privacy.mechanisms.none import NoPrivacy
 from fedrec.privacy.mechanisms.protocol import Mechanism
@@ -44,7 +46,32 @@ MODELS: dict[str, Any] = {
     "bpr": lambda: MatrixFactorization(catalogue(ITEMS), dim=5, loss="bpr", init_std=0.5),
     "mse": lambda: MatrixFactorization(catalogue(ITEMS), dim=33, loss="mse", offset=3.5),
     "content": lambda: ContentRecommender(catalogue(ITEMS)),
+    "neumf": lambda: NeuMF(catalogue(ITEMS), dim=16),
+    "neumf bpr": lambda: NeuMF(catalogue(ITEMS), dim=5, layers=(7,), loss="bpr"),
+    "neumf mse": lambda: NeuMF(catalogue(ITEMS), dim=3, layers=(8, 6, 4), loss="mse", offset=3.5),
+    "perceptron": lambda: Perceptron(catalogue(ITEMS), dim=6, layers=(3,)),
 }
+
+
+class Perceptron(NeuMF):
+    """Has no product; one layer so narrow that examples' gradients are laid out."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        del self.user_gmf, self.item_gmf
+        self.output = torch.nn.Linear(self.output.in_features - self.item_mlp.embedding_dim, 1)
+        self.shared -= {"item_gmf.weight"}
+
+    @property
+    def closed_form(self) -> NeuralCF:
+        return NeuralCF("user_mlp.weight", "item_mlp.weight", ("layers.0",), "output")
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        item = self.item_mlp(items)
+        hidden = linear_over_parts(
+            self.layers[0], self.user_mlp(self.user_rows(items)).unsqueeze(-2).expand_as(item), item
+        )
+        return self.output(torch.relu(hidden)).squeeze(-1)
 
 
 def made(name: str) -> TrainableRecommender:
@@ -77,7 +104,7 @@ def test_it_trains_as_each_device_alone(name: str, training: str) -> None:
     assert found.edges <= EDGES * found.numbers
 
 
-@pytest.mark.parametrize("name", ["bce", "content"])
+@pytest.mark.parametrize("name", ["bce", "content", "neumf"])
 def test_a_device_of_two_thousand_interactions_trains_as_it_would_alone(name: str) -> None:
     """Its history holds all of the catalogue, so that negatives come from all items; and many steps of few examples."""
     table, settings = devices(ITEMS, (2000, 1)), FedAvg(epochs=2, batch_size=32, learning_rate=0.02, negatives=2)
@@ -104,29 +131,31 @@ def test_places_are_those_of_the_draws_word_for_word() -> None:
             np.testing.assert_array_equal(places.values[at : at + size], own.values[device, order])
 
 
+@pytest.mark.parametrize("name", ["bpr", "neumf"])
 @pytest.mark.parametrize("training", ["minibatches", "DP-SGD"])
 def test_no_bit_hangs_on_company_tiles_or_what_was_trained_before(
-    training: str, monkeypatch: pytest.MonkeyPatch
+    training: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, (settings, mechanism) = devices(ITEMS, tuple(range(40))), TRAININGS[training]
 
     def contributed(users: Any) -> dict[int, Arrays]:
-        got = trained(made("bpr"), settings, mechanism, table, users)
+        got = trained(made(name), settings, mechanism, table, users)
         return {user: got.stack.update_of(place).arrays for place, user in enumerate(got.users.tolist())}
 
     everyone = contributed(np.arange(40))
     monkeypatch.setattr(kernels, "TILE_NUMBERS", 1)
     for users in ([38, 3, 17], np.arange(40)[::-1]):
         for user, arrays in contributed(users).items():
-            for name, array in arrays.items():
-                np.testing.assert_array_equal(array, everyone[user][name])
+            for array_name, array in arrays.items():
+                np.testing.assert_array_equal(array, everyone[user][array_name])
 
 
+@pytest.mark.parametrize("model", ["bce", "neumf"])
 @pytest.mark.parametrize("training", PLAIN)
-def test_sums_bounds_and_whole_numbers_are_those_of_the_cohort_engine(training: str) -> None:
+def test_sums_bounds_and_whole_numbers_are_those_of_the_cohort_engine(training: str, model: str) -> None:
     """What a mechanism asks of many devices' updates, by name, with factors of 0 among them."""
     table, (settings, mechanism), users = devices(ITEMS), TRAININGS[training], np.arange(8)
-    both = [trained(made("bce"), settings, mechanism, table, users, kind) for kind in (KernelEngine, VectorizedEngine)]
+    both = [trained(made(model), settings, mechanism, table, users, kind) for kind in (KernelEngine, VectorizedEngine)]
     stacks: list[StackedUpdates] = [one.stack for one in both]
     assert both[0].users.tolist() == both[1].users.tolist() and stacks[0].shapes() == stacks[1].shapes()
     factors = {name: np.linspace(0, 1, 8) for name in stacks[0].shapes()}
@@ -143,19 +172,40 @@ def test_sums_bounds_and_whole_numbers_are_those_of_the_cohort_engine(training: 
         assert whole[0].dtype == np.int64 and np.abs(whole[0] - whole[1]).sum() <= EDGES * whole[0].size
 
 
-@pytest.mark.parametrize("name", ["bce", "bpr", "mse", "content"])
+@pytest.mark.parametrize("name", MODELS)
 def test_one_broken_example_counts_for_nothing(name: str) -> None:
     """An item that is no number: its examples drop out of DP-SGD, and the rest is what it would be without them."""
     table, model = devices(ITEMS, (20, 20)), made(name)
     mechanism = QuietInteraction(noise_multiplier=1.0, clip=0.3, denominator=8.0)
     broken = copy.deepcopy(model)
     with torch.no_grad():
-        broken.get_parameter("item_bias.weight")[int(table[0].history[0])] = np.nan
+        array = sorted(model.by_item & model.shared)[-1]
+        broken.get_parameter(array)[int(table[0].history[0])] = np.nan
     got = trained(broken, FedAvg(negatives=1), mechanism, table, [0, 1])
     assert all(np.isfinite(array).all() for array in got.stack.weighted_sum(np.ones(2)).arrays.values())
     assert all(np.isfinite(array).all() for array in got.private.values()) and np.isfinite(got.loss).all()
     plain = trained(broken, FedAvg(negatives=1), NoPrivacy(), table, [0, 1])
-    assert not np.isfinite(plain.stack.squared_norms()["item_bias.weight"][plain.users.tolist().index(0)])
+    assert not np.isfinite(plain.stack.squared_norms()[array][plain.users.tolist().index(0)])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_interaction_more_adds_one_example_and_moves_no_other(name: str) -> None:
+    """Whole numbers of a device with and without its last one differ by one that is at most a clip long."""
+    full, (settings, mechanism) = devices(ITEMS, (70,)), TRAININGS["DP-SGD"]
+    mechanism = QuietInteraction(noise_multiplier=1.0, clip=0.3, denominator=8.0)
+    grid = mechanism.dp_sgd().grid()  # pyright: ignore[reportOptionalMemberAccess]
+    for size in (1, 33, 64, 70):  # on both sides of where examples are taken together
+        sums = list[dict[str, Any]]()
+        for some in (size, size - 1):
+            table = DeviceTable(full.start, full.start[:1] + some, full.start[1:], full.item, full.value, ITEMS)
+            stack = trained(made(name), settings, mechanism, table, [0]).stack
+            found = stack.update_of(0).arrays
+            sums.append({n: np.rint(array / stack.units[n]).astype(int) for n, array in found.items()})
+        length, finest = 0, min(stack.units.values())
+        for array, whole in sums[0].items():
+            steps = round(stack.units[array] / finest) if len(set(stack.units.values())) > 1 else grid.finer
+            length += int(np.square((whole - sums[1][array]) * steps).sum())
+        assert 0 < length <= grid.longest
 
 
 def test_empty_cohorts_and_rounds_without_examples_are_nothing() -> None:
@@ -192,8 +242,19 @@ class Biased(MatrixFactorization):
         self.own_bias = torch.nn.Parameter(torch.zeros(1))
 
 
+class Unbiased(Perceptron):
+    """Has a layer without a bias."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.layers[0].bias = None
+        self.shared -= {"layers.0.bias", "layers.1.weight", "layers.1.bias"}
+        self.layers = self.layers[:1]
+
+
 REFUSED: dict[str, tuple[Any, FedAvg, Mechanism]] = {
-    "has no kernel": (NeuMF, FedAvg(), NoPrivacy()),
+    "has no kernel": (PFedRec, FedAvg(), NoPrivacy()),
+    "does not fit its arrays": (Unbiased, FedAvg(), NoPrivacy()),
     "other logits": (Odd, FedAvg(), NoPrivacy()),
     "learns other arrays": (Biased, FedAvg(), NoPrivacy()),
     "not plain gradient descent": (MatrixFactorization, FedAvg(optimizer="adam"), NoPrivacy()),
