@@ -41,6 +41,11 @@ def mse(logits: Tensor, values: Tensor) -> Tensor:
     return (logits[..., 0] - values) ** 2
 
 
+def labelled(logits: Tensor, values: Tensor) -> Tensor:
+    """Binary cross-entropy of the first logit and a label, for models whose negatives are examples of their own."""
+    return functional.binary_cross_entropy_with_logits(logits[..., 0], values, reduction="none")
+
+
 LOSSES: dict[str, Loss] = {"bce": bce, "bpr": bpr, "mse": mse}
 
 

@@ -35,6 +35,9 @@ JOBS = {
     "mf, DP-SGD": ["model=mf", *NOISE],
     "mf, DP-SGD of 3 steps": ["model=mf", *NOISE, "privacy.local_steps=3", "privacy.sample_rate=0.34"],
     "content, DP-SGD": ["model=content", *NOISE],
+    "neumf, FedAvg": ["model=neumf", "algorithm=fedavg", "privacy=none"],
+    "neumf, DP-SGD": ["model=neumf", *NOISE],
+    "neumf, DP-SGD of 3 steps": ["model=neumf", *NOISE, "privacy.local_steps=3", "privacy.sample_rate=0.34"],
 }
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 MF = [*SMALL, "model=mf", "model.dim=2", "rounds=2"]
 DEVICES = ["--nodes", "1", "--engine", "light", "--rounds"]
 SMALLEST = {
-    "benchmarks.engine": ["--users", "30", "--repeats", "1", "--only", "alone, one", "--json", "{folder}/engine.json"],
+    "benchmarks.engine": ["--devices", "5", "--repeats", "1", "--only", "alone, one", "--json", "{folder}/engine.json"],
     "benchmarks.device": ["--engines", "light", "--repeats", "1", "--calls", "4", "--items", "300"],
     "benchmarks.kernels": [
         *("--devices", "5", "--rounds", "1", "--only", "FedAvg", "content", "--json", "{folder}/kernels.json"),

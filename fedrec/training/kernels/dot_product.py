@@ -17,7 +17,7 @@ from fedrec.training.kernels.compiled import F, compiled, copy_to, exp_minus
 from fedrec.training.kernels.places import Places
 
 Floats, Doubles, Rows = NDArray[np.float32], NDArray[np.float64], NDArray[np.int32]
-BCE, BPR, MSE = range(3)
+BCE, BPR, MSE, LABELLED = range(4)  # in the order of `forms.CRITERIA`
 
 
 class Broadcast(NamedTuple):
@@ -147,11 +147,18 @@ def find_losses(loss: int, slopes: Floats, values: Floats, losses: Floats) -> No
 
     BCE: L = sum of log(1 + e^z) - z[0], g = sigmoid(z), less 1 at the positive. BPR: the sum of log(1 + e^(z - z[0]))
     over the negatives, g = sigmoid(z - z[0]), and g[0] minus their sum. MSE: L = (z[0] - y)^2, g = 2 (z[0] - y).
+    Labelled: L = log(1 + e^z[0]) - y z[0], g = sigmoid(z[0]) - y. Of the last two, g is 0 at the negatives.
     """
-    if loss == MSE:
+    if (loss == MSE) | (loss == LABELLED):
         for x in range(len(slopes)):
-            away = slopes[x, 0] - values[x]
-            slopes[x, 0], losses[x] = F(2) * away, away * away
+            z, small = slopes[x, 0], exp_minus(abs(slopes[x, 0]))
+            away, likely = z - values[x], (F(1) if z >= 0 else small) / (F(1) + small)
+            slopes[x, :] = 0
+            if loss == MSE:
+                slopes[x, 0], losses[x] = F(2) * away, away * away
+            else:
+                lost = max(z, F(0)) + F(np.log(F(1) + small)) - values[x] * z
+                slopes[x, 0], losses[x] = likely - values[x] if np.isfinite(lost) else np.nan, lost
         return
     pairs = loss == BPR
     for x in range(len(slopes)):

@@ -5,13 +5,14 @@ from importlib.util import find_spec
 import torch
 
 from fedrec.errors import RefusedError
-from fedrec.models.base import LOSSES, Recommender, TrainableRecommender
+from fedrec.models.base import LOSSES, Recommender, TrainableRecommender, labelled
 from fedrec.models.closed_forms import ClosedForm
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.training.batches import LocalTrainingConfig
 from fedrec.training.vectorized.engine import refused_together
 
 EXAMPLES, PLACES = 5, 3  # of the check
+CRITERIA = (*LOSSES.values(), labelled)
 NO_NUMBA = "numba is not installed here"
 
 
@@ -33,8 +34,8 @@ def checked_form(model: TrainableRecommender) -> ClosedForm:
         raise RefusedError(f"{name} learns other arrays, or by another loss, than its closed form names")
     if any(value.device.type != "cpu" or value.dtype != torch.float32 for value in named.values()):
         raise RefusedError("the kernel trains in single precision, on the processor")
-    if model.criterion not in LOSSES.values():
-        raise RefusedError(f"the criterion of {name} is none of {', '.join(LOSSES)}")
+    if model.criterion not in CRITERIA:
+        raise RefusedError(f"the criterion of {name} is none of {', '.join(one.__name__ for one in CRITERIA)}")
     check_logits(model, form)
     return form
 

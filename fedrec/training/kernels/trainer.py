@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fedrec.errors import FedrecError
 from fedrec.messages import Arrays
-from fedrec.models.base import LOSSES, TrainableRecommender
+from fedrec.models.base import TrainableRecommender
 from fedrec.training.batches import LocalTrainingConfig
+from fedrec.training.kernels.forms import CRITERIA
 from fedrec.training.kernels.late_noise import LateNoise
 from fedrec.training.kernels.places import Due, Places
 from fedrec.training.kernels.rows import Changes
@@ -46,7 +47,7 @@ class Trainer(ABC, Generic[Sent]):
     products: frozenset[str] = frozenset()
 
     def __init__(self, model: TrainableRecommender, settings: LocalTrainingConfig) -> None:
-        self.settings, self.loss = settings, list(LOSSES.values()).index(model.criterion)
+        self.settings, self.loss = settings, CRITERIA.index(model.criterion)
         self.shapes = {name: array.shape for name, array in model.shared_arrays().items()}
         self.by_item = {name for name in self.shapes if name in model.by_item}
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import simulations.benchmarks.engine as package
 from fedrec.errors import FedrecError
-from simulations.benchmarks.engine.job import make_up, prepare
+from simulations.benchmarks.engine.job import SHIPPED, from_shipped, prepare
 from simulations.benchmarks.engine.peers import peer
 from simulations.benchmarks.engine.table import Ratio, Row, show
 
-DEVICES, FEWEST, PEER_ROUNDS = 1200, 2, 3  # devices of a measurement, rounds at least, rounds of a peer
-MADE_UP_ITEMS = 3706  # as many as ML-1M has
+DEVICES, FEWEST, MOST, PEER_ROUNDS = 1200, 2, 12, 3  # devices of a measurement, its rounds, rounds of a peer
 ENGINE, ONE, MANY = "engine alone, 5,000 a round", "engine alone, one thread", "through Flower, 5,000 a round"
+STACKED, STACKED_NOISY = "stacked layers, one thread", "stacked layers, DP-SGD with noise, one thread"
 FEW, LOOP = "through Flower, 100 a round", "plain torch loop"
 NOISY, NOISY_ONE = "engine, DP-SGD with noise", "engine, DP-SGD with noise, one thread"
 HOOKS, GHOST = "Opacus on each device, hooks", "Opacus on each device, ghost"
@@ -27,6 +27,8 @@ RATIOS = (
     Ratio("through Flower, 100 a round / Flower + Ray, ML-100K", FEW, RAY_FEW, 60),
     Ratio("through Flower, 5,000 a round / Flower + Ray, ML-1M", MANY, RAY, 250),
     Ratio("through Flower, 5,000 a round / pfl-research, ML-1M", MANY, PFL, 10),
+    Ratio("engine / stacked layers, one thread", ONE, STACKED, 3),
+    Ratio("engine / stacked layers, DP-SGD with noise, one thread", NOISY_ONE, STACKED_NOISY, 3),
     Ratio("engine / plain loop, all threads", ENGINE, LOOP, 10),
     Ratio("engine / plain loop, one thread", ONE, LOOP, 10),
     Ratio("DP-SGD with noise / Opacus hooks, all threads", NOISY, HOOKS, 100),
@@ -44,10 +46,12 @@ def rows(options: argparse.Namespace) -> list[Row]:
         Row(ENGINE, "ours:engine", "ml-1m", 5000, n),
         Row(MANY, "ours:flower", "ml-1m", 5000, n),
         Row(ONE, "ours:engine", "ml-1m", 2000, 1),
+        Row(STACKED, "ours:vectorized", "ml-1m", 1000, 1),
         Row(LOOP, "loops:plain", "ml-1m", 150),
         Row(FEW, "ours:flower", "ml-100k", 100, n),
         Row(NOISY, "ours:engine", "ml-1m", 2000, n, private=True),
         Row(NOISY_ONE, "ours:engine", "ml-1m", 1000, 1, private=True),
+        Row(STACKED_NOISY, "ours:vectorized", "ml-1m", 500, 1, private=True),
         Row(GHOST, "loops:ghost", "ml-1m", 20, private=True),
         Row(HOOKS, "loops:hooks", "ml-1m", 5, private=True),
     ]
@@ -60,7 +64,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
         found.append(Row(PFL, "pfl_loop", "ml-1m", 100, peer=True))
     if options.bench is None:
         ours = [row for row in found if row.system.startswith("ours:") and row.data == "ml-1m"]
-        found = [replace(row, data="made-up", devices=min(row.devices, options.users)) for row in ours]
+        found = [replace(row, data=SHIPPED) for row in ours]
+    found = [replace(row, devices=min(row.devices, options.devices)) for row in found]
     return [row for row in found if not options.only or any(word in row.name for word in options.only)]
 
 
@@ -69,7 +74,7 @@ def lay_out(options: argparse.Namespace) -> None:
     if options.bench is None:
         if options.ray or options.pfl:
             raise FedrecError("--ray and --pfl: a peer is measured by its script; --bench names their folder")
-        make_up(options.work, options.users, MADE_UP_ITEMS)
+        from_shipped(options.work)
     else:
         prepare(options.bench, options.data, options.work, ["ml-100k", "ml-1m"])
 
@@ -87,7 +92,7 @@ def measure(row: Row, options: argparse.Namespace) -> None:
 
 def rounds(row: Row) -> int:
     """Return how many rounds are measured: many where they are short, because each waits for a disk now and then."""
-    return max(FEWEST, DEVICES // row.devices) if row.system == "ours:flower" else FEWEST
+    return min(max(FEWEST, DEVICES // row.devices), MOST) if row.system == "ours:flower" else FEWEST
 
 
 def ours(row: Row, work: Path) -> dict[str, Any]:
@@ -108,7 +113,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, help="the scripts of the plain loop and the peers, and so real users")
     parser.add_argument("--data", type=Path, default=Path("."), help="where ml-100k.zip and ml-1m.zip lie")
-    parser.add_argument("--users", type=int, default=6040, help="made-up devices, where there is no --bench")
+    parser.add_argument("--devices", type=int, default=5000, help="of a round, at most (default: 5000)")
     parser.add_argument("--work", type=Path, help="where the job's arrays are kept (default: a temporary folder)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of ours (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="times that all of ours take their turn")

@@ -1,4 +1,4 @@
-"""The job as a data set and a model of ours: made up, or by the bench's own scripts, copied to where they can write."""
+"""The job as a data set and a model of ours: of the shipped users, or by the bench's own scripts, copied first."""
 
 import importlib
 import os
@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.interactions import DeviceTable, Interactions
 from fedrec.errors import FedrecError
-from fedrec.models.base import TrainableRecommender, linear_over_parts
+from fedrec.experiment.experiment import load_dataset
+from fedrec.experiment.settings import load
+from fedrec.models.base import TrainableRecommender, labelled, linear_over_parts
+from fedrec.models.closed_forms import NeuralCF
 
+SHIPPED = "ml-latest-small"
 SCRIPTS = ("job.py", "net.py", "loop.py", "flower_ray.py", "pfl_loop.py")
 
 
@@ -38,17 +41,22 @@ def prepare(bench: Path, data: Path, work: Path, names: list[str]) -> None:
             script("job", work).build(name)
 
 
-def make_up(work: Path, users: int, items: int) -> None:
-    """Make the job's arrays for devices that do not exist: 20 to 300 examples each, one in five of them used."""
-    rng = np.random.default_rng(0)
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(20, 301, users))])
+def from_shipped(work: Path, negatives: int = 4) -> None:
+    """Make the job's arrays of the shipped users: each one's train items and negatives of each, in random order."""
+    dataset, rng = load_dataset(load([f"dataset={SHIPPED}"]).experiment), np.random.default_rng(0)
+    items, labels = list[NDArray[np.int32]](), list[NDArray[np.float32]]()
+    for device in (dataset.devices[user] for user in range(len(dataset.devices))):
+        drawn = rng.integers(0, dataset.devices.items, negatives * len(device.history)).astype(np.int32)
+        order = rng.permutation(len(device.history) + len(drawn))
+        items.append(np.concatenate([device.history, drawn])[order])
+        labels.append((order < len(device.history)).astype(np.float32))
     (work / "bench").mkdir(parents=True, exist_ok=True)
     np.savez(
-        work / "bench" / "job-made-up.npz",
-        offsets=offsets,
-        items=rng.integers(0, items, offsets[-1]).astype(np.int32),
-        labels=(rng.random(offsets[-1]) < 0.2).astype(np.float32),
-        n_items=items,
+        work / "bench" / f"job-{SHIPPED}.npz",
+        offsets=np.cumsum([0, *map(len, items)]),
+        items=np.concatenate(items),
+        labels=np.concatenate(labels),
+        n_items=dataset.devices.items,
     )
 
 
@@ -109,8 +117,13 @@ class Network(TrainableRecommender):
         self.items = len(catalogue)
         self.user, self.item = nn.Embedding(1, 32), nn.Embedding(self.items, 32)
         self.fc1, self.fc2 = nn.Linear(64, 32), nn.Linear(32, 1)
-        self.criterion = binary
+        self.criterion = labelled
         nn.init.normal_(self.item.weight, std=0.1)
+
+    @property
+    def closed_form(self) -> NeuralCF:
+        """The network."""
+        return NeuralCF("user.weight", "item.weight", ("fc1",), "fc2")
 
     def forward(self, items: Tensor) -> Tensor:
         """Return logits [..., 1] for items [..., 1]."""
@@ -121,11 +134,6 @@ class Network(TrainableRecommender):
     def scores(self, history: Tensor) -> Tensor:
         """Return a score for every item."""
         return self(torch.arange(self.items).unsqueeze(1)).squeeze(1)
-
-
-def binary(logits: Tensor, values: Tensor) -> Tensor:
-    """Binary cross-entropy of one logit [..., 1] and one label [...]."""
-    return functional.binary_cross_entropy_with_logits(logits[..., 0], values, reduction="none")
 
 
 def spread_out(sizes: NDArray[np.int64], many: int) -> NDArray[np.int64]:

@@ -18,18 +18,18 @@ from fedrec.privacy.mechanisms.protocol import Aggregate
 from fedrec.privacy.release import worth
 from fedrec.storage.private_arrays import MmapPrivateStore
 from fedrec.storage.run_folder import RunFolder
-from fedrec.training.vectorized.engine import VectorizedEngine
-from simulations.benchmarks.engine.job import Network
 from simulations.benchmarks.engine.task import Play, Task
 
 
-def engine(task: Task, folder: Path) -> Play:
-    """Return rounds of the cohort engine alone: no messages, no ledger, no checkpoint, no files brought to disk."""
-    experiment, table, rng = task.experiment(), task.table(), np.random.default_rng(0)
-    model, algorithm = experiment.build_model(load_dataset(experiment).catalogue), experiment.algorithm
-    if not isinstance(model, Network) or not isinstance(algorithm, FedAvg):
-        raise TypeError("the job is one network, trained by federated averaging")
-    nodes = node.ThreadedExecutor(lambda: VectorizedEngine(model, algorithm), task.threads)
+def alone(task: Task, folder: Path, engine: str) -> Play:
+    """Return rounds of an engine alone: no messages, no ledger, no checkpoint, no files brought to disk."""
+    node.THREADS = task.threads
+    dataset, table, rng = load_dataset(task.experiment()), task.table(), np.random.default_rng(0)
+    experiment = node.settled(task.experiment(engine), dataset)
+    model, algorithm = experiment.build_model(dataset.catalogue), experiment.algorithm
+    nodes = node.make_executor(experiment, model)
+    if nodes is None or not isinstance(algorithm, FedAvg):
+        raise TypeError("the job is one network, trained by federated averaging on many devices at once")
     store, states = MmapPrivateStore(folder, len(table), model.private_arrays()), [model.shared_arrays()]
     torch.set_num_threads(1)
 
@@ -43,11 +43,21 @@ def engine(task: Task, folder: Path) -> Play:
     return one
 
 
+def engine(task: Task, folder: Path) -> Play:
+    """Return rounds of the engine that a new run takes."""
+    return alone(task, folder, "auto")
+
+
+def vectorized(task: Task, folder: Path) -> Play:
+    """Return rounds of the engine of stacked layers."""
+    return alone(task, folder, "vectorized")
+
+
 def flower(task: Task, folder: Path) -> Play:
     """Return whole rounds through Flower's apps on the in-process grid, ledger, messages and checkpoint included."""
     node.THREADS = task.threads
     dataset = load_dataset(task.experiment())
-    experiment = task.experiment().calibrated(dataset)
+    experiment = node.settled(task.experiment().calibrated(dataset), dataset)
     plan, run, table = experiment.plan(dataset), RunFolder(folder), task.table()
     run.create("{}\n")
     ledger = Ledger.open(dataset.population, "bench", experiment.mechanism, plan, plan.population)

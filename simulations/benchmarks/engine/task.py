@@ -36,7 +36,7 @@ class Task:
         """Return the job's devices."""
         return arrays(self.path)
 
-    def experiment(self) -> Experiment:
+    def experiment(self, engine: str = "auto") -> Experiment:
         """Return the job as an experiment of ours; DP-SGD takes as many steps as the peers do, on Poisson samples."""
         privacy: dict[str, Any] = {"_target_": "fedrec.privacy.mechanisms.none.NoPrivacy"}
         if self.private:
@@ -58,6 +58,6 @@ class Task:
             "rounds": 100,
             "seed": 0,
             "accelerator": "cpu",
-            "engine": "auto",
+            "engine": engine,
         }
         return Experiment.from_json(json.dumps(document))

@@ -6,12 +6,45 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.benchmarks.engine import __main__
-from simulations.benchmarks.engine.job import spread_out
+from fedrec.training.kernels.engine import KernelEngine
+from fedrec.training.vectorized.engine import VectorizedEngine
+from simulations.benchmarks.engine import __main__, ours
+from simulations.benchmarks.engine.job import SHIPPED, arrays, from_shipped, spread_out
 from simulations.benchmarks.engine.ours import engine, flower
 from simulations.benchmarks.engine.table import Ratio, Row, show
 from simulations.benchmarks.engine.task import Task
 from simulations.benchmarks.scale import show as show_scale
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    from_shipped(folder)
+    return folder
+
+
+def test_the_job_of_the_shipped_users_has_four_negatives_of_each_item(work: Path) -> None:
+    table = arrays(work / "bench" / f"job-{SHIPPED}.npz")
+    assert len(table) == 671 and table.items == 9066
+    assert set(np.unique(table.value).tolist()) == {0.0, 1.0}
+    positives = np.add.reduceat(table.value, table.start[:-1])
+    np.testing.assert_array_equal(5 * positives, np.diff(table.start))
+
+
+@pytest.mark.parametrize(("engine", "kind"), [("auto", KernelEngine), ("vectorized", VectorizedEngine)])
+def test_the_engine_that_is_measured_is_the_one_a_new_run_takes(
+    work: Path, engine: str, kind: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained = list[object]()
+    honest = kind.train  # type: ignore[attr-defined]
+
+    def watched(self: object, *given: object) -> object:
+        trained.append(self)
+        return honest(self, *given)
+
+    monkeypatch.setattr(kind, "train", watched)
+    play = ours.alone(Task(work, SHIPPED, 3, private=False, threads=1), tmp_path, engine)
+    assert play() > 0 and trained
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -59,7 +92,7 @@ def test_the_tables_show_every_figure_in_its_column_and_a_dash_where_none_was_me
 
 
 def test_every_ratio_names_rows_that_are_measured() -> None:
-    options = Namespace(threads=2, bench=Path("b"), ray="python", pfl="python", only=None)
+    options = Namespace(threads=2, devices=5000, bench=Path("b"), ray="python", pfl="python", only=None)
     names = {row.name for row in __main__.rows(options)}
     assert all({ratio.over, ratio.under} <= names for ratio in __main__.RATIOS)
 

@@ -1,6 +1,8 @@
 """The kernel engine against the reference; that it keeps nothing, hangs on no company, and who may have it."""
 
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,6 +216,22 @@ def test_empty_cohorts_and_rounds_without_examples_are_nothing() -> None:
             got = trained(made("bce"), settings, mechanism, devices(ITEMS, (0, 0)), np.array(users, np.int64))
             assert got.examples.tolist() == [0] * len(users) and not got.loss.any()
             assert all(not a.any() for a in got.stack.weighted_sum(np.ones(len(users))).arrays.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says what a process holds")
+@pytest.mark.parametrize("training", ["minibatches", "DP-SGD"])
+@pytest.mark.parametrize("name", ["bce", "neumf"])
+def test_ten_thousand_rounds_hold_no_more_memory_than_a_thousand(name: str, training: str) -> None:
+    model, (settings, mechanism), table = made(name), TRAININGS[training], devices(ITEMS)
+    engine, users, held = KernelEngine(model, settings), np.arange(8), list[int]()
+    private, sent = engine.first_private(SEED, users), model.shared_arrays()
+    for number in range(1, 10_001):
+        stack = engine.train(sent, CohortData(table, users), private, mechanism, (SEED, number)).stack
+        stack.weighted_sum(np.ones(8))
+        if number in (1_000, 10_000):
+            held.append(int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]))
+    assert held[1] - held[0] < 1024  # KiB
 
 
 class Odd(MatrixFactorization):
