@@ -133,6 +133,19 @@ def test_a_kernel_of_layers_gives_them_and_rows_that_nobody_reads_all_their_nois
         assert np.abs(still.mean(0)).max() < 5 * (expected / len(still)) ** 0.5, name
 
 
+@pytest.mark.parametrize("kind", [MatrixFactorization, NeuMF])
+def test_a_users_own_vector_has_the_noise_of_every_step(kind: Any) -> None:
+    """Each step's is drawn anew, the last one's too: what a device keeps is read in its next round."""
+    model = kind(catalogue(ITEMS), dim=4, loss="mse", init_std=1e-6)
+    table, users = devices(*[[0]] * 300), np.arange(300)
+    faint = DeviceTable(table.start, table.start[1:], table.start[1:], table.item, 0 * table.value, ITEMS)
+    engine = KernelEngine(model, SETTINGS)
+    private = engine.first_private(0, users)
+    made = engine.train(model.shared_arrays(), CohortData(faint, users), private, MECHANISM, (0, 1))
+    for name, array in made.private.items():
+        assert array.var() / (STD**2 * STEPS) == pytest.approx(1, abs=0.15), name
+
+
 @pytest.mark.parametrize("engine", [VectorizedEngine, KernelEngine])
 def test_noise_is_there_when_a_row_is_read(engine: Any) -> None:
     """With losses that bend, what a step does depends on the noise before it: the law is that of Opacus' steps."""

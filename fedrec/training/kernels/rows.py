@@ -117,11 +117,10 @@ def add_scaled(
     """Add changes [R, d], times factors [C], to sums [V, d]."""
     first, item = place
     for c in range(len(first) - 1):
-        if factor[c] == 0:
-            continue
-        for r in range(first[c], first[c + 1]):
+        by = factor[c]  # read once, or sums, which might hold it for all that the compiler knows, would be one by one
+        for r in range(first[c], first[c + 1] if by != 0 else first[c]):
             for i in range(change.shape[1]):
-                sums[item[r], i] += change[r, i] * factor[c]
+                sums[item[r], i] += change[r, i] * by
 
 
 @compiled
@@ -129,8 +128,7 @@ def add_whole(place: tuple[NDArray[np.int64], NDArray[np.int32]], change: Change
     """Add changes [R, d], scaled by [C] and rounded, to sums [V, d]."""
     first, item = place
     for c in range(len(first) - 1):
-        if scale[c] == 0:
-            continue
-        for r in range(first[c], first[c + 1]):
+        by = scale[c]
+        for r in range(first[c], first[c + 1] if by != 0 else first[c]):
             for i in range(change.shape[1]):
-                sums[item[r], i] += np.rint(change[r, i] * scale[c])
+                sums[item[r], i] += np.rint(change[r, i] * by)

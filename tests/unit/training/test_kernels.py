@@ -264,10 +264,9 @@ class Unbiased(Perceptron):
     """Has a layer without a bias."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+        super().__init__(*given, layers=(8,), **more)
         self.layers[0].bias = None
-        self.shared -= {"layers.0.bias", "layers.1.weight", "layers.1.bias"}
-        self.layers = self.layers[:1]
+        self.shared -= {"layers.0.bias"}
 
 
 REFUSED: dict[str, tuple[Any, FedAvg, Mechanism]] = {
