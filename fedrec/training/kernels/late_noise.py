@@ -35,28 +35,31 @@ class LateNoise:
 
     def __init__(self, public: DPSGDConfig, rate: float, items: int, random: NoiseSource) -> None:
         self.grid, self.steps = public.grid(), public.local_steps
-        self._public, self._rate, self._random = public, rate, random
+        self._rate, self._denominator, self._random = rate, public.denominator, random
+        self._variances = {
+            grid: grid.variance(public.noise_multiplier) for grid in (self.grid.vectors, self.grid.products)
+        }
         self._done, self._devices = np.zeros(items, np.int64), 0
 
     def unit(self, grid: Grid) -> float:
         """Return what a whole step of a grid moves a parameter by."""
-        return grid.step * self._rate / self._public.denominator
+        return grid.step * self._rate / self._denominator
 
     def kind(self, places: Places, products: bool = False) -> WholeKind:
         """Return the whole numbers that hold a device's sums over these places and the noise of all steps."""
         grid, passes = self.grid.products if products else self.grid.vectors, self.steps
         examples = int((places.passes[passes::passes] - places.passes[:-1:passes]).max(initial=0))
-        noise = DEVIATIONS * (math.isqrt(self._variance(grid) * passes) + 1)
+        noise = DEVIATIONS * (math.isqrt(self._variances[grid] * passes) + 1)
         return np.int32 if examples * places.rows.shape[1] * grid.length + noise < 1 << 31 else np.int64
 
     def of_steps(self, shape: tuple[int, ...], kind: WholeKind, products: bool = False) -> Whole:
         """Return the noise of one step for each number."""
         grid = self.grid.products if products else self.grid.vectors
-        return self._random.discrete_gaussian(shape, self._variance(grid)).astype(kind, copy=False)
+        return self._random.discrete_gaussian(shape, self._variances[grid]).astype(kind, copy=False)
 
     def of_rows(self, due: Due, columns: int, kind: WholeKind) -> Whole:
         """Return the noise of the rows that are due [M, columns]."""
-        drawn = summed_noise(self._random, due.counts, (columns,), self._variance(self.grid.vectors))
+        drawn = summed_noise(self._random, due.counts, (columns,), self._variances[self.grid.vectors])
         return drawn.astype(kind, copy=False)
 
     def note(self, places: Places, due: Due, devices: int) -> None:
@@ -79,7 +82,4 @@ class LateNoise:
         return {name: torch.from_numpy(whole).double() for name, whole in drawn.items()}
 
     def _summed(self, counts: NDArray[np.int64], shape: tuple[int, ...], grid: Grid) -> Whole:
-        return summed_noise(self._random, counts, shape, self._variance(grid))
-
-    def _variance(self, grid: Grid) -> int:
-        return grid.variance(self._public.noise_multiplier)
+        return summed_noise(self._random, counts, shape, self._variances[grid])
