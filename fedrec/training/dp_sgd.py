@@ -30,6 +30,7 @@ from fedrec.training.whole_gradients import LaidOutGradient, RowGradient, WholeG
 # True of every model that begins with an embedding, and harmless: ids carry no gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
+ROUNDED = 1.01  # by how much a gradient may pass its norm, which is found by rounded inputs
 SIDE = "_fedrec_ghost"  # where a model carries its hooks: no module and no buffer, so that state_dict doesn't see them
 
 
@@ -200,7 +201,7 @@ def check_examples(model: TrainableRecommender, hooks: GhostClippingHooks, batch
         loss = model.loss(Batch(batch.items[row : row + 1], batch.values[row : row + 1])).sum()
         grads = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, parameters, allow_unused=True))
         alone = float(torch.stack([g.norm() for g in grads if g is not None]).norm())
-        if alone > norm * 1.001 + 1e-6:
+        if alone > norm * ROUNDED + 1e-6:
             raise RefusedError(
                 f"{type(model).__name__}.loss doesn't split into examples: a gradient of norm {alone:.4g} was seen as "
                 f"{norm:.4g}"

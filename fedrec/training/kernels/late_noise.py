@@ -46,11 +46,11 @@ class LateNoise:
         return grid.step * self._rate / self._denominator
 
     def kind(self, places: Places, products: bool = False) -> WholeKind:
-        """Return the whole numbers that hold a device's sums over these places and the noise of all steps."""
+        """Return the whole numbers that hold a device's sums of examples, each at most one clip, and of all noise."""
         grid, passes = self.grid.products if products else self.grid.vectors, self.steps
         examples = int((places.passes[passes::passes] - places.passes[:-1:passes]).max(initial=0))
         noise = DEVIATIONS * (math.isqrt(self._variances[grid] * passes) + 1)
-        return np.int32 if examples * places.rows.shape[1] * grid.length + noise < 1 << 31 else np.int64
+        return np.int32 if examples * grid.length + noise < 1 << 31 else np.int64
 
     def of_steps(self, shape: tuple[int, ...], kind: WholeKind, products: bool = False) -> Whole:
         """Return the noise of one step for each number."""

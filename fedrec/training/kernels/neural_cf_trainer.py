@@ -134,8 +134,8 @@ class NeuralCFTrainer(Trainer[networks.Network]):
 
     def _bounds(self, sent: networks.Network, late: LateNoise, k: int) -> Bounds:
         """Return what an example of k places may be; no sum of products of its whole numbers passes 2^62."""
-        grid, widest = late.grid, int(sent.layers[:, 2].max())
-        largest = isqrt((1 << 62) // (k * k * widest << 2 * INPUT_BITS + 1))
+        grid, widest, parts = late.grid, int(sent.layers[:, 2].max()), len(sent.layers) + 2
+        largest = isqrt((1 << 62) // (k * k * widest * parts << 2 * INPUT_BITS + 1))
         return Bounds(grid.vectors.length, grid.vectors.clip, grid.finer, min(largest, 1 << 20))
 
     def _kept(
