@@ -152,17 +152,20 @@ def test_noise_is_there_when_a_row_is_read(engine: Any) -> None:
     torch.manual_seed(2)
     model = MatrixFactorization(catalogue(ITEMS), dim=2, loss="mse", init_std=1.0)
     own, times = devices([0, 1, 1, 2, 3]), 250
-    fast = sums(model, own, times, engine)["item.weight"]
-    slow = np.empty_like(fast)
+    fast = sums(model, own, times, engine)
+    slow = {name: np.empty_like(changes) for name, changes in fast.items()}
     sent = model.shared_arrays()
     private = {name: array[0] for name, array in engine(model, SETTINGS).first_private(0, np.array([0])).items()}
     for n in range(times):
         context = RoundContext(9000 + n, 0, MECHANISM)
-        slow[n] = SETTINGS.contribute(model, sent, own[0], private, context).update.arrays["item.weight"]
+        for name, array in SETTINGS.contribute(model, sent, own[0], private, context).update.arrays.items():
+            slow[name][n] = array
     for row, column in itertools.product((0, 1, 3, 8), (0, 1)):
-        same: Any = stats.ks_2samp(fast[:, row, column], slow[:, row, column])
+        same: Any = stats.ks_2samp(fast["item.weight"][:, row, column], slow["item.weight"][:, row, column])
         assert same.pvalue > 1e-3
-    together = [np.corrcoef(one[:, :4].reshape(times, -1).T) for one in (fast, slow)]
+    biases = [one["item_bias.weight"][:, :6].std(0) for one in (fast, slow)]
+    assert np.abs(biases[0] / biases[1] - 1).max() < 5 / times**0.5
+    together = [np.corrcoef(one["item.weight"][:, :4].reshape(times, -1).T) for one in (fast, slow)]
     assert np.abs(together[0] - together[1]).max() < 6 * (2 / times) ** 0.5
 
 
