@@ -109,7 +109,7 @@ class RunContext:
         reason = self._no_kernel()
         if self.experiment.engine == "vectorized" and reason is not None and reason.startswith(NO_NUMBA):
             return f"trains without its kernel: {reason}"
-        if self.experiment.engine != "kernel":
+        if self.experiment.engine != "kernel" or not self.experiment.algorithm.trains:
             return None
         if reason is not None:
             return f"trains without a kernel: {reason}"

@@ -91,6 +91,15 @@ def test_compiling_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert context.engine == "kernel" and context.engine_note == note
 
 
+def test_what_does_not_train_is_not_said_to_lack_a_kernel(tmp_path: Path) -> None:
+    plain = [setting for setting in TINY if not setting.startswith("model.")]
+    settings, folder = new_run(
+        load([*SMALL, *plain, f"output={tmp_path}", "name=one", "model=popularity", "privacy=none", "engine=kernel"])
+    )
+    assert settings.document["engine"] == "kernel"
+    assert "kernel" not in simulated(folder)[1]
+
+
 def test_what_is_compiled_is_kept_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path))
     assert compiled.kernel_cache().parent == tmp_path

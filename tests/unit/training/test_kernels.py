@@ -265,7 +265,7 @@ class Unbiased(Perceptron):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, layers=(8,), **more)
-        self.layers[0].bias = None
+        self.layers[0].register_parameter("bias", None)
         self.shared -= {"layers.0.bias"}
 
 
