@@ -174,6 +174,7 @@ class SecureServer:
         lines = (Member(k.identity, self._certificates.get(k.identity, b""), k.digest) for k in self._keys)
         try:
             self._roster = Roster(self.terms, lines)
+            _ = self._roster.graph
         except FedrecError as error:
             raise LostSumError(f"no secure sum over those who sent keys: {error}") from error
         self._places = {sender: place for place, sender in enumerate(self._senders)}
