@@ -30,6 +30,7 @@ class Trust(StrEnum):
 
     NONE = "none"
     DEVICE = "device"  # nobody else
+    SUMS = "sums"  # the server sees sums over many devices alone, if it follows the protocol of secure aggregation
     GATEWAY = "gateway"  # the node that holds the user
     SERVER = "server"
 

@@ -100,7 +100,8 @@ def said_std(case: MechanismCase, devices: int, round_number: int) -> float:
     mechanism, plan = case.mechanism, case.plan
     nothing = replace(mechanism.privatize_update(vector(np.zeros(6)), mechanism.random(2)), count=devices)
     said = mechanism.privatize_aggregate(nothing, plan, round_number, mechanism.random(1)).noise_std
-    return said * math.sqrt(devices / plan.expected_cohort) if mechanism.terms.trust == Trust.DEVICE else said
+    on_devices = mechanism.terms.trust in (Trust.DEVICE, Trust.SUMS)
+    return said * math.sqrt(devices / plan.expected_cohort) if on_devices else said
 
 
 class MechanismContract:
@@ -125,7 +126,7 @@ class MechanismContract:
         """The noise that was found costs the epsilon that was asked for, and at most a hundredth less."""
         mechanism, plan = case.mechanism, case.plan
         events = [(mechanism.event(plan, r), 1) for r in range(1, plan.rounds + 1)]
-        if mechanism.terms.trust in (Trust.DEVICE, Trust.GATEWAY):
+        if mechanism.terms.trust in (Trust.DEVICE, Trust.SUMS, Trust.GATEWAY):
             events = [(mechanism.event(plan, 1), mechanism.participation_limit(plan))]
         spent = epsilon_of_events(events, mechanism.delta_for(plan))
         target = mechanism.epsilon

@@ -92,6 +92,11 @@ class BaseMechanism:
         return False
 
     @property
+    def least_devices(self) -> int:
+        """One device is enough to release a sum."""
+        return 1
+
+    @property
     def skips_lost_rounds(self) -> bool:
         """A round that was lost is charged again and played again, with fresh draws."""
         return False

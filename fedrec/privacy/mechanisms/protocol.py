@@ -173,6 +173,11 @@ class Mechanism(Protocol):
         ...
 
     @property
+    def least_devices(self) -> int:
+        """The fewest devices whose sum may be released, where how many came is no secret."""
+        ...
+
+    @property
     def skips_lost_rounds(self) -> bool:
         """Whether a round that was charged and never committed is left out, instead of charged and played again."""
         ...
