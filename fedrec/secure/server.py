@@ -79,6 +79,11 @@ class SecureServer:
         return len(self._survivors)
 
     @property
+    def neighbours(self) -> int:
+        """How many neighbours each device has: known once the keys are there."""
+        return self._roster.graph.neighbours
+
+    @property
     def counted(self) -> tuple[int, ...]:
         """The senders whose vectors are in the sum, ascending."""
         return tuple(sorted(self._senders[place] for place in self._survivors))
