@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.errors import FedrecError
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import Experiment
 from fedrec.messages import Arrays, Message
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
@@ -76,13 +76,20 @@ class SecureFleet:
         self._context = b""
 
     def answer(self, terms: SecureTerms, phase: Phase, asked: Payloads, broadcast: Arrays, vector: Vector) -> Message:
-        """Return what the devices answer; `vector(row)` computes the numbers of one of them."""
+        """Return what the devices answer; `vector(row)` computes the numbers of one of them.
+
+        One that refuses is left out, and the first reason told: in a simulation they are the experimenter's own.
+        """
         if terms.context != self._context:
             self._states, self._context = {}, terms.context
-        model, replies = model_hash(broadcast) if phase == Phase.VECTOR else b"", Payloads()
+        model, replies, told = model_hash(broadcast) if phase == Phase.VECTOR else b"", Payloads(), ""
         for row, request in asked.items():
             device = SecureDevice(terms, self._identities.setdefault(row, Identity.new()))
             before = self._states.get(row, DeviceState())
-            after = device.answer(before, phase, request, model, lambda row=row: vector(row))
+            try:
+                after = device.answer(before, phase, request, model, lambda row=row: vector(row))
+            except RefusedError as reason:
+                told = told or str(reason)
+                continue
             self._states[row], replies[row] = after, after.reply
-        return with_payloads(Message({"count": len(asked), "devices": list(asked)}), replies)
+        return with_payloads(Message({"devices": list(replies), "refused": told}), replies)

@@ -100,4 +100,5 @@ def _received(server: SecureServer, node: int, reply: Message) -> dict[int, str]
             server.receive(row, content)
     except RejectedReplyError as reason:
         return {node: str(reason)}
-    return {}
+    refused = reply.header.get("refused")
+    return {node: f"a device refused: {refused}"} if refused else {}

@@ -80,7 +80,7 @@ def test_noise_does_not_follow_who_arrived(name: str, monkeypatch: pytest.Monkey
     assert not holds(case)
 
 
-@pytest.mark.parametrize("name", ["interaction", "user_local", "gateway"])
+@pytest.mark.parametrize("name", ["interaction", "user_local", "user_secure", "gateway"])
 def test_a_device_counts_once_it_was_invited(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each device is charged for itself, absence must not be a discount; counted on arrival, it is one."""
 
