@@ -120,7 +120,7 @@ def _collect_updates(
     """
     algorithm, deadline = context.experiment.algorithm, context.experiment.cohort.deadline_seconds
     round_params = context.experiment.mechanism.round_params(state.mechanism_state)
-    mechanism = context.experiment.mechanism.with_round_params(round_params)
+    mechanism = context.experiment.mechanism.with_round_params(round_params).in_round(context.plan, number)
     at = state.algorithm_state
     broadcast, shapes = algorithm.broadcast(at), algorithm.shapes(at)
     values, rate = sum(math.prod(shape) for shape in shapes.values()), float(getattr(algorithm, "learning_rate", 1.0))
@@ -151,7 +151,7 @@ def _server_step(
 ) -> tuple[ServerState, Release | None]:
     """Return what the server makes of a round's sum, and what of it was released on a grid."""
     mechanism = context.experiment.mechanism
-    now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state))
+    now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state)).in_round(context.plan, number)
     random = mechanism.random(context.experiment.seed, number, Stream.SERVER)
     aggregate = now.privatize_aggregate(total, context.plan, number, random, state.mechanism_state)
     algorithm = context.experiment.algorithm.with_catalogue(context.dataset.catalogue)

@@ -258,6 +258,7 @@ class Node:
     def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         header = request.header
         mechanism = experiment.mechanism.with_round_params(header.get("privacy", {}))
+        mechanism = mechanism.in_round(experiment.plan(dataset), header["round"])
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)
@@ -283,10 +284,12 @@ class Node:
     def _secure(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         """Answer one message of a secure sum for every device asked, each with what it alone knows."""
         header, table_ = request.header, self._devices(request, dataset)
-        terms = make_terms(experiment, experiment.plan(dataset), header)
+        plan = experiment.plan(dataset)
+        terms = make_terms(experiment, plan, header)
         broadcast = {name: array for name, array in request.arrays.items() if name not in (SIZES, CONTENT)}
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
-        context = RoundContext(header["round"], experiment.seed, experiment.mechanism)
+        mechanism = experiment.mechanism.in_round(plan, header["round"])
+        context = RoundContext(header["round"], experiment.seed, mechanism)
 
         def vector(user: int) -> NDArray[np.int64]:
             asked = (model, broadcast, [table_[user]], [store.load(user, header["round"])], context)

@@ -26,7 +26,7 @@ def make_terms(experiment: Experiment, plan: TrainingPlan, header: Mapping[str, 
     mechanism = experiment.mechanism
     if not isinstance(mechanism, UserSecure):
         raise FedrecError(f"{mechanism.name} makes no secure sums")
-    numbers = int(header["numbers"])
+    numbers, mechanism = int(header["numbers"]), mechanism.in_round(plan, header["round"])
     grid = mechanism.clip_grid({"all": (numbers,)})
     return SecureTerms(
         run=header["run"],

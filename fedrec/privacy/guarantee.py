@@ -62,6 +62,13 @@ class PrivacyGuarantee:
         """
         return self.trust == Trust.SERVER
 
+    def charges_each_device(self, cohort_rate: float) -> bool:
+        """Say whether each device is charged for itself: where whoever it protects from sees who takes part in what.
+
+        A secure sum over everybody in every round is charged to all alike.
+        """
+        return self.trust in (Trust.DEVICE, Trust.GATEWAY) or (self.trust == Trust.SUMS and cohort_rate < 1)
+
     def json(self) -> dict[str, str]:
         """Return the guarantee under the keys that every result has for it."""
         return {

@@ -104,7 +104,7 @@ def expected_std(case: MechanismCase, devices: int, round_number: int) -> float:
         case "UserLocal":
             return std * devices**0.5
         case "UserSecure":
-            return std * (devices / mechanism.honest) ** 0.5
+            return std / share**0.5 * (devices / mechanism.honest) ** 0.5
         case "BandedUserLevel":
             return std
         case "GatewayLevel":

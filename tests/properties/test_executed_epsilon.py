@@ -196,6 +196,18 @@ def test_user_secure(engine: str, tmp_path: Path) -> None:
     check(epsilon_at(delta, releases), claimed)
 
 
+def test_uneven_rounds_of_a_secure_statistic(tmp_path: Path) -> None:
+    """Counts and pairs get other parts of the budget, and devices another share of the noise in each."""
+    fewest = ["privacy.dropped=0", "privacy.corrupt=0", "privacy.epsilon=3"]
+    rounds, claimed, delta, _ = execute([*SMALL, "model=ease", "privacy=user_secure", *fewest], tmp_path)
+    releases, added = list[tuple[float, float]](), list[int]()
+    for done in rounds:
+        added.append(sum(variance for noised in done.noised for variance in {*noised.variances.values()}))
+        releases.append((moved_by(done.length, added[-1]), 1.0))
+    assert len(added) == 2 and added[0] != added[1]
+    check(epsilon_at(delta, releases), claimed)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_banded(engine: str, tmp_path: Path) -> None:
     """The run is one Gaussian mechanism: what a device adds to all releases, with what of it is released again."""

@@ -125,6 +125,10 @@ class BaseMechanism:
         """Return the mechanism itself: it is the same in every round."""
         return self
 
+    def in_round(self, plan: TrainingPlan, round_number: int) -> Self:
+        """Return the mechanism itself: devices do the same in every round."""
+        return self
+
     def shapes(self, shapes: Shapes) -> Shapes:
         """Return the algorithm's arrays alone."""
         return shapes

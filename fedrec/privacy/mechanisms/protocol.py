@@ -213,6 +213,10 @@ class Mechanism(Protocol):
         """Return the mechanism as it is in the round of this announcement, on the server and on devices alike."""
         ...
 
+    def in_round(self, plan: TrainingPlan, round_number: int) -> Self:
+        """Return the mechanism as devices carry it out in a round, which may have its own part of the budget."""
+        ...
+
     def shapes(self, shapes: Shapes) -> Shapes:
         """Return the shapes that a released update has, given those of the algorithm's."""
         ...

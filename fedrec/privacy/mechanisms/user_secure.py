@@ -18,7 +18,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.privacy.accounting.rdp import epsilon_bound
@@ -26,6 +28,7 @@ from fedrec.privacy.grid import LEAST_BITS, Grid, packed_bits, reach
 from fedrec.privacy.guarantee import PrivacyGuarantee, Relation, Trust, Unit
 from fedrec.privacy.mechanisms.base import check_positive, multiplier_for
 from fedrec.privacy.mechanisms.protocol import TrainingPlan
+from fedrec.privacy.mechanisms.user import share_factor
 from fedrec.privacy.mechanisms.user_local import UserLocal
 
 LEAST_SHARE = 12  # of a device's variance, in steps squared: sums of smaller ones are no discrete Gaussians
@@ -75,6 +78,8 @@ class UserSecure(UserLocal):
         Too few devices for a secure sum are `RefusedError`.
         """
         bounded, uses = self.bounded_by(sensitivity), ((1.0, 1.0, self.participation_limit(plan)),)
+        if plan.cohort_rate == 1:
+            uses = tuple((1.0, share_factor(plan, number), 1) for number in range(1, plan.rounds + 1))
         cohort = plan.expected_cohort
         least = math.floor((1 - self.dropped) * cohort) if self.least is None else self.least
         colluding = math.ceil(self.corrupt * cohort) if self.colluding is None else self.colluding
@@ -117,9 +122,28 @@ class UserSecure(UserLocal):
         """Return the bits of a masked number: a sum of the largest cohort does not wrap around."""
         return packed_bits(reach(self.most_devices(plan), grid.length, self.device_variance(grid)))
 
+    def in_round(self, plan: TrainingPlan, round_number: int) -> Self:
+        """Return the mechanism with the noise of a round: where all take part in all, each has its part of the budget.
+
+        To be asked of the calibrated mechanism, once.
+        """
+        return replace(self, noise_multiplier=self._round_multiplier(plan, round_number))
+
+    def _round_multiplier(self, plan: TrainingPlan, round_number: int) -> float:
+        return self.multiplier() * (share_factor(plan, round_number) if plan.cohort_rate == 1 else 1.0)
+
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:
         """Return what one participation costs its device: with it or without, the sum moves by the clip."""
-        return GaussianDpEvent(self.multiplier())
+        return GaussianDpEvent(self._round_multiplier(plan, round_number))
+
+    def participation_limit(self, plan: TrainingPlan) -> int:
+        """Return in how many rounds one device may take part: in all where everybody always does."""
+        return plan.rounds if plan.cohort_rate == 1 else super().participation_limit(plan)
+
+    def matched_filter(self, plan: TrainingPlan) -> NDArray[np.float64]:
+        """Return each round's precision over the sum of all, in units of the clip."""
+        precision = np.array([self._round_multiplier(plan, number) ** -2.0 for number in range(1, plan.rounds + 1)])
+        return precision / precision.sum() / self.clip
 
     def epsilon_among_strangers(self, plan: TrainingPlan) -> float:
         """Return an upper bound of a device's epsilon where the server invents all the others of every sum."""
