@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedrec.errors import FedrecError, RefusedError
 from fedrec.secure import graph
-from fedrec.secure.attempt import Phase
+from fedrec.secure.attempt import Keys, Phase, Roster
 from fedrec.secure.primitives import join, take_apart
 from fedrec.secure.server import LostSumError
 from tests.support.secure_sums import MODEL, Cohort, every_way, terms
@@ -208,3 +209,27 @@ def test_parts_come_apart_as_they_were_joined_or_not_at_all() -> None:
             take_apart(broken)
     with pytest.raises(FedrecError, match="has 4 parts, not 3"):
         take_apart(join(*parts), 3)
+
+
+def test_what_a_server_and_colluding_devices_can_take_off_leaves_the_sum_of_the_honest_alone() -> None:
+    """The server's whole view, with all that devices 4 and 5 know, where device 3 dropped out and 0 to 2 are honest."""
+    honest, colluding, dropped = (0, 1, 2), (4, 5), 3
+    cohort = Cohort(6, terms(4096, bits=8, dropped=0.2), seed(), spread=100)
+    cohort.play(until=Phase.SHARES)
+    secrets = [[state.secrets[32 * part : 32 * part + 32] for part in range(3)] for state in cohort.states]
+    sent = {d: cohort.ask(d, Phase.VECTOR, request) for d, request in cohort.server.requests() if d != dropped}
+    roster = Roster.decode(cohort.terms, cohort.states[0].roster)
+    keys = [Keys.decode(state.keys) for state in cohort.states]
+    place = [roster.places[each.identity] for each in keys]
+    left = list[NDArray[np.uint32]]()
+    for device in honest:
+        words = cohort.terms.unpack(sent[device]) - roster.self_mask(secrets[device][2], MODEL)
+        for other in (*colluding, dropped):
+            mask = roster.pair_mask(secrets[other][1], (keys[other], keys[device]), MODEL)
+            words -= mask if place[device] < place[other] else -mask
+        left.append(words % 256)
+    for words in left:
+        assert np.bincount(words, minlength=256).max() < 16 + 8 * 4
+    assert np.abs(np.corrcoef(np.stack(left).astype(float))[np.triu_indices(3, 1)]).max() < 0.1
+    wanted = np.sum([cohort.vectors[device] for device in honest], axis=0)
+    np.testing.assert_array_equal(np.sum(left, axis=0) % 256, wanted % 256)
