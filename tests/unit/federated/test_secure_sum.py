@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.errors import RefusedError
+from fedrec.device.backend import ConsentGuard
+from fedrec.errors import FedrecError, RefusedError
 from fedrec.experiment.experiment import Experiment
 from fedrec.experiment.settings import load
 from fedrec.federated import secure_devices
 from fedrec.federated.exchange import LocalTransport, Transport
 from fedrec.federated.loop import run
+from fedrec.federated.node import Node
 from fedrec.federated.secure_devices import model_hash, payloads_of, with_payloads
 from fedrec.federated.state import RoundReport, load_released_state
+from fedrec.flower import ray
 from fedrec.messages import Arrays, Message
 from tests.support.tiny import session, small
 
@@ -134,3 +137,36 @@ def test_terms_follow_from_the_plan_and_other_mechanisms_make_none() -> None:
 def test_a_cohort_that_is_too_small_is_refused_by_name() -> None:
     with pytest.raises(RefusedError, match="UserSecure: 1 devices in a sum at least"):
         small("model=popularity", "cohort.size=2", base=SEEDED)
+
+
+def test_devices_with_a_policy_take_no_part_in_messages_that_they_do_not_know(tmp_path: Path) -> None:
+    """A secure sum is a charge like any other: a guarded node answers none of its messages without its policy."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[privacy]\ntrust = ["device", "server"]\nlargest_epsilon_per_year = 100.0\n')
+    experiment = small("model=popularity", "privacy.secure=real", base=SEEDED)[0]
+    asked = {"kind": "secure", "phase": 1, "devices": [0, 1], "experiment": experiment.document, "round": 1, "run": "a"}
+    reply = ConsentGuard.of(Node(0, 1, exact=True), str(policy), None).answer(Message(asked))
+    assert reply.header == {"error": "no device here takes part: its policy declines"}
+
+
+def test_messages_of_one_process_are_refused_on_ray() -> None:
+    with pytest.raises(FedrecError, match="plays its messages in one process"):
+        ray.run_on_ray(["dataset=synthetic", "model=mf", "privacy=user_secure", "privacy.secure=real"], 2, None)
+
+
+def test_a_sum_beyond_what_honest_devices_reach_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One device adds half the modulus to one number: no check of a masked vector finds that, and the sum's does."""
+    real = secure_devices.SecureFleet.answer
+
+    def hostile(self: Any, terms: Any, phase: Any, asked: Any, broadcast: Any, vector: Any) -> Message:
+        def spoiled(row: int) -> Any:
+            found = vector(row)
+            found[0] += (1 << (terms.bits - 1)) * (row == 3)
+            return found
+
+        return real(self, terms, phase, asked, broadcast, spoiled)
+
+    monkeypatch.setattr(secure_devices.SecureFleet, "answer", hostile)
+    (report,), state = played(tmp_path / "run", "model=popularity", "privacy.secure=real")
+    assert not report.released and all(not array.any() for array in state.values())
+    assert any("honest devices can't add up to" in reason for reason in report.rejected.values())
