@@ -56,7 +56,8 @@ def test_absence_changes_neither_epsilon_nor_noise(tmp_path: Path, name: str) ->
         spent.append(rounds[-1].epsilon)
         released.append(rounds[-1].released)
     assert spent[0] is not None and set(spent) == {spent[0]} and spent[0] <= 8.0
-    assert released == [True, True, name in CENTRAL, name in CENTRAL]
+    enough = name != "user_secure"  # a tenth of the devices has not the noise that a secure sum must have
+    assert released == [True, enough, name in CENTRAL, name in CENTRAL]
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
