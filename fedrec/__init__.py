@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedrec.privacy.mechanisms.user import UserLevel as UserLevel
     from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive as UserAdaptive
     from fedrec.privacy.mechanisms.user_local import UserLocal as UserLocal
+    from fedrec.privacy.mechanisms.user_secure import UserSecure as UserSecure
 
     __version__: str
 
@@ -46,11 +47,12 @@ _WHERE = {
     "UserAdaptive": "fedrec.privacy.mechanisms.user_adaptive",
     "UserLevel": "fedrec.privacy.mechanisms.user",
     "UserLocal": "fedrec.privacy.mechanisms.user_local",
+    "UserSecure": "fedrec.privacy.mechanisms.user_secure",
 }
 __all__ = [  # noqa: RUF022  # in the order of use
     "simulate", "load_run", "load_settings", "load_dataset", "audit", "study", "Run", "StudyResult", "Experiment",
-    "UserLevel", "InteractionLevel", "UserLocal", "GatewayLevel", "UserAdaptive", "BandedUserLevel", "NoPrivacy",
-    "FedrecError", "__version__",
+    "UserLevel", "InteractionLevel", "UserLocal", "UserSecure", "GatewayLevel", "UserAdaptive", "BandedUserLevel",
+    "NoPrivacy", "FedrecError", "__version__",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(p for room in ("fedrec", "server", "client", "simulations") for p in (ROOT / room).rglob("*.py"))
 LAYERS = (
-    "errors rng messages paths ops", "data", "storage", "privacy", "models", "evaluation", "training",
+    "errors rng messages paths ops", "data", "storage", "privacy", "secure", "models", "evaluation", "training",
     "algorithms",
     "experiment", "numpy_engine", "federated recommend", "audit", "report", "simulation", "study flower",
     "device server", "api cli testing", "__init__ __main__",
@@ -26,7 +26,7 @@ ONLY_IN = {
     "simulations": ("simulations/",),
     "tests": (),
 }  # fmt: skip
-NO_TORCH = ("numpy_engine", "device", "storage", "messages", "ops", "data", "errors", "rng", "paths")
+NO_TORCH = ("numpy_engine", "device", "secure", "storage", "messages", "ops", "data", "errors", "rng", "paths")
 
 
 def imported(path: Path, lazily: bool = True) -> Iterator[str]:

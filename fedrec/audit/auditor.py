@@ -47,6 +47,7 @@ POINTS = (4.0, 8.0)  # where 1e5 scores suffice to come within 5 %; below, they 
 CANARIES = {
     (Trust.NONE, Unit.NONE): 4_000,
     (Trust.SERVER, Unit.USER): 60_000,
+    (Trust.SUMS, Unit.USER): 60_000,
     (Trust.GATEWAY, Unit.USER): 200_000,
     (Trust.DEVICE, Unit.USER): 50_000,
     (Trust.DEVICE, Unit.INTERACTION): 200_000,
@@ -153,8 +154,10 @@ def turns_of(mechanism: Mechanism, plan: TrainingPlan) -> int:
 def document(experiment: Experiment, epsilon: float | None, delta: float | None) -> dict[str, Any]:
     """Return the experiment's document at an audit point: its own mechanism, with the noise still to be found."""
     node = experiment.node()
-    found = ("noise_multiplier", "max_participations", "bands", "coefficients")
-    fresh = {"epsilon": epsilon, "delta": delta, **dict.fromkeys(found)}
+    found = ("noise_multiplier", "max_participations", "bands", "coefficients", "least", "colluding")
+    # A secure sum has the least noise where no more than the fewest devices came, less what colluding ones know of it.
+    fewest = {"dropped": 0.0, "corrupt": 0.0}
+    fresh = {"epsilon": epsilon, "delta": delta, **fewest, **dict.fromkeys(found)}
     own = {**node["privacy"], **{key: value for key, value in fresh.items() if key in node["privacy"]}}
     # On a device and at a gateway it is the reference that runs, every step of it.
     engine = node["engine"] if experiment.mechanism.terms.trust in (Trust.SERVER, Trust.NONE) else "reference"

@@ -141,7 +141,7 @@ def listen(context: RunContext, nodes: EavesdroppedNode, game: ThreatModel) -> I
     at, plan, mechanism = initial_state(context), context.plan, context.experiment.mechanism
     for number in range(1, plan.rounds + 1):
         now = mechanism.with_round_params(mechanism.round_params(at.mechanism_state))
-        weight = now.matched_filter(plan)[number - 1]
+        weight, now = now.matched_filter(plan)[number - 1], now.in_round(plan, number)
         context.ledger.reserve(number)
         nodes.captured.clear()
         run_round(context, at, number)

@@ -86,7 +86,7 @@ def threat_model_of(terms: PrivacyGuarantee, canaries: int, turns: int = 1) -> T
     Terms without a game are refused by name.
     """
     match terms.trust, terms.unit, terms.relation:
-        case (Trust.SERVER, Unit.USER, Relation.ADD_REMOVE) | (Trust.NONE, Unit.NONE, Relation.NONE):
+        case (Trust.SERVER | Trust.SUMS, Unit.USER, Relation.ADD_REMOVE) | (Trust.NONE, Unit.NONE, Relation.NONE):
             held = min(canaries, SUMMED)
             devices, items = turns * held, (4 + turns) * held
             return ThreatModel(

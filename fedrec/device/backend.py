@@ -88,7 +88,7 @@ class ConsentGuard:
             return self._answer(request)
 
     def _answer(self, request: Message) -> Message:
-        if request.header["kind"] != "train":
+        if request.header["kind"] not in ("train", "secure"):
             return self.node.answer(request)
         agreed = [device for device in request.header["devices"] if self._agrees(device, request.header)]
         if request.header["devices"] and not agreed:

@@ -264,7 +264,7 @@ def _check_clip(one: Override, known: set[str], nodes: Sequence[Mapping[str, Any
         target = next(node["privacy"]["_target_"] for node in nodes if "_target_" in node.get("privacy", {}))
         raise RefusedError(
             f"{one.text}: {target.rsplit('.', 1)[-1]} bounds an example's gradient as a whole, or nothing; clips apart "
-            "go with privacy=user, user_adaptive, user_local or banded"
+            "go with privacy=user, user_adaptive, user_local, user_secure or banded"
         )
 
 

@@ -70,7 +70,7 @@ def _round(
 ) -> tuple[Arrays, Arrays]:
     """Return the states of algorithm and mechanism after a round, given those before it."""
     (state, memory), algorithm = states, experiment.algorithm.with_catalogue(dataset.catalogue)
-    mechanism = experiment.mechanism.with_round_params(experiment.mechanism.round_params(memory))
+    mechanism = experiment.mechanism.with_round_params(experiment.mechanism.round_params(memory)).in_round(plan, number)
     model = experiment.build_model(dataset.catalogue)
     device, random = public_device(len(dataset.catalogue)), mechanism.random(experiment.seed, number, Stream.SERVER)
     context = RoundContext(number, experiment.seed, mechanism)

@@ -33,6 +33,7 @@ from fedrec.messages import (
     validate_header,
     validate_reply,
 )
+from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.mechanisms.protocol import Mechanism
 from fedrec.privacy.release import GRID, Release, Released, ReplyForm, total_of
 
@@ -242,7 +243,10 @@ class ExpectedUpdate:
 
     def total(self, updates: Iterable[Released]) -> Released:
         """Return the sum of what counts of the updates, in their order; zeros where there is none."""
-        counted, form = (self.mechanism.clip_node_sum(self.clip_items(update)) for update in updates), self.form
+        form = self.form
+        if form is not None and self.mechanism.terms.trust == Trust.SUMS:  # no part of the sum is anybody's to look at
+            updates = (total_of((Release.nothing(self.shapes, form.grid), *updates)),)
+        counted = (self.mechanism.clip_node_sum(self.clip_items(update)) for update in updates)
         if form is None:
             like = {name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()}
             return total((cast(ModelUpdate, update) for update in counted), like)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedrec.errors import BudgetExceededError, FedrecError, RefusedError
 from fedrec.federated.exchange import ExpectedUpdate, GatherResult, gather_updates
+from fedrec.federated.secure_sum import SecureRound, gather_securely, plays_messages
 from fedrec.federated.state import (
     RoundReport,
     RunContext,
@@ -79,10 +80,11 @@ def run_round(context: RunContext, state: ServerState, number: int) -> tuple[Ser
     drawn = mechanism.sample_cohort(context.plan, number, mechanism.random(seed, number, Stream.COHORT))
     drawn = drawn[~context.ledger.exhausted()[drawn]]
     present = simulate_dropout(drawn, experiment.cohort.dropout, seed, number)
-    got = _collect_updates(context, state, present, number)
+    got = _collect_updates(context, state, (drawn, present), number)
     context.directory.set_aside({node: got.rejected[node] for node in got.faults})
     # Where who came is a secret, each round steps: on noise alone where nobody did.
-    released = mechanism.terms.hides_who_came or got.total.count >= experiment.cohort.minimum
+    fewest = max(experiment.cohort.minimum, mechanism.least_devices)
+    released = mechanism.terms.hides_who_came or got.total.count >= fewest
     stepped, release = _server_step(context, state, got.total, number) if released else (state, None)
     # A sum or a step that is not finite would stay in the model for ever: the round is lost instead.
     released = released and all(np.isfinite(a).all() for a in stepped.algorithm_state.values())
@@ -109,15 +111,18 @@ def simulate_dropout(drawn: NDArray[np.int64], dropout: float, seed: int, number
     return drawn[generator.random(len(drawn)) >= dropout]
 
 
-def _collect_updates(context: RunContext, state: ServerState, present: NDArray[np.int64], number: int) -> GatherResult:
-    """Ask the devices that are there, and return what came of it; that every node failed is an error."""
+def _collect_updates(
+    context: RunContext, state: ServerState, invited: tuple[NDArray[np.int64], NDArray[np.int64]], number: int
+) -> GatherResult:
+    """Ask those of the drawn devices that are there, and return what came of it; that every node failed is an error.
+
+    `invited` are the drawn devices, and those of them whose answer arrives.
+    """
     algorithm, deadline = context.experiment.algorithm, context.experiment.cohort.deadline_seconds
     round_params = context.experiment.mechanism.round_params(state.mechanism_state)
-    mechanism = context.experiment.mechanism.with_round_params(round_params)
+    mechanism = context.experiment.mechanism.with_round_params(round_params).in_round(context.plan, number)
     at = state.algorithm_state
-    broadcast = algorithm.broadcast(at)
-    requests = context.directory.requests("train", present, broadcast, round=number, privacy=round_params)
-    shapes = algorithm.shapes(at)
+    broadcast, shapes = algorithm.broadcast(at), algorithm.shapes(at)
     values, rate = sum(math.prod(shape) for shape in shapes.values()), float(getattr(algorithm, "learning_rate", 1.0))
 
     def largest_norm(count: int) -> float:
@@ -129,6 +134,11 @@ def _collect_updates(context: RunContext, state: ServerState, present: NDArray[n
 
     bound = None if context.directory.simulated else largest_norm
     expected = ExpectedUpdate(mechanism, shapes, counted, algorithm.float64_arrays, bound)
+    if plays_messages(mechanism):
+        header = {"run": context.directory.header["run"], "round": number, "attempt": 1, "numbers": values}
+        asked = SecureRound(context.experiment, context.plan, header, broadcast, *invited)
+        return gather_securely(context.directory, asked, expected, deadline)
+    requests = context.directory.requests("train", invited[1], broadcast, round=number, privacy=round_params)
     got = gather_updates(context.directory, requests, expected, deadline)
     failed = got.rejected if context.directory.simulated else {}
     if failed and all("reported an error" in failed.get(node, "") for node in requests):
@@ -141,7 +151,7 @@ def _server_step(
 ) -> tuple[ServerState, Release | None]:
     """Return what the server makes of a round's sum, and what of it was released on a grid."""
     mechanism = context.experiment.mechanism
-    now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state))
+    now = mechanism.with_round_params(mechanism.round_params(state.mechanism_state)).in_round(context.plan, number)
     random = mechanism.random(context.experiment.seed, number, Stream.SERVER)
     aggregate = now.privatize_aggregate(total, context.plan, number, random, state.mechanism_state)
     algorithm = context.experiment.algorithm.with_catalogue(context.dataset.catalogue)

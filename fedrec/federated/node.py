@@ -5,7 +5,7 @@ the same for any number of threads.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.metadata import version
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrec.algorithms.base import Algorithm, PooledContribution, RoundContext
+from fedrec.algorithms.base import Algorithm, Contribution, PooledContribution, RoundContext
 from fedrec.algorithms.fedavg import FedAvg
 from fedrec.algorithms.sequence_sgd import FedSGDSequences
 from fedrec.data.dataset import Dataset
@@ -25,13 +25,16 @@ from fedrec.data.interactions import DeviceData, DeviceTable
 from fedrec.evaluation.candidates import CandidateBook
 from fedrec.experiment.experiment import Experiment, load_dataset
 from fedrec.federated.evaluation import PrivateStateView, evaluate_devices
+from fedrec.federated.secure_devices import CONTENT, SIZES, SecureFleet, make_terms, payloads_of
 from fedrec.messages import PROTOCOL, Arrays, Message, ModelUpdate
 from fedrec.models.base import Recommender, TrainableRecommender
 from fedrec.models.sequential import SequentialRecommender
-from fedrec.privacy.contributions import CohortUpdates
+from fedrec.privacy.contributions import CohortUpdates, UpdateList
+from fedrec.privacy.guarantee import Trust
 from fedrec.privacy.mechanisms.protocol import Mechanism
-from fedrec.privacy.release import Released, ReleasedSum, total_of, written
+from fedrec.privacy.release import Released, ReleasedSum, as_release, total_of, written
 from fedrec.rng import Stream
+from fedrec.secure.attempt import Phase
 from fedrec.storage.private_arrays import MmapPrivateStore, PrivateStore
 from fedrec.training.batches import CohortData
 from fedrec.training.kernels.forms import kernel_reason
@@ -241,11 +244,12 @@ class Node:
         self._models: dict[str, Recommender] = {}
         self._stores: dict[tuple[str, str], MmapPrivateStore] = {}
         self._books: dict[str, CandidateBook] = {}
+        self._fleet = SecureFleet()
 
     def answer(self, request: Message) -> Message:
         """Return the reply to a hello, train or evaluate message."""
         experiment, dataset = self._loaded(request)
-        kinds = {"hello": self._hello, "train": self._train, "evaluate": self._evaluate}
+        kinds = {"hello": self._hello, "train": self._train, "secure": self._secure, "evaluate": self._evaluate}
         echo = {key: request.header[key] for key in ("protocol", "run", "round", "hash")}
         reply = kinds[request.header["kind"]](request, experiment, dataset)
         for store in self._stores.values():
@@ -264,6 +268,7 @@ class Node:
     def _train(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
         header = request.header
         mechanism = experiment.mechanism.with_round_params(header.get("privacy", {}))
+        mechanism = mechanism.in_round(experiment.plan(dataset), header["round"])
         model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
         table_ = self._devices(request, dataset)
         context = RoundContext(header["round"], experiment.seed, mechanism)
@@ -285,6 +290,25 @@ class Node:
             summed.add(joint.update)
             loss, examples = loss + joint.loss, examples + joint.examples
         return self._answer(context, summed, loss, examples)
+
+    def _secure(self, request: Message, experiment: Experiment, dataset: Dataset) -> Message:
+        """Answer one message of a secure sum for every device asked, each with what it alone knows."""
+        header, table_ = request.header, self._devices(request, dataset)
+        plan = experiment.plan(dataset)
+        terms = make_terms(experiment, plan, header)
+        broadcast = {name: array for name, array in request.arrays.items() if name not in (SIZES, CONTENT)}
+        model, store = self._model(experiment, dataset), self._store(request, experiment, dataset)
+        mechanism = experiment.mechanism.in_round(plan, header["round"])
+        context = RoundContext(header["round"], experiment.seed, mechanism)
+
+        def vector(user: int) -> NDArray[np.int64]:
+            asked = (model, broadcast, [table_[user]], [store.load(user, header["round"])], context)
+            made = contribute_one_by_one(experiment.algorithm, asked)
+            if ModelUpdate(made.private[0], 1).finite():
+                store.save(user, made.private[0], header["round"])
+            return as_release(made.update).flat()
+
+        return self._fleet.answer(terms, Phase(header["phase"]), payloads_of(request), broadcast, vector)
 
     def _answer(self, context: RoundContext, summed: ReleasedSum, loss: float, examples: int) -> Message:
         random = context.mechanism.random(context.seed, context.round, self.index, Stream.NODE)
@@ -337,9 +361,17 @@ class Node:
 def contribute_one_by_one(algorithm: Algorithm, asked: Asked) -> PooledContribution:
     """Return the sum of what each device releases of its own contribution."""
     made, (_, _, devices, _, context) = algorithm.contribute_many(*asked), asked
+    if context.mechanism.terms.trust == Trust.SUMS and context.mechanism.private:
+        # Nobody sees the noise of one device: that of all is drawn at once, which has the same law.
+        random = context.mechanism.random(context.seed, context.round, devices[0].user, Stream.RELEASE)
+        update = context.mechanism.privatize_cohort(UpdateList([c.update for c in made]), random)
+        return PooledContribution(update, [c.private for c in made], *_exact(made))
     updates = list[Released]()
     for device, contribution in zip(devices, made, strict=True):
         random = context.mechanism.random(context.seed, context.round, device.user, Stream.RELEASE)
         updates.append(context.mechanism.privatize_update(contribution.update, random))
-    loss, examples = sum(c.loss for c in made), sum(c.examples for c in made)
-    return PooledContribution(total_of(updates), [c.private for c in made], loss, examples)
+    return PooledContribution(total_of(updates), [c.private for c in made], *_exact(made))
+
+
+def _exact(made: Sequence[Contribution]) -> tuple[float, int]:
+    return sum(c.loss for c in made), sum(c.examples for c in made)

@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from fedrec import messages
 
 RECORD, ARRAY = "fedrec", "message"
-MESSAGE_TYPES = {"hello": "query", "catalogue": "query", "train": "train", "evaluate": "evaluate"}
+MESSAGE_TYPES = {"hello": "query", "catalogue": "query", "train": "train", "secure": "query", "evaluate": "evaluate"}
 
 
 def encode(message: messages.Message) -> RecordDict:

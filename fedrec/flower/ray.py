@@ -57,6 +57,8 @@ def run_on_ray(overrides: Sequence[str], nodes: int, cluster: str | None) -> int
     if asked.chosen:
         print(asked.chosen, file=sys.stderr)
     settings = validate(asked)
+    if settings.document["privacy"].get("secure") == "real":
+        raise FedrecError("privacy.secure=real plays its messages in one process: use fedrec simulate, or secure=ideal")
     for line in find_overruled(settings.experiment, overrides):
         print(line, file=sys.stderr)
     document = settings.document

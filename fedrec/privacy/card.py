@@ -122,7 +122,12 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
     terms, account, told = mechanism.terms, ledger.account, ledger.interpretation()
     attacker = told["attacker"]
     return {
-        "trust": {"trusted": TRUST[terms.trust], "raw_updates": RAW[terms.trust], "adversary": terms.adversary},
+        "trust": {
+            "trusted": TRUST[terms.trust],
+            "raw_updates": RAW[terms.trust],
+            "adversary": terms.adversary,
+            **_if_trust_fails(mechanism, plan),
+        },
         "unit": {"unit": terms.unit, "enforced": ENFORCED["gateway" if terms.trust == Trust.GATEWAY else terms.unit]},
         "neighbouring": {
             "relation": terms.relation,
@@ -158,6 +163,12 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
             "model": facts.model,
         },
     }
+
+
+def _if_trust_fails(mechanism: Mechanism, plan: TrainingPlan) -> dict[str, Any]:
+    """Return what is left of the guarantee where it can be said: a device's own share of the noise in a secure sum."""
+    alone = getattr(mechanism, "epsilon_among_strangers", None)
+    return {} if alone is None else {"among_strangers": f"{alone(plan):.3g}, at most"}
 
 
 def _composition(plan: TrainingPlan, ledger: Ledger, facts: Facts) -> dict[str, Any]:

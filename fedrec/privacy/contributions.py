@@ -3,14 +3,14 @@
 Devices without torch use this file too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.messages import ModelUpdate, SparseArray
+from fedrec.messages import ModelUpdate, SparseArray, UpdateSum
 from fedrec.privacy.grid import Floats, Whole, rounded
 
 Scales = Mapping[str, Floats]
@@ -95,6 +95,58 @@ class OneUpdate:
 
     def _items(self) -> Iterable[tuple[str, Any]]:
         return cast("Iterable[tuple[str, Any]]", self.update.arrays.items())
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateList:
+    """The updates of some devices, one or more, as what many devices contribute."""
+
+    updates: Sequence[ModelUpdate]
+
+    @property
+    def count(self) -> int:
+        """How many devices."""
+        return len(self.updates)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each array of one update."""
+        return OneUpdate(self.updates[0]).shapes()
+
+    def squared_norms(self) -> dict[str, Floats]:
+        """Return each array's squared norms [C]."""
+        return _joined([OneUpdate(update).squared_norms() for update in self.updates])
+
+    def weighted_sum(self, factors: Mapping[str, Floats] | Floats) -> ModelUpdate:
+        """Return the sum of the updates, each times its factor."""
+        named = factors if isinstance(factors, Mapping) else dict.fromkeys(self.shapes(), factors)
+        summed = UpdateSum()
+        for place, update in enumerate(self.updates):
+            summed.add(OneUpdate(update).weighted_sum(_of(named, place)))
+        return summed.update()
+
+    def whole_squares(self, scales: Scales) -> dict[str, Floats]:
+        """Return the squared norms [C] of each array in `scales`, scaled and rounded."""
+        return _joined([OneUpdate(update).whole_squares(_of(scales, c)) for c, update in enumerate(self.updates)])
+
+    def whole_sum(self, scales: Scales) -> dict[str, Whole]:
+        """Return the sum of the arrays, scaled and rounded."""
+        sums = {name: np.zeros(shape, np.int64) for name, shape in self.shapes().items()}
+        for place, update in enumerate(self.updates):
+            for name, array in cast("Mapping[str, Any]", OneUpdate(update).whole_sum(_of(scales, place))).items():
+                array.add_to(sums[name]) if isinstance(array, SparseArray) else np.add(sums[name], array, sums[name])
+        return sums
+
+    def update_of(self, device: int) -> ModelUpdate:
+        """Return the update of one device."""
+        return self.updates[device]
+
+
+def _of(scales: Scales, place: int) -> dict[str, Floats]:
+    return {name: scale[place : place + 1] for name, scale in scales.items()}
+
+
+def _joined(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _values(array: Any) -> NDArray[np.floating]:

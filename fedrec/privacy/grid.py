@@ -141,9 +141,14 @@ def pack_integers(whole: Whole, largest: int) -> Words:
     flat, bits = whole.reshape(-1), packed_bits(largest)
     if len(flat) and not -largest <= int(flat.min()) <= int(flat.max()) <= largest:
         raise FedrecError(f"a number of a release lies beyond {largest} steps")
-    columns = -(-len(flat) // BLOCK)
+    return pack_bits((flat + largest).view(np.uint64), bits)
+
+
+def pack_bits(numbers: Words, bits: int) -> Words:
+    """Return numbers below 2^bits packed, 64 of them in `bits` words."""
+    columns = -(-len(numbers) // BLOCK)
     raised = np.zeros(BLOCK * columns, np.uint64)
-    raised[: len(flat)] = (flat + largest).view(np.uint64)
+    raised[: len(numbers)] = numbers
     words = np.zeros((bits, columns), np.uint64)
     for place, row in enumerate(raised.reshape(BLOCK, columns)):
         word, shift = divmod(place * bits, 64)
@@ -155,9 +160,19 @@ def pack_integers(whole: Whole, largest: int) -> Words:
 
 def unpack_integers(words: Words, numbers: int, largest: int) -> Whole:
     """Return the numbers that were packed; words that hold others, or another number of them, are `FedrecError`."""
-    bits, columns = packed_bits(largest), -(-numbers // BLOCK)
+    bits = packed_bits(largest)
     if words.dtype != np.uint64 or words.shape != (packed_words(numbers, largest),):
+        columns = -(-numbers // BLOCK)
         raise FedrecError(f"{numbers} whole numbers of {bits} bits are {bits * columns} words of 64 bits")
+    flat = unpack_bits(words, numbers, bits)
+    if len(flat) and int(flat.max()) > 2 * largest:
+        raise FedrecError(f"a number lies beyond {largest} steps")
+    return flat.view(np.int64) - largest
+
+
+def unpack_bits(words: Words, numbers: int, bits: int) -> Words:
+    """Return so many numbers below 2^bits that were packed."""
+    columns = -(-numbers // BLOCK)
     rows, mask = words.reshape(bits, columns), np.uint64((1 << bits) - 1)
     raised = np.zeros((BLOCK, columns), np.uint64)
     for place in range(BLOCK):
@@ -166,7 +181,4 @@ def unpack_integers(words: Words, numbers: int, largest: int) -> Whole:
         if shift + bits > 64:
             raised[place] |= rows[word + 1] << np.uint64(64 - shift)
         raised[place] &= mask
-    flat = raised.reshape(-1)[:numbers]
-    if len(flat) and int(flat.max()) > 2 * largest:
-        raise FedrecError(f"a number lies beyond {largest} steps")
-    return flat.view(np.int64) - largest
+    return raised.reshape(-1)[:numbers]

@@ -30,6 +30,7 @@ class Trust(StrEnum):
 
     NONE = "none"
     DEVICE = "device"  # nobody else
+    SUMS = "sums"  # the server sees sums over many devices alone, if it follows the protocol of secure aggregation
     GATEWAY = "gateway"  # the node that holds the user
     SERVER = "server"
 
@@ -60,6 +61,13 @@ class PrivacyGuarantee:
         Where devices or gateways add the noise, whoever it protects from sees who sends anything.
         """
         return self.trust == Trust.SERVER
+
+    def charges_each_device(self, cohort_rate: float) -> bool:
+        """Say whether each device is charged for itself: where whoever it protects from sees who takes part in what.
+
+        A secure sum over everybody in every round is charged to all alike.
+        """
+        return self.trust in (Trust.DEVICE, Trust.GATEWAY) or (self.trust == Trust.SUMS and cohort_rate < 1)
 
     def json(self) -> dict[str, str]:
         """Return the guarantee under the keys that every result has for it."""

@@ -67,6 +67,10 @@ class Release:
         """Return what the numbers are worth, in single precision."""
         return {name: self.grid.values(np.asarray(a)).astype(np.float32) for name, a in self.arrays.items()}
 
+    def flat(self) -> Whole:
+        """Return the numbers as one vector, the arrays in order of their names."""
+        return np.concatenate([np.asarray(self.arrays[name], np.int64).reshape(-1) for name in sorted(self.arrays)])
+
     def norm(self) -> float:
         """Return the L2 norm of what all arrays together are worth."""
         return self.grid.step * math.sqrt(sum(float(np.square(_wide(a)).sum()) for a in self.arrays.values()))
@@ -268,6 +272,20 @@ class ReplyForm:
             except FedrecError as error:
                 raise RejectedReplyError(f"{name} is not what was asked for: {error}") from error
         return Release(found, count, self.grid)
+
+    def of_sum(self, numbers: Whole, count: int) -> Release:
+        """Return the release that is the sum over `count` devices, from its `flat` numbers.
+
+        `RejectedReplyError` where one lies beyond `reach`.
+        """
+        if int(np.abs(numbers).max(initial=0)) > self.reach(count):
+            raise RejectedReplyError(f"the sum holds numbers that {count} honest devices can't add up to")
+        found, start = dict[str, Whole](), 0
+        for name in sorted(self.shapes):
+            size = math.prod(self.shapes[name])
+            found[name] = numbers[start : start + size].reshape(self.shapes[name])
+            start += size
+        return Release({name: found[name] for name in self.shapes}, count, self.grid)
 
     def most_bytes(self, count: int) -> int:
         """Return how many bytes the arrays of a reply for so many devices hold."""

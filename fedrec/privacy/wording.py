@@ -33,6 +33,7 @@ TITLES = {
 }
 TRUST: dict[str, str] = {
     Trust.DEVICE: "the device only",
+    Trust.SUMS: "the server to follow the protocol, with enough honest devices, so that it sees sums alone",
     Trust.GATEWAY: "the gateway that the user belongs to",
     Trust.SERVER: "the server",
     Trust.NONE: "everybody",
@@ -40,6 +41,7 @@ TRUST: dict[str, str] = {
 # What a part of a card's field is called; one that is not here, as its key.
 PARTS = {
     "trusted": "who is trusted",
+    "among_strangers": "epsilon where the server invents all the other devices",
     "raw_updates": "who sees updates without noise",
     "adversary": "against whom",
     "unit": "hidden is",
@@ -75,6 +77,8 @@ SHARES = ("attacker_finds_at_most", "at_false_alarms", "curve")  # parts that ar
 # What a round costs that is charged and releases nothing, by who is trusted, and why.
 LOST: dict[str, str] = {
     Trust.DEVICE: "each invited device has spent one participation: what it sent, noised, may have been seen",
+    Trust.SUMS: "each invited device has spent one participation: what it sent, masked and noised, is charged as if it "
+    "had been summed",
     Trust.GATEWAY: "each invited user has spent one participation: its gateway's noised sum may have been seen",
     Trust.SERVER: "it is charged in full, though nothing was released: it was booked before anybody was asked",
     Trust.NONE: "it costs no privacy: this run promises none",
@@ -90,12 +94,15 @@ GUESSES = {
 }
 RAW: dict[str, str] = {
     Trust.DEVICE: "nobody: an update is noised before it leaves its device",
+    Trust.SUMS: "nobody: what leaves a device is masked, and the server learns the sum over a round's devices",
     Trust.GATEWAY: "the gateway; the server sees sums that the gateway has noised",
     Trust.SERVER: "the server, which clips again what it is sent and adds the noise",
     Trust.NONE: "everybody",
 }
 ADDED: dict[str, str] = {
     Trust.DEVICE: "on each device, before anything leaves it",
+    Trust.SUMS: "on each device, a share of it; a sum that may be released has all of it, without what colluding "
+    "devices added",
     Trust.GATEWAY: "at the gateway, before anything leaves it",
     Trust.SERVER: "at the server, on the sum of a round",
     Trust.NONE: "nowhere",
@@ -115,6 +122,8 @@ MEANING: dict[str, str] = {
 }
 SAMPLING: dict[str, str] = {
     Trust.DEVICE: "drawing the cohort makes epsilon no smaller, for the server knows it; a device samples its data",
+    Trust.SUMS: "drawing the cohort makes epsilon no smaller: not against the server, which knows it, nor against who "
+    "sees the models, whose noise tells how many devices came",
     Trust.GATEWAY: "drawing the cohort makes epsilon no smaller, for the server knows it",
     Trust.SERVER: "Poisson: each device is drawn independently in each round. Assumed: who was drawn, and how many "
     "came, stays with the server; nobody outside can check it",
@@ -250,9 +259,15 @@ def format_epsilon(epsilon: float | None) -> str:
     return "epsilon below 0.01" if 0 < epsilon < 0.01 else f"epsilon {epsilon:.2f}"
 
 
+WIDTH = (Trust.DEVICE, Trust.SUMS, Trust.GATEWAY, Trust.SERVER, Trust.NONE)  # who sees least comes first
+
+
 def widest_trust(trusts: Iterable[str]) -> Trust:
     """Return whom several guarantees trust together: the one of them that sees most."""
-    return max((Trust(trust) for trust in trusts), key=(Trust.DEVICE, Trust.GATEWAY, Trust.SERVER, Trust.NONE).index)
+    return max(
+        (Trust(trust) for trust in trusts),
+        key=WIDTH.index,
+    )
 
 
 def format_part(name: str, value: Any) -> str:

@@ -17,9 +17,15 @@ from fedrec.privacy.guarantee import Trust, Unit
 from fedrec.privacy.wording import UNIT, format_either, format_part
 
 OPEN = "TO FILL IN"
-MODEL: dict[str, str] = {Trust.DEVICE: "Local", Trust.GATEWAY: "Central", Trust.SERVER: "Central"}
+MODEL: dict[str, str] = {
+    Trust.DEVICE: "Local",
+    Trust.SUMS: "Central",
+    Trust.GATEWAY: "Central",
+    Trust.SERVER: "Central",
+}
 MODEL_DETAILS: dict[str, str] = {
     Trust.DEVICE: "each device adds noise to what it sends, before it leaves it",
+    Trust.SUMS: "each device adds a share of the noise, and secure aggregation lets the server learn sums alone",
     Trust.GATEWAY: "a gateway is the curator of its own users alone, and adds noise before anything leaves it",
     Trust.SERVER: "data stay on devices; the server sees clipped updates, and adds noise to the sum of a round",
 }

@@ -57,6 +57,11 @@ def completed(home: ServerHome, document: dict[str, Any]) -> dict[str, Any]:
             "privacy.population_epsilon is not set: on real people all runs together need a limit, such as "
             f"privacy.population_epsilon={privacy.get('epsilon')}"
         )
+    if str(privacy.get("_target_")).endswith(".UserSecure"):
+        raise RefusedError(
+            "privacy=user_secure is for simulations: real devices do not answer the messages of a secure sum. Take "
+            "privacy=user_local, or privacy=user where they trust this server"
+        )
     if document["cohort"].get("dropout"):
         raise FedrecError("cohort.dropout simulates devices that stay away: real ones do so themselves; leave it at 0")
     path = None if dataset["path"] is None else str(Path(dataset["path"]).resolve())

@@ -83,7 +83,7 @@ def released_sum(
     case: MechanismCase, updates: list[ModelUpdate], round_number: int = 1, silent: bool = False
 ) -> np.ndarray:
     """Return the released sum of devices' contributions, the denominator taken out again; `silent`: without noise."""
-    mechanism = case.mechanism
+    mechanism = case.mechanism.in_round(case.plan, round_number)
 
     def random(*key: int) -> NoiseSource:
         return Silence() if silent else mechanism.random(*key)
@@ -97,10 +97,11 @@ def released_sum(
 
 def said_std(case: MechanismCase, devices: int, round_number: int) -> float:
     """Return the noise on a sum over so many devices, as the mechanism itself says it."""
-    mechanism, plan = case.mechanism, case.plan
+    mechanism, plan = case.mechanism.in_round(case.plan, round_number), case.plan
     nothing = replace(mechanism.privatize_update(vector(np.zeros(6)), mechanism.random(2)), count=devices)
     said = mechanism.privatize_aggregate(nothing, plan, round_number, mechanism.random(1)).noise_std
-    return said * math.sqrt(devices / plan.expected_cohort) if mechanism.terms.trust == Trust.DEVICE else said
+    on_devices = mechanism.terms.trust in (Trust.DEVICE, Trust.SUMS)
+    return said * math.sqrt(devices / plan.expected_cohort) if on_devices else said
 
 
 class MechanismContract:
@@ -125,7 +126,7 @@ class MechanismContract:
         """The noise that was found costs the epsilon that was asked for, and at most a hundredth less."""
         mechanism, plan = case.mechanism, case.plan
         events = [(mechanism.event(plan, r), 1) for r in range(1, plan.rounds + 1)]
-        if mechanism.terms.trust in (Trust.DEVICE, Trust.GATEWAY):
+        if mechanism.terms.charges_each_device(plan.cohort_rate):
             events = [(mechanism.event(plan, 1), mechanism.participation_limit(plan))]
         spent = epsilon_of_events(events, mechanism.delta_for(plan))
         target = mechanism.epsilon

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,6 +33,8 @@ def noise_std(case: MechanismCase, arrived: int) -> float:
         sent = mechanism.privatize_update(nothing, mechanism.random())
         if mechanism.terms.trust == "device":
             return flat(sent)
+        if mechanism.terms.trust == "sums":  # below the least nothing is seen
+            return flat(sent) * math.sqrt(max(arrived, mechanism.least_devices) - cast(Any, mechanism).colluding)
         total = replace(sent, count=arrived)
         if mechanism.terms.trust == "gateway":
             return flat(mechanism.privatize_node_sum(total, mechanism.random()))
@@ -60,9 +62,12 @@ def quieter(mechanism: Any, share: float) -> Any:
 def plant(patch: pytest.MonkeyPatch, case: MechanismCase) -> None:
     """Let the noise follow who arrived; where devices or gateways add it, let each add its share of one noise."""
     kind, expected = type(case.mechanism), case.plan.expected_cohort
-    name = {"device": "privatize_update", "gateway": "privatize_node_sum", "server": "privatize_aggregate"}[
-        case.mechanism.terms.trust
-    ]
+    name = {
+        "device": "privatize_update",
+        "sums": "privatize_update",
+        "gateway": "privatize_node_sum",
+        "server": "privatize_aggregate",
+    }[case.mechanism.terms.trust]
     right: Callable[..., Any] = getattr(kind, name)
 
     def shared(self: Any, total: Any, *rest: Any) -> Any:
@@ -80,7 +85,7 @@ def test_noise_does_not_follow_who_arrived(name: str, monkeypatch: pytest.Monkey
     assert not holds(case)
 
 
-@pytest.mark.parametrize("name", ["interaction", "user_local", "gateway"])
+@pytest.mark.parametrize("name", ["interaction", "user_local", "user_secure", "gateway"])
 def test_a_device_counts_once_it_was_invited(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each device is charged for itself, absence must not be a discount; counted on arrival, it is one."""
 

@@ -54,7 +54,7 @@ def calibrated(name: str, plan: TrainingPlan, **settings: Any) -> Mechanism:
 
 
 NAMES = [path.stem for path in sorted(CONF.glob("*.yaml"))]
-SPLIT = ["user", "user_adaptive", "user_local", "banded"]
+SPLIT = ["user", "user_adaptive", "user_local", "user_secure", "banded"]
 USER = [name for name in NAMES if name.startswith(("user", "gateway", "banded"))]
 
 
@@ -103,6 +103,8 @@ def expected_std(case: MechanismCase, devices: int, round_number: int) -> float:
             return std / share**0.5 / (0.99**0.5 if case.plan.trains else 1.0)
         case "UserLocal":
             return std * devices**0.5
+        case "UserSecure":
+            return std / share**0.5 * (devices / mechanism.honest) ** 0.5
         case "BandedUserLevel":
             return std
         case "GatewayLevel":
@@ -128,6 +130,7 @@ class TestMechanisms(MechanismContract):
         relations = {"UserLocal": "replace-one", "NoPrivacy": "none"}
         assert terms.relation == relations.get(kind, "add-remove")
         trusted = {"UserLocal": "device", "InteractionLevel": "device", "GatewayLevel": "gateway", "NoPrivacy": "none"}
+        trusted["UserSecure"] = "sums"
         assert terms.trust == trusted.get(kind, "server")
 
 

@@ -183,6 +183,32 @@ def test_user_local(engine: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_user_secure(engine: str, tmp_path: Path) -> None:
+    """Everybody is left and nobody colludes: what all add is the noise that is accounted, and hardly more."""
+    fewest = ["privacy.dropped=0", "privacy.corrupt=0"]
+    overrides = [*TRAINED, *SATURATED, "privacy=user_secure", *fewest, f"engine={engine}"]
+    rounds, claimed, delta, _ = execute(overrides, tmp_path)
+    releases = list[tuple[float, float]]()
+    for done in rounds:
+        added = sum(variance for noised in done.noised for variance in {*noised.variances.values()})
+        assert sum(noised.count for noised in done.noised) == 40
+        releases.append((moved_by(done.longest, added), 1.0))
+    check(epsilon_at(delta, releases), claimed)
+
+
+def test_uneven_rounds_of_a_secure_statistic(tmp_path: Path) -> None:
+    """Counts and pairs get other parts of the budget, and devices another share of the noise in each."""
+    fewest = ["privacy.dropped=0", "privacy.corrupt=0", "privacy.epsilon=3"]
+    rounds, claimed, delta, _ = execute([*SMALL, "model=ease", "privacy=user_secure", *fewest], tmp_path)
+    releases, added = list[tuple[float, float]](), list[int]()
+    for done in rounds:
+        added.append(sum(variance for noised in done.noised for variance in {*noised.variances.values()}))
+        releases.append((moved_by(done.length, added[-1]), 1.0))
+    assert len(added) == 2 and added[0] != added[1]
+    check(epsilon_at(delta, releases), claimed)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_banded(engine: str, tmp_path: Path) -> None:
     """The run is one Gaussian mechanism: what a device adds to all releases, with what of it is released again."""
     overrides = [*TRAINED, *SATURATED, "privacy=banded", "cohort.size=20", "rounds=5", f"engine={engine}"]

@@ -33,6 +33,7 @@ ON_GRID = {
     "user": "some, trained",
     "user_adaptive": "some, trained",
     "user_local": "some, trained",
+    "user_secure": "some, trained",
     "banded": "some, trained",
     "gateway": "all, statistic",
     "interaction": "all, statistic",

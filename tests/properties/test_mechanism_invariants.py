@@ -56,7 +56,8 @@ def test_absence_changes_neither_epsilon_nor_noise(tmp_path: Path, name: str) ->
         spent.append(rounds[-1].epsilon)
         released.append(rounds[-1].released)
     assert spent[0] is not None and set(spent) == {spent[0]} and spent[0] <= 8.0
-    assert released == [True, True, name in CENTRAL, name in CENTRAL]
+    enough = name != "user_secure"  # a tenth of the devices has not the noise that a secure sum must have
+    assert released == [True, enough, name in CENTRAL, name in CENTRAL]
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
@@ -92,7 +93,7 @@ def test_stopped_and_resumed_it_ends_as_it_would_have(tmp_path: Path, name: str)
     np.testing.assert_array_equal(played(tmp_path / "parts", name, *settings)[1], whole)
 
 
-@pytest.mark.parametrize("name", [*CENTRAL, "user_local"])
+@pytest.mark.parametrize("name", [*CENTRAL, "user_local", "user_secure"])
 def test_the_model_is_the_same_number_by_number_for_every_number_of_nodes(tmp_path: Path, name: str) -> None:
     """Sums of whole numbers don't depend on who adds them; in test mode the noise is the seed's, and all is equal."""
     seeded = ["privacy.randomness=seeded", "cohort.size=20"]

@@ -133,12 +133,12 @@ def policy_of(trust: Sequence[str]) -> str:
 
 
 def trusted(value: Any, where: str) -> tuple[str, ...]:
-    """Return who is trusted; whatever is no list of `TRUST` is an error of `where`."""
+    """Return who is trusted; whatever is no list of those in `MEANS` is an error of `where`."""
     if not isinstance(value, list):
         raise FedrecError(f'{where}={value}: a list is expected, such as ["device"]')
     for name in cast(list[Any], value):
-        if name not in TRUST:
-            raise FedrecError(f"{where}: {name} does not exist.{suggest(str(name), TRUST)}")
+        if name not in MEANS:
+            raise FedrecError(f"{where}: {name} does not exist.{suggest(str(name), MEANS)}")
     return tuple(cast(list[str], value))
 
 

@@ -70,7 +70,7 @@ class Account:
     @property
     def per_device(self) -> bool:
         """Whether each device is charged for itself; without a guarantee none is: test mode never ends early."""
-        return self.trust in (Trust.DEVICE, Trust.GATEWAY) and self.private
+        return self.guarantee.charges_each_device(self.plan["cohort_rate"]) and self.private
 
     @property
     def budget(self) -> float:

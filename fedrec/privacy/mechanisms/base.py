@@ -92,6 +92,11 @@ class BaseMechanism:
         return False
 
     @property
+    def least_devices(self) -> int:
+        """One device is enough to release a sum."""
+        return 1
+
+    @property
     def skips_lost_rounds(self) -> bool:
         """A round that was lost is charged again and played again, with fresh draws."""
         return False
@@ -118,6 +123,10 @@ class BaseMechanism:
 
     def with_round_params(self, params: Mapping[str, float]) -> Self:
         """Return the mechanism itself: it is the same in every round."""
+        return self
+
+    def in_round(self, plan: TrainingPlan, round_number: int) -> Self:
+        """Return the mechanism itself: devices do the same in every round."""
         return self
 
     def shapes(self, shapes: Shapes) -> Shapes:

@@ -173,6 +173,11 @@ class Mechanism(Protocol):
         ...
 
     @property
+    def least_devices(self) -> int:
+        """The fewest devices whose sum may be released, where how many came is no secret."""
+        ...
+
+    @property
     def skips_lost_rounds(self) -> bool:
         """Whether a round that was charged and never committed is left out, instead of charged and played again."""
         ...
@@ -206,6 +211,10 @@ class Mechanism(Protocol):
 
     def with_round_params(self, params: Mapping[str, float]) -> Self:
         """Return the mechanism as it is in the round of this announcement, on the server and on devices alike."""
+        ...
+
+    def in_round(self, plan: TrainingPlan, round_number: int) -> Self:
+        """Return the mechanism as devices carry it out in a round, which may have its own part of the budget."""
         ...
 
     def shapes(self, shapes: Shapes) -> Shapes:

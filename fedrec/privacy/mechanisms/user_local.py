@@ -63,7 +63,15 @@ class UserLocal(UserClippingMechanism):
 
     def reach(self, count: int, grid: Grid) -> int:
         """Return what `count` contributions and their noise come to."""
-        return reach(count, grid.length, grid.variance(self.multiplier()))
+        return reach(count, grid.length, self.device_variance(grid))
+
+    def device_variance(self, grid: Grid) -> int:
+        """Return the variance of the noise that one device adds, in grid steps squared."""
+        return grid.variance(self.multiplier())
+
+    def device_std(self) -> float:
+        """Return the standard deviation of the noise that one device adds to a value."""
+        return self.multiplier() * self.clip
 
     def privatize_cohort(self, changes: CohortUpdates, random: NoiseSource) -> Released:
         """Return the sum of the clipped updates, each with noise of z clips; a non-finite one is noise alone.
@@ -71,7 +79,7 @@ class UserLocal(UserClippingMechanism):
         The noise of a sum is drawn at once: discrete Gaussians add up to the one of the summed variances.
         """
         summed = as_release(super().privatize_cohort(changes, random))
-        return summed.noised(summed.count * summed.grid.variance(self.multiplier()), random)
+        return summed.noised(summed.count * self.device_variance(summed.grid), random)
 
     def clip_node_sum(self, total: Released) -> Released:
         """Return the node's sum as it is: noise has no bound."""
@@ -80,12 +88,12 @@ class UserLocal(UserClippingMechanism):
     def largest_norm(self, values: int, count: int, plan: TrainingPlan, learning_rate: float) -> float:
         """Return `count` clips and the reach of the devices' noise."""
         return super().largest_norm(values, count, plan, learning_rate) + noise_reach(
-            values, self.multiplier() * self.clip * math.sqrt(count)
+            values, self.device_std() * math.sqrt(count)
         )
 
     def noise_on_values(self, count: int) -> float:
         """Return the reach of the devices' noise."""
-        return VALUE_REACH * self.multiplier() * self.clip * math.sqrt(count)
+        return VALUE_REACH * self.device_std() * math.sqrt(count)
 
     def privatize_aggregate(
         self,
@@ -97,7 +105,7 @@ class UserLocal(UserClippingMechanism):
     ) -> Aggregate:
         """Return the sum as it is, over the expected cohort whoever arrived."""
         whole = as_release(total)
-        std = math.sqrt(plan.expected_cohort * whole.grid.variance(self.multiplier())) * whole.grid.step
+        std = math.sqrt(plan.expected_cohort * self.device_variance(whole.grid)) * whole.grid.step
         return Aggregate(whole.values(), plan.expected_cohort, noise_std=std, release=whole)
 
     def event(self, plan: TrainingPlan, round_number: int) -> DpEvent:

@@ -105,7 +105,7 @@ def refused_together(
 
 def own_noise(mechanism: Mechanism) -> str | None:
     """Return why noise can't be drawn for many devices at once, or None where it can, or where there is none."""
-    if mechanism.terms.trust == Trust.DEVICE and not mechanism.private:
+    if mechanism.terms.trust in (Trust.DEVICE, Trust.SUMS) and not mechanism.private:
         return "seeded noise is each device's own, and noise for many at once would depend on who is among them"
     return None
 

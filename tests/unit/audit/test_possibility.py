@@ -46,7 +46,7 @@ def test_nothing_that_is_released_is_impossible(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [*CASES, "user_local model=popularity", "user_local model=mf"])
+@pytest.mark.parametrize("case", [*CASES, "user_local model=popularity", "user_local model=mf", "user_secure model=mf"])
 def test_nothing_is_impossible_in_many_numbers(case: str) -> None:
     assert attacked(case, 1_000_000).verdict == "holds"
 
@@ -164,6 +164,7 @@ def test_cells_hold_the_last_bits_and_zero() -> None:
 def test_a_wider_game_has_no_more_canaries() -> None:
     for trust, unit, relation in (
         (Trust.SERVER, Unit.USER, Relation.ADD_REMOVE),
+        (Trust.SUMS, Unit.USER, Relation.ADD_REMOVE),
         (Trust.DEVICE, Unit.USER, Relation.REPLACE_ONE),
         (Trust.DEVICE, Unit.INTERACTION, Relation.ADD_REMOVE),
     ):

@@ -389,7 +389,21 @@ def test_nothing_and_no_noise() -> None:
 # What a device reads is what the mechanism does.
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+SIMULATED = "user_secure"  # a device that sent its update outside of a secure sum would have a share of its noise
+
+
+@pytest.mark.parametrize("model", ["mf", "popularity"])
+def test_a_device_takes_no_part_in_what_is_simulated_alone(model: str) -> None:
+    experiment = small(f"model={model}", "rounds=3", base=[*SMALL, f"privacy={SIMULATED}"])[0]
+    with pytest.raises(RefusedError, match="UserSecure, a mechanism that this device does not know"):
+        parse_request({"experiment": experiment.document})
+    with pytest.raises(FedrecError, match=r"privacy\.trust: sums does not exist"):
+        ConsentPolicy.of({"trust": ["sums"]})
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted(CONF.glob("*.yaml")) if path.stem != SIMULATED], ids=lambda path: path.stem
+)
 @pytest.mark.parametrize("model", ["mf", "popularity"])
 def test_a_device_reads_the_event_that_the_mechanism_has(path: Path, model: str) -> None:
     try:
@@ -418,7 +432,8 @@ def test_a_device_reads_the_event_that_the_mechanism_has(path: Path, model: str)
 
 def test_every_mechanism_has_its_words() -> None:
     targets = {load([f"privacy={path.stem}"]).document["privacy"]["_target_"] for path in CONF.glob("*.yaml")}
-    assert targets == {f"fedrec.privacy.mechanisms.{name}" for name in KNOWN}
+    simulated = {"fedrec.privacy.mechanisms.user_secure.UserSecure"}
+    assert targets - simulated == {f"fedrec.privacy.mechanisms.{name}" for name in KNOWN}
 
 
 def test_a_device_decides_without_torch_or_numpy() -> None:

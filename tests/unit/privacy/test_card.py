@@ -195,7 +195,7 @@ def test_every_mechanism_fills_its_card(path: Path) -> None:
     ledger = Ledger.open("people", path.stem, mechanism, plan, plan.population)
     ledger.reserve(1)
     ledger.commit(1, np.array([], np.int64))
-    if path.stem in ("interaction", "user_local", "gateway"):
+    if path.stem in ("interaction", "user_local", "user_secure", "gateway"):
         ledger.reserve(2)  # a pending round is charged to all: an epsilon above 0
     made = build_card(mechanism, plan, ledger, FACTS)
     assert missing(made["fields"]) == ([] if mechanism.private else list(TITLES))

@@ -13,10 +13,11 @@ from fedrec.privacy.mechanisms.protocol import TrainingPlan
 from fedrec.privacy.mechanisms.user import UserLevel
 from fedrec.privacy.mechanisms.user_adaptive import UserAdaptive
 from fedrec.privacy.mechanisms.user_local import UserLocal
+from fedrec.privacy.mechanisms.user_secure import UserSecure
 from fedrec.privacy.release import Release
 
 PLAN = TrainingPlan(100, 10_000, 1.0, 5, trains=True)
-KINDS = (UserLevel, UserAdaptive, UserLocal, BandedUserLevel, GatewayLevel, InteractionLevel, NoPrivacy)
+KINDS = (UserLevel, UserAdaptive, UserLocal, UserSecure, BandedUserLevel, GatewayLevel, InteractionLevel, NoPrivacy)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,7 +39,7 @@ def test_no_honest_noise_in_a_hundred_thousand_is_as_long_as_its_bound(values: i
     assert 0.5 * noise_reach(values, 1.0) < longest < noise_reach(values, 1.0)
 
 
-@pytest.mark.parametrize("kind", [UserLevel, UserAdaptive, UserLocal])
+@pytest.mark.parametrize("kind", [UserLevel, UserAdaptive, UserLocal, UserSecure])
 def test_what_a_device_releases_of_its_largest_update_lies_within_the_bound(kind: type) -> None:
     mechanism = kind().calibrated(PLAN, float("inf"))
     update = ModelUpdate({"w": np.full(500, 1e4, np.float32)}, 1)

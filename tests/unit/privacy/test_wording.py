@@ -40,6 +40,9 @@ GOLDEN = {
     "user_local": "epsilon 8.00 (unit: one user; replace-one; delta 1e-05; trusts the device only; against the server "
     "and everyone after it; covers every update of every round): at 1 % false alarms an attacker who guesses which of "
     "two histories somebody has is right for at most 23 % of those who have the one",
+    "user_secure": "epsilon 8.00 (unit: one user; add-remove; delta 1e-05; trusts the server to follow the protocol, "
+    "with enough honest devices, so that it sees sums alone; against the server and everyone after it, with the "
+    f"devices that collude; covers the sum over the devices of each round): {TOOK_PART}",
     "gateway": "epsilon 8.00 (unit: one user; add-remove; delta 1e-05; trusts the gateway that the user belongs to; "
     "against the server and everyone after it, other gateways included; covers every update that a gateway sends): "
     f"{TOOK_PART}",

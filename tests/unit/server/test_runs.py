@@ -43,6 +43,7 @@ def told(tmp_path: Path) -> Path:
         (["dataset=devices", "dataset.histories=h"], "dataset.histories is for simulations"),
         (["dataset=devices", "privacy=user"], "privacy.population_epsilon=8"),
         (["dataset=devices", "privacy=none", "cohort.dropout=0.5"], "leave it at 0"),
+        (["dataset=devices", "privacy=user_secure", "privacy.population_epsilon=9"], "user_secure is for simulations"),
     ],
 )
 def test_what_would_be_no_run_on_real_devices_is_refused_by_name(
