@@ -204,6 +204,12 @@ class DeviceTable:
         held = np.arange(len(key)) >= self.test_from[user]
         return int(np.isin(key[held], key[~held]).sum())
 
+    def test_values(self) -> NDArray[np.float32]:
+        """Return the value of every test row, user by user."""
+        counts = self.start[1:] - self.test_from
+        place = np.repeat(self.test_from - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return self.value[place]
+
     def train_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """Return (user, item, value) of every history row: pooled data, for centralised baselines only."""
         counts = self.validation_from - self.start[:-1]

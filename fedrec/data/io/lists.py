@@ -140,7 +140,8 @@ def exploded(table: Table, names: Sequence[str], item: str, between: str | None)
 
 
 def _place(table: Table, rows: NDArray[np.int64]) -> Callable[[int], str]:
-    return lambda row: table.place(int(rows[row]) if row >= 0 else row)
+    whole = table.place  # not the table: its columns need not outlive what is made of them
+    return lambda row: whole(int(rows[row]) if row >= 0 else row)
 
 
 def _one(column: Any) -> Any:

@@ -108,8 +108,10 @@ class Table:
             raise FedrecError(f"{self.place(0)}: no row holds something in each of the columns {', '.join(columns)}")
         taken = {name: column.take(pa.array(kept)) for name, column in columns.items()}
 
+        whole = self.place  # not self: the columns need not outlive what is taken of them
+
         def place(row: int) -> str:
-            return self.place(int(kept[row]) if row >= 0 else row)
+            return whole(int(kept[row]) if row >= 0 else row)
 
         return replace(self, columns=taken, place=place), len(self) - len(kept)
 

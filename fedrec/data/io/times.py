@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrec.data.clock import COUNTS, EPOCH, Clock
+from fedrec.data.clock import COUNTS, EPOCH, Clock, thinned
 
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 SIZES = ((1e8, ""), (1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns"))  # below 1e8 a number may count anything
 FRACTIONS = (1, 1_000, 1_000_000, 1_000_000_000)
 LONGEST = 36  # characters of a number that Arrow reads exactly
-SAMPLE = 100_000  # times that are looked at to tell the unit of all
 EXPECTED = "unix time, or a date like 2013-04-03T23:45:07Z, is expected; dataset.time_format=%d.%m.%Y reads others"
 compute: Any = pc  # pyarrow ships no types
 
@@ -103,7 +102,7 @@ def from_floats(values: NDArray[np.float64], options: TimeOptions) -> Moments:
 
 def unit_by_size(values: NDArray[np.int64]) -> str:
     """Return the unit under which most times lie within a few thousand years of 1970, "" where they are too small."""
-    some = np.abs(values[:: max(len(values) // SAMPLE, 1)].astype(np.float64))
+    some = np.abs(thinned(values).astype(np.float64))
     return next(unit for bound, unit in SIZES if float(np.median(some)) < bound)
 
 
