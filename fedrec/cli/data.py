@@ -71,9 +71,10 @@ def get_command(overrides: DatasetSettings = None, as_json: Json = False) -> Non
 def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
     """Say how a data set was read, what is in it, what is suspicious, and which command is next; status 2 if none."""
     settings, given = settings_of(overrides)
-    from fedrec.report.data_check import DataCheck
+    dataset = settings.source.load()
+    from fedrec.report.data_check import DataCheck  # with torch, whose memory the reading need not share
 
-    found = DataCheck.of(settings, settings.experiment.dataset.load(), given, reasons(overrides or (), given))
+    found = DataCheck.of(settings, dataset, given, reasons(overrides or (), given))
     print_json(found.json()) if as_json else print("\n".join(found.lines()))
     if found.problem:
         raise FedrecError(found.problem)
@@ -96,7 +97,7 @@ def split_command(
 
 def source_of(settings: Sequence[str] | None) -> "DataSource":
     """Return the data set that a bare name, a file or settings choose; no setting at all chooses the default's."""
-    return settings_of(settings)[0].experiment.dataset
+    return settings_of(settings)[0].source
 
 
 def settings_of(settings: Sequence[str] | None) -> "tuple[Settings, list[str]]":

@@ -11,9 +11,10 @@ from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
 from fedrec.data.facts import Facts, Finding, look_at, suspect, suspect_times
 from fedrec.data.interactions import DeviceTable, Interactions
+from fedrec.data.io.columns import release_columns
 from fedrec.data.io.table import Tokens
 from fedrec.data.mapped import MappedRows, Reading
-from fedrec.data.ordering import order_by
+from fedrec.data.ordering import gather, order_by
 from fedrec.data.repairs import RepairLog, repair
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
@@ -92,7 +93,7 @@ def _repaired(rows: Rows, settings: SourceOptions, catalogue: Catalogue, order: 
     interactions = _sorted(rows, kept, user_row, catalogue, settings)
     if order != "time":
         interactions = replace(interactions, time=np.zeros_like(interactions.time))
-    return interactions, kept
+    return interactions, replace(kept, rows=kept.rows[:0], value=None)
 
 
 def prepare_mapped(mapped: MappedRows, settings: SourceOptions, plan: PrepareOptions, form: str) -> Dataset:
@@ -100,6 +101,7 @@ def prepare_mapped(mapped: MappedRows, settings: SourceOptions, plan: PrepareOpt
 
     The population is that of all rows, whichever events are chosen.
     """
+    release_columns()
     told = replace(
         plan,
         dropped=(*plan.dropped, *mapped.dropped),
@@ -168,14 +170,12 @@ def _sorted(
     left = np.zeros(len(user_row), bool)
     left[user_row] = kept.users
     row, renumbered = kept.rows, (np.cumsum(left, dtype=np.int32) - 1)[user_row].astype(np.int32)
-    value = np.ones(len(row), np.float32)
-    if kept.value is not None and settings.threshold is None:
-        value[:] = kept.value
+    value = None if settings.threshold is not None else kept.value
     return Interactions(
-        user=renumbered[rows.user.codes[row]],
-        item=_item_rows(rows, catalogue)[rows.item.codes[row]],
-        time=np.zeros(len(row), np.int64) if rows.time is None else rows.time[row],
-        value=value,
+        user=renumbered[gather(rows.user.codes, row)],
+        item=_item_rows(rows, catalogue)[gather(rows.item.codes, row)],
+        time=np.zeros(len(row), np.int64) if rows.time is None else gather(rows.time, row),
+        value=np.ones(len(row), np.float32) if value is None else value,
         user_ids=texts(names[left]),
         items=len(catalogue),
     )

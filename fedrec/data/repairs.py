@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.facts import RepeatCounts
-from fedrec.data.ordering import Positions, order_by
+from fedrec.data.ordering import Positions, gather, order_by
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
 
@@ -35,7 +35,7 @@ class RepairLog:
     """
 
     rows: Positions
-    value: NDArray[np.float64] | None
+    value: NDArray[np.float32] | None
     users: Mask
     repairs: tuple[tuple[str, int], ...]
     repeats: RepeatCounts
@@ -96,14 +96,17 @@ def repair(rows: Rows, options: SourceOptions, order: Positions) -> RepairLog:
         there[repeated.others(last=options.repeats == "last")] = False
     if options.repeats == "count":
         value = _sums(rows, order, repeated)
-    kept, lacking = order[there], "needs ratings, and none are read; a csv's stand in dataset.columns.value"
-    value = None if value is None else value[kept]
+    kept = order[there]
+    del order, there
+    lacking = "needs ratings, and none are read; a csv's stand in dataset.columns.value"
+    value = None if value is None else gather(value, kept)
     if options.threshold is not None:
         if value is None:
             raise FedrecError(f"{rows.place(0)}: dataset.threshold={options.threshold} {lacking}")
         enough = value >= options.threshold
         found.append((BELOW_THRESHOLD, int((~enough).sum())))
         kept, value = kept[enough], value[enough]
+    value = None if value is None else value.astype(np.float32)
     users = np.bincount(rows.user.codes[kept], minlength=len(rows.user.names)) >= options.minimum
     found.append((BELOW_MINIMUM, int((~users).sum())))
     if not users.all():
@@ -114,9 +117,9 @@ def repair(rows: Rows, options: SourceOptions, order: Positions) -> RepairLog:
 
 def repeated_pairs(rows: Rows, order: Positions) -> Repeated:
     """Return the rows of users and items that stand in several rows."""
-    pair = rows.pairs().take(order)
+    pair = gather(rows.pairs(), order)
     by_pair = order_by(pair)
-    pair = pair.take(by_pair)
+    pair = gather(pair, by_pair)
     same = pair[1:] == pair[:-1]
     later = np.append(False, same)
     there = later | np.append(same, False)
@@ -132,7 +135,7 @@ def duplicates(rows: Rows, order: Positions, repeated: Repeated) -> Positions:
         return repeated.place[:0]
     row = order[repeated.place]
     pair = np.repeat(np.arange(len(repeated.start)), repeated.size)
-    by_time = order_by(pair, rows.time[row], row)
+    by_time = _by_time(pair, rows.time[row], row)
     keys = [pair[by_time], rows.time[row[by_time]]]
     if rows.value is not None:
         later = _same_as_before(keys)
@@ -141,6 +144,12 @@ def duplicates(rows: Rows, order: Positions, repeated: Repeated) -> Positions:
         by_time = by_time[by_value]
         keys = [*(key[by_value] for key in keys), rows.value[row[by_time]]]
     return repeated.place[by_time[_same_as_before(keys)]]
+
+
+def _by_time(pair: Positions, time: NDArray[np.int64], row: Positions) -> Positions:
+    """Return places by pair, time and row: as they are, where the order of all rows is that of time."""
+    stands = (time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (row[1:] > row[:-1])) | (pair[1:] > pair[:-1])
+    return np.arange(len(row)) if stands.all() else order_by(pair, time, row)
 
 
 def _same_as_before(keys: Sequence[NDArray[np.number]]) -> Mask:
