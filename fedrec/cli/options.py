@@ -137,6 +137,20 @@ def words(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
+def reading_shown() -> Generator[None]:
+    """Show on stderr how far the reading of a large data set inside is."""
+    from fedrec.data.stages import telling
+    from fedrec.report.console import Progress
+
+    progress = Progress()
+    try:
+        with telling(progress.stage):
+            yield
+    finally:
+        progress.wipe()
+
+
+@contextlib.contextmanager
 def going_on(folder: Path, command: str) -> Generator[None]:
     """Say, where what runs inside is interrupted or finds no space left, which command goes on."""
     try:

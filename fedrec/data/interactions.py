@@ -42,7 +42,7 @@ class Interactions:
             raise FedrecError(f"user rows must lie in 0..{self.users - 1}")
         if len(self.item) and (self.item.min() < 0 or self.item.max() >= self.items):
             raise FedrecError(f"item rows must lie in 0..{self.items - 1}")
-        if np.any(np.diff(self.user) < 0):
+        if (self.user[1:] < self.user[:-1]).any():
             raise FedrecError("interactions must be sorted by user")
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ from fedrec.data.ordering import gather, order_by
 from fedrec.data.repairs import RepairLog, repair
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
+from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
 
 Split = Callable[[Interactions, Catalogue], DeviceTable]
@@ -86,6 +87,7 @@ def _repaired(rows: Rows, settings: SourceOptions, catalogue: Catalogue, order: 
     rank = [rows.time] if order == "time" and rows.time is not None else []
     if order == "random":
         rank = [np.random.default_rng(ORDER_SEED).permutation(len(rows))]
+    tell("ordering", 0, len(rows))
     kept = repair(rows, settings, order_by(user_row[rows.user.codes], *rank))
     del rank
     if not len(kept.rows):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedrec.data.facts import RepeatCounts
 from fedrec.data.ordering import Positions, gather, order_by
 from fedrec.data.sources import Rows, SourceOptions
+from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
 
 Mask = NDArray[np.bool_]
@@ -81,6 +82,7 @@ class Repeated:
 
 def repair(rows: Rows, options: SourceOptions, order: Positions) -> RepairLog:
     """Take out what the options say; `order` holds all rows user by user, those of a user as they came."""
+    tell("looking for repeats", 0, len(order))
     there, value, found = np.ones(len(order), bool), rows.value, list[tuple[str, int]]()
     repeated = repeated_pairs(rows, order)
     doubled = duplicates(rows, order, repeated)

@@ -38,7 +38,10 @@ def hold_out(
 ) -> DeviceTable:
     """Hold out the rows marked in `test[n]`, and for validation the last of the others where a user has two rows."""
     last = (test[1:] >= test[:-1]) | (interactions.user[1:] != interactions.user[:-1])
-    order = slice(None) if last.all() else np.lexsort((test, interactions.user))
+    item, value = interactions.item, interactions.value
+    if not last.all():
+        order = np.lexsort((test, interactions.user))
+        item, value = item[order], value[order]
     count = np.bincount(interactions.user, minlength=interactions.users)
     start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     test_from = start[1:] - np.bincount(interactions.user[test], minlength=interactions.users)
@@ -46,8 +49,8 @@ def hold_out(
         start=start,
         validation_from=test_from - ((test_from > start[:-1]) & (count >= 2)),
         test_from=test_from,
-        item=interactions.item[order],
-        value=interactions.value[order],
+        item=item,
+        value=value,
         items=interactions.items,
         candidates=candidates,
     )

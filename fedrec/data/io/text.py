@@ -14,6 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from fedrec.data.io.unpack import Source
+from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
 
 MARKS = (
@@ -159,13 +160,14 @@ class Utf8Blocks:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the blocks; a line, or a quoted field, longer than a block is an error."""
-        held = b""
+        held, done, size = b"", 0, self.source.size
         with self.source.open() as stream:
             if self.marked:
                 stream.read(3)
             while True:
                 content = stream.read(BLOCK)
-                last = not content
+                done, last = done + len(content), not content
+                tell("reading", done, size)
                 if self.decoder is not None:
                     content = self.decoder.decode(content, last).encode()
                 held = self._skipped(held + content)

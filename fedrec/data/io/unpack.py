@@ -81,6 +81,11 @@ class Source:
             return stream.read(size)
 
     @property
+    def size(self) -> int:
+        """How many bytes there are; 0 where that is not known before they are unpacked."""
+        return 0 if self.packed or self.path is None else self.path.stat().st_size
+
+    @property
     def kind(self) -> str:
         """What the first bytes say: a name of `KINDS`, "Excel", "JSON" or "text"."""
         if self.packed == "Excel":
