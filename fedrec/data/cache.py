@@ -182,14 +182,15 @@ def open_entry(folder: Path) -> Dataset:
     row = {name: arrays[name] for name in ROWS}
     users = catalogues.decode_texts(arrays["user_text"], arrays["user_end"])
     table = Interactions(**row, user_ids=users, items=len(items))
-    held = (arrays[name] for name in ("start", "validation_from", "test_from"))
+    start, validation_from, test_from = (arrays[name] for name in ("start", "validation_from", "test_from"))
+    repeats = bool(header["repeats"])
     reading, facts = header["reading"], header["facts"]
     return Dataset(
         name=header["name"],
         population=header["population"],
         interactions=table,
         catalogue=items,
-        devices=DeviceTable(*held, table.item, table.value, len(items), repeats=header["repeats"]),
+        devices=DeviceTable(start, validation_from, test_from, table.item, table.value, len(items), repeats=repeats),
         split=header["split"],
         repairs=tuple((what, count) for what, count in header["repairs"]),
         clock=Clock(**header["clock"]),
