@@ -73,7 +73,7 @@ def check_overrides(overrides: Sequence[str] | None) -> list[str]:
     Conf.of(*extensions.config_dirs).check(settings)
     if "dataset=csv" not in given:
         return given
-    from fedrec.experiment.overrides import guess_columns
+    from fedrec.experiment.own_file import guess_columns
 
     return [*given, *guess_columns(given)]
 

@@ -55,7 +55,7 @@ class Delimited(FileOptions, MappedSource):
         path = str(self.path)
         whole, columns = self._table(path, map_columns(self.columns, OF_LAYOUT[self.layout]))
         names = list(columns.settings())
-        table = exploded(whole, names, columns.item, self.list_separator)
+        table = exploded(whole, names, columns.item, self.between)
         table, dropped = table.without_missing(names) if self.missing == "drop" else (table, 0)
         mapped = map_rows(table, columns, self.events, whole)
         del table, whole

@@ -21,7 +21,9 @@ WHOLE = re.compile(r"-?[0-9]+")
 ROUNDED = re.compile(r"-?[0-9](\.[0-9]+)?E\+[0-9]{2,3}")  # as spreadsheets write what they have no room for
 POWER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 BYTES = re.compile(r"b'[^']*'|b\"[^\"]*\"")
-NO_ID = frozenset({"nan", "null", "none", "na", "n/a", "<na>", "nat", "undefined"})  # in any case of letters
+NO_ID = frozenset(
+    {"nan", "null", "none", "na", "n/a", "<na>", "nat", "undefined", "\\n", "nil", "#n/a", "(null)", "<null>"}
+)  # in any case of letters
 EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # from here on floating numbers of so many bits leave whole numbers out
 ROW_IDS = "give every row an id"
 

@@ -156,6 +156,11 @@ def _whole(column: Any) -> Any:
     return _one(column).cast(pa.large_string())
 
 
+def is_list_of_rows(kind: Any) -> bool:
+    """Say whether a type is a list of objects."""
+    return _is_list(kind) and pa.types.is_struct(kind.value_type)
+
+
 def _is_list(kind: Any) -> bool:
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(test(kind) for test in tests)

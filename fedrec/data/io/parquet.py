@@ -73,6 +73,19 @@ def read_arrow(path: Path, stream: bool) -> Table:
     return Table(columns, by_row(str(path)))
 
 
+def first_batch(path: Path, kind: str, most: int) -> Any:
+    """Return the first rows of a Parquet or Arrow file, None where there are none or it can't be read."""
+    try:
+        if kind == "Parquet":
+            return next(pq.ParquetFile(path).iter_batches(most), None)
+        with pa.OSFile(str(path)) as file:
+            stream = kind == "Arrow stream"
+            batch = pa.ipc.open_stream(file).read_next_batch() if stream else pa.ipc.open_file(file).get_batch(0)
+            return batch.slice(0, most)
+    except (*BROKEN, StopIteration):
+        return None
+
+
 def _of_parts(parts: dict[Path, Mapping[str, str | None]], name: str, place: Callable[[int], str]) -> Table:
     names = dict[str, None]()
     rows = 0

@@ -114,6 +114,8 @@ def open_source(path: Path) -> Source:
             return Source(str(path), lambda: cast(BinaryIO, path.open("rb")), "Excel", path)
         opened = _opener(path, packed)
         return Source(str(path), lambda: _bounded(opened, path), packed, path)
+    except FedrecError:
+        raise
     except DAMAGED as error:
         raise damaged(path, error) from error
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedrec.data.clock import Clock
 from fedrec.data.facts import suspect_times
 from fedrec.data.io.table import Table
-from fedrec.data.io.times import AS_WRITTEN, Moments, TimeOptions
+from fedrec.data.io.times import AS_WRITTEN, Moments, NotATimeError, TimeOptions, read_moments
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 
@@ -138,3 +138,25 @@ def test_a_data_set_says_what_is_suspicious_about_its_times(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
     data = load(["dataset=csv", f"dataset.path={tmp_path / 'log.csv'}"]).experiment.dataset.load()
     assert any("4 of 16 rows have the time 0" in one.text for one in data.findings)
+
+
+@pytest.mark.parametrize(
+    ("texts", "form"),
+    [
+        (["14.07.2017 02:40", "01.02.2017 03:00"], "%d.%m.%Y %H:%M"),
+        (["07/14/2017", "01/02/2017"], "%m/%d/%Y"),
+        (["01/02/2017", "14/07/2017"], "%d/%m/%Y"),
+        (["1-2-17 1:02:03 PM"], "%d-%m-%y %I:%M:%S %p"),
+    ],
+)
+def test_a_date_of_a_usual_kind_is_refused_with_the_format_that_reads_it(texts: list[str], form: str) -> None:
+    with pytest.raises(NotATimeError) as error:
+        read_moments(pa.array(texts), TimeOptions())
+    assert f'"dataset.time_format={form}"' in error.value.args[1]
+    assert len(read_moments(pa.array(texts), TimeOptions(form=form)).values) == len(texts)
+
+
+def test_a_date_that_may_be_of_two_kinds_is_refused_with_both() -> None:
+    with pytest.raises(NotATimeError) as error:
+        read_moments(pa.array(["01/02/2017"]), TimeOptions())
+    assert "%d/%m/%Y" in error.value.args[1] and "%m/%d/%Y" in error.value.args[1]
