@@ -13,6 +13,7 @@ from fedrec.data.io.table import ROLES, ColumnMapping, Table, Tokens
 from fedrec.data.sources import Rows, SourceOptions, rows_of
 from fedrec.errors import FedrecError, suggest
 
+INCOMPLETE = "rows without a user, item, time or value"
 SAMPLE = 100_000  # rows in which the values of a column that is not read are looked at
 FEW = 12  # different values, from which on a column is no kind of event
 EVENTS = {

@@ -16,7 +16,7 @@ from fedrec.data.io.lists import exploded
 from fedrec.data.io.parquet import parts_of
 from fedrec.data.io.table import ROLES, ColumnMapping, Table, map_columns
 from fedrec.data.io.unpack import open_source
-from fedrec.data.mapped import MappedSource, map_rows
+from fedrec.data.mapped import INCOMPLETE, MappedSource, map_rows
 from fedrec.data.prepare import PrepareOptions, prepare_mapped
 from fedrec.errors import FedrecError
 
@@ -27,7 +27,6 @@ OF_LAYOUT = {
     "matrix": ColumnMapping("user", "item", None, "value"),
 }
 NO_TIME = " A file without times, in the order of time: dataset.columns.time=null."
-INCOMPLETE = "rows without a user, item, time or value"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,12 +50,14 @@ TOLD = {
                       "dataset.columns.event=event dataset.events=transaction"]),
     "one-each": (2, ["none of the 12 users to evaluate has an item held out"]),
     "one-user": (2, ["there is one user, whose held-out item has no rivals", "one user"]),
-    "inter-space": (2, ["log.inter:1: one column", "looks separated by ' ', .inter files are by tabs"]),
+    "inter-space": (2, ["log.inter:1: one column", "looks separated by ' ', .inter files are by tabs",
+                        "dataset.separator=space"]),
     "inter-item-twice": (2, ["x.item:11: item_id 'i3' stands twice"]),
     "inter-genres": (None, ["catalogue: from the item file, 3 features (release_year, class)"]),
 }  # fmt: skip
 FOLLOWED = {  # what is said, followed: settings, and the rows that are then read
     "negative-ratings": (["dataset.threshold=1"], 10),
+    "inter-space": (["dataset.separator=space"], 24),
     "events": (["dataset.columns.event=event", "dataset.events=transaction"], 8),
     "same-time": (["dataset.order=random"], 24),
     "re-rating": (["dataset.repeats=last"], 6),
