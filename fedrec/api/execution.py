@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ class SilentProgress(Progress):
 
     def note(self, text: str) -> None:
         """Leave words out."""
+
+    def remark(self, text: str) -> None:
+        """Warn, as programs do."""
+        warnings.warn(text, stacklevel=2)
 
     def dataset(self, dataset: Dataset) -> None:
         """Leave the data set out."""

@@ -44,6 +44,10 @@ class Progress:
         self.close()
         print(f"{text}", file=self.stream, flush=True)
 
+    def remark(self, text: str) -> None:
+        """Say what the results lack, or what they mean less by: whoever shows nothing else shows this."""
+        self.note(text)
+
     def close(self) -> None:
         """End a line that waits to be overwritten, so that what comes next begins on one of its own."""
         if self.live:
