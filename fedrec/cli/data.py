@@ -69,7 +69,11 @@ def get_command(overrides: DatasetSettings = None, as_json: Json = False) -> Non
     cls=Command,
     epilog=examples("fedrec data check ml-latest-small", "fedrec data check dataset=csv dataset.path=purchases.csv"),
 )
-def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
+def check_command(
+    overrides: DatasetSettings = None,
+    as_json: Json = False,
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="write it with pictures as HTML")] = None,
+) -> None:
     """Say how a data set was read, what is in it, what is suspicious, and which command is next; status 2 if none."""
     settings, given = settings_of(overrides)
     with reading_shown():
@@ -78,6 +82,10 @@ def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> N
 
     found = DataCheck.of(settings, dataset, given, reasons(overrides or (), given))
     print_json(found.json()) if as_json else print("\n".join(found.lines()))
+    if page is not None:
+        from fedrec.report.data_page import write_data_page
+
+        write_data_page(page, found)
     if found.problem:
         raise FedrecError(found.problem)
 
