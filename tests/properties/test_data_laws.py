@@ -270,6 +270,7 @@ def test_repairs_drop_what_a_loop_drops_and_count_it(
 ) -> None:
     rows = rows_of(found)
     options = SourceOptions(repeats=repeats, threshold=threshold, minimum=minimum)
+    assert rows.time is not None
     log = repair(rows, options, order_by(rows.user.codes, rows.time))
     distinct = [(n, row) for n, row in enumerate(found) if row not in found[:n]]
     in_time = sorted(distinct, key=lambda pair: (pair[1][2], pair[0]))
