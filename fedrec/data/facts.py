@@ -124,7 +124,7 @@ def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, r
     counts, held = np.diff(devices.start), devices.start[1:] - devices.test_from
     same = table.user[1:] == table.user[:-1]
     tied = same & (table.time[1:] == table.time[:-1]) if order == "time" else np.zeros(len(same), bool)
-    last = np.cumsum(np.bincount(table.user, minlength=table.users))[(held > 0) & (counts > 1)] - 1
+    last = np.cumsum(table.counts())[(held > 0) & (counts > 1)] - 1
     rivals = devices.items - (held if devices.repeats else counts)
     tests = devices.test_values()
     return Facts(
@@ -151,7 +151,7 @@ def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, r
 def _sorted_by(table: Interactions, decided: NDArray[np.bool_]) -> str:
     """Return by what neighbours in a user's history are sorted whose order the file decided: "item", "value" or ""."""
     for name, column in (("item", table.item), ("value", table.value)):
-        step = np.sign(np.diff(column)[decided])
+        step = np.sign(column[1:][decided] - column[:-1][decided])
         moved = step[step != 0]
         if len(moved) >= FEW_COMPARED and abs(moved.mean(dtype=float)) >= 2 * NEARLY_ALL - 1:
             return name

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.facts import RepeatCounts
-from fedrec.data.ordering import Positions, gather, order_by
+from fedrec.data.io.ids import Tokens
+from fedrec.data.ordering import Positions, gather, order_by, row_blocks
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
@@ -109,12 +110,20 @@ def repair(rows: Rows, options: SourceOptions, order: Positions) -> RepairLog:
         found.append((BELOW_THRESHOLD, int((~enough).sum())))
         kept, value = kept[enough], value[enough]
     value = None if value is None else value.astype(np.float32)
-    users = np.bincount(rows.user.codes[kept], minlength=len(rows.user.names)) >= options.minimum
+    users = count_codes(rows.user, kept) >= options.minimum
     found.append((BELOW_MINIMUM, int((~users).sum())))
     if not users.all():
-        left = users[rows.user.codes[kept]]
+        left = users[gather(rows.user.codes, kept)]
         kept, value = kept[left], None if value is None else value[left]
     return RepairLog(kept, value, users, tuple(one for one in found if one[1]), counts)
+
+
+def count_codes(tokens: Tokens, places: Positions) -> NDArray[np.int64]:
+    """Return how often each name stands in some rows."""
+    found = np.zeros(len(tokens.names), np.int64)
+    for block in row_blocks(len(places)):
+        found += np.bincount(tokens.codes[places[block]], minlength=len(found))
+    return found
 
 
 def repeated_pairs(rows: Rows, order: Positions) -> Repeated:
@@ -135,23 +144,21 @@ def duplicates(rows: Rows, order: Positions, repeated: Repeated) -> Positions:
     """
     if rows.time is None or not len(repeated.place):
         return repeated.place[:0]
-    row = order[repeated.place]
-    pair = np.repeat(np.arange(len(repeated.start)), repeated.size)
-    by_time = _by_time(pair, rows.time[row], row)
-    keys = [pair[by_time], rows.time[row[by_time]]]
-    if rows.value is not None:
-        later = _same_as_before(keys)
-        among = np.flatnonzero(later | np.append(later[1:], False))
-        by_value = among[np.lexsort((rows.value[row[by_time[among]]], *(key[among] for key in keys[::-1])))]
-        by_time = by_time[by_value]
-        keys = [*(key[by_value] for key in keys), rows.value[row[by_time]]]
-    return repeated.place[by_time[_same_as_before(keys)]]
-
-
-def _by_time(pair: Positions, time: NDArray[np.int64], row: Positions) -> Positions:
-    """Return places by pair, time and row: as they are, where the order of all rows is that of time."""
+    row = gather(order, repeated.place)
+    pair = np.repeat(np.arange(len(repeated.start), dtype=row.dtype), repeated.size)
+    place, time = repeated.place, gather(rows.time, row)
     stands = (time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (row[1:] > row[:-1])) | (pair[1:] > pair[:-1])
-    return np.arange(len(row)) if stands.all() else order_by(pair, time, row)
+    if not stands.all():  # the order of all rows is not that of time
+        by_time = order_by(pair, time, row)
+        place, row, pair, time = (gather(one, by_time) for one in (place, row, pair, time))
+    later = _same_as_before([pair, time])
+    if rows.value is None:
+        return place[later]
+    among = np.flatnonzero(later | np.append(later[1:], False))
+    value = rows.value[row[among]]
+    by_value = np.lexsort((value, time[among], pair[among]))
+    again = _same_as_before([pair[among][by_value], time[among][by_value], value[by_value]])
+    return place[among[by_value[again]]]
 
 
 def _same_as_before(keys: Sequence[NDArray[np.number]]) -> Mask:
@@ -160,10 +167,10 @@ def _same_as_before(keys: Sequence[NDArray[np.number]]) -> Mask:
 
 def _last_repeated(rows: Rows, order: Positions, there: Mask, extra: Positions) -> int:
     """Return how many users' last row of those kept is of an item that they had before."""
-    place = np.flatnonzero(there)
-    user = rows.user.codes[order[place]]
-    last = place[np.append(user[1:] != user[:-1], True)]
-    return int(np.isin(last, extra).sum())
+    again = np.zeros(len(order), bool)
+    again[extra] = True
+    user = gather(rows.user.codes, order[there])
+    return int(again[there][np.append(user[1:] != user[:-1], True)].sum())
 
 
 def _sums(rows: Rows, order: Positions, repeated: Repeated) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ def leave_last_out(interactions: Interactions) -> DeviceTable:
     less never puts another in its place among those that are trained on. Interactions are sorted by
     time, rows of equal time by their order in the file, so "last" is never drawn.
     """
-    count = np.bincount(interactions.user, minlength=interactions.users)
+    count = interactions.counts()
     last = np.zeros(len(interactions), bool)
     last[np.cumsum(count)[count >= 2] - 1] = True
     return hold_out(interactions, last)
@@ -42,7 +42,7 @@ def hold_out(
     if not last.all():
         order = np.lexsort((test, interactions.user))
         item, value = item[order], value[order]
-    count = np.bincount(interactions.user, minlength=interactions.users)
+    count = interactions.counts()
     start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     test_from = start[1:] - np.bincount(interactions.user[test], minlength=interactions.users)
     return DeviceTable(

@@ -1,14 +1,20 @@
 """From rows to a data set: order, repairs, catalogue, population."""
 
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+from fedrec.data import clock, ordering
 from fedrec.data.catalogue import Catalogue, films, multi_hot, position, split_genres, year_of
 from fedrec.data.dataset import Dataset
+from fedrec.data.datasets.csv import Delimited
 from fedrec.data.io.table import Tokens
 from fedrec.data.ordering import order_by
 from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME, NO_TIME, PrepareOptions, prepare_dataset
@@ -223,3 +229,30 @@ def test_rows_are_ordered_by_user_then_time_then_the_file(found: list[tuple[int,
     user, rank = (np.array(column) for column in zip(*found, strict=True))
     expected = sorted(range(len(found)), key=lambda n: (found[n], n))
     assert order_by(user.astype(np.int32), rank.astype(np.int64)).tolist() == expected
+
+
+@pytest.mark.parametrize("items", [40, 4_000])
+def test_a_row_takes_24_bytes_beyond_its_columns_while_it_is_read(
+    items: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns of 8 bytes each, with many repeats and with few; what is gone through in blocks is made small here."""
+    monkeypatch.setattr(ordering, "BLOCK", 1 << 12)
+    monkeypatch.setattr(clock, "SAMPLE", 1 << 12)
+    rng, count = np.random.default_rng(0), 200_000
+    columns = {
+        "user": rng.integers(0, count // 100, count),
+        "item": rng.integers(0, items, count),
+        "time": 1_500_000_000 + rng.integers(0, 10**8, count),
+        "value": rng.integers(1, 6, count).astype(float),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "log.parquet")
+    source = Delimited(path=str(tmp_path / "log.parquet"), columns={name: name for name in columns})
+    source.load()  # what is imported and made once is no memory of rows
+    tracemalloc.start()
+    try:
+        source.load()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    of_arrow = 8  # times, which are not copied
+    assert peak / count + of_arrow <= 4 * 8 + 24
