@@ -149,6 +149,6 @@ def suspect_unread(table: Table, name: str, columns: ColumnMapping) -> Finding |
 def sample(table: Table, name: str) -> list[str]:
     """Return the different values, as text, of the first rows of a column, in the order in which they come."""
     column: Any = table.columns[name]
-    if pa.types.is_temporal(column.type):  # of which Python may have no room
+    if pa.types.is_temporal(column.type) or pa.types.is_nested(column.type):  # no room in Python, or no single values
         return []
     return [str(value) for value in column.slice(0, SAMPLE).unique().to_pylist() if value is not None]

@@ -211,7 +211,7 @@ def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path,
 def test_flags_leave_the_overrides_behind_them_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = list[Study]()
     monkeypatch.setattr(commands, "carry_on", lambda study, *_: found.append(study))
-    monkeypatch.setattr(runner, "begin", lambda study, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(runner, "begin", lambda study, folder: folder.mkdir(parents=True) or [])
     given = ["privacy-accuracy", "--methods", "ease,order", "--values", "1,0.5", "--seeds", "0", "rounds=3"]
     commands.run([*given, "--output", str(tmp_path)])
     assert (list(found[0].methods), found[0].values, found[0].seeds) == (["ease", "order"], (1, 0.5), (0,))
