@@ -45,7 +45,7 @@ class Progress:
         print(f"{text}", file=self.stream, flush=True)
 
     def remark(self, text: str) -> None:
-        """Say what the results lack, or what they mean less by: whoever shows nothing else shows this."""
+        """Say what the results lack: whoever shows nothing else shows this."""
         self.note(text)
 
     def close(self) -> None:

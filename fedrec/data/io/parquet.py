@@ -81,6 +81,7 @@ def first_batch(path: Path, kind: str, most: int) -> Any:
         with pa.OSFile(str(path)) as file:
             stream = kind == "Arrow stream"
             batch = pa.ipc.open_stream(file).read_next_batch() if stream else pa.ipc.open_file(file).get_batch(0)
+            batch.validate(full=True)  # of a damaged file, lengths may be anything
             return batch.slice(0, most)
     except (*BROKEN, StopIteration):
         return None

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -155,6 +156,17 @@ def test_the_first_rows_of_other_files_are_looked_at(kind: str, tmp_path: Path) 
         with new(str(path), table.schema) as writer:
             writer.write_table(table)
     assert read_head(str(path), FileOptions()) == {"customer": ["a", "b"], "sku": ["1", "2"]}
+
+
+def test_a_damaged_arrow_file_tells_nothing(tmp_path: Path) -> None:
+    """Its lengths are looked at before its texts are: a wrong one would read what is not there."""
+    table, path = pa.table({"customer": pa.array(["aa", "bb", "cc"], pa.large_string())}), tmp_path / "log.arrow"
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    content = path.read_bytes()
+    ends = np.array([0, 2, 4, 6], "<i8").tobytes()
+    path.write_bytes(content.replace(ends, np.array([0, 4, 2, 2**40], "<i8").tobytes()))
+    assert path.read_bytes() != content and read_head(str(path), FileOptions()) == {}
 
 
 def test_decimal_commas_are_told_from_texts() -> None:
