@@ -87,7 +87,7 @@ class NotebookProgress(SilentProgress):
             self.drawn = now
             self.show(self._line(report, now), report.round / max(self.rounds, 1))
 
-    def close(self) -> None:
+    def close(self, wipe: bool = False) -> None:
         """Fill the bar and say how long all of it took."""
         if self.last == self.rounds:
             self.show(f"done in {time.monotonic() - self.first_begun:.0f} s", 1.0)

@@ -147,7 +147,7 @@ def reading_shown() -> Generator[None]:
         with telling(progress.stage):
             yield
     finally:
-        progress.wipe()
+        progress.close(wipe=True)
 
 
 @contextlib.contextmanager

@@ -48,17 +48,11 @@ class Progress:
         """Say what the results lack: whoever shows nothing else shows this."""
         self.note(text)
 
-    def close(self) -> None:
-        """End a line that waits to be overwritten, so that what comes next begins on one of its own."""
+    def close(self, wipe: bool = False) -> None:
+        """End a line that waits to be overwritten, or take it away: what comes next begins on one of its own."""
         if self.live:
             self.live = False
-            print(file=self.stream, flush=True)
-
-    def wipe(self) -> None:
-        """Take away a line that waits to be overwritten."""
-        if self.live:
-            self.live = False
-            print("\r\x1b[K", end="", file=self.stream, flush=True)
+            print("\r\x1b[K" if wipe else "", end="" if wipe else "\n", file=self.stream, flush=True)
 
     def dataset(self, dataset: Dataset) -> None:
         """Say what was loaded and what was repaired."""

@@ -189,5 +189,5 @@ def test_the_stages_of_reading_are_shown_where_they_take_time(
     progress.stage("ordering", 0, 200)
     said = stream.getvalue()
     assert "reading" in said and "25 %" in said and "30 %" not in said and "ordering" in said
-    progress.wipe()
+    progress.close(wipe=True)
     assert stream.getvalue().endswith("\r\x1b[K") == stream.isatty()
