@@ -76,11 +76,13 @@ def read_arrow(path: Path, stream: bool) -> Table:
 def first_batch(path: Path, kind: str, most: int) -> Any:
     """Return the first rows of a Parquet or Arrow file, None where there are none or it can't be read."""
     try:
-        if kind == "Parquet":
-            return next(pq.ParquetFile(path).iter_batches(most), None)
         with pa.OSFile(str(path)) as file:
-            stream = kind == "Arrow stream"
-            batch = pa.ipc.open_stream(file).read_next_batch() if stream else pa.ipc.open_file(file).get_batch(0)
+            if kind == "Parquet":
+                batch = next(pq.ParquetFile(file).iter_batches(most))
+            elif kind == "Arrow stream":
+                batch = pa.ipc.open_stream(file).read_next_batch()
+            else:
+                batch = pa.ipc.open_file(file).get_batch(0)
             batch.validate(full=True)  # of a damaged file, lengths may be anything
             return batch.slice(0, most)
     except (*BROKEN, StopIteration):
