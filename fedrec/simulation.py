@@ -127,7 +127,7 @@ class Simulation:
                 try:
                     yield name, self._run_baseline(twin, dataset, name).rows
                 except RefusedError as reason:
-                    self.progress.note(f"no private popularity: {reason}")
+                    self.progress.remark(f"no private popularity: {reason}")
             elif name not in TRAINED and self._affordable(name, experiment, dataset):
                 tell = partial(self.progress.share, TITLES[name])
                 asked = dataset.devices, "test", experiment.evaluation, tell
@@ -146,8 +146,10 @@ class Simulation:
         elif cost.bytes > memory():
             why = f" and this machine has {memory() / 2**30:,.1f} GiB"
         left_out = bool(why) and name != "popularity"  # the verdict needs that one
-        if left_out or cost.seconds > WORTH_SAYING:
-            self.progress.note(f"{TITLES[name]}{' is left out' if left_out else ''}: {cost}{why if left_out else ''}")
+        if left_out:
+            self.progress.remark(f"{TITLES[name]} is left out: {cost}{why}")
+        elif cost.seconds > WORTH_SAYING:
+            self.progress.note(f"{TITLES[name]}: {cost}")
         return not left_out
 
     def _run_baseline(self, experiment: Experiment, dataset: Dataset, name: str) -> TrainingOutcome:

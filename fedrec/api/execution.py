@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ class SilentProgress(Progress):
 
     def note(self, text: str) -> None:
         """Leave words out."""
+
+    def remark(self, text: str) -> None:
+        """Warn, as programs do."""
+        warnings.warn(text, stacklevel=2)
 
     def dataset(self, dataset: Dataset) -> None:
         """Leave the data set out."""
@@ -82,7 +87,7 @@ class NotebookProgress(SilentProgress):
             self.drawn = now
             self.show(self._line(report, now), report.round / max(self.rounds, 1))
 
-    def close(self) -> None:
+    def close(self, wipe: bool = False) -> None:
         """Fill the bar and say how long all of it took."""
         if self.last == self.rounds:
             self.show(f"done in {time.monotonic() - self.first_begun:.0f} s", 1.0)

@@ -22,7 +22,7 @@ from fedrec.experiment.instantiate import allow_class, call_or_refuse
 from fedrec.experiment.overrides import Conf
 from fedrec.experiment.settings import EXPERIMENT_KEYS, Schema, Settings, load
 
-COLUMNS = ("user", "item", "time", "value")
+COLUMNS = ("user", "item", "time", "value", "event")
 GROUPS = EXPERIMENT_KEYS[:6]
 PLAIN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*")
 WORDS = ("true", "false", "null", "nan", "inf")

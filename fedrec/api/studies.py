@@ -2,7 +2,9 @@
 
 import io
 import json
+import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -113,7 +115,9 @@ def study(
         return carry_out(plan_of(folder), folder, request, progress)
     plan = make_plan(None if first is None else str(first), methods, epsilon, seeds, request)
     folder = Path(output) / (name or f"{plan.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
-    begin(plan, folder, request.settings)
+    for line in begin(plan, folder, request.settings):
+        if progress:
+            print(line, file=sys.stderr)
     return carry_out(plan, folder, request, progress)
 
 
@@ -191,8 +195,11 @@ class Events(io.StringIO):
 
     def write(self, text: str, /) -> int:
         """Take one event, a line of JSON."""
-        if text.strip():
-            self._seen.share(self._name, json.loads(text)["done"])
+        event = json.loads(text) if text.strip() else {}
+        if event.get("event") == "remark":
+            self._seen.remark(self._name, event["text"])
+        elif event:
+            self._seen.share(self._name, event["done"])
         return len(text)
 
 
@@ -201,6 +208,9 @@ class NotebookStudyProgress(StudyProgress):
     """Shows a study as one bar."""
 
     bar: NotebookProgress = field(default_factory=NotebookProgress)
+
+    def _say(self, text: str) -> None:
+        warnings.warn(text, stacklevel=2)
 
     def _tell(self, news: str = "") -> None:
         ended = sum(share == 1 for share in self.shares.values())

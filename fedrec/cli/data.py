@@ -1,15 +1,16 @@
-"""`fedrec data list | get | check | split`: data sets, by the same settings as everywhere or by their bare name."""
+"""`fedrec data list | get | check | split | cache`: data sets, by settings as everywhere or by their bare name."""
 
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedrec.cli.grammar import Command, Group, examples
-from fedrec.cli.options import Json, check_overrides, complete_typed, print_json
+from fedrec.cli.options import Json, check_overrides, complete_typed, print_json, reading_shown
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
@@ -68,13 +69,23 @@ def get_command(overrides: DatasetSettings = None, as_json: Json = False) -> Non
     cls=Command,
     epilog=examples("fedrec data check ml-latest-small", "fedrec data check dataset=csv dataset.path=purchases.csv"),
 )
-def check_command(overrides: DatasetSettings = None, as_json: Json = False) -> None:
+def check_command(
+    overrides: DatasetSettings = None,
+    as_json: Json = False,
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="write it with pictures as HTML")] = None,
+) -> None:
     """Say how a data set was read, what is in it, what is suspicious, and which command is next; status 2 if none."""
     settings, given = settings_of(overrides)
-    from fedrec.report.data_check import DataCheck
+    with reading_shown():
+        dataset = settings.source.load()
+    from fedrec.report.data_check import DataCheck  # with torch, whose memory the reading need not share
 
-    found = DataCheck.of(settings, settings.experiment.dataset.load(), given, reasons(overrides or (), given))
+    found = DataCheck.of(settings, dataset, given, reasons(overrides or (), given))
     print_json(found.json()) if as_json else print("\n".join(found.lines()))
+    if page is not None:
+        from fedrec.report.data_page import write_data_page
+
+        write_data_page(page, found)
     if found.problem:
         raise FedrecError(found.problem)
 
@@ -94,9 +105,30 @@ def split_command(
     show(hand_out(source_of(overrides).load(), devices, to), as_json)
 
 
+@app.command("cache", cls=Command, epilog=examples("fedrec data cache", "fedrec data cache --clear"))
+def cache_command(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="take all of it out: it is read anew when it is needed")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which large files are kept as they were read, so that the next start is quick."""
+    from fedrec.data import cache
+
+    found = cache.clear() if clear else cache.entries()
+    if as_json:
+        print_json([{**asdict(entry), "folder": str(entry.folder)} for entry in found])
+        return
+    lines = [
+        f"{one.name}: {one.interactions:,} interactions, {one.size / 2**20:,.0f} MiB, {one.folder}" for one in found
+    ]
+    what = "taken out" if clear else f"kept, of at most {cache.largest_gb():g} GB"
+    print("\n".join([*lines, f"{sum(one.size for one in found) / 2**20:,.0f} MiB {what}"]))
+
+
 def source_of(settings: Sequence[str] | None) -> "DataSource":
     """Return the data set that a bare name, a file or settings choose; no setting at all chooses the default's."""
-    return settings_of(settings)[0].experiment.dataset
+    return settings_of(settings)[0].source
 
 
 def settings_of(settings: Sequence[str] | None) -> "tuple[Settings, list[str]]":

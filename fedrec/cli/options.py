@@ -73,7 +73,7 @@ def check_overrides(overrides: Sequence[str] | None) -> list[str]:
     Conf.of(*extensions.config_dirs).check(settings)
     if "dataset=csv" not in given:
         return given
-    from fedrec.experiment.overrides import guess_columns
+    from fedrec.experiment.own_file import guess_columns
 
     return [*given, *guess_columns(given)]
 
@@ -134,6 +134,20 @@ def whole_numbers(option: str, text: str | None) -> list[int] | None:
 def words(text: str) -> list[str]:
     """Return the parts of "a,b"."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@contextlib.contextmanager
+def reading_shown() -> Generator[None]:
+    """Show on stderr how far the reading of a large data set inside is."""
+    from fedrec.data.stages import telling
+    from fedrec.report.console import Progress
+
+    progress = Progress()
+    try:
+        with telling(progress.stage):
+            yield
+    finally:
+        progress.close(wipe=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrec.cli.grammar import Command, examples
-from fedrec.cli.options import Json, Overrides, check_output, check_overrides, going_on, print_json
+from fedrec.cli.options import Json, Overrides, check_output, check_overrides, going_on, print_json, reading_shown
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
@@ -81,14 +81,16 @@ def begun(overrides: Sequence[str], resume: str | None) -> "tuple[Settings, RunF
     from fedrec.experiment.overrides import find_overruled
     from fedrec.experiment.settings import validate
 
-    asked = load_chosen(overrides) if resume is None else None  # a mistake in it is told before torch is imported
+    with reading_shown():  # a mistake in settings is told before torch is imported
+        asked = load_chosen(overrides) if resume is None else None
     from fedrec.simulation import new_run, resumed_run
 
     if asked is None:
         return resumed_run(str(resume))
     if asked.chosen:
         print(asked.chosen, file=sys.stderr)
-    settings = validate(asked)
+    with reading_shown():
+        settings = validate(asked)
     for line in find_overruled(settings.experiment, overrides):
         print(line, file=sys.stderr)
     return new_run(settings)

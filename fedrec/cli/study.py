@@ -103,7 +103,8 @@ def run_plan(asked: StudyArguments) -> None:
         carry_on(resumed(folder), folder, asked.workers, not asked.no_picture)
         return
     folder = Path(asked.output) / (asked.name or f"{chosen.name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}")
-    begin(chosen, folder)
+    for line in begin(chosen, folder):
+        print(line, file=sys.stderr)
     for name, method in chosen.methods.items():
         tell_overruled([*chosen.overrides, *method, *chosen.given], f"{name}: ")
     (folder / COMMAND).write_text(typed() + "\n")

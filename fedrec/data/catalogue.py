@@ -96,16 +96,20 @@ def encode(catalogue: Catalogue) -> tuple[dict[str, Any], Arrays]:
     header = {"feature_names": list(catalogue.feature_names), "origin": catalogue.origin}
     arrays: Arrays = {"features": np.asarray(catalogue.features, np.float32)}
     for name, column in (("ids", catalogue.ids), ("titles", catalogue.titles)):
-        encoded = [str(text).encode() for text in column]
-        arrays[f"{name}_text"] = np.frombuffer(b"".join(encoded), np.uint8)
-        arrays[f"{name}_end"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        arrays[f"{name}_text"], arrays[f"{name}_end"] = encode_texts(column)
     return header, arrays
+
+
+def encode_texts(column: NDArray[np.str_]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return texts as UTF-8 bytes one behind the other, and where each ends."""
+    encoded = [str(text).encode() for text in column]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype=np.int64)
 
 
 def decode(header: dict[str, Any], arrays: Arrays) -> Catalogue:
     """Return the catalogue that was encoded; anything else is `RefusedError`."""
     try:
-        ids, titles = (_texts(arrays[f"{name}_text"], arrays[f"{name}_end"]) for name in ("ids", "titles"))
+        ids, titles = (decode_texts(arrays[f"{name}_text"], arrays[f"{name}_end"]) for name in ("ids", "titles"))
         names = tuple(str(name) for name in header["feature_names"])
         features, origin = np.asarray(arrays["features"], np.float32), str(header["origin"])
     except (KeyError, ValueError, TypeError) as error:
@@ -124,7 +128,8 @@ def digest(catalogue: Catalogue) -> str:
     return hasher.hexdigest()
 
 
-def _texts(joined: NDArray[Any], ends: NDArray[Any]) -> NDArray[np.str_]:
+def decode_texts(joined: NDArray[Any], ends: NDArray[Any]) -> NDArray[np.str_]:
+    """Return the texts that were encoded; ends that are none are `ValueError`."""
     content, places = joined.tobytes(), [0, *ends.tolist()]
     if places != sorted(places) or places[-1] != len(content):
         raise ValueError("ends that are none")

@@ -1,11 +1,15 @@
 """What times are: whole numbers, and when they count from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.ordering import row_blocks
+
+SAMPLE = 100_000  # times by which the size of all is told
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COUNTS = "numbers that only order the rows"
 
@@ -28,11 +32,13 @@ class Clock:
         """Return times as the source writes them: its own numbers, or seconds since 1970 where it writes dates."""
         return values.astype(np.float64) / self.divisor
 
-    def encode(self, values: NDArray[np.int64]) -> bytes:
-        """Return times as bytes for a digest: floating numbers where these are exact, else whole ones."""
-        numbers = self.numbers(values)
-        exact = self.divisor > 1 or abs(numbers).max(initial=0.0) <= 2.0**53
-        return numbers.astype("<f8").tobytes() if exact else values.astype("<i8").tobytes()
+    def encode(self, values: NDArray[np.int64]) -> Iterator[bytes]:
+        """Yield times as bytes for a digest: floating numbers where these are exact, else whole ones."""
+        ends = self.numbers(np.array([values.min(), values.max()])) if len(values) else np.zeros(1)
+        exact = self.divisor > 1 or abs(ends).max() <= 2.0**53
+        for block in row_blocks(len(values)):
+            numbers = self.numbers(values[block]).astype("<f8") if exact else values[block].astype("<i8")
+            yield numbers.tobytes()
 
     def date(self, value: int) -> str:
         """Return a time as a date in UTC, to the second; as the number itself where it is no moment."""
@@ -46,3 +52,8 @@ class Clock:
 
 
 NO_CLOCK = Clock()
+
+
+def thinned(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return times that stand for all: every one, or as many from each part of the rows."""
+    return values[:: max(len(values) // SAMPLE, 1)]

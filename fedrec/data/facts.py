@@ -1,12 +1,14 @@
 """What a person would look at in a data set before believing a figure: order, ties, histories, ratings, repeats."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.clock import Clock
+from fedrec.data.clock import Clock, thinned
 from fedrec.data.interactions import DeviceTable, Interactions
+from fedrec.data.ordering import row_blocks
 from fedrec.data.sources import Rows
 
 MANY_TIES = 0.1  # share of tested users from which on ties are worth a warning
@@ -39,12 +41,11 @@ class Ratings:
     @classmethod
     def of(cls, value: NDArray[np.float64]) -> "Ratings":
         """Look at the values of some rows."""
-        found, counts = np.unique(value, return_counts=True)
-        few = len(found) <= SCALE
+        scale = count_values(value)
         return cls(
-            *(float(found[0]), float(found[-1]), int((value == 0).sum()), int((value < 0).sum())),
-            tuple(found.tolist()) if few else (),
-            tuple(counts.tolist()) if few else (),
+            *(float(value.min()), float(value.max()), int((value == 0).sum()), int((value < 0).sum())),
+            tuple(scale),
+            tuple(scale.values()),
         )
 
     @property
@@ -64,6 +65,17 @@ class Ratings:
         most = max(value for value in self.scale if value <= self.low + LOW_END * (self.high - self.low))
         low = sum(count for value, count in zip(self.scale, self.counts, strict=True) if value <= most)
         return most, low / sum(self.counts)
+
+
+def count_values(value: NDArray[np.float64]) -> dict[float, int]:
+    """Return how often each value stands, ascending; nothing where they are more than make a scale."""
+    found = Counter[float]()
+    for block in row_blocks(len(value)):
+        values, counts = np.unique(value[block], return_counts=True)
+        if len(values) > SCALE or len(found.keys() | set(values.tolist())) > SCALE:
+            return {}
+        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +124,9 @@ def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, r
     counts, held = np.diff(devices.start), devices.start[1:] - devices.test_from
     same = table.user[1:] == table.user[:-1]
     tied = same & (table.time[1:] == table.time[:-1]) if order == "time" else np.zeros(len(same), bool)
-    last = np.cumsum(np.bincount(table.user, minlength=table.users))[(held > 0) & (counts > 1)] - 1
+    last = np.cumsum(table.counts())[(held > 0) & (counts > 1)] - 1
     rivals = devices.items - (held if devices.repeats else counts)
-    tests = devices.value[np.arange(len(devices.item)) >= np.repeat(devices.test_from, counts)]
+    tests = devices.test_values()
     return Facts(
         rows=len(rows),
         interactions=len(table),
@@ -139,7 +151,7 @@ def look_at(rows: Rows, order: str, table: Interactions, devices: DeviceTable, r
 def _sorted_by(table: Interactions, decided: NDArray[np.bool_]) -> str:
     """Return by what neighbours in a user's history are sorted whose order the file decided: "item", "value" or ""."""
     for name, column in (("item", table.item), ("value", table.value)):
-        step = np.sign(np.diff(column)[decided])
+        step = np.sign(column[1:][decided] - column[:-1][decided])
         moved = step[step != 0]
         if len(moved) >= FEW_COMPARED and abs(moved.mean(dtype=float)) >= 2 * NEARLY_ALL - 1:
             return name
@@ -171,13 +183,15 @@ def suspect_times(time: NDArray[np.int64], clock: Clock, now: float) -> list[Fin
     unit = "dataset.time_unit=s|ms|us|ns says another unit"
     found = [(clock.rounded, "have times with an exponent (1.37E+09): a spreadsheet dropped their last digits", "")]
     if clock.per_second and len(time):
-        size, zeros = np.abs(time.astype(np.float64)), time == 0
-        usual = float(np.median(size))
-        odd = ((size > ODD * usual) | (size < usual / ODD)) & ~zeros
+        usual, odd, zeros, later = float(np.median(np.abs(thinned(time).astype(np.float64)))), 0, 0, 0
+        for block in row_blocks(len(time)):
+            size, none = np.abs(time[block].astype(np.float64)), time[block] == 0
+            odd += int((((size > ODD * usual) | (size < usual / ODD)) & ~none).sum())
+            zeros, later = zeros + int(none.sum()), later + int((time[block] > now * clock.per_second).sum())
         found += [
-            (int(zeros.sum()), "have the time 0: perhaps unknown ones", ""),
-            (int((time > now * clock.per_second).sum()), "lie in the future", unit),
-            (int(odd.sum()), "have times of another size than most: two units, or blanks, in one column", unit),
+            (zeros, "have the time 0: perhaps unknown ones", ""),
+            (later, "lie in the future", unit),
+            (odd, "have times of another size than most: two units, or blanks, in one column", unit),
         ]
     rows = f"of {len(time):,} rows"
     return [Finding(f"{count:,} {rows} {text}", answer) for count, text, answer in found if count]

@@ -42,7 +42,7 @@ class Interactions:
             raise FedrecError(f"user rows must lie in 0..{self.users - 1}")
         if len(self.item) and (self.item.min() < 0 or self.item.max() >= self.items):
             raise FedrecError(f"item rows must lie in 0..{self.items - 1}")
-        if np.any(np.diff(self.user) < 0):
+        if (self.user[1:] < self.user[:-1]).any():
             raise FedrecError("interactions must be sorted by user")
 
     def __len__(self) -> int:
@@ -52,6 +52,10 @@ class Interactions:
     def users(self) -> int:
         """How many users there are, those without any interaction included."""
         return len(self.user_ids)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return how many interactions each user has; rows stand by user, so that none is gone through."""
+        return np.diff(np.searchsorted(self.user, np.arange(self.users + 1, dtype=np.int32)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,12 @@ class DeviceTable:
         key = user * self.items + self.item
         held = np.arange(len(key)) >= self.test_from[user]
         return int(np.isin(key[held], key[~held]).sum())
+
+    def test_values(self) -> NDArray[np.float32]:
+        """Return the value of every test row, user by user."""
+        counts = self.start[1:] - self.test_from
+        place = np.repeat(self.test_from - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return self.value[place]
 
     def train_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """Return (user, item, value) of every history row: pooled data, for centralised baselines only."""

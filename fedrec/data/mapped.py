@@ -1,5 +1,6 @@
 """The rows of a table by a mapping of its columns: which events of them are read, and which columns nobody reads."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from fedrec.data.facts import Finding
-from fedrec.data.io.table import ROLES, ColumnMapping, Table
+from fedrec.data.io.table import ROLES, ColumnMapping, Table, Tokens
 from fedrec.data.sources import Rows, SourceOptions, rows_of
 from fedrec.errors import FedrecError, suggest
 
+INCOMPLETE = "rows without a user, item, time or value"
 SAMPLE = 100_000  # rows in which the values of a column that is not read are looked at
 FEW = 12  # different values, from which on a column is no kind of event
 EVENTS = {
@@ -19,9 +21,13 @@ EVENTS = {
     "wishlist", "purchase", "buy", "bought", "transaction", "order", "sale", "like", "share", "rate", "rating", "play",
     "listen", "watch", "skip", "search", "removefromcart", "remove",
 }  # fmt: skip
-STRONG = ("purchase", "buy", "bought", "transaction", "order", "sale", "play", "listen", "watch", "like", "click")
+NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)")
+STRONG = ("purchase", "buy", "bought", "transaction", "order", "sale", "play", "listen", "watch", "like", "click",
+          "up", "thumbsup", "yes", "true", "positive")  # fmt: skip
 EVENT_NAMES = {"event", "eventtype", "eventname", "action", "actiontype", "behavior", "behaviour", "behaviortype"}
-RATING_NAMES = {"rating", "ratings", "score", "stars", "star", "overall", "bewertung", "note", "vote"}
+RATING_NAMES = {"rating", "ratings", "score", "stars", "star", "overall", "bewertung", "note", "vote", "label",
+                "feedback", "click", "clicked", "isclick", "like", "liked", "islike", "thumb", "thumbs", "sentiment",
+                "recommended", "isrecommended"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ def map_rows(table: Table, columns: ColumnMapping, events: str | None, whole: Ta
     if events and not columns.event:
         raise FedrecError(f"dataset.events={events}: which column holds the event? dataset.columns.event=COLUMN")
     if columns.event:
-        chosen, dropped = choose_events(rows, table, columns, parse_events(events))
+        chosen, dropped = choose_events(rows, table.tokens(columns.event), columns, parse_events(events))
     findings = [one for name in unread if (one := suspect_unread(whole, name, columns)) is not None]
     return MappedRows(rows, chosen, dropped, Reading("", played, unread), tuple(findings))
 
@@ -89,11 +95,10 @@ def parse_events(events: str | None) -> dict[str, float | None]:
 
 
 def choose_events(
-    rows: Rows, table: Table, columns: ColumnMapping, wanted: Mapping[str, float | None]
+    rows: Rows, tokens: Tokens, columns: ColumnMapping, wanted: Mapping[str, float | None]
 ) -> tuple[Rows, tuple[tuple[str, int], ...]]:
     """Return the rows of the wanted events, weighed, and how many there were of each other; all where none is named."""
     column = str(columns.event)
-    tokens = table.tokens(column)
     for event in wanted:
         if event not in tokens.names:
             raise FedrecError(f"{rows.place(0)}: no row has {column}={event}.{suggest(event, tokens.names)}")
@@ -118,18 +123,19 @@ def choose_events(
 def suspect_unread(table: Table, name: str, columns: ColumnMapping) -> Finding | None:
     """Return what a column that is not read may have been meant for; None where nothing looks like it."""
     plain = "".join(letter for letter in name.partition(":")[0].lower() if letter.isalnum())
-    if plain in RATING_NAMES and columns.value is None:
+    values = sample(table, name)
+    rated = plain in RATING_NAMES and columns.value is None
+    if rated and all(NUMBER.fullmatch(value.strip()) for value in values if value):
         return Finding(
             f"column '{name}' is not read: all rows count alike", f"dataset.columns.value={name} reads ratings"
         )
-    values = sample(table, name)
     words = {"".join(letter for letter in value.lower() if letter.isalpha()): value for value in values}
     known = words.keys() & EVENTS
     if (
         columns.event
         or len(values) > FEW
         or len(values) < 2
-        or not (plain in EVENT_NAMES or 2 * len(known) >= len(words))
+        or not (rated or plain in EVENT_NAMES or 2 * len(known) >= len(words))
     ):
         return None
     best = next((words[word] for word in STRONG if word in words), values[-1])
@@ -143,6 +149,6 @@ def suspect_unread(table: Table, name: str, columns: ColumnMapping) -> Finding |
 def sample(table: Table, name: str) -> list[str]:
     """Return the different values, as text, of the first rows of a column, in the order in which they come."""
     column: Any = table.columns[name]
-    if pa.types.is_temporal(column.type):  # of which Python may have no room
+    if pa.types.is_temporal(column.type) or pa.types.is_nested(column.type):  # no room in Python, or no single values
         return []
     return [str(value) for value in column.slice(0, SAMPLE).unique().to_pylist() if value is not None]

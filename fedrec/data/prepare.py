@@ -11,11 +11,14 @@ from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import STRANGERS, Dataset, links_between, no_links
 from fedrec.data.facts import Facts, Finding, look_at, suspect, suspect_times
 from fedrec.data.interactions import DeviceTable, Interactions
+from fedrec.data.io.columns import release_columns
 from fedrec.data.io.table import Tokens
 from fedrec.data.mapped import MappedRows, Reading
+from fedrec.data.ordering import gather, order_by
 from fedrec.data.repairs import RepairLog, repair
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.data.splits import leave_last_out
+from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
 
 Split = Callable[[Interactions, Catalogue], DeviceTable]
@@ -55,15 +58,7 @@ class PrepareOptions:
 def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -> Dataset:
     """Return the data set of these rows; an item that the catalogue lacks is an error that names its line."""
     catalogue, order = plan.catalogue or seen(rows), choose_order(rows, settings.order, plan.shuffled)
-    rank = rows.time if order == "time" else None
-    if order == "random":
-        rank = np.random.default_rng(ORDER_SEED).permutation(len(rows))
-    kept = repair(rows, settings, rank)
-    if not len(kept.rows):
-        raise FedrecError(f"{rows.place(0)}: no interaction is left; lower dataset.minimum or dataset.threshold")
-    interactions = _sorted(rows, kept, rank, catalogue, implicit=settings.threshold is not None)
-    if order != "time":
-        interactions = replace(interactions, time=np.zeros_like(interactions.time))
+    interactions, kept = _repaired(rows, settings, catalogue, order)
     devices = plan.divide(interactions, catalogue) if plan.divide else leave_last_out(interactions)
     devices = replace(devices, repeats=settings.repeats == "all" and kept.repeats.rows > 0)
     facts = look_at(rows, order, interactions, devices, kept.repeats)
@@ -87,11 +82,28 @@ def prepare_dataset(rows: Rows, settings: SourceOptions, plan: PrepareOptions) -
     )
 
 
+def _repaired(rows: Rows, settings: SourceOptions, catalogue: Catalogue, order: str) -> tuple[Interactions, RepairLog]:
+    user_row = public_rows(rows.user)
+    rank = [rows.time] if order == "time" and rows.time is not None else []
+    if order == "random":
+        rank = [np.random.default_rng(ORDER_SEED).permutation(len(rows))]
+    tell("ordering", 0, len(rows))
+    kept = repair(rows, settings, order_by(user_row[rows.user.codes], *rank))
+    del rank
+    if not len(kept.rows):
+        raise FedrecError(f"{rows.place(0)}: no interaction is left; lower dataset.minimum or dataset.threshold")
+    interactions = _sorted(rows, kept, user_row, catalogue, settings)
+    if order != "time":
+        interactions = replace(interactions, time=np.zeros_like(interactions.time))
+    return interactions, replace(kept, rows=kept.rows[:0], value=None)
+
+
 def prepare_mapped(mapped: MappedRows, settings: SourceOptions, plan: PrepareOptions, form: str) -> Dataset:
     """Return the data set of a table's rows, which was written as `form` says.
 
     The population is that of all rows, whichever events are chosen.
     """
+    release_columns()
     told = replace(
         plan,
         dropped=(*plan.dropped, *mapped.dropped),
@@ -134,41 +146,38 @@ def unordered(rows: Rows) -> Catalogue:
     return replace(made, features=np.empty((len(made), 0), np.float32), feature_names=())
 
 
-def _item_rows(rows: Rows, catalogue: Catalogue) -> NDArray[np.int64]:
+def _item_rows(rows: Rows, catalogue: Catalogue) -> NDArray[np.int32]:
     """Return the catalogue row of every item code."""
     row_of = {str(item): n for n, item in enumerate(catalogue.ids)}
     for code, name in enumerate(rows.item.names):
         if name not in row_of:
             row = int(np.flatnonzero(rows.item.codes == code)[0])
             raise FedrecError(f"{rows.place(row)}: item '{name}' is not in the item file; every item stands there")
-    return np.array([row_of[name] for name in rows.item.names], np.int64)
+    return np.array([row_of[name] for name in rows.item.names], np.int32)
 
 
-def order_by(user: NDArray[np.int32], rank: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions by user, then rank; those of equal rank stay in file order."""
-    low = int(rank.min())
-    span = int(rank.max()) - low + 1
-    if span * (int(user.max()) + 1) >= 1 << 62:
-        return np.lexsort((rank, user))
-    return np.argsort(user * np.int64(span) + (rank - low), kind="stable")  # one key takes half as long as two
+def public_rows(users: Tokens) -> NDArray[np.int32]:
+    """Return the place in public order of every user code."""
+    place = np.empty(len(users.names), np.int32)
+    place[users.order()] = np.arange(len(place))
+    return place
 
 
 def _sorted(
-    rows: Rows, kept: RepairLog, rank: NDArray[np.int64] | None, catalogue: Catalogue, implicit: bool
+    rows: Rows, kept: RepairLog, user_row: NDArray[np.int32], catalogue: Catalogue, settings: SourceOptions
 ) -> Interactions:
-    order = rows.user.order()
-    order = order[kept.users[order]]
-    user_rows = np.full(len(rows.user.names), -1, np.int32)
-    user_rows[order] = np.arange(len(order))
-    user = user_rows[rows.user.codes[kept.rows]]
-    by_user = np.argsort(user, kind="stable") if rank is None else order_by(user, rank[kept.rows])
-    row = kept.rows[by_user]
-    value = None if implicit or kept.value is None else kept.value[by_user].astype(np.float32)
+    """Return the rows that are kept, users that are left counted anew in the same order."""
+    names = np.empty(len(user_row), object)
+    names[user_row] = rows.user.names
+    left = np.zeros(len(user_row), bool)
+    left[user_row] = kept.users
+    row, renumbered = kept.rows, (np.cumsum(left, dtype=np.int32) - 1)[user_row].astype(np.int32)
+    value = None if settings.threshold is not None else kept.value
     return Interactions(
-        user=user[by_user],
-        item=_item_rows(rows, catalogue)[rows.item.codes[row]].astype(np.int32),
-        time=np.zeros(len(row), np.int64) if rows.time is None else rows.time[row],
+        user=renumbered[gather(rows.user.codes, row)],
+        item=_item_rows(rows, catalogue)[gather(rows.item.codes, row)],
+        time=np.zeros(len(row), np.int64) if rows.time is None else gather(rows.time, row),
         value=np.ones(len(row), np.float32) if value is None else value,
-        user_ids=texts(rows.user.names[n] for n in order),
+        user_ids=texts(names[left]),
         items=len(catalogue),
     )

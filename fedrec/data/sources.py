@@ -16,6 +16,7 @@ from fedrec.data.clock import NO_CLOCK, Clock
 from fedrec.data.download import Files, fetch, open_files, verify
 from fedrec.data.interactions import LEAVE_LAST_OUT, REPEATS
 from fedrec.data.io.table import Table, Tokens
+from fedrec.data.ordering import row_blocks
 from fedrec.errors import FedrecError, suggest
 
 ORDERS = ("time", "file", "random")
@@ -82,7 +83,10 @@ class Rows:
 
     def pairs(self) -> NDArray[np.int64]:
         """Return one number a row, the same for the same user and item."""
-        return self.user.codes * len(self.item.names) + self.item.codes
+        pairs = self.user.codes.astype(np.int64)
+        pairs *= len(self.item.names)
+        pairs += self.item.codes
+        return pairs
 
     def chosen(self, kept: NDArray[np.int64]) -> "Rows":
         """Return the rows `kept`, by number; the names of all users and items stay."""
@@ -108,9 +112,15 @@ class Rows:
         digest = hashlib.sha256()
         for tokens in (self.user, self.item):
             digest.update("\n".join(tokens.names).encode())
-            digest.update(tokens.codes.astype("<i8").tobytes())
-        digest.update(b"none" if self.time is None else self.clock.encode(self.time))
-        digest.update(b"none" if self.value is None else self.value.astype("<f8").tobytes())
+            for block in row_blocks(len(self)):
+                digest.update(tokens.codes[block].astype("<i8").tobytes())
+        digest.update(b"none" if self.time is None else b"")
+        for block in () if self.time is None else self.clock.encode(self.time):
+            digest.update(block)
+        value = np.zeros(0) if self.value is None else self.value
+        digest.update(b"none" if self.value is None else b"")
+        for block in row_blocks(len(value)):
+            digest.update(value[block].astype("<f8").tobytes())
         return digest.hexdigest()
 
 

@@ -27,7 +27,7 @@ def leave_last_out(interactions: Interactions) -> DeviceTable:
     less never puts another in its place among those that are trained on. Interactions are sorted by
     time, rows of equal time by their order in the file, so "last" is never drawn.
     """
-    count = np.bincount(interactions.user, minlength=interactions.users)
+    count = interactions.counts()
     last = np.zeros(len(interactions), bool)
     last[np.cumsum(count)[count >= 2] - 1] = True
     return hold_out(interactions, last)
@@ -37,16 +37,20 @@ def hold_out(
     interactions: Interactions, test: NDArray[np.bool_], candidates: NDArray[np.int32] | None = None
 ) -> DeviceTable:
     """Hold out the rows marked in `test[n]`, and for validation the last of the others where a user has two rows."""
-    order = np.lexsort((test, interactions.user))
-    count = np.bincount(interactions.user, minlength=interactions.users)
+    last = (test[1:] >= test[:-1]) | (interactions.user[1:] != interactions.user[:-1])
+    item, value = interactions.item, interactions.value
+    if not last.all():
+        order = np.lexsort((test, interactions.user))
+        item, value = item[order], value[order]
+    count = interactions.counts()
     start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     test_from = start[1:] - np.bincount(interactions.user[test], minlength=interactions.users)
     return DeviceTable(
         start=start,
         validation_from=test_from - ((test_from > start[:-1]) & (count >= 2)),
         test_from=test_from,
-        item=interactions.item[order],
-        value=interactions.value[order],
+        item=item,
+        value=value,
         items=interactions.items,
         candidates=candidates,
     )

@@ -4,7 +4,6 @@ A typo is answered from here, before Hydra or torch is imported. Hydra composes;
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -287,31 +286,3 @@ def unquoted(text: str) -> str:
     before = rf"(\\+)(?={found[1]}|$)"
     bare = re.sub(before, lambda one: one[1][: len(one[1]) // 2], found[2])
     return re.sub(r"(\\*)\\\$\{", lambda one: one[1][: len(one[1]) // 2] + "${", bare)
-
-
-def guess_columns(overrides: Sequence[str]) -> list[str]:
-    """Return settings for the columns of a file that have another name than the default, and say so.
-
-    What the first rows don't tell is an error that asks for all of it at once.
-    """
-    from fedrec.data.io.files import FileOptions
-    from fedrec.data.propose import ask, propose, read_head
-
-    given = {one.key: one.content for one in map(Override.parse, overrides) if one.key.startswith("dataset.")}
-    path, start = given.get("dataset.path", ""), "dataset.columns."
-    told = {name: given.get(f"dataset.{name}", "null") for name in FileOptions.__dataclass_fields__}
-    options: dict[str, Any] = {name: value for name, value in told.items() if value != "null"}
-    if not path:
-        return []
-    if options.get("layout") == "lists" and f"{start}time" not in given:
-        return [f"{start}time=null"]  # a line of items has their order, and no times
-    head = read_head(path, FileOptions(**options))
-    known = {key.removeprefix(start): None if name == "null" else name for key, name in given.items() if start in key}
-    found = propose(head, known) if len(head) > 1 else None
-    if found is None:
-        return []
-    if found.unsure:
-        raise ask(path, head, found)
-    if found.columns:
-        print(f"columns: {found.told()}; dataset.columns.*=COLUMN chooses others", file=sys.stderr)
-    return [f"{start}{part}={'null' if column is None else column}" for part, column in found.columns.items()]

@@ -99,7 +99,8 @@ def check_tested(experiment: Experiment, dataset: Dataset) -> None:
             f"{dataset.name}: none of the {len(users):,} users to evaluate has an item held out to test, so that "
             "nothing could be measured; users with 3 interactions have (dataset.minimum=3 leaves the others out)"
         )
-    if not count_rivals(table, tested).any():
+    shortest = int(np.diff(table.start)[tested].min())
+    if shortest >= table.items and not count_rivals(table, tested).any():  # who used fewer items leaves rivals
         whose = "its one user has" if len(tested) == 1 else f"each of its {len(tested):,} tested users has"
         raise RefusedError(
             f"{dataset.name}: {whose} used all {table.items:,} items, so that the held-out item has no rivals: every "

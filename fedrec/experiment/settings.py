@@ -15,12 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedrec.errors import FedrecError, RefusedError, suggest
 from fedrec.experiment.extensions import Extensions, search_path, split_overrides
-from fedrec.experiment.instantiate import allow, allowed, foreign_targets, package_of
+from fedrec.experiment.instantiate import allow, allowed, foreign_targets, instantiate, package_of
 from fedrec.experiment.overrides import Conf, Override, items, quoted
 from fedrec.paths import conf_dir
 
 if TYPE_CHECKING:
-    from fedrec.data.dataset import Dataset
+    from fedrec.data.dataset import Dataset, DataSource
     from fedrec.experiment.experiment import Experiment
     from fedrec.models.auto import Choice
 
@@ -69,6 +69,12 @@ class Settings:
         own = {"allow": self.document["allow"]} if self.document.get("allow") else {}
         return Experiment.from_json(json.dumps({**{key: self.document[key] for key in EXPERIMENT_KEYS}, **own}))
 
+    @property
+    def source(self) -> "DataSource":
+        """Build the data set's source alone, for what asks no more of the experiment: torch takes memory, too."""
+        allow(*self.document.get("allow", ()))
+        return instantiate(self.document["dataset"], "dataset")
+
     def find_population(self, dataset: "Dataset") -> str:
         """Return the population whose ledger the run is charged to: the one that the settings name, or its people's."""
         from fedrec.privacy.ledger.people import find_population
@@ -114,6 +120,21 @@ def load(overrides: Sequence[str]) -> Settings:
     if "allow" in config:
         raise RefusedError("allow stands in a yaml file: only a person allows a package, on the command line: --allow")
     return with_packages(resolved(config), extensions)
+
+
+def with_model(settings: Settings, model: str) -> Settings:
+    """Return the settings with another of fedrec's models and what it brings, without what was set of the first one.
+
+    Nothing is composed anew: the yaml files of the model and of its algorithm take the place of the others.
+    """
+    conf = Conf.of()
+    brought, usual = conf.choose({"model": model}), conf.choose({})
+    groups = [
+        group for group in ("algorithm", "cohort", "model") if group != "cohort" or brought[group] != usual[group]
+    ]
+    rest = {key: value for key, value in settings.document.items() if key not in groups}
+    layers = [conf.layer(group, str(brought[group]))[1] for group in groups]
+    return Settings(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(rest, *layers), resolve=True)))
 
 
 def with_packages(settings: Settings, extensions: Extensions) -> Settings:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedrec.federated.state import RoundReport, RunContext
 
 PLAIN_SECONDS = 5.0  # between two plain lines of one run
+LIVE_SECONDS = 0.5  # between two looks of a stage on a terminal
 BAR = 14  # letters
 FEW = 2  # rounds, as statistics have them, which can't be fewer
 LONG = 60.0  # seconds of a run, which are told after its first round
@@ -43,11 +44,15 @@ class Progress:
         self.close()
         print(f"{text}", file=self.stream, flush=True)
 
-    def close(self) -> None:
-        """End a line that waits to be overwritten, so that what comes next begins on one of its own."""
+    def remark(self, text: str) -> None:
+        """Say what the results lack: whoever shows nothing else shows this."""
+        self.note(text)
+
+    def close(self, wipe: bool = False) -> None:
+        """End a line that waits to be overwritten, or take it away: what comes next begins on one of its own."""
         if self.live:
             self.live = False
-            print(file=self.stream, flush=True)
+            print("\r\x1b[K" if wipe else "", end="" if wipe else "\n", file=self.stream, flush=True)
 
     def dataset(self, dataset: Dataset) -> None:
         """Say what was loaded and what was repaired."""
@@ -113,6 +118,21 @@ class Progress:
             self.told = now
             left = (now - self.started) / done * (total - done)
             self.note(f"{label}: {done:,} of {plural(total, 'user')}  {duration(left)} left")
+
+    def stage(self, label: str, done: int, total: int) -> None:
+        """Show how far the reading of a data set is; what is over within seconds is not shown."""
+        now, known = time.monotonic(), f"{100 * done / total:.0f} %" if done and total else ""
+        self.started = self.started or now
+        if now - max(self.told, self.started) < (LIVE_SECONDS if self.stream.isatty() else PLAIN_SECONDS):
+            return
+        self.told = now
+        if self.stream.isatty():
+            bar = progress_bar(done, total, self.stream) if known else (0, "")
+            line = fitted([(1, label), (2, known), bar], terminal_width(self.stream) - 1)
+            print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
+            self.live = True
+        else:
+            self.note(f"{label}  {known}".rstrip())
 
     def end(self, context: "RunContext", played: int) -> None:
         """Say so where a run ended before its last round; `played` is the last one that is durable."""

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from fedrec.data.dataset import Dataset
 from fedrec.data.facts import Facts, plural
 from fedrec.errors import FedrecError
 from fedrec.experiment.experiment import Experiment
+from fedrec.experiment.instantiate import instantiate
 from fedrec.experiment.overrides import AUTO, Conf
 from fedrec.experiment.rehearsal import check_tested
-from fedrec.experiment.settings import Settings, load
+from fedrec.experiment.settings import Settings, with_model
+from fedrec.models.base import Recommender
 from fedrec.paths import populations
 from fedrec.privacy.ledger.projection import read_ledgers
 
@@ -37,24 +39,25 @@ class Usable:
         return [*made, *(f"not model={model}: {reason}" for model, reason in self.refused.items())]
 
 
-def find_usable(dataset: Dataset, overrides: Sequence[str]) -> Usable:
+def find_usable(dataset: Dataset, settings: Settings) -> Usable:
     """Return what can be used on a data set, by the checks that a run begins with; no noise is calibrated."""
     conf, models, refused = Conf.of(), dict[str, tuple[str, ...]](), dict[str, str]()
-    kept = [one for one in overrides if one.partition("=")[0] not in ("model", "algorithm", "privacy", "rounds")]
     nodes = {choice: conf.layer("privacy", choice)[1]["privacy"] for choice in conf.groups["privacy"]}
+    mechanisms = {choice: instantiate(node, "privacy") for choice, node in nodes.items()}
     for choice in (one for one in conf.groups["model"] if one != AUTO):
         try:
-            experiment = load([*kept, f"model={choice}", "privacy=none"]).experiment
+            experiment = with_model(settings, choice).experiment
             model = experiment.build_model(dataset.catalogue)
-            models[choice] = tuple(
-                name for name, node in nodes.items() if _fits(experiment.varied({"privacy": node}), model)
-            )
         except FedrecError as error:
             refused[choice] = str(error)
+            continue
+        models[choice] = tuple(
+            name for name, one in mechanisms.items() if _fits(replace(experiment, mechanism=one), model)
+        )
     return Usable(models, refused)
 
 
-def _fits(experiment: Experiment, model: Any) -> bool:
+def _fits(experiment: Experiment, model: Recommender) -> bool:
     try:
         experiment.check_parts(model)
     except FedrecError:
@@ -86,7 +89,7 @@ class DataCheck:
                 check_tested(settings.experiment, dataset)
         except FedrecError as error:
             problem = str(error)
-        return cls(dataset, why, population, spent, find_usable(dataset, overrides), problem, next_command(overrides))
+        return cls(dataset, why, population, spent, find_usable(dataset, settings), problem, next_command(overrides))
 
     def lines(self) -> list[str]:
         """Return what was found, one line each."""

@@ -21,6 +21,10 @@ class Listener(Protocol):
         """Hear that this share of an order is done."""
         ...
 
+    def remark(self, name: str, text: str) -> None:
+        """Hear what the results of an order lack."""
+        ...
+
     def ended(self, name: str, why: str | None) -> None:
         """Hear that an order has ended, and why it failed if it did."""
         ...
@@ -79,6 +83,9 @@ class Pool:
             name = str(worker.task["folder"])
             if event["event"] == "round":
                 listener.share(name, event["done"])
+                continue
+            if event["event"] == "remark":
+                listener.remark(name, event["text"])
                 continue
             listener.ended(name, event.get("why"))
             worker.task = None

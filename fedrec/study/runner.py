@@ -35,11 +35,22 @@ class StudyProgress:
     told: float = 0.0
     shares: dict[str, float] = field(default_factory=dict[str, float])
     failed: dict[str, str] = field(default_factory=dict[str, str])
+    remarks: set[str] = field(default_factory=set[str])
 
     def share(self, name: str, done: float) -> None:
         """Hear that a share of an order is done."""
         self.shares[name] = done
         self._tell()
+
+    def remark(self, name: str, text: str) -> None:
+        """Hear what the results of an order lack; the same of several is said once."""
+        what = text.partition(":")[0]
+        if what not in self.remarks:
+            self.remarks.add(what)
+            self._say(f"{Path(name).name}: {text}")
+
+    def _say(self, text: str) -> None:
+        print(f"{chr(13)}\x1b[K{text}" if self.stream.isatty() else text, file=self.stream, flush=True)
 
     def ended(self, name: str, why: str | None) -> None:
         """Hear that an order has ended."""
@@ -66,14 +77,22 @@ class StudyProgress:
 PLAN = "study.json"
 
 
-def begin(study: Study, folder: Path, compose: Callable[[Sequence[str]], Settings] = load_chosen) -> None:
-    """Make the folder of a study whose every trial can be composed; one that holds a study already is refused."""
+def begin(study: Study, folder: Path, compose: Callable[[Sequence[str]], Settings] = load_chosen) -> list[str]:
+    """Make the folder of a study whose every trial can be composed; one that holds a study already is refused.
+
+    Returns what `model=auto` chose, a line for each choice that names the first trial with it.
+    """
     if (folder / PLAN).exists():
         raise FedrecError(f"{folder} holds a study already: go on with --resume {folder}, or choose another name=")
+    chosen = dict[str, str]()
     for trial in study.trials()[: len(study.trials()) // len(study.seeds)]:
-        compose(trial.overrides).experiment  # noqa: B018  # a mistake is told before anything runs
+        settings = compose(trial.overrides)
+        settings.experiment  # noqa: B018  # a mistake is told before anything runs
+        if settings.chosen:
+            chosen.setdefault(str(settings.chosen), trial.name)
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     atomic_write(folder / PLAN, study.to_json().encode())
+    return [f"{trial}: {choice}" for choice, trial in chosen.items()]
 
 
 def resumed(folder: Path) -> Study:

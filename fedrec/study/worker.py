@@ -37,6 +37,10 @@ class Told(Progress):
     def note(self, text: str) -> None:
         """Leave words out, those of the data set too: they are in the run folder, and the study says them once."""
 
+    def remark(self, text: str) -> None:
+        """Tell what the trial's results lack."""
+        tell(self.stream, event="remark", text=text)
+
     def start(self, label: str, context: "RunContext") -> None:
         """Remember how many rounds there will be."""
         self.rounds = context.experiment.rounds

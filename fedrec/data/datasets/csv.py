@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.data.attributes import ItemColumns, describe_items
+from fedrec.data.cache import through_cache
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.dataset import Dataset
 from fedrec.data.facts import Finding
 from fedrec.data.io.databases import is_url
 from fedrec.data.io.files import FileOptions, by_number, find_file, hint_for, read_file
 from fedrec.data.io.lists import exploded
+from fedrec.data.io.parquet import parts_of
 from fedrec.data.io.table import ROLES, ColumnMapping, Table, map_columns
 from fedrec.data.io.unpack import open_source
-from fedrec.data.mapped import MappedSource, map_rows
+from fedrec.data.mapped import INCOMPLETE, MappedSource, map_rows
 from fedrec.data.prepare import PrepareOptions, prepare_mapped
 from fedrec.errors import FedrecError
 
@@ -25,7 +27,6 @@ OF_LAYOUT = {
     "matrix": ColumnMapping("user", "item", None, "value"),
 }
 NO_TIME = " A file without times, in the order of time: dataset.columns.time=null."
-INCOMPLETE = "rows without a user, item, time or value"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +48,20 @@ class Delimited(FileOptions, MappedSource):
         if self.path is None:
             raise FedrecError("dataset.path is not set: dataset=csv dataset.path=FILE names a file of interactions")
         self.check()
-        whole, columns = self._table(self.path, map_columns(self.columns, OF_LAYOUT[self.layout]))
+        return through_cache(self, files_of(self.path, self.items), self._read)
+
+    def _read(self) -> Dataset:
+        path = str(self.path)
+        whole, columns = self._table(path, map_columns(self.columns, OF_LAYOUT[self.layout]))
         names = list(columns.settings())
-        table = exploded(whole, names, columns.item, self.list_separator)
+        table = exploded(whole, names, columns.item, self.between)
         table, dropped = table.without_missing(names) if self.missing == "drop" else (table, 0)
         mapped = map_rows(table, columns, self.events, whole)
         del table, whole
         catalogue, said = self._catalogue()
         incomplete = ((INCOMPLETE, dropped),) if dropped else ()
-        plan = PrepareOptions(called(self.path), catalogue, dropped=incomplete, findings=said)
-        return prepare_mapped(mapped, self, plan, self.form(self.path))
+        plan = PrepareOptions(called(path), catalogue, dropped=incomplete, findings=said)
+        return prepare_mapped(mapped, self, plan, self.form(path))
 
     def _catalogue(self) -> tuple[Catalogue | None, tuple[Finding, ...]]:
         """Return the catalogue of the file of items, where there is one."""
@@ -104,6 +109,16 @@ class Delimited(FileOptions, MappedSource):
         if source is not None and source.packed:
             kind += f", packed by {source.packed}"
         return kind if self.layout == "rows" else f"{kind}, laid out as {self.layout}"
+
+
+def files_of(path: str, items: Mapping[str, Any] | None) -> list[Path]:
+    """Return the files that are read; none of a database, which changes without them."""
+    places = [path, *([str(items["path"])] if items and items.get("path") is not None else [])]
+    if any(is_url(place) for place in places):
+        return []
+    found = [find_file(place) for place in places]
+    databases = [place for place in found if place.is_file() and open_source(place).kind == "SQLite"]
+    return [] if databases else [file for one in found for file in (parts_of(one) if one.is_dir() else [one])]
 
 
 def called(path: str) -> str:

@@ -4,8 +4,10 @@ A document can't carry rows. It names their content, and the process that was ha
 """
 
 import hashlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -15,12 +17,15 @@ import pyarrow as pa
 
 from fedrec.data.catalogue import Catalogue, position, texts
 from fedrec.data.dataset import Dataset
-from fedrec.data.io.table import ColumnMapping, Table, decode_dictionary, map_columns
+from fedrec.data.io.table import ColumnMapping, Table, Tokens, decode_dictionary, map_columns
+from fedrec.data.mapped import MappedSource, choose_events, parse_events
 from fedrec.data.prepare import PrepareOptions, prepare_dataset, seen
-from fedrec.data.sources import Rows, SourceOptions, rows_of
+from fedrec.data.propose import propose, shown
+from fedrec.data.sources import Rows, rows_of
 from fedrec.errors import FedrecError
 
 NAME = "frame"
+PROPOSED_FROM = 200  # rows by which columns are told
 KEPT = 4  # frames that a process remembers when nobody holds them any more
 # Names that columns often have, tried in this order where a part is not named.
 USUAL = {
@@ -34,16 +39,20 @@ PER_SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class HeldRows:
-    """The rows of a frame, and the titles of the items in the order of their ids where a column names them."""
+    """The rows of a frame, and where columns name them the titles of the items and the kind of each row's event."""
 
     rows: Rows
     titles: Mapping[str, str]
+    event: Tokens | None = None
 
     @property
     def content(self) -> str:
-        """A name for exactly these rows and titles."""
+        """A name for exactly these rows, titles and events."""
         named = "\n".join(f"{item}\t{title}" for item, title in sorted(self.titles.items()))
-        return hashlib.sha256(f"{self.rows.digest()}\n{named}".encode()).hexdigest()[:32]
+        digest = hashlib.sha256(f"{self.rows.digest()}\n{named}".encode())
+        if self.event is not None:
+            digest.update("\n".join(self.event.names).encode() + self.event.codes.astype("<i8").tobytes())
+        return digest.hexdigest()[:32]
 
 
 _held: OrderedDict[str, HeldRows] = OrderedDict()
@@ -60,10 +69,9 @@ def hold(held: HeldRows) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame(SourceOptions):
+class Frame(MappedSource):
     """Rows that this process holds in memory, called by their `content`; `columns` and `title` say where they lay."""
 
-    columns: Mapping[str, str | None] | None = None
     title: str | None = None
     content: str | None = None
 
@@ -80,7 +88,14 @@ class Frame(SourceOptions):
                 f"the rows of this run (a data frame, content {self.content[:12]}) are not in this process: in Python, "
                 "fedrec.load_run(FOLDER, frame) brings them back, and .resume() goes on"
             )
-        return prepare_dataset(held.rows, self, PrepareOptions(NAME, catalogue=self.rebuild(seen(held.rows), held)))
+        mapping = map_columns(self.columns, ColumnMapping("user", "item", None, None))
+        rows, dropped = held.rows, tuple[tuple[str, int], ...]()
+        if self.events and held.event is None:
+            raise FedrecError(f"dataset.events={self.events}: which column holds the event? event=COLUMN names it")
+        if held.event is not None:
+            rows, dropped = choose_events(rows, held.event, mapping, parse_events(self.events))
+        catalogue = self.rebuild(seen(rows), held)
+        return prepare_dataset(rows, self, PrepareOptions(NAME, catalogue, dropped=dropped, read=held.rows))
 
     def rebuild(self, items: Catalogue, held: HeldRows | None = None) -> Catalogue:
         """Return the catalogue of these ids and titles with its features, which need no rows: the order of the ids."""
@@ -97,13 +112,15 @@ Columns = Mapping[str, Callable[[], Any]]
 def read_frame(frame: Any, given: Mapping[str, str | None], title: str | None = None) -> tuple[HeldRows, ColumnMapping]:
     """Return the rows of a frame, and which column played which part.
 
-    `given` maps user, item, time and value to columns. A part that it lacks is looked for under its usual names;
-    time=None says that the rows stand in the order of time. `title` is a column with the items' titles, which are
+    `given` maps user, item, time, value and event to columns. A part that it lacks is looked for under its usual names,
+    then by names and values as in a file, which is told by a warning; time=None says that the rows stand in the order
+    of time. `title` is a column with the items' titles, which are
     public. Errors name the column, with the nearest one, or the row.
     """
     columns = columns_of(frame)
     mapping = choose_columns(columns, given, title)
-    wanted = [column for column in (mapping.user, mapping.item, mapping.time, mapping.value, title) if column]
+    parts = (mapping.user, mapping.item, mapping.time, mapping.value, mapping.event, title)
+    wanted = list(dict.fromkeys(column for column in parts if column))
     arrays = {name: to_arrow(columns[name](), name) for name in wanted}
     sizes = {name: len(column) for name, column in arrays.items()}
     if len(set(sizes.values())) > 1:
@@ -114,7 +131,8 @@ def read_frame(frame: Any, given: Mapping[str, str | None], title: str | None = 
     rows = rows_of(table, mapping.user, mapping.item, mapping.time, mapping.value)
     if mapping.time and str(arrays[mapping.time].type).startswith("timestamp[ns"):
         rows = in_billionths(rows)
-    return HeldRows(rows, titles_of(table, rows, title) if title else {}), mapping
+    event = table.tokens(mapping.event) if mapping.event else None
+    return HeldRows(rows, titles_of(table, rows, title) if title else {}, event), mapping
 
 
 def place(row: int) -> str:
@@ -125,6 +143,8 @@ def place(row: int) -> str:
 def choose_columns(columns: Columns, given: Mapping[str, str | None], title: str | None) -> ColumnMapping:
     """Return which column plays which part; one that is not there is an error that names the nearest."""
     usual = {part: next((name for name in names if name in columns), "") for part, names in USUAL.items()}
+    if any(not usual[part] and part not in given for part in USUAL):
+        usual = {**usual, **propose_columns(columns, {**{part: name for part, name in usual.items() if name}, **given})}
     for part in USUAL:
         if not usual[part] and part not in given:
             order = ", or time=None where the rows stand in the order of time" if part == "time" else ""
@@ -134,6 +154,20 @@ def choose_columns(columns: Columns, given: Mapping[str, str | None], title: str
     settings |= {title: "title="} if title else {}
     Table(dict.fromkeys(columns, pa.array([])), place).require(settings, settings)
     return mapping
+
+
+def propose_columns(columns: Columns, given: Mapping[str, str | None]) -> dict[str, str]:
+    """Return which columns user, item and time seem to be, where nothing says so, and warn of it."""
+    first = dict[str, Any]()
+    for name, read in columns.items():
+        with suppress(FedrecError):  # a column that can't be read plays no part
+            first[name] = to_arrow(read()[:PROPOSED_FROM], name)
+    head = shown(first)
+    found = propose(head, {"value": None, **given})
+    taken = {part: column for part, column in found.columns.items() if column and not found.unsure}
+    if taken:
+        warnings.warn(f"columns: {found.told()}; user=, item= and time= name others", stacklevel=5)
+    return taken
 
 
 def columns_of(frame: Any) -> Columns:

@@ -65,6 +65,11 @@ class TextColumn:
         return pa.chunked_array(self.chunks, self.kind or TEXT)
 
 
+def release_columns() -> None:
+    """Give back the memory of columns that nobody holds any more, which Arrow keeps for the next ones."""
+    pa.default_memory_pool().release_unused()
+
+
 def whole_numbers(texts: Any) -> Any:
     """Return texts as whole numbers that are written the same way again; None where one is not: 007, +5, 5.0."""
     if not len(texts) or texts.null_count:

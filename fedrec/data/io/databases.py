@@ -1,10 +1,12 @@
 """Tables that a program keeps: SQLite files and other databases by a query, Excel sheets where the extra is there."""
 
 import importlib
+import io
 import re
 import sqlite3
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -27,24 +29,44 @@ def is_url(path: str) -> bool:
     return URL.fullmatch(path) is not None
 
 
-def read_sqlite(path: Path, query: str | None) -> Table:
-    """Return what a query of an SQLite file gives; it is opened for reading alone."""
+def read_sqlite(path: Path, query: str | None, most: int | None = None) -> Table:
+    """Return what a query of an SQLite file gives, its first rows where so many are enough; it is only read."""
     try:
         waiting = path.with_name(f"{path.name}-wal")  # what was written and not yet moved into the file
         fixed = "" if waiting.is_file() and waiting.stat().st_size else "&immutable=1"
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{fixed}", uri=True)
         try:
             if not query:
-                names = [row[0] for row in connection.execute("select name from sqlite_master where type='table'")]
-                raise _no_query(str(path), [str(name) for name in names])
+                raise _no_query(str(path), _tables(connection))
             connection.set_authorizer(_may)
             connection.text_factory = _decoded
             cursor = connection.execute(query)
-            return _table(str(path), [column[0] for column in cursor.description or ()], _fetched(cursor))
+            names = [column[0] for column in cursor.description or ()]
+            return _table(str(path), names, islice(_fetched(cursor), most))
         finally:
             connection.close()
+    except FedrecError:
+        raise
     except (sqlite3.Error, sqlite3.Warning, UnicodeError, OverflowError, ValueError) as error:
         raise FedrecError(f"{path}: {error} (dataset.query is one select statement)") from error
+
+
+def only_table(path: Path) -> str | None:
+    """Return the name of the one table of an SQLite file; None where there are several, or it can't be read."""
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        try:
+            names = _tables(connection)
+        finally:
+            connection.close()
+    except (sqlite3.Error, UnicodeError):
+        return None
+    return names[0] if len(names) == 1 else None
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    asked = "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'"
+    return [str(row[0]) for row in connection.execute(asked)]
 
 
 def _may(action: int, *_: str | None) -> int:
@@ -55,8 +77,11 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8", "backslashreplace")
 
 
-def read_url(url: str, query: str | None) -> Table:
-    """Return what a query gives of the database that an SQLAlchemy URL names; its password is in no message."""
+def read_url(url: str, query: str | None, most: int | None = None) -> Table:
+    """Return what a query gives of the database that an SQLAlchemy URL names, or its first rows.
+
+    The password is in no message.
+    """
     found = URL.fullmatch(url)
     kind, rest = (found["kind"], found["rest"]) if found else ("", url)
     before, at, host = rest.rpartition("@")
@@ -74,7 +99,7 @@ def read_url(url: str, query: str | None) -> Table:
         engine = sqlalchemy.create_engine(made)
         with engine.connect().execution_options(stream_results=True) as connection:
             found = connection.execute(sqlalchemy.text(query.replace(":", r"\:")))
-            return _table(shown, list(found.keys()), _fetched(found))
+            return _table(shown, list(found.keys()), islice(_fetched(found), most))
     except ImportError as error:
         raise FedrecError(f"{shown}: the driver {error.name} is not installed: pip install {error.name}") from error
     except sqlalchemy.exc.SQLAlchemyError as error:
@@ -83,12 +108,13 @@ def read_url(url: str, query: str | None) -> Table:
         raise FedrecError(f"{shown}: {why.replace(secret, '***') if secret else why}") from None
 
 
-def read_workbook(path: Path) -> Table:
-    """Return the first sheet of an Excel file: names in its first row that is not blank, rows under it."""
+def read_workbook(path: Path, most: int | None = None) -> Table:
+    """Return the first sheet of an Excel file, or its first rows: names in the first that is not blank."""
     openpyxl = _extra("openpyxl", "excel", f"{path} is an Excel file")
     _refuse_bomb(path)
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        content = io.BytesIO(path.read_bytes())  # of a path the name's end would count
+        book = openpyxl.load_workbook(content, read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
         sheet.reset_dimensions()
         rows = ((number, row) for number, row in enumerate(sheet.iter_rows(values_only=True), 1))
@@ -96,7 +122,7 @@ def read_workbook(path: Path) -> Table:
         first, header = next(rows, (1, ()))
         names = ["" if name is None else str(name).strip() for name in header]
         numbers = list[int]()
-        return _table(str(path), names, _cells(rows, len(names), numbers, path), numbers, first)
+        return _table(str(path), names, islice(_cells(rows, len(names), numbers, path), most), numbers, first)
     except FedrecError:
         raise
     except Exception as error:  # whatever stands in the XML of a foreign file

@@ -1,6 +1,7 @@
 """Delimited text, read strictly: one separator, one encoding, the same number of fields on every line."""
 
 import csv
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ SEPARATOR_NAMES = {
     "space": " ",
     "blank": " ",
 }
+LOOKED_AT = 50  # lines by which a separator is found
 ROWS = 50_000  # rows that become one chunk where they are read one by one
 
 
@@ -38,7 +40,7 @@ def read_delimited(source: Source | bytes, name: str, layout: Layout) -> Table:
     names = list(layout.columns) or distinct([column.strip() for column in first])
     if len(set(names)) < len(names):
         raise FedrecError(f"{name}:{line}: a column name stands twice: {', '.join(names)}")
-    columns = _parse(source, layout, names, 0 if layout.columns else last)
+    columns = _parse(source, layout, names, layout.skip if layout.columns else last)
     if not len(columns[names[0]]):
         raise FedrecError(f"{name}:{line}: a header and no rows; at least one row is expected under it")
     return Table(columns, lambda row: f"{name}:{_line(source, layout, row)}")
@@ -60,6 +62,41 @@ def first_record(source: Source, layout: Layout) -> tuple[int, int, list[str]]:
     if found is None:
         raise FedrecError(f"{source.name}:1: empty file; {_expected(layout)}")
     return found
+
+
+def first_lines(source: Source, layout: Layout) -> list[str]:
+    """Return the first lines that are not blank, of those that are looked at."""
+    text = source.head().decode(layout.encoding, errors="replace").lstrip("\ufeff")
+    lines = [line for line in text.splitlines()[layout.skip :] if line.strip()]
+    return lines[: min(LOOKED_AT, max(len(lines) - 1, 1))]  # the last may be cut off
+
+
+def find_separator(lines: Sequence[str], layout: Layout) -> dict[str, str]:
+    """Return the settings of how the first lines are split, nothing where it is by commas or unclear.
+
+    A separator gives equally many fields on each line, the best most of them; blanks count where nothing else splits.
+    Lines of different lengths that are all numbers are lists of items.
+    """
+    widths = {name: _widths(lines, name, layout) for name in ("comma", "tab", "semicolon", "pipe", "colons", "space")}
+    found = {name: some.pop() for name, some in widths.items() if len(some) == 1 and max(some) > 1}
+    others = {name: width for name, width in found.items() if name != "space"} or found
+    best = [name for name, width in others.items() if width == max(others.values())]
+    if len(best) == 1:
+        return {} if best[0] == "comma" else {"separator": best[0]}
+    fields = [line.split() for line in lines]
+    if not found and len(lines) > 1 and all(len(some) > 1 and all(map(str.isdecimal, some)) for some in fields):
+        return {"layout": "lists"}
+    return {}
+
+
+def _widths(lines: Sequence[str], name: str, layout: Layout) -> set[int]:
+    separator = SEPARATOR_NAMES[name]
+    if len(separator) > 1 or not layout.quotes:
+        return {len(line.split(separator)) for line in lines}
+    try:
+        return {len(fields) for fields in csv.reader(lines, delimiter=separator, quotechar=layout.quotes, strict=True)}
+    except csv.Error:
+        return set()
 
 
 def separator_that_fits(content: bytes, encoding: str, wanted: set[str]) -> str:

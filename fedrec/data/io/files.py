@@ -15,7 +15,7 @@ from fedrec.data.io.delimited import (
 )
 from fedrec.data.io.ids import IdOptions
 from fedrec.data.io.json_files import read_json
-from fedrec.data.io.lists import from_matrix, read_sequences
+from fedrec.data.io.lists import from_matrix, is_list_of_rows, read_sequences
 from fedrec.data.io.parquet import read_arrow, read_folder, read_parquet
 from fedrec.data.io.table import Table
 from fedrec.data.io.text import Layout
@@ -32,6 +32,7 @@ CHOICES: Mapping[str, tuple[object, ...]] = {
     "escape": (None, "none", "backslash", "\\"),
 }
 ADVICE = "; dataset.ids=text takes every word as a name, dataset.missing=drop leaves such rows out"
+MOST_SKIPPED = 10_000
 BINARY = ("Parquet", "Arrow", "Arrow stream", "SQLite")
 READ = "CSV and other text, JSON, Parquet, Arrow, Excel (.xlsx) and SQLite files are read"
 
@@ -46,7 +47,8 @@ class FileOptions:
     `escape` backslash or none, `decimal` the point of numbers. `layout` is rows (one interaction each), lists (one
     user a line, then the items) or matrix (users x items). `list_separator` splits a field into several items.
     `query` chooses the rows of a database. `time_unit` is s, ms, us or ns, `time_format` as in strftime. `ids` text
-    takes every word as a name, `missing` drop leaves rows without user, item, time or value out.
+    takes every word as a name, `missing` drop leaves rows without user, item, time or value out. `skip` lines stand
+    above the table, such as remarks.
     """
 
     separator: str | None = None
@@ -62,6 +64,7 @@ class FileOptions:
     time_format: str | None = None
     ids: str = "checked"
     missing: str = "refuse"
+    skip: int = 0
 
     def check(self) -> None:
         """Refuse options that do not exist."""
@@ -74,6 +77,10 @@ class FileOptions:
             raise FedrecError(f"dataset.{blank} is blank; comma, tab, semicolon or pipe are usual")
         if len(self.quote) != 1 and self.quote != "none":
             raise FedrecError(f"dataset.quote={self.quote}: one character, or none, is expected")
+        if not 0 <= self.skip <= MOST_SKIPPED:
+            raise FedrecError(
+                f"dataset.skip={self.skip}: lines above the table, from 0 to {MOST_SKIPPED}, are expected"
+            )
 
     def text_layout(self) -> Layout:
         """Return how a text is written."""
@@ -84,7 +91,13 @@ class FileOptions:
             quoted=self.quote != "none",
             quote=self.quote if self.quote != "none" else '"',
             escape="\\" if self.escape in ("backslash", "\\") else "",
+            skip=self.skip,
         )
+
+    @property
+    def between(self) -> str | None:
+        """What stands between the items of one field."""
+        return None if self.list_separator is None else SEPARATOR_NAMES.get(self.list_separator, self.list_separator)
 
     def applied(self, table: Table) -> Table:
         """Return a table whose values are read by these options."""
@@ -121,6 +134,8 @@ def find_file(path: str) -> Path:
             raise FedrecError(f"{place}: no such file; dataset.path names a file or folder with interactions")
         if not (place.is_dir() or place.is_file()):
             raise FedrecError(f"{place}: neither a file nor a folder")
+    except FedrecError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise FedrecError(f"{path}: {error}") from error
     return place
@@ -150,7 +165,7 @@ def _of_kind(source: Source, path: Path, options: FileOptions, wanted: Sequence[
 def _of_text(source: Source, options: FileOptions, wanted: Sequence[str]) -> Table:
     layout = options.text_layout()
     if options.layout == "lists":
-        between = options.list_separator or layout.separator
+        between = options.between or layout.separator
         return read_sequences(source, source.name, layout.separator, between, layout.encoding)
     if not _has_header(source, layout, options, wanted):
         _, _, first = first_record(source, layout)
@@ -185,6 +200,9 @@ def hint_for(path: str, options: FileOptions, table: Table, wanted: set[str]) ->
     if is_url(path) or find_file(path).is_dir():
         return ""
     source = open_source(find_file(path))
+    inner = [name for name, column in table.columns.items() if is_list_of_rows(column.type)] if len(table) == 1 else []
+    if inner:
+        return f" The rows lie in the list '{inner[0]}': write that list alone, without what stands around it."
     if source.kind != "text":
         return ""
     return separator_that_fits(source.head(), options.encoding or "utf-8", wanted) or header_hint(table)

@@ -21,7 +21,9 @@ WHOLE = re.compile(r"-?[0-9]+")
 ROUNDED = re.compile(r"-?[0-9](\.[0-9]+)?E\+[0-9]{2,3}")  # as spreadsheets write what they have no room for
 POWER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 BYTES = re.compile(r"b'[^']*'|b\"[^\"]*\"")
-NO_ID = frozenset({"nan", "null", "none", "na", "n/a", "<na>", "nat", "undefined"})  # in any case of letters
+NO_ID = frozenset(
+    {"nan", "null", "none", "na", "n/a", "<na>", "nat", "undefined", "\\n", "nil", "#n/a", "(null)", "<null>"}
+)  # in any case of letters
 EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # from here on floating numbers of so many bits leave whole numbers out
 ROW_IDS = "give every row an id"
 
@@ -30,7 +32,7 @@ ROW_IDS = "give every row an id"
 class Tokens:
     """A column of ids: row n holds `names[codes[n]]`; names stand in the order of their first row and are distinct."""
 
-    codes: NDArray[np.int64]
+    codes: NDArray[np.integer]
     names: tuple[str, ...]
 
     def order(self) -> NDArray[np.int64]:
@@ -99,7 +101,7 @@ def can_be_ids(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def encode(column: Any) -> tuple[NDArray[np.int64], Any]:
+def encode(column: Any) -> tuple[NDArray[np.int32], Any]:
     """Return (codes, values) of a column: values distinct and in the order of their first row."""
     chunked = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
     kind = chunked.type
@@ -111,9 +113,9 @@ def encode(column: Any) -> tuple[NDArray[np.int64], Any]:
     values = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], kind)
     parts = [chunk.indices for chunk in encoded.chunks]
     if any(part.null_count for part in parts):
-        parts = [part.cast(pa.int64()).fill_null(len(values)) for part in parts]
+        parts = [part.cast(pa.int32()).fill_null(pa.scalar(len(values), pa.int32())) for part in parts]
         values = pa.concat_arrays([values, pa.nulls(1, values.type)])
-    codes = np.empty(len(chunked), np.int64)
+    codes = np.empty(len(chunked), np.int32)
     at = 0
     for part in parts:
         codes[at : at + len(part)] = part.to_numpy(zero_copy_only=False)
@@ -121,13 +123,13 @@ def encode(column: Any) -> tuple[NDArray[np.int64], Any]:
     return by_first_row(codes, values) if pa.types.is_dictionary(kind) else (codes, values)
 
 
-def by_first_row(codes: NDArray[np.int64], values: Any) -> tuple[NDArray[np.int64], Any]:
+def by_first_row(codes: NDArray[np.int32], values: Any) -> tuple[NDArray[np.int32], Any]:
     """Return the same with the values that are used, each once, in the order of their first row."""
     first = np.full(len(values), len(codes), np.int64)
-    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    first[codes[::-1]] = np.arange(len(codes), dtype=np.int32)[::-1]
     order = np.argsort(first, kind="stable")[: int((first < len(codes)).sum())]
     again = compute.dictionary_encode(values.take(pa.array(order)), null_encoding="encode")
-    place = np.empty(len(values), np.int64)
+    place = np.empty(len(values), np.int32)
     place[order] = again.indices.to_numpy(zero_copy_only=False)
     return place[codes], again.dictionary
 
@@ -135,7 +137,7 @@ def by_first_row(codes: NDArray[np.int64], values: Any) -> tuple[NDArray[np.int6
 class _Naming:
     """What the distinct values of a column are called, each checked."""
 
-    def __init__(self, codes: NDArray[np.int64], column: str, options: IdOptions) -> None:
+    def __init__(self, codes: NDArray[np.integer], column: str, options: IdOptions) -> None:
         self.codes, self.column, self.options = codes, column, options
 
     def names(self, values: Any) -> list[str]:
@@ -209,12 +211,12 @@ class _Naming:
         raise NotAnIdError(_first(self.codes, code), wrong, right + self.options.advice)
 
 
-def _merged(codes: NDArray[np.int64], names: list[str]) -> Tokens:
+def _merged(codes: NDArray[np.integer], names: list[str]) -> Tokens:
     """Join names that became equal when they were tidied."""
     if len(set(names)) == len(names):
         return Tokens(codes, tuple(names))
     distinct = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    return Tokens(np.array([distinct[name] for name in names], np.int64)[codes], tuple(distinct))
+    return Tokens(np.array([distinct[name] for name in names], np.int32)[codes], tuple(distinct))
 
 
 def _by_number(name: str) -> tuple[int, int, str, str]:
@@ -225,7 +227,7 @@ def _by_number(name: str) -> tuple[int, int, str, str]:
     return 0, len(digits), digits, name
 
 
-def _first(codes: NDArray[np.int64], code: int) -> int:
+def _first(codes: NDArray[np.integer], code: int) -> int:
     return int(np.flatnonzero(codes == code)[0])
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -48,6 +49,11 @@ def read_json(source: Source, encoding: str) -> Table:
     columns = {name: joined(column) for name, column in names.items()}
     at = np.array(lines, np.int64)
     return Table(columns, lambda row: f"{source.name}:{at[max(row, 0)]}")
+
+
+def first_objects(source: Source, encoding: str, most: int) -> list[dict[str, Any]]:
+    """Return the first objects of a file, or of its list."""
+    return [found for _, found in islice(_objects(source, encoding), most)]
 
 
 def _add(names: dict[str, list[Any]], chunks: list[int], held: list[dict[str, Any]], source: Source) -> None:

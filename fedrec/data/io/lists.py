@@ -140,7 +140,8 @@ def exploded(table: Table, names: Sequence[str], item: str, between: str | None)
 
 
 def _place(table: Table, rows: NDArray[np.int64]) -> Callable[[int], str]:
-    return lambda row: table.place(int(rows[row]) if row >= 0 else row)
+    whole = table.place  # not the table: its columns need not outlive what is made of them
+    return lambda row: whole(int(rows[row]) if row >= 0 else row)
 
 
 def _one(column: Any) -> Any:
@@ -153,6 +154,11 @@ def _one(column: Any) -> Any:
 
 def _whole(column: Any) -> Any:
     return _one(column).cast(pa.large_string())
+
+
+def is_list_of_rows(kind: Any) -> bool:
+    """Say whether a type is a list of objects."""
+    return _is_list(kind) and pa.types.is_struct(kind.value_type)
 
 
 def _is_list(kind: Any) -> bool:

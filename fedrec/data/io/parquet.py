@@ -18,6 +18,7 @@ from fedrec.data.download import Files
 from fedrec.data.io.columns import LazyColumns
 from fedrec.data.io.table import Table, by_row
 from fedrec.data.io.unpack import DAMAGED, FREE
+from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -36,7 +37,7 @@ def read_folder(folder: Path) -> Table:
 
     Folders called name=value give a column of that name, as Spark and Hive write them.
     """
-    parts = sorted(path for path in folder.rglob("*") if path.is_file() and _is_part(path, folder))
+    parts = parts_of(folder)
     if not parts:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise FedrecError(f"{folder}: a folder without Parquet parts (found {found}): name a file in dataset.path")
@@ -49,6 +50,11 @@ def read_folder(folder: Path) -> Table:
         return f"{parts[part]}: row {row + 1 - (int(ends[part - 1]) if part else 0)}"
 
     return _of_parts({path: _partitions(path.relative_to(folder)) for path in parts}, str(folder), place)
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """Return the Parquet parts of a folder, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and _is_part(path, folder))
 
 
 def read_arrow(path: Path, stream: bool) -> Table:
@@ -67,6 +73,22 @@ def read_arrow(path: Path, stream: bool) -> Table:
     return Table(columns, by_row(str(path)))
 
 
+def first_batch(path: Path, kind: str, most: int) -> Any:
+    """Return the first rows of a Parquet or Arrow file, None where there are none or it can't be read."""
+    try:
+        with pa.OSFile(str(path)) as file:
+            if kind == "Parquet":
+                batch = next(pq.ParquetFile(file).iter_batches(most))
+            elif kind == "Arrow stream":
+                batch = pa.ipc.open_stream(file).read_next_batch()
+            else:
+                batch = pa.ipc.open_file(file).get_batch(0)
+            batch.validate(full=True)  # of a damaged file, lengths may be anything
+            return batch.slice(0, most)
+    except (*BROKEN, StopIteration):
+        return None
+
+
 def _of_parts(parts: dict[Path, Mapping[str, str | None]], name: str, place: Callable[[int], str]) -> Table:
     names = dict[str, None]()
     rows = 0
@@ -79,6 +101,7 @@ def _of_parts(parts: dict[Path, Mapping[str, str | None]], name: str, place: Cal
         raise FedrecError(f"{name}: empty file; at least one row is expected")
 
     def read(column: str) -> Any:
+        tell(f"reading {column}", 0, rows)
         tables = [pa.table({column: _column(path, column, given.get(column))}) for path, given in parts.items()]
         try:
             joined = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")

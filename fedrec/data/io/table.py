@@ -5,6 +5,7 @@ Every complaint names the file and the line.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedrec.data.io.times import AS_WRITTEN, Moments, NotATimeError, TimeOptions
 from fedrec.errors import FedrecError, suggest
 
 compute: Any = pc  # pyarrow ships no types
+MOST_NAMED = 40  # columns that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Table:
                 known = f" Known: {', '.join(sorted(self.columns))}."
                 guess = "" if hint.startswith(" The ") else suggest(column, self.columns).replace(known, "")
                 setting = f" ({settings[column]})" if settings else ""
-                found = ", ".join(self.columns)
+                found = ", ".join([*islice(self.columns, MOST_NAMED), *["..."][: len(self.columns) > MOST_NAMED]])
                 where = self.place(-1)
                 raise FedrecError(f"{where}: no column '{column}'{setting}; columns found: {found}.{guess}{hint}")
 
@@ -108,8 +110,10 @@ class Table:
             raise FedrecError(f"{self.place(0)}: no row holds something in each of the columns {', '.join(columns)}")
         taken = {name: column.take(pa.array(kept)) for name, column in columns.items()}
 
+        whole = self.place  # not self: the columns need not outlive what is taken of them
+
         def place(row: int) -> str:
-            return self.place(int(kept[row]) if row >= 0 else row)
+            return whole(int(kept[row]) if row >= 0 else row)
 
         return replace(self, columns=taken, place=place), len(self) - len(kept)
 

@@ -9,11 +9,13 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TextIO
 
 import numpy as np
 
 from fedrec.data.io.unpack import Source
+from fedrec.data.stages import tell
 from fedrec.errors import FedrecError
 
 MARKS = (
@@ -35,7 +37,7 @@ class Layout:
     """How a file is written: its `columns` by name, or empty where its first line names them.
 
     `quoted` says that a field may stand in quotes and then hold the separator, and `quote` in which; with `escape`
-    the next character stands for itself.
+    the next character stands for itself. `skip` lines above the first one are no part of it.
     """
 
     separator: str = ","
@@ -44,6 +46,7 @@ class Layout:
     quoted: bool = False
     quote: str = '"'
     escape: str = ""
+    skip: int = 0
 
     @property
     def quotes(self) -> str | None:
@@ -115,25 +118,27 @@ def misread(source: Source, encoding: str) -> FedrecError:
 
 def records(source: Source, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
     """Yield (first line, last line, fields) of every record that is not blank; `csv.Error` carries the first line."""
+    lines = islice(lines_of(source, layout.encoding), layout.skip, None)
     if not layout.quotes and not layout.escape:
-        for number, line in enumerate(lines_of(source, layout.encoding), 1):
+        for number, line in enumerate(lines, 1 + layout.skip):
             if text := line.rstrip("\r\n"):
                 yield number, number, text.split(layout.separator)
         return
     reader = csv.reader(
-        lines_of(source, layout.encoding),
+        lines,
         delimiter=layout.separator,
         quotechar=layout.quotes,
         quoting=csv.QUOTE_MINIMAL if layout.quotes else csv.QUOTE_NONE,
         escapechar=layout.escape or None,
         strict=True,
     )
-    start = 1
+    start = 1 + layout.skip
     try:
         for fields in reader:
+            last = reader.line_num + layout.skip
             if fields:
-                yield start, reader.line_num, fields
-            start = reader.line_num + 1
+                yield start, last, fields
+            start = last + 1
     except csv.Error as error:
         raise csv.Error(start, str(error)) from error
 
@@ -159,13 +164,14 @@ class Utf8Blocks:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the blocks; a line, or a quoted field, longer than a block is an error."""
-        held = b""
+        held, done, size = b"", 0, self.source.size
         with self.source.open() as stream:
             if self.marked:
                 stream.read(3)
             while True:
                 content = stream.read(BLOCK)
-                last = not content
+                done, last = done + len(content), not content
+                tell("reading", done, size)
                 if self.decoder is not None:
                     content = self.decoder.decode(content, last).encode()
                 held = self._skipped(held + content)

@@ -4,7 +4,8 @@ Numbers count from 1970 in seconds, milli-, micro- or nanoseconds: their size te
 ISO 8601, or of a stated format. A time without a zone is taken as UTC.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedrec.data.clock import COUNTS, EPOCH, Clock
+from fedrec.data.clock import COUNTS, EPOCH, Clock, thinned
 
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 SIZES = ((1e8, ""), (1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns"))  # below 1e8 a number may count anything
+DATE = re.compile(
+    r"(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4}|\d{2})"
+    r"((?P<between>[ T]|, )(?P<hour>\d{1,2}):\d{2}(?P<seconds>:\d{2})?((?P<gap> ?)(?P<half>[AaPp][Mm]))?)?"
+)
 FRACTIONS = (1, 1_000, 1_000_000, 1_000_000_000)
 LONGEST = 36  # characters of a number that Arrow reads exactly
-SAMPLE = 100_000  # times that are looked at to tell the unit of all
 EXPECTED = "unix time, or a date like 2013-04-03T23:45:07Z, is expected; dataset.time_format=%d.%m.%Y reads others"
 compute: Any = pc  # pyarrow ships no types
 
@@ -103,7 +107,7 @@ def from_floats(values: NDArray[np.float64], options: TimeOptions) -> Moments:
 
 def unit_by_size(values: NDArray[np.int64]) -> str:
     """Return the unit under which most times lie within a few thousand years of 1970, "" where they are too small."""
-    some = np.abs(values[:: max(len(values) // SAMPLE, 1)].astype(np.float64))
+    some = np.abs(thinned(values).astype(np.float64))
     return next(unit for bound, unit in SIZES if float(np.median(some)) < bound)
 
 
@@ -223,6 +227,23 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def expected_like(texts: Sequence[str]) -> str:
+    """Return what times should be, with the format of dates like these, where they are of a usual kind."""
+    found = [DATE.fullmatch(text.strip()) for text in texts]
+    if (one := found[0] if found else None) is None:
+        return EXPECTED
+    parts = [(int(some["first"]), int(some["second"])) for some in found if some]
+    american = any(second > 12 for _, second in parts)
+    doubtful = one["mark"] == "/" and not american and all(first <= 12 for first, _ in parts)
+    clock = "" if one["hour"] is None else f"{one['between']}{'%I' if one['half'] else '%H'}:%M"
+    clock += (":%S" if one["seconds"] else "") + (f"{one['gap']}%p" if one["half"] else "")
+    year = "%Y" if len(one["year"]) == 4 else "%y"
+    day, month = f"%d{one['mark']}%m", f"%m{one['mark']}%d"
+    forms = [day, month] if doubtful else [month if american else day]
+    said = " or ".join(f'"dataset.time_format={form}{one["mark"]}{year}{clock}"' for form in forms)
+    return f"unix time, or a date like 2013-04-03T23:45:07Z, is expected; {said} reads others"
+
+
 def _each(texts: Any, parse: Callable[[str], datetime], said: str, zoned: bool | None = None) -> Moments:
     """Return texts as times in millionths, each distinct one parsed in Python; `zoned` is what all must be."""
     encoded = texts.dictionary_encode()
@@ -235,8 +256,8 @@ def _each(texts: Any, parse: Callable[[str], datetime], said: str, zoned: bool |
                 raise ValueError(f"the first row has {'a' if zoned else 'no'} zone: all or none")
         except ValueError as error:
             row = int(np.flatnonzero(codes == code)[0])
-            right = EXPECTED.replace("%d.%m.%Y", "%d/%m/%Y") if text.count("/") == 2 else EXPECTED
-            raise NotATimeError(row, right + ("" if "isoformat" in str(error) else f"; {error}")) from error
+            why = "" if "isoformat" in str(error) else f"; {error}"
+            raise NotATimeError(row, expected_like(chunks[-1].dictionary.to_pylist()) + why) from error
         since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH
         made.append((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
     return Moments(np.array(made, np.int64)[codes], _dates_clock("us", f"{said}, as UTC"))

@@ -81,6 +81,11 @@ class Source:
             return stream.read(size)
 
     @property
+    def size(self) -> int:
+        """How many bytes there are; 0 where that is not known before they are unpacked."""
+        return 0 if self.packed or self.path is None else self.path.stat().st_size
+
+    @property
     def kind(self) -> str:
         """What the first bytes say: a name of `KINDS`, "Excel", "JSON" or "text"."""
         if self.packed == "Excel":
@@ -109,6 +114,8 @@ def open_source(path: Path) -> Source:
             return Source(str(path), lambda: cast(BinaryIO, path.open("rb")), "Excel", path)
         opened = _opener(path, packed)
         return Source(str(path), lambda: _bounded(opened, path), packed, path)
+    except FedrecError:
+        raise
     except DAMAGED as error:
         raise damaged(path, error) from error
 

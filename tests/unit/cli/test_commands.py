@@ -22,7 +22,8 @@ from fedrec.cli import grammar, options
 from fedrec.cli.data import named, rows
 from fedrec.cli.main import app, main
 from fedrec.errors import FedrecError
-from fedrec.experiment.overrides import Conf, guess_columns
+from fedrec.experiment.overrides import Conf
+from fedrec.experiment.own_file import guess_columns
 from fedrec.experiment.settings import load
 from fedrec.flower import ray
 from fedrec.simulation import Simulation

@@ -78,10 +78,42 @@ def test_recbole_names_the_types_of_its_features(tmp_path: Path) -> None:
     assert data.catalogue.features[:, :5].tolist() == [[1990, 1, 1, 1, 2], [1995, 0, 1, 1, 3], [2001, 1, 0, 0, 2.5]]
     assert data.catalogue.features[:, 5:].tolist() == [[0.5, 1], [2, 3], [0, 0]]
     told = "\n".join(one.text for one in data.findings)
-    assert "code (hardly any two" in told and "x.user is not read (user_id, age)" in told
+    assert (
+        "code (hardly any two" in told
+        and "x.user describes 2 of 2 users (age): no model takes attributes of users" in told
+    )
 
 
 def test_an_inter_file_separated_by_blanks_is_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "x.inter").write_text("user_id:token item_id:token\nu0 1\n")
     with pytest.raises(FedrecError, match=r"x\.inter:1: .*looks separated by ' '.*dataset\.separator=space"):
         RecBole(path=str(tmp_path / "x.inter")).load()
+
+
+@pytest.mark.parametrize(("mark", "name"), [(",", "comma"), (" ", "space"), ("|", "pipe")])
+def test_recbole_files_of_another_separator_are_told_and_then_read(mark: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.inter"
+    rows = [("user_id:token", "item_id:token", "timestamp:float"), *((f"u{n % 3}", f"i{n}", n) for n in range(12))]
+    path.write_text("".join(f"{mark.join(map(str, row))}\n" for row in rows))
+    with pytest.raises(FedrecError, match=rf"dataset\.separator={name}"):
+        RecBole(path=str(path)).load()
+    assert len(RecBole(path=str(path), separator=name).load().interactions) == 12
+
+
+def test_recbole_files_are_read_as_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.inter"
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    path.write_bytes(f"{head}\né\tNA\t4,5\t1000\né\ty\t3\t2000\n\tz\t3\t3000\nb\ty\t2,5\t1000\n".encode("latin-1"))
+    data = RecBole(path=str(path), encoding="latin-1", decimal="comma", ids="text", missing="drop", time_unit="ms")
+    loaded = data.load()
+    assert dict(loaded.repairs) == {"rows without a user, item, time or value": 1}
+    assert loaded.interactions.user_ids.tolist() == ["b", "é"] and "NA" in loaded.catalogue.ids.tolist()
+    assert sorted(loaded.devices.value.tolist()) == [2.5, 3, 4.5] and loaded.clock.per_second == 1000
+    with pytest.raises(FedrecError, match=r"dataset\.missing=dropp: no such choice"):
+        RecBole(path=str(path), missing="dropp").load()
+
+
+def test_a_file_of_users_that_is_wrong_is_refused(tmp_path: Path) -> None:
+    items = "item_id:token\tyear:token\n0\t1990\n1\t1995\n2\t2001\n"
+    with pytest.raises(FedrecError, match=r"x\.user:3: user_id 'u0' stands twice"):
+        recbole(tmp_path, items, "user_id:token\tage:float\nu0\t30\nu0\t40\n").load()

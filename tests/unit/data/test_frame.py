@@ -121,7 +121,11 @@ def without(row: int, column: str, value: object) -> pd.DataFrame:
     ("table", "given", "said"),
     [
         (purchases(), {**GIVEN, "user": "custmer_id"}, r"no column 'custmer_id' \(user=\).*mean 'customer_id'"),
-        (purchases(), {"user": "customer_id", "item": "sku"}, "holds the time.*time=None where.*columns: customer_id"),
+        (
+            purchases()[["customer_id", "sku"]],
+            {"user": "customer_id", "item": "sku"},
+            "holds the time.*time=None where.*columns: customer_id",
+        ),
         (without(3, "order_date", None), GIVEN, r"row 3 \(from 0\): order_date"),
         (without(4, "order_date", "soon"), GIVEN, r"row 4 \(from 0\): order_date 'soon'"),
         (without(7, "customer_id", None), GIVEN, r"row 7 \(from 0\): blank customer_id"),
@@ -162,3 +166,32 @@ def test_a_process_keeps_the_last_few_frames(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(FedrecError, match="not in this process"):
         Frame(content=names[0]).load()
     assert Frame(content=names[1]).load().interactions.users == 12
+
+
+def test_columns_of_other_names_are_told_by_names_and_values_and_said() -> None:
+    renamed = purchases().rename(columns={"customer_id": "Kundennummer", "sku": "Artikel", "order_date": "bought_at"})
+    with pytest.warns(UserWarning, match=r"user = Kundennummer \(by its name\), item = Artikel.*time = bought_at"):
+        held, mapping = read_frame(renamed.assign(tags=[["x"]] * ROWS), {})
+    assert (mapping.user, mapping.item, mapping.time) == ("Kundennummer", "Artikel", "bought_at")
+    assert held.content == read_frame(purchases(), GIVEN)[0].content
+    with pytest.raises(FedrecError, match="which column holds the time"):  # never guessed away
+        read_frame(renamed.drop(columns="bought_at"), {})
+
+
+def test_events_of_a_frame_are_chosen_and_weighed() -> None:
+    kinds = ["view", "cart", "purchase"]
+    table = purchases().assign(action=[kinds[n % 3] for n in range(ROWS)])
+    held, mapping = read_frame(table, {**GIVEN, "event": "action"})
+    columns = {part: getattr(mapping, part) for part in ("user", "item", "time", "event")}
+    plain = Frame(columns=columns, content=hold(held), repeats="all").load()
+    chosen = Frame(columns=columns, content=hold(held), events="purchase,cart", repeats="all").load()
+    weighed = Frame(columns=columns, content=hold(held), events="purchase:5,cart:2", repeats="all").load()
+    assert len(plain.interactions) == ROWS and len(chosen.interactions) == 2 * ROWS // 3
+    assert dict(chosen.repairs) == {"rows with action=view": ROWS // 3}
+    assert set(np.unique(weighed.devices.value).tolist()) == {2.0, 5.0}
+    assert plain.population == chosen.population  # the same people, whichever events are chosen
+    assert held.content != read_frame(table, GIVEN)[0].content
+    with pytest.raises(FedrecError, match=r"dataset\.events=cart: which column holds the event\? event=COLUMN"):
+        Frame(columns=GIVEN, content=hold(read_frame(table, GIVEN)[0]), events="cart").load()
+    with pytest.raises(FedrecError, match="no row has action=bought"):
+        Frame(columns=columns, content=hold(held), events="bought").load()

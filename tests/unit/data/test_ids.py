@@ -69,7 +69,7 @@ def test_ids_of_a_type_are_kept(kind: str) -> None:
     column, names = COLUMNS[kind]
     for form in (column, pa.chunked_array([column, column])):
         tokens = table(form).tokens("c")
-        assert tokens.names == tuple(names) and tokens.codes.dtype == np.int64
+        assert tokens.names == tuple(names) and tokens.codes.dtype == np.int32
         assert tokens.codes.tolist() == [0, 1] * (len(form) // 2)
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from fedrec.data.dataset import Dataset
 from fedrec.data.datasets.csv import Delimited
-from fedrec.data.mapped import parse_events
+from fedrec.data.io.table import ColumnMapping, Table
+from fedrec.data.mapped import map_rows, parse_events, suspect_unread
 from fedrec.errors import FedrecError
 from tests.support.tiny import interactions_of
 
@@ -59,3 +61,26 @@ def test_events_are_names_with_or_without_weights() -> None:
     assert parse_events("a:2,b:c:0.5") == {"a": 2, "b:c": 0.5} and parse_events("x:y") == {"x:y": None}
     with pytest.raises(FedrecError, match="give each event a weight"):
         parse_events("a:2,b")
+
+
+def test_a_column_of_lists_that_nobody_reads_stops_nothing() -> None:
+    columns = {"user": ["a", "b"], "item": ["x", "y"], "tags": [["p", "q"], []], "seen": [{"n": 1}, None]}
+    table = Table({name: pa.array(values) for name, values in columns.items()}, str)
+    found = map_rows(table, ColumnMapping("user", "item", None, None), None)
+    assert found.findings == () and found.reading.unread == ("tags", "seen")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "setting"),
+    [
+        ("thumb", ["up", "down", "up"], "dataset.columns.event=thumb dataset.events=up"),
+        ("clicked", ["0", "1", "1"], "dataset.columns.value=clicked"),
+        ("label", ["positive", "negative", "positive"], "dataset.columns.event=label dataset.events=positive"),
+        ("colour", ["red", "green", "red"], None),
+    ],
+)
+def test_what_says_like_or_not_is_told_where_it_is_not_read(name: str, values: list[str], setting: str | None) -> None:
+    table = Table({name: pa.array(values), "user": pa.array(["a"] * 3), "item": pa.array(["x"] * 3)}, str)
+    found = suspect_unread(table, name, ColumnMapping("user", "item", None, None))
+    assert (found is None) == (setting is None)
+    assert found is None or str(setting) in found.setting

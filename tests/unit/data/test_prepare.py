@@ -1,23 +1,30 @@
 """From rows to a data set: order, repairs, catalogue, population."""
 
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+from fedrec.data import clock, ordering
 from fedrec.data.catalogue import Catalogue, films, multi_hot, position, split_genres, year_of
 from fedrec.data.dataset import Dataset
+from fedrec.data.datasets.csv import Delimited
 from fedrec.data.io.table import Tokens
-from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME, NO_TIME, PrepareOptions, order_by, prepare_dataset
+from fedrec.data.ordering import order_by
+from fedrec.data.prepare import BY_CHANCE, BY_FILE, BY_TIME, NO_TIME, PrepareOptions, prepare_dataset
 from fedrec.data.repairs import (
     BELOW_MINIMUM,
     BELOW_THRESHOLD,
     DUPLICATES,
     REPEATS_SETTLED,
     duplicates,
-    several_rows,
+    repeated_pairs,
 )
 from fedrec.data.sources import Rows, SourceOptions
 from fedrec.errors import FedrecError
@@ -80,7 +87,8 @@ def test_without_threshold_ratings_are_kept_and_nothing_is_repaired() -> None:
 
 def found_twice(given_rows: list[Row]) -> np.ndarray:
     made = rows(given_rows)
-    return duplicates(made, several_rows(made))
+    order = order_by(made.user.codes)
+    return np.sort(order[duplicates(made, order, repeated_pairs(made, order))])
 
 
 @settings(deadline=None)
@@ -215,9 +223,36 @@ def test_film_features_are_genres_year_and_position() -> None:
     assert catalogue.features.dtype == np.float32
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, -(2**62), 2**62])), min_size=1, max_size=12))
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, -(2**63), 2**63 - 1])), min_size=1, max_size=12))
 def test_rows_are_ordered_by_user_then_time_then_the_file(found: list[tuple[int, int]]) -> None:
-    """Times that lie too far apart for one key are ordered by two."""
+    """Times that lie too far apart for one sort beside the number of the row are sorted by two."""
     user, rank = (np.array(column) for column in zip(*found, strict=True))
     expected = sorted(range(len(found)), key=lambda n: (found[n], n))
     assert order_by(user.astype(np.int32), rank.astype(np.int64)).tolist() == expected
+
+
+@pytest.mark.parametrize("items", [40, 4_000])
+def test_a_row_takes_24_bytes_beyond_its_columns_while_it_is_read(
+    items: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns of 8 bytes each, with many repeats and with few; what is gone through in blocks is made small here."""
+    monkeypatch.setattr(ordering, "BLOCK", 1 << 12)
+    monkeypatch.setattr(clock, "SAMPLE", 1 << 12)
+    rng, count = np.random.default_rng(0), 200_000
+    columns = {
+        "user": rng.integers(0, count // 100, count),
+        "item": rng.integers(0, items, count),
+        "time": 1_500_000_000 + rng.integers(0, 10**8, count),
+        "value": rng.integers(1, 6, count).astype(float),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "log.parquet")
+    source = Delimited(path=str(tmp_path / "log.parquet"), columns={name: name for name in columns})
+    source.load()  # what is imported and made once is no memory of rows
+    tracemalloc.start()
+    try:
+        source.load()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    of_arrow = 8  # times, which are not copied
+    assert peak / count + of_arrow <= 4 * 8 + 24

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedrec.data.clock import Clock
 from fedrec.data.facts import suspect_times
 from fedrec.data.io.table import Table
-from fedrec.data.io.times import AS_WRITTEN, Moments, TimeOptions
+from fedrec.data.io.times import AS_WRITTEN, Moments, NotATimeError, TimeOptions, read_moments
 from fedrec.errors import FedrecError
 from fedrec.experiment.settings import load
 
@@ -115,9 +115,9 @@ def test_a_digest_is_that_of_floating_numbers_where_these_are_exact() -> None:
         (pa.array([SECOND * 10**9 + 523_123_000], pa.timestamp("ns", "UTC")), [(SECOND * 10**6 + 523_123) / 1e6]),
     ):
         moments = read(column)
-        assert moments.clock.encode(moments.values) == np.array(numbers, "<f8").tobytes()
+        assert b"".join(moments.clock.encode(moments.values)) == np.array(numbers, "<f8").tobytes()
     one, other = (read([str(2**60 + more)]) for more in (0, 1))
-    assert one.clock.encode(one.values) != other.clock.encode(other.values)
+    assert list(one.clock.encode(one.values)) != list(other.clock.encode(other.values))
 
 
 def test_what_is_suspicious_is_counted() -> None:
@@ -138,3 +138,25 @@ def test_a_data_set_says_what_is_suspicious_about_its_times(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n")
     data = load(["dataset=csv", f"dataset.path={tmp_path / 'log.csv'}"]).experiment.dataset.load()
     assert any("4 of 16 rows have the time 0" in one.text for one in data.findings)
+
+
+@pytest.mark.parametrize(
+    ("texts", "form"),
+    [
+        (["14.07.2017 02:40", "01.02.2017 03:00"], "%d.%m.%Y %H:%M"),
+        (["07/14/2017", "01/02/2017"], "%m/%d/%Y"),
+        (["01/02/2017", "14/07/2017"], "%d/%m/%Y"),
+        (["1-2-17 1:02:03 PM"], "%d-%m-%y %I:%M:%S %p"),
+    ],
+)
+def test_a_date_of_a_usual_kind_is_refused_with_the_format_that_reads_it(texts: list[str], form: str) -> None:
+    with pytest.raises(NotATimeError) as error:
+        read_moments(pa.array(texts), TimeOptions())
+    assert f'"dataset.time_format={form}"' in error.value.args[1]
+    assert len(read_moments(pa.array(texts), TimeOptions(form=form)).values) == len(texts)
+
+
+def test_a_date_that_may_be_of_two_kinds_is_refused_with_both() -> None:
+    with pytest.raises(NotATimeError) as error:
+        read_moments(pa.array(["01/02/2017"]), TimeOptions())
+    assert "%d/%m/%Y" in error.value.args[1] and "%m/%d/%Y" in error.value.args[1]

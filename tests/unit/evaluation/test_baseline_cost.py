@@ -1,11 +1,13 @@
 """What a baseline costs is said before it begins, and one that costs too much is left out with a line."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 
 from fedrec import simulation
+from fedrec.api.execution import SilentProgress
 from fedrec.data.interactions import DeviceTable
 from fedrec.evaluation.baselines import cost
 from fedrec.evaluation.baselines.cost import Cost, estimate_cost
@@ -13,6 +15,8 @@ from fedrec.evaluation.config import EvaluationConfig
 from fedrec.experiment.settings import load
 from fedrec.report.console import Progress
 from fedrec.simulation import Simulation, new_run
+from fedrec.study.runner import StudyProgress
+from fedrec.study.worker import Told
 from tests.support.tiny import FREE, small
 
 OPTIONS = EvaluationConfig()
@@ -91,3 +95,22 @@ def test_how_far_a_baseline_is_is_told_every_few_seconds(monkeypatch: pytest.Mon
         now[0] += 4
     said = progress.stream.getvalue().splitlines()  # type: ignore[attr-defined]
     assert said == ["EASE: 300 of 400 users  3 s left"]
+
+
+def test_programs_and_studies_hear_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook shows a bar and a study one line: neither may swallow what the results lack."""
+    monkeypatch.setattr(simulation, "estimate_cost", lambda name, *_: Cost(700 if name == "ease" else 1, 1))
+    asked = ["model=popularity", "evaluation.baselines=[popularity,ease]", f"output={tmp_path}"]
+    settings, folder = new_run(load([*FREE, *asked, "name=silent"]))
+    with pytest.warns(UserWarning, match="EASE, pooled data is left out"):
+        Simulation(settings, folder, progress=SilentProgress()).simulate()
+    stream, shown = io.StringIO(), io.StringIO()
+    seen = StudyProgress(1, shown)
+    settings, folder = new_run(load([*FREE, *asked, "name=told"]))
+    Simulation(settings, folder, progress=Told(stream)).simulate()
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    remarks = [event["text"] for event in told if event["event"] == "remark"]
+    assert len(remarks) == 1 and remarks[0].startswith("EASE, pooled data is left out: about 12 min")
+    for name in ("one", "two"):
+        seen.remark(f"study/trials/{name}", remarks[0])
+    assert shown.getvalue() == f"one: {remarks[0]}\n"

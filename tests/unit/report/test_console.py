@@ -171,3 +171,23 @@ def test_a_result_is_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch
     assert max(map(len, result(made, tmp_path, io.StringIO()).splitlines())) > 150
     wrapped = result(made, tmp_path, Terminal()).splitlines()
     assert max(len(line) for line in wrapped[:-1]) <= 70 and wrapped[-1] == f"Run folder: {tmp_path.resolve()}"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_the_stages_of_reading_are_shown_where_they_take_time(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("fedrec.report.console.time.monotonic", lambda: now[0])
+    progress = Progress(stream)
+    progress.stage("reading", 0, 200)
+    assert stream.getvalue() == ""  # a small file is over before anything is said
+    now[0] += 6
+    progress.stage("reading", 50, 200)
+    progress.stage("reading", 60, 200)  # at once again: not said
+    now[0] += 6
+    progress.stage("ordering", 0, 200)
+    said = stream.getvalue()
+    assert "reading" in said and "25 %" in said and "30 %" not in said and "ordering" in said
+    progress.close(wipe=True)
+    assert stream.getvalue().endswith("\r\x1b[K") == stream.isatty()

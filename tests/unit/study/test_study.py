@@ -211,7 +211,7 @@ def test_a_trial_that_lost_a_round_is_kept_as_spent_and_run_anew(tmp_path: Path,
 def test_flags_leave_the_overrides_behind_them_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = list[Study]()
     monkeypatch.setattr(commands, "carry_on", lambda study, *_: found.append(study))
-    monkeypatch.setattr(runner, "begin", lambda study, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(runner, "begin", lambda study, folder: folder.mkdir(parents=True) or [])
     given = ["privacy-accuracy", "--methods", "ease,order", "--values", "1,0.5", "--seeds", "0", "rounds=3"]
     commands.run([*given, "--output", str(tmp_path)])
     assert (list(found[0].methods), found[0].values, found[0].seeds) == (["ease", "order"], (1, 0.5), (0,))
@@ -271,3 +271,13 @@ def test_a_killed_study_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
     assert half <= 40 and len(lines.read_text().splitlines()) == 40
     left = list(lines.parent.parent.glob("content-8-seed0.lost*"))
     assert len(left) <= 1 and all((path / "spent.json").exists() for path in left)
+
+
+def test_a_study_says_what_was_chosen_for_its_data(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,time\n" + "".join(f"u{n % 9},i{n * n % 7},{n}\n" for n in range(90)))
+    own = ("dataset=csv", f"dataset.path={log}", "privacy=user")
+    methods = {"auto": ("model=auto",), "named": ("model=popularity",)}
+    study = Study("s", "t", methods, "privacy.epsilon", (8.0,), "epsilon", own, seeds=(0, 1))
+    said = begin(study, tmp_path / "study")
+    assert len(said) == 1 and said[0].startswith("auto-8-seed0: model=popularity: chosen by model=auto")
