@@ -25,6 +25,7 @@ SMALLEST = {
     ],
     "benchmarks.noise": ["--numbers", "20000", "--times", "1"],
     "benchmarks.front": ["--bodies", "3", "--mb", "1"],
+    "benchmarks.secure": ["--devices", "5", "--numbers", "40", "--dropped", "0.2"],
     "benchmarks.ledger": ["--users", "30", "--rate", "0.2", "--rounds", "2"],
     "benchmarks.scale": [
         *("--users", "40", "--items", "160", "--cohort", "10", "--rounds", "1", "--evaluate", "20"),

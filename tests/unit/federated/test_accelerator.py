@@ -25,7 +25,7 @@ RUNS = [
     ["model=mf", "privacy=interaction", REFERENCE],
     ["model=mf", "privacy=gateway", "privacy.clip=0.1"],
     ["model=mf", "privacy=banded", "cohort.size=4", "rounds=4"],
-    ["model=neumf", "privacy=interaction"],
+    ["model=neumf", "privacy=interaction", "engine=vectorized"],
     ["model=neumf", "privacy=user", "privacy.clipping=split"],
     ["model=content", "privacy=interaction"],
     ["model=content", "privacy=user_local", REFERENCE],
