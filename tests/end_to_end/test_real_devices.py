@@ -67,7 +67,7 @@ def test_devices_and_their_simulation_end_with_the_same_model(tmp_path: Path, en
     assert values["engine"] == "devices" and values["test"] == {"full": {}, "sampled": {}, "users": 0}
 
 
-@pytest.mark.parametrize("model", ["popularity", "ease", "mf"])
+@pytest.mark.parametrize("model", ["popularity", "ease", "order", "mf"])
 def test_what_devices_release_is_to_the_last_bit_what_their_simulation_releases(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
