@@ -156,12 +156,7 @@ def fields(mechanism: Mechanism, plan: TrainingPlan, ledger: Ledger, facts: Fact
         "composition": _composition(plan, ledger, facts),
         "not_protected": list(NOT_PROTECTED),
         "choices": list(facts.choices),
-        "evidence": {
-            "audit": facts.audit,
-            "audit_verdict": facts.audit_verdict,
-            "code": facts.code,
-            "model": facts.model,
-        },
+        "evidence": {name: getattr(facts, name) for name in ("audit", "audit_verdict", "code", "model")},
     }
 
 
