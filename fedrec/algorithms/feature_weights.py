@@ -3,8 +3,8 @@
 Each device takes the last few items of its training history as targets, each after what came before it, against items
 drawn at random. What it sends is the mean over its targets of the slope and the curvature of the log-likelihood of the
 softmax, clipped to a length and then scaled to at most 1. The server takes one Newton step w0 + (H + ridge)^-1 g, H
-without its negative part. Features are in their
-standard deviations over made-up histories, which are drawn from what was released: nobody is asked for them.
+without its negative part. Features are in their standard deviations over made-up histories, which are drawn from what
+was released: nobody is asked for them.
 """
 
 import numpy as np

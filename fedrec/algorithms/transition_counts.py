@@ -68,7 +68,7 @@ class TransitionCounts(TransitionPlan):
     accepts: ClassVar[tuple[type[Recommender], ...]] = (ItemTransitionModel,)
 
     def init(self, model: Recommender, catalogue: Catalogue) -> Arrays:
-        """Start from what the model starts from; "stage/order" says which of two rounds comes next."""
+        """Start from what the model starts from; "stage/order" says which round comes next."""
         shared = model.shared_arrays()
         same_head(self.head, len(shared["head_items"]), len(catalogue))
         if len(shared["symmetric_weights"]) != sizes(catalogue, self.encoder)[0]:

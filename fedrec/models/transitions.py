@@ -246,12 +246,13 @@ class ReleasedTransitions:
     def at(self, items: Rows, columns: Rows | None = None) -> Block:
         """Return P[items, columns] [n, m], over the whole catalogue where `columns` is None."""
         new = np.unique(items[self._line[items] < 0])
-        if len(new) and self._lines > len(self.place) // MANY:  # who asks for so many will ask for all
-            new = np.flatnonzero(self._line < 0)
-        if len(new := new[: len(self._table) - self._lines]):
-            lines = np.arange(self._lines, self._lines + len(new))
-            self._table[lines], self._line[new] = self.computed(new), lines
-            self._lines += len(new)
+        if len(new) and len(self._table) == len(self.place) and self._lines > len(self.place) // MANY:
+            new = np.flatnonzero(self._line < 0)  # who asks for so many will ask for all
+        new = new[: len(self._table) - self._lines]
+        for some in (new[first : first + CHUNK] for first in range(0, len(new), CHUNK)):
+            lines = np.arange(self._lines, self._lines + len(some))
+            self._table[lines], self._line[some] = self.computed(some), lines
+            self._lines += len(some)
         kept = self._line[items]
         if (kept >= 0).all():
             return self._table[kept] if columns is None else self._table[kept].take(columns, axis=1)
