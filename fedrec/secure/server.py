@@ -63,6 +63,7 @@ class SecureServer:
         self.terms, self.phase = terms, Phase.KEYS
         self._model, self._identities, self._certificates = model, identities, certificates or {}
         self._roster, self._keys, self._senders = Roster(terms, ()), list[Keys](), list[int]()  # by place
+        self._places = dict[int, int]()  # by sender
         self._asked = frozenset[int]()  # places on the roster
         self._answers = dict[int, bytes]()  # of this phase, by place; the keys by sender
         self._seen = set[bytes]()  # identities that sent keys
@@ -183,8 +184,6 @@ class SecureServer:
         except FedrecError as error:
             raise LostSumError(f"no secure sum over those who sent keys: {error}") from error
         self._places = {sender: place for place, sender in enumerate(self._senders)}
-
-    _places: dict[int, int]
 
     def _place_of(self, sender: int) -> int:
         place = self._places.get(sender)
